@@ -1,0 +1,11 @@
+//! What more than one crate of the mesh must agree on: the kernel ABI, the pure decisions, the model and the wire
+//! types. No I/O, no build script.
+#![cfg_attr(not(any(feature = "model", test)), no_std)]
+
+pub mod abi;
+pub mod verdict;
+
+#[cfg(feature = "model")]
+pub mod model;
+#[cfg(feature = "proto")]
+pub mod proto;

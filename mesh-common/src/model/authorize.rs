@@ -1,0 +1,140 @@
+//! The decision: may this connection reach this workload? Istio's order: any DENY that matches denies; then, if no
+//! ALLOW policy applies, it is permitted; then some ALLOW must match. A policy that is named but not known denies.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{Action, Identity, Policy, PolicyName};
+
+/// What is known of a connection when it must be decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Proven by mTLS or attested by the kernel, never claimed; `None`: a client without identity.
+    pub source_identity: Option<Identity>,
+    pub source_ip: IpAddr,
+    /// The workload's address and the port at which it listens.
+    pub destination: SocketAddr,
+}
+
+/// The proof that a connection was decided and may go on. Only [`authorize`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    policy: Option<PolicyName>,
+    rule: Option<usize>,
+}
+
+/// Why a connection may not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    pub reason: Reason,
+    /// The policy that decided, or the first ALLOW policy that did not match.
+    pub policy: Option<PolicyName>,
+    /// Its rule that matched, from 0; `None` if no rule matched.
+    pub rule: Option<usize>,
+}
+
+/// Stable codes of a policy decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A DENY policy's rule matched.
+    PolicyDeny,
+    /// ALLOW policies apply and none of their rules matched.
+    PolicyNoAllow,
+    /// STRICT: the client proved no identity.
+    PlaintextStrict,
+    /// The workload names a policy that is not known yet.
+    PolicyUnknown,
+}
+
+impl Permit {
+    /// The ALLOW policy that matched; `None` if no ALLOW policy applies.
+    pub fn policy(&self) -> Option<&PolicyName> {
+        self.policy.as_ref()
+    }
+
+    /// The rule of [`Permit::policy`] that matched, from 0.
+    pub fn rule(&self) -> Option<usize> {
+        self.rule
+    }
+}
+
+impl Reason {
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::PolicyDeny => "POLICY_DENY",
+            Self::PolicyNoAllow => "POLICY_NO_ALLOW",
+            Self::PlaintextStrict => "PLAINTEXT_STRICT",
+            Self::PolicyUnknown => "POLICY_UNKNOWN",
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.reason, &self.policy, self.rule) {
+            (Reason::PolicyDeny, Some(policy), Some(rule)) => write!(f, "denied by policy {policy}, rule {rule}"),
+            (Reason::PolicyNoAllow, Some(policy), _) => {
+                write!(f, "no ALLOW rule matches, first of them in policy {policy}")
+            }
+            (Reason::PlaintextStrict, Some(policy), _) => {
+                write!(f, "plaintext client, but {policy} asks for a mesh identity (STRICT)")
+            }
+            (Reason::PolicyUnknown, Some(policy), _) => write!(f, "policy {policy} is named but not known yet"),
+            (reason, _, _) => f.write_str(reason.code()),
+        }
+    }
+}
+
+impl std::error::Error for Denied {}
+
+/// Decides one connection. `policies` are those that apply to the destination workload, in a stable order;
+/// `unknown` is the first that it names and nobody has.
+///
+/// STRICT travels as a DENY policy on clients without identity, under the names of [`Policy::is_strict_mtls`].
+pub fn authorize<'a>(
+    policies: impl Iterator<Item = &'a Policy> + Clone,
+    unknown: Option<&PolicyName>,
+    connection: &Connection,
+) -> Result<Permit, Denied> {
+    if let Some(name) = unknown {
+        return Err(Denied { reason: Reason::PolicyUnknown, policy: Some(name.clone()), rule: None });
+    }
+    let enforced = policies.filter(|p| !p.dry_run);
+    let matching = |policy: &Policy| policy.rules.iter().position(|rule| rule.matches(connection));
+
+    for policy in enforced.clone().filter(|p| p.action == Action::Deny) {
+        if let Some(rule) = matching(policy) {
+            let strict = policy.is_strict_mtls();
+            return Err(Denied {
+                reason: if strict { Reason::PlaintextStrict } else { Reason::PolicyDeny },
+                policy: Some(policy.name.clone()),
+                rule: (!strict).then_some(rule),
+            });
+        }
+    }
+    let mut first_allow = None;
+    for policy in enforced.filter(|p| p.action == Action::Allow) {
+        if let Some(rule) = matching(policy) {
+            return Ok(Permit { policy: Some(policy.name.clone()), rule: Some(rule) });
+        }
+        first_allow.get_or_insert(&policy.name);
+    }
+    match first_allow {
+        None => Ok(Permit { policy: None, rule: None }),
+        Some(name) => Err(Denied { reason: Reason::PolicyNoAllow, policy: Some(name.clone()), rule: None }),
+    }
+}
+
+impl Policy {
+    /// The names under which PeerAuthentication travels in the ambient ecosystem. Kubernetes object names cannot
+    /// contain `_`, so no AuthorizationPolicy can take one.
+    pub const STRICT_STATIC: &'static str = "istio_converted_static_strict";
+    pub const STRICT_PREFIX: &'static str = "converted_peer_authentication_";
+
+    /// It carries a PeerAuthentication, not an AuthorizationPolicy.
+    pub fn is_strict_mtls(&self) -> bool {
+        self.name.name == Self::STRICT_STATIC || self.name.name.starts_with(Self::STRICT_PREFIX)
+    }
+}

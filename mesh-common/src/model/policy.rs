@@ -1,0 +1,160 @@
+//! L4 authorisation policies as data. Rules are OR-ed, the clauses of a rule AND-ed, the matches of a clause OR-ed;
+//! within a match the kinds of condition are AND-ed and the values of one kind OR-ed.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use ipnet::IpNet;
+
+use super::{
+    Connection,
+    service::{NameError, split_name},
+};
+
+/// `namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyName {
+    pub namespace: String,
+    pub name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    pub name: PolicyName,
+    pub scope: Scope,
+    pub action: Action,
+    pub rules: Vec<Rule>,
+    /// Evaluated and reported, never enforced.
+    pub dry_run: bool,
+}
+
+/// Which workloads a policy is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every workload of the mesh.
+    Global,
+    /// Every workload of the policy's namespace.
+    Namespace,
+    /// Workloads that name it (`Workload::policies`).
+    WorkloadSelector,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Allow,
+    Deny,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub clauses: Vec<Clause>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clause {
+    pub matches: Vec<Match>,
+}
+
+/// An empty kind of condition always holds; a `not_` kind holds if none of its values does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    pub namespaces: Vec<StringMatch>,
+    pub not_namespaces: Vec<StringMatch>,
+    pub principals: Vec<StringMatch>,
+    pub not_principals: Vec<StringMatch>,
+    pub source_ips: Vec<IpNet>,
+    pub not_source_ips: Vec<IpNet>,
+    pub destination_ips: Vec<IpNet>,
+    pub not_destination_ips: Vec<IpNet>,
+    pub destination_ports: Vec<u16>,
+    pub not_destination_ports: Vec<u16>,
+    pub service_accounts: Vec<ServiceAccountMatch>,
+    pub not_service_accounts: Vec<ServiceAccountMatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StringMatch {
+    Exact(String),
+    Prefix(String),
+    Suffix(String),
+    /// Any value, but there must be one.
+    Presence,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccountMatch {
+    pub namespace: String,
+    pub service_account: String,
+}
+
+impl StringMatch {
+    /// `None` stands for a connection without the attribute: nothing matches it.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        match (self, value) {
+            (_, None | Some("")) => false,
+            (Self::Exact(want), Some(value)) => want == value,
+            (Self::Prefix(want), Some(value)) => value.starts_with(want.as_str()),
+            (Self::Suffix(want), Some(value)) => value.ends_with(want.as_str()),
+            (Self::Presence, Some(_)) => true,
+        }
+    }
+}
+
+impl Rule {
+    /// A rule without clauses matches every connection.
+    pub fn matches(&self, connection: &Connection) -> bool {
+        self.clauses.iter().all(|clause| clause.matches(connection))
+    }
+}
+
+impl Clause {
+    /// A clause without matches matches every connection.
+    pub fn matches(&self, connection: &Connection) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|m| m.matches(connection))
+    }
+}
+
+impl Match {
+    pub fn matches(&self, connection: &Connection) -> bool {
+        let identity = connection.source_identity.as_ref();
+        let principal = identity.map(super::Identity::principal);
+        let namespace = identity.map(super::Identity::namespace);
+        let strings = |set: &[StringMatch], value: Option<&str>| set.iter().any(|m| m.matches(value));
+        let nets = |set: &[IpNet], ip: IpAddr| set.iter().any(|net| net.contains(&ip));
+        let account = |set: &[ServiceAccountMatch]| {
+            set.iter().any(|want| {
+                identity
+                    .is_some_and(|i| i.namespace() == want.namespace && i.service_account() == want.service_account)
+            })
+        };
+        let port = connection.destination.port();
+        let (source, destination) = (connection.source_ip.to_canonical(), connection.destination.ip().to_canonical());
+
+        (self.namespaces.is_empty() || strings(&self.namespaces, namespace))
+            && !strings(&self.not_namespaces, namespace)
+            && (self.principals.is_empty() || strings(&self.principals, principal.as_deref()))
+            && !strings(&self.not_principals, principal.as_deref())
+            && (self.source_ips.is_empty() || nets(&self.source_ips, source))
+            && !nets(&self.not_source_ips, source)
+            && (self.destination_ips.is_empty() || nets(&self.destination_ips, destination))
+            && !nets(&self.not_destination_ips, destination)
+            && (self.destination_ports.is_empty() || self.destination_ports.contains(&port))
+            && !self.not_destination_ports.contains(&port)
+            && (self.service_accounts.is_empty() || account(&self.service_accounts))
+            && !account(&self.not_service_accounts)
+    }
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for PolicyName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = split_name(text)?;
+        Ok(Self { namespace, name })
+    }
+}

@@ -1,0 +1,71 @@
+//! Workloads: what the mesh knows of one pod.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use super::{Identity, PolicyName, ServiceName, ServicePort};
+
+/// One pod (later also a VM) with its addresses and facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Unique over clusters: `cluster//Pod/namespace/name`.
+    pub uid: String,
+    pub name: String,
+    pub namespace: String,
+    pub addresses: Vec<IpAddr>,
+    /// Empty: the default network.
+    pub network: String,
+    pub tunnel: Tunnel,
+    pub identity: Identity,
+    pub node: String,
+    pub canonical_name: String,
+    pub canonical_revision: String,
+    pub kind: WorkloadKind,
+    /// Name of the Deployment, Job … that owns the pod, or the pod's own.
+    pub workload_name: String,
+    /// Policies that select this workload by label; mesh-wide and namespace policies are found by their scope.
+    pub policies: Vec<PolicyName>,
+    pub healthy: bool,
+    pub cluster: String,
+    pub host_network: bool,
+    /// The services that it serves, each with the ports as this workload answers them.
+    pub services: BTreeMap<ServiceName, Vec<ServicePort>>,
+}
+
+/// How to reach a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// Plaintext, as dialled: the workload is not (yet) redirected.
+    None,
+    /// mTLS to port 15008 of the workload's own address.
+    Hbone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkloadKind {
+    Deployment,
+    CronJob,
+    Pod,
+    Job,
+}
+
+/// What a node's agent shall do with one pod of its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// The uid of its [`Workload`].
+    pub uid: String,
+    /// The pod's own UID in Kubernetes; empty where the source has none.
+    pub pod_uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub service_account: String,
+    pub addresses: Vec<IpAddr>,
+    pub mode: Mode,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Leave the pod alone.
+    None,
+    /// Redirect, authenticate, authorise.
+    Mesh,
+}

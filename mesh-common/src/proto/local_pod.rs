@@ -1,0 +1,51 @@
+//! `nodemesh.v1.LocalPod` <-> [`LocalPod`].
+
+use super::{WireError, ip_from_bytes, ip_to_bytes, nodemesh as wire};
+use crate::model::{LocalPod, Mode};
+
+impl TryFrom<wire::LocalPod> for LocalPod {
+    type Error = WireError;
+
+    fn try_from(message: wire::LocalPod) -> Result<Self, WireError> {
+        for (field, value) in [("uid", &message.uid), ("namespace", &message.namespace), ("name", &message.name)] {
+            if value.is_empty() {
+                return Err(WireError::new(field, "is empty"));
+            }
+        }
+        let mode = match wire::Mode::try_from(message.mode) {
+            Ok(wire::Mode::None) => Mode::None,
+            Ok(wire::Mode::Mesh) => Mode::Mesh,
+            Err(e) => return Err(WireError::new("mode", e)),
+        };
+        let addresses =
+            message.addresses.iter().map(|bytes| ip_from_bytes("addresses", bytes)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            uid: message.uid,
+            pod_uid: message.pod_uid,
+            namespace: message.namespace,
+            name: message.name,
+            service_account: message.service_account,
+            addresses,
+            mode,
+        })
+    }
+}
+
+impl From<&LocalPod> for wire::LocalPod {
+    fn from(pod: &LocalPod) -> Self {
+        let LocalPod { uid, pod_uid, namespace, name, service_account, addresses, mode } = pod;
+        let mode = match mode {
+            Mode::None => wire::Mode::None,
+            Mode::Mesh => wire::Mode::Mesh,
+        };
+        Self {
+            uid: uid.clone(),
+            pod_uid: pod_uid.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            service_account: service_account.clone(),
+            addresses: addresses.iter().copied().map(ip_to_bytes).collect(),
+            mode: mode.into(),
+        }
+    }
+}
