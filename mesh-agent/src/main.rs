@@ -1,8 +1,72 @@
 //! The agent of one node.
 
+mod admin;
+mod app;
+mod bpf;
+mod config;
 mod control;
 mod identity;
+mod pods;
+mod proxy;
+mod sockopt;
 mod state;
+mod telemetry;
 mod tunnel;
 
-fn main() {}
+use std::{fs, os::fd::AsFd as _, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+use config::{Arguments, Command, Name, Pod, Uninstall};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(run) => app::run(*run),
+        Command::Pod(pod) => tell(&pod),
+        Command::Uninstall(uninstall) => take_away(&uninstall),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("mesh-agent: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tell(pod: &Pod) -> Result<()> {
+    let request = |operation, name: &Name, pod_uid: &str| pods::Request {
+        operation,
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        pod_uid: pod_uid.to_owned(),
+        cgroup: Default::default(),
+    };
+    match pod {
+        Pod::Add { pod, pod_uid, netns, cgroup } => {
+            let netns = fs::File::open(netns).with_context(|| format!("--netns {}", netns.display()))?;
+            let request = pods::Request { cgroup: cgroup.clone(), ..request(pods::Operation::Add, pod, pod_uid) };
+            pods::request(&pod.socket, &request, Some(netns.as_fd()))?;
+        }
+        Pod::Remove { pod } => pods::request(&pod.socket, &request(pods::Operation::Remove, pod, ""), None)?,
+    }
+    Ok(())
+}
+
+fn take_away(Uninstall { cgroup, bpffs, run_dir }: &Uninstall) -> Result<()> {
+    let removed = bpf::uninstall(bpffs).with_context(|| format!("cannot remove {}", bpffs.display()))?;
+    for socket in ["agent.sock", "cni.sock"] {
+        let path = run_dir.join(socket);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    pods::remove_agent_cgroup(cgroup).with_context(|| {
+        format!("cannot remove the agent's cgroup below {}; is it still running?", cgroup.display())
+    })?;
+    println!("mesh-agent: {removed} links and maps removed");
+    Ok(())
+}

@@ -1,1 +1,61 @@
-//! (to come)
+//! HBONE: byte streams between agents, each an HTTP/2 CONNECT stream inside mutual TLS 1.3. Moves bytes and says who is
+//! at the other end; what they may do is decided elsewhere.
+
+mod address;
+mod connection;
+mod error;
+mod keepalive;
+mod pool;
+mod respond;
+mod server;
+mod stream;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+pub use address::parse_forwarded;
+pub use connection::ConnectRequest;
+pub use error::TunnelError;
+pub use keepalive::Keepalive;
+pub use pool::{Pool, PoolKey, PoolSettings};
+pub use respond::{Inbound, Respond};
+pub use server::{ServerSettings, serve};
+pub use stream::TunnelStream;
+pub use tls::TlsFacts;
+
+/// The response header in which a refusal carries its reason, an upper-case word.
+pub const REASON_HEADER: &str = "nodemesh-reason";
+
+/// Request headers beside `:authority`. All are claims of the peer; only its certificate proves anything.
+const BAGGAGE_HEADER: &str = "baggage";
+const FORWARDED_HEADER: &str = "forwarded";
+
+/// No peer needs more headers than this, in bytes as HTTP/2 counts them.
+const HEADER_LIST: u32 = 16 * 1024;
+
+/// How much a peer may send before it must wait for us, in bytes. The same on both sides, so that either can be the
+/// fast one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Unread bytes of one stream.
+    pub stream: u32,
+    /// Unread bytes of all streams of one connection.
+    pub connection: u32,
+    /// The largest frame.
+    pub frame: u32,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self { stream: 4 << 20, connection: 16 << 20, frame: 1 << 20 }
+    }
+}
+
+impl Windows {
+    /// What unread frames may cost beyond their bytes, over one connection. h2's own default ends a connection whose
+    /// reader rests while the writer sends a few ten thousand tiny messages, which is what slow readers do.
+    fn frame_budget(self) -> usize {
+        2 * self.connection as usize
+    }
+}

@@ -1,1 +1,319 @@
-//! x
+//! Keys and values of the eBPF maps: what the kernel programs and the agent must agree on, byte for byte. Addresses
+//! are in network byte order, ports in host byte order. A change here is a new [`LAYOUT_VERSION`].
+#![allow(unsafe_code, reason = "`Pod` promises that any bytes are a value; every type here is plain integers")]
+
+/// Part of the folder in which maps and links are pinned, so that two layouts never meet.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Redirected pods of one node; a full table refuses the pod.
+pub const MAX_PODS: u32 = 1024;
+/// Connections between SYN and accept, both directions.
+pub const MAX_PENDING: u32 = 65_536;
+/// Attested same-node connections between SYN and accept.
+pub const MAX_ATTESTED: u32 = 65_536;
+/// Bytes of the event ring.
+pub const EVENT_RING: u32 = 1 << 18;
+
+/// 127.64.0.0/10: where redirected connections go, spread by their original destination.
+pub const REDIRECT_NET: u32 = 0x7f40_0000;
+/// 127.128.0.0/10: where the agent's connections to an application come from.
+pub const SOURCE_NET: u32 = 0x7f80_0000;
+/// Network bits of both.
+pub const SPREAD_MASK: u32 = 0xffc0_0000;
+
+/// An IP address as four words in network byte order; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ip(pub [u32; 4]);
+
+/// An address with its port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SockAddr {
+    pub ip: Ip,
+    /// Host byte order. 32 bits wide, so that nothing is padding.
+    pub port: u32,
+}
+
+/// A connection inside one network namespace, as its dialler sees it. Two pods can have equal 4-tuples; their
+/// namespaces' cookies differ.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    pub netns: u64,
+    pub local: SockAddr,
+    pub remote: SockAddr,
+}
+
+/// A connection between two pods as `sk_lookup` sees it, which has no namespace cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    pub source: SockAddr,
+    pub destination: SockAddr,
+}
+
+/// A redirected pod, by its namespace's cookie. Written by the agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodEntry {
+    pub ip: Ip,
+    /// Slot of the pod's listener and epoch, below [`MAX_PODS`].
+    pub index: u32,
+    /// Which life of the slot: a connection of an earlier life proves nothing.
+    pub epoch: u32,
+}
+
+/// What the kernel knows of a socket, in its socket storage. It lives and dies with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketState {
+    /// A [`kind`].
+    pub kind: u32,
+    /// The pod that dialled: index and epoch.
+    pub pod: u32,
+    pub epoch: u32,
+    /// For [`kind::ATTEST`]: the pod that is dialled.
+    pub target: u32,
+    pub target_epoch: u32,
+    /// By kind: the original destination, the real client, or the attested destination.
+    pub address: SockAddr,
+    /// For [`kind::REDIRECTED`]: the pod's own address, which the application sees as its local one.
+    pub local: Ip,
+}
+
+/// The kinds of [`SocketState`].
+pub mod kind {
+    /// An application's socket that was redirected; `address` is what it dialled.
+    pub const REDIRECTED: u32 = 1;
+    /// The agent's end of it; `address` is what the application dialled, `pod` who it is.
+    pub const ACCEPTED: u32 = 2;
+    /// The agent's socket towards an application; `address` is the real client.
+    pub const UPSTREAM: u32 = 3;
+    /// The application's end of it.
+    pub const SERVED: u32 = 4;
+    /// The agent's socket in a source pod's namespace; `address` is the destination that was decided.
+    pub const ATTEST: u32 = 5;
+}
+
+/// The kernel saw a socket of `source` dial `target` after a decision that permits it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attestation {
+    pub source: u32,
+    pub source_epoch: u32,
+    pub target: u32,
+    pub target_epoch: u32,
+}
+
+/// Something that the agent should know of, through the event ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub time: u64,
+    /// Namespace of the socket; 0 where the hook cannot know it.
+    pub netns: u64,
+    /// The [`Counter`] that was counted.
+    pub counter: u32,
+    /// The pod's index, or [`MAX_PODS`] if unknown.
+    pub pod: u32,
+    pub local: SockAddr,
+    pub remote: SockAddr,
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What the programs count, one slot each in a per-CPU array.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The stable name in metrics, flows and `meshctl status`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+
+            pub fn from_index(index: u32) -> Option<Self> {
+                Self::ALL.get(index as usize).copied()
+            }
+        }
+    };
+}
+
+counters! {
+    /// connect: the agent's own socket
+    ConnectAgent = "CONNECT_AGENT",
+    /// connect: not a redirected pod
+    ConnectNotEnrolled = "CONNECT_NOT_ENROLLED",
+    /// connect: a loopback address or the pod's own
+    ConnectOwnPod = "CONNECT_OWN_POD",
+    /// connect: not TCP
+    ConnectNotTcp = "CONNECT_NOT_TCP",
+    /// connect: native IPv6, which is not redirected yet
+    ConnectIpv6 = "CONNECT_IPV6",
+    /// connect: sent to the agent
+    ConnectRedirected = "CONNECT_REDIRECTED",
+    /// connect refused: the socket is bound to a device, its SYN would leave the pod
+    BoundDevice = "BOUND_DEVICE",
+    /// connect refused: a process of a redirected pod in a namespace that nobody enrolled
+    UnknownNamespace = "UNKNOWN_NAMESPACE",
+    /// connect refused: no socket storage
+    StorageFull = "STORAGE_FULL",
+    /// sockops: the original destination was handed to the agent
+    PendingPublished = "PENDING_PUBLISHED",
+    /// sockops: the table of pending connections is full; the agent will refuse the connection
+    PendingFull = "PENDING_FULL",
+    /// sockops: an accepted socket got what its dialler left for it
+    PendingTaken = "PENDING_TAKEN",
+    /// sockops: an accepted socket could not keep it; the agent will refuse the connection
+    TakenStorageFull = "TAKEN_STORAGE_FULL",
+    /// sockops: a same-node connection was attested
+    Attested = "ATTESTED",
+    /// sockops: not attested, since the local address is not the pod's
+    AttestForeignAddress = "ATTEST_FOREIGN_ADDRESS",
+    /// sockops: not attested, since the entry is another pod's
+    AttestTaken = "ATTEST_TAKEN",
+    /// sockops: not attested, since the table is full
+    AttestFull = "ATTEST_FULL",
+    /// sk_lookup: steered to the agent
+    SteeredAgent = "STEERED_AGENT",
+    /// sk_lookup: from the pod itself
+    SteeredOwnPod = "STEERED_OWN_POD",
+    /// sk_lookup: attested, straight to the application
+    SteeredAttested = "STEERED_ATTESTED",
+    /// sk_lookup: not TCP
+    SteeredNotTcp = "STEERED_NOT_TCP",
+    /// sk_lookup: native IPv6, which is not steered yet
+    SteeredIpv6 = "STEERED_IPV6",
+    /// sk_lookup dropped: the agent does not listen
+    AgentDown = "AGENT_DOWN",
+    /// an event did not fit into the ring
+    EventsLost = "EVENTS_LOST",
+}
+
+impl Ip {
+    pub const fn v4(be: u32) -> Self {
+        Self([0, 0, 0xffff_u32.to_be(), be])
+    }
+
+    /// The IPv4 address in network byte order, if it is one.
+    pub const fn as_v4(self) -> Option<u32> {
+        if self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0xffff_u32.to_be() { Some(self.0[3]) } else { None }
+    }
+
+    /// 127.0.0.0/8 or ::1
+    pub const fn is_loopback(self) -> bool {
+        match self.as_v4() {
+            Some(v4) => u32::from_be(v4) >> 24 == 127,
+            None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1_u32.to_be(),
+        }
+    }
+
+    /// In [`REDIRECT_NET`].
+    pub const fn is_redirect(self) -> bool {
+        match self.as_v4() {
+            Some(v4) => u32::from_be(v4) & SPREAD_MASK == REDIRECT_NET,
+            None => false,
+        }
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Ip>() == 16);
+    assert!(size_of::<SockAddr>() == 20);
+    assert!(size_of::<FlowKey>() == 48);
+    assert!(size_of::<Tuple>() == 40);
+    assert!(size_of::<PodEntry>() == 24);
+    assert!(size_of::<SocketState>() == 56);
+    assert!(size_of::<Attestation>() == 16);
+    assert!(size_of::<Event>() == 64);
+};
+
+#[cfg(all(feature = "user", target_os = "linux"))]
+mod user {
+    use core::net::{IpAddr, SocketAddr};
+
+    use super::{Attestation, Event, FlowKey, Ip, PodEntry, SockAddr, SocketState, Tuple};
+
+    // SAFETY: repr(C) structs of integers without padding (the sizes are asserted above).
+    unsafe impl aya::Pod for Ip {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for SockAddr {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for FlowKey {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Tuple {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for PodEntry {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for SocketState {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Attestation {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Event {}
+
+    impl From<IpAddr> for Ip {
+        fn from(ip: IpAddr) -> Self {
+            let octets = match ip {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                IpAddr::V6(v6) => v6.octets(),
+            };
+            let word = |i: usize| u32::from_ne_bytes([octets[i], octets[i + 1], octets[i + 2], octets[i + 3]]);
+            Self([word(0), word(4), word(8), word(12)])
+        }
+    }
+
+    impl From<Ip> for IpAddr {
+        fn from(ip: Ip) -> Self {
+            let mut octets = [0; 16];
+            for (bytes, word) in octets.chunks_exact_mut(4).zip(ip.0) {
+                bytes.copy_from_slice(&word.to_ne_bytes());
+            }
+            Self::from(octets).to_canonical()
+        }
+    }
+
+    impl From<SocketAddr> for SockAddr {
+        fn from(address: SocketAddr) -> Self {
+            Self { ip: address.ip().into(), port: address.port().into() }
+        }
+    }
+
+    impl From<SockAddr> for SocketAddr {
+        fn from(address: SockAddr) -> Self {
+            // Only the kernel and this crate write ports, from 16 bits each.
+            Self::new(address.ip.into(), address.port as u16)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_of_address() {
+        let v4 = |a: u8, b, c, d| Ip::v4(u32::from_be_bytes([a, b, c, d]).to_be());
+        assert!(v4(127, 0, 0, 1).is_loopback() && !v4(127, 0, 0, 1).is_redirect());
+        assert!(v4(127, 64, 0, 0).is_redirect() && v4(127, 127, 255, 255).is_redirect());
+        assert!(!v4(127, 128, 0, 0).is_redirect() && !v4(10, 0, 0, 1).is_loopback());
+        assert!(Ip([0, 0, 0, 1_u32.to_be()]).is_loopback());
+        assert_eq!(Ip([0, 0, 0, 1_u32.to_be()]).as_v4(), None);
+    }
+
+    #[test]
+    fn counters_have_their_own_names() {
+        for (i, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, i);
+            assert!(Counter::ALL.iter().skip(i + 1).all(|other| other.name() != counter.name()));
+        }
+    }
+}

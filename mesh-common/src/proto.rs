@@ -68,8 +68,8 @@ mod generated;
 
 /// The delta protocol.
 pub use generated::envoy::{config::core::v3 as core, service::discovery::v3 as discovery};
-/// What this project says to itself.
-pub use generated::nodemesh::v1 as nodemesh;
 pub use generated::google::rpc;
 /// Discovery, authorisation and certificates, shared with the ambient ecosystem.
 pub use generated::istio::{security, v1::auth, workload};
+/// What this project says to itself.
+pub use generated::nodemesh::v1 as nodemesh;

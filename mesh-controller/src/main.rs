@@ -1,1 +1,65 @@
-fn main() {}
+//! The controller: reads the mesh's configuration, signs identities, and tells each node's agent what it must know.
+
+mod admin;
+mod app;
+mod ca;
+mod config;
+mod index;
+mod link;
+mod publish;
+mod serve;
+mod source;
+mod status;
+mod tokens;
+mod translate;
+
+use std::{
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use app::App;
+use config::{Cli, Command, Run};
+
+fn main() -> ExitCode {
+    // Keys, tokens and sockets: nothing that this process makes is for others.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let outcome = match Cli::parse() {
+        Cli { command: Some(Command::JoinToken(config)), .. } => app::join_token(&config),
+        Cli { command: None, run: Some(config) } => run(&config),
+        Cli { command: None, run: None } => {
+            Cli::command().error(ErrorKind::MissingRequiredArgument, "--source and --state are needed").exit()
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Run) -> Result<()> {
+    let filter = EnvFilter::try_new(&config.log).with_context(|| format!("--log {}", config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        let mut app = App::start(config)?;
+        tracing::info!(address = %app.address, "serving");
+        tokio::select! {
+            error = app.failed() => return Err(error),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending");
+        Ok(())
+    })
+}

@@ -1,1 +1,105 @@
-fn main() {}
+//! The command line of the mesh: asks agents and the controller over their local sockets, and prints what they
+//! answer. It decides nothing itself and needs neither a cluster nor the kernel parts of the mesh.
+
+mod authz;
+mod client;
+mod config;
+mod flows;
+mod output;
+mod status;
+mod words;
+
+use std::{io, path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::FalseyValueParser};
+
+use crate::{
+    client::{Failure, Servers},
+    output::{Format, Screen},
+};
+
+const EXIT_CODES: &str = "Exit codes: 0 as it should be (or permitted), 1 denied or something found, \
+                          2 the question was wrong, 3 no answer.";
+
+/// Ask the mesh: its state, its connections, its configuration and what it permits
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Socket of an agent to ask; may be given several times [default: /run/nodemesh/agent.sock if it is there]
+    #[arg(long, global = true, env = "MESH_AGENT", value_name = "PATH", value_delimiter = ',')]
+    agent: Vec<PathBuf>,
+    /// Socket of the controller to ask, which asks every agent in turn
+    #[arg(long, global = true, env = "MESH_CONTROLLER", value_name = "PATH")]
+    controller: Option<PathBuf>,
+    /// Only this node
+    #[arg(long, global = true, value_name = "NAME", default_value = "", hide_default_value = true)]
+    node: String,
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Format,
+    /// No colours, although a terminal shows them
+    #[arg(long, global = true, env = "NO_COLOR", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    no_color: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// What runs, what is connected, which pods are redirected, and what could not be honoured
+    Status(status::Arguments),
+    /// Connections: who, to whom, by which path, and which policy decided
+    Flows(flows::Arguments),
+    /// The configuration as a node sees it
+    #[command(subcommand)]
+    Config(config::Kind),
+    /// Ask the policies
+    #[command(subcommand)]
+    Authz(authz::Question),
+}
+
+/// What a question found, as the exit code says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Fine,
+    /// Denied, or a state that somebody should look at.
+    Found,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let matches = Arguments::command().get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let typed = |id: &str| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+    let (agent_typed, controller_typed) = (typed("agent"), typed("controller"));
+    match run(arguments, agent_typed, controller_typed).await {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Found) => ExitCode::from(1),
+        // The reader has seen enough: `meshctl flows | head`.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("meshctl: {}", output::plain(&failure.to_string()));
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) -> Result<Outcome, Failure> {
+    let Arguments { common: Common { agent, controller, node, output, no_color }, verb } = arguments;
+    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), node)?;
+    let mut screen = Screen::stdout(output, no_color);
+    match verb {
+        Verb::Status(arguments) => status::run(&servers, &arguments, &mut screen).await,
+        Verb::Flows(arguments) => flows::run(&servers, &arguments, &mut screen).await,
+        Verb::Config(kind) => config::run(&servers, &kind, &mut screen).await,
+        Verb::Authz(question) => authz::run(&servers, &question, &mut screen).await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

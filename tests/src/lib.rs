@@ -1,1 +1,41 @@
+//! The harness of the integration tests and of the demo: a [`World`] is two nodes made of network namespaces and
+//! cgroups on this machine, with pods that run real programs, and, once started, a controller and two agents.
+//!
+//! It knows the mesh only as a user does: it writes Kubernetes manifests, runs the mesh's own programs and asks
+//! meshctl. Everything it makes carries the world's id in its name and goes when the world is dropped, or, should this
+//! process die, by the hand of a janitor process. It needs root.
 
+mod agent;
+mod apps;
+mod capture;
+mod cleanup;
+mod config;
+mod controller;
+mod ctl;
+mod manifest;
+mod network;
+mod node;
+mod pod;
+mod process;
+mod report;
+mod wait;
+mod world;
+
+pub use agent::Agent;
+pub use apps::{Held, Nginx};
+pub use capture::Capture;
+pub use cleanup::{leftovers, sweep};
+pub use config::{BUILT, programs_dir};
+pub use controller::Controller;
+pub use ctl::{Denial, Flow, expect_flow};
+pub use manifest::Manifests;
+pub use network::inside;
+pub use node::{
+    Node,
+    NodeId::{self, A, B},
+};
+pub use pod::{Pod, Service};
+pub use process::{Place, Process};
+pub use report::{Dialled, End, Seen, checksum, pattern};
+pub use wait::{Patience, eventually, interrupt, interrupted};
+pub use world::World;

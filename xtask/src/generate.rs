@@ -28,10 +28,7 @@ pub fn check(root: &Path) -> Result<()> {
     let committed = root.join("mesh-common/src/proto/gen");
     let (want, have) = (listing(fresh.path())?, listing(&committed)?);
     if want != have {
-        bail!(
-            "{} holds {have:?}, generated are {want:?}; run `cargo xtask generate`",
-            committed.display()
-        );
+        bail!("{} holds {have:?}, generated are {want:?}; run `cargo xtask generate`", committed.display());
     }
     for name in want {
         if fs::read(fresh.path().join(&name))? != fs::read(committed.join(&name))? {

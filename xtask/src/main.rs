@@ -1,28 +1,60 @@
 //! The project's own commands: `cargo xtask <command>`.
 
+mod check;
+mod demo;
+mod dependencies;
 mod generate;
+mod leftovers;
+mod packages;
+mod setup;
+mod shell;
+mod steps;
+mod test;
+mod tidy;
+mod toolchain;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-#[derive(Parser)]
-#[command(name = "cargo xtask", about)]
+/// The project's own commands
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
+    /// Install what is missing to build the mesh and to run its tests and demo
+    Setup,
+    /// Formatting, lints, docs, licences, import rules, generated code
+    Check(check::Arguments),
+    /// Build everything and run the tests: pure, in-process, and real eBPF with namespaces and cgroups (root)
+    Test(test::Arguments),
+    /// The mesh on this machine in one screen: nodes, pods, real traffic, policies (root)
+    Demo {
+        /// Leave it running until Ctrl-C, and print what to try
+        #[arg(long)]
+        keep: bool,
+    },
     /// Write the wire types anew from mesh-common/proto
     Generate,
+    /// Fail if tests or demo left a namespace, link, cgroup, pin or process on this machine
+    Leftovers,
 }
 
 fn main() -> Result<()> {
+    let root = root();
     match Arguments::parse().command {
-        Command::Generate => generate::write(&root()),
+        Command::Setup => setup::run(&root, setup::Scope::Everything).map(drop),
+        Command::Check(arguments) => check::run(&root, &arguments),
+        Command::Test(arguments) => test::run(&root, &arguments),
+        Command::Demo { keep } => setup::run(&root, setup::Scope::Everything).and_then(|_| demo::run(keep)),
+        Command::Generate => generate::write(&root),
+        Command::Leftovers => leftovers::none(),
     }
 }
 

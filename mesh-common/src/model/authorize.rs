@@ -18,7 +18,7 @@ pub struct Connection {
     pub destination: SocketAddr,
 }
 
-/// The proof that a connection was decided and may go on. Only [`authorize`] makes one.
+/// The proof that a connection was decided and may go on. Only [`authorize`] makes one of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     policy: Option<PolicyName>,
@@ -49,6 +49,13 @@ pub enum Reason {
 }
 
 impl Permit {
+    /// For connections whose destination this node does not decide about: outside the mesh, decided by its own
+    /// node's agent, or the caller itself. Never for a connection that reaches a mesh workload of this node from
+    /// another one.
+    pub fn outside_policy() -> Self {
+        Self { policy: None, rule: None }
+    }
+
     /// The ALLOW policy that matched; `None` if no ALLOW policy applies.
     pub fn policy(&self) -> Option<&PolicyName> {
         self.policy.as_ref()

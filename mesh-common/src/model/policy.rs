@@ -119,11 +119,10 @@ impl Match {
         let principal = identity.map(super::Identity::principal);
         let namespace = identity.map(super::Identity::namespace);
         let strings = |set: &[StringMatch], value: Option<&str>| set.iter().any(|m| m.matches(value));
-        let nets = |set: &[IpNet], ip: IpAddr| set.iter().any(|net| net.contains(&ip));
+        let nets = |set: &[IpNet], ip: IpAddr| set.iter().any(|net| covers(net, ip));
         let account = |set: &[ServiceAccountMatch]| {
             set.iter().any(|want| {
-                identity
-                    .is_some_and(|i| i.namespace() == want.namespace && i.service_account() == want.service_account)
+                identity.is_some_and(|i| i.namespace() == want.namespace && i.service_account() == want.service_account)
             })
         };
         let port = connection.destination.port();
@@ -141,6 +140,15 @@ impl Match {
             && !self.not_destination_ports.contains(&port)
             && (self.service_accounts.is_empty() || account(&self.service_accounts))
             && !account(&self.not_service_accounts)
+    }
+}
+
+/// `ip` is canonical. A network of IPv4-mapped addresses is the IPv4 network that it stands for; no other IPv6 network
+/// holds an IPv4 address.
+fn covers(net: &IpNet, ip: IpAddr) -> bool {
+    match (net, ip) {
+        (IpNet::V6(mapped), IpAddr::V4(v4)) => mapped.prefix_len() >= 96 && mapped.contains(&v4.to_ipv6_mapped()),
+        _ => net.contains(&ip),
     }
 }
 

@@ -10,6 +10,7 @@ pub const TRUST_DOMAIN_DEFAULT: &str = "cluster.local";
 
 /// One discoverable address.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and most addresses are workloads")]
 pub enum Address {
     Workload(Workload),
     Service(Service),
@@ -44,8 +45,7 @@ impl TryFrom<wire::Workload> for Workload {
         if message.uid.is_empty() {
             return Err(WireError::new("workload.uid", "is empty"));
         }
-        let trust_domain =
-            if message.trust_domain.is_empty() { TRUST_DOMAIN_DEFAULT } else { &message.trust_domain };
+        let trust_domain = if message.trust_domain.is_empty() { TRUST_DOMAIN_DEFAULT } else { &message.trust_domain };
         let account = if message.service_account.is_empty() { "default" } else { &message.service_account };
         let identity = Identity::new(trust_domain, &message.namespace, account)
             .map_err(|e| WireError::new("workload.service_account", e))?;
@@ -169,6 +169,10 @@ impl TryFrom<wire::Service> for Service {
     fn try_from(message: wire::Service) -> Result<Self, WireError> {
         if message.hostname.is_empty() || message.namespace.is_empty() {
             return Err(WireError::new("service.hostname", "hostname and namespace must both be set"));
+        }
+        // The resource's name is both of them, and must lead back to the service.
+        if message.hostname.contains('/') || message.namespace.contains('/') {
+            return Err(WireError::new("service.hostname", "hostname and namespace must not contain `/`"));
         }
         let addresses = message
             .addresses

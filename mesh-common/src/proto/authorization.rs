@@ -12,6 +12,10 @@ impl TryFrom<wire::Authorization> for Policy {
         if message.name.is_empty() || message.namespace.is_empty() {
             return Err(WireError::new("name", "name and namespace must both be set"));
         }
+        // Workloads and resources name it `namespace/name`.
+        if message.name.contains('/') || message.namespace.contains('/') {
+            return Err(WireError::new("name", "name and namespace must not contain `/`"));
+        }
         let scope = match wire::Scope::try_from(message.scope) {
             Ok(wire::Scope::Global) => Scope::Global,
             Ok(wire::Scope::Namespace) => Scope::Namespace,
@@ -102,11 +106,7 @@ fn strings(field: &str, kind: &str, list: Vec<wire::StringMatch>) -> Result<Vec<
         .map(|(i, message)| {
             let text = |text: String| {
                 // An empty prefix or suffix would match everything.
-                if text.is_empty() {
-                    Err(WireError::new(format!("{field}.{kind}[{i}]"), "is empty"))
-                } else {
-                    Ok(text)
-                }
+                if text.is_empty() { Err(WireError::new(format!("{field}.{kind}[{i}]"), "is empty")) } else { Ok(text) }
             };
             match message.match_type {
                 Some(MatchType::Exact(exact)) => Ok(StringMatch::Exact(text(exact)?)),
@@ -232,9 +232,7 @@ fn wire_strings(list: &[StringMatch]) -> Vec<wire::StringMatch> {
 }
 
 fn wire_nets(list: &[IpNet]) -> Vec<wire::Address> {
-    list.iter()
-        .map(|net| wire::Address { address: ip_to_bytes(net.addr()), length: net.prefix_len().into() })
-        .collect()
+    list.iter().map(|net| wire::Address { address: ip_to_bytes(net.addr()), length: net.prefix_len().into() }).collect()
 }
 
 fn wire_accounts(list: &[ServiceAccountMatch]) -> Vec<wire::ServiceAccountMatch> {

@@ -1,0 +1,116 @@
+//! What meshctl asks: the same questions over the agent's own socket and, relayed, over the link to the controller.
+
+mod authz;
+mod config;
+mod flows;
+mod socket;
+
+use std::{pin::Pin, sync::Arc, time::SystemTime};
+
+use mesh_common::proto::nodemesh::{self, item, query};
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::Status;
+
+use crate::{
+    bpf::Datapath,
+    control::{ControlStatus, Responder},
+    identity::Certificates,
+    pods::{PodStatus, Redirection},
+    state::Store,
+    telemetry::FlowLog,
+};
+
+pub use socket::serve;
+
+/// Items that may wait for a slow reader.
+const QUEUE: usize = 256;
+
+/// Everything that can be asked about.
+pub struct Admin {
+    pub node: String,
+    pub started: SystemTime,
+    pub store: Arc<Store>,
+    pub flows: Arc<FlowLog>,
+    pub certificates: Arc<Certificates>,
+    pub datapath: Arc<Datapath>,
+    pub pods: watch::Receiver<Vec<PodStatus>>,
+    /// Set once the controller is being talked to.
+    pub control: watch::Receiver<ControlStatus>,
+}
+
+type Answer = Pin<Box<dyn Stream<Item = Result<nodemesh::Item, Status>> + Send>>;
+
+impl Responder for Admin {
+    fn ask(&self, query: nodemesh::Query) -> Answer {
+        if !query.node.is_empty() && query.node != self.node {
+            return Box::pin(tokio_stream::once(Err(Status::not_found(format!(
+                "this is node {}, not {}",
+                self.node, query.node
+            )))));
+        }
+        match query.kind {
+            Some(query::Kind::Status(_)) => self.items(vec![item::Kind::Status(self.status())]),
+            Some(query::Kind::Flows(query)) => flows::answer(self.node.clone(), &self.flows, query),
+            Some(query::Kind::Config(query)) => match config::answer(self, &query) {
+                Ok(items) => self.items(items),
+                Err(status) => Box::pin(tokio_stream::once(Err(status))),
+            },
+            Some(query::Kind::Authz(query)) => match authz::answer(self, &query) {
+                Ok(answer) => self.items(vec![item::Kind::Authz(answer)]),
+                Err(status) => Box::pin(tokio_stream::once(Err(status))),
+            },
+            None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
+                "this agent does not know that question; is meshctl newer than the agent?",
+            )))),
+        }
+    }
+}
+
+impl Admin {
+    fn items(&self, kinds: Vec<item::Kind>) -> Answer {
+        let node = self.node.clone();
+        let items = kinds.into_iter().map(move |kind| Ok(nodemesh::Item { node: node.clone(), kind: Some(kind) }));
+        Box::pin(tokio_stream::iter(items.collect::<Vec<_>>()))
+    }
+
+    fn status(&self) -> nodemesh::NodeStatus {
+        let snapshot = self.store.snapshot();
+        let control = self.control.borrow().clone();
+        nodemesh::NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: Some(self.started.into()),
+            controller_connected: control.connected,
+            generation: snapshot.generation(),
+            workloads: snapshot.workloads().len() as u32,
+            services: snapshot.services().len() as u32,
+            policies: snapshot.policies().len() as u32,
+            pods: self.pods.borrow().iter().map(pod_state).collect(),
+            counters: self
+                .datapath
+                .counters()
+                .map(|(counter, value)| nodemesh::Counter { name: counter.name().to_owned(), value })
+                .collect(),
+            open_connections: self.flows.open(),
+            last_nack: control.last_nack.unwrap_or_default(),
+        }
+    }
+}
+
+/// A pod's state in the words of the link and of meshctl.
+pub fn pod_state(status: &PodStatus) -> nodemesh::PodState {
+    let PodStatus { namespace, name, pod_uid, redirection } = status;
+    let (redirection, message) = match redirection {
+        Redirection::Disabled => (nodemesh::Redirection::Disabled, ""),
+        Redirection::Pending(why) => (nodemesh::Redirection::Pending, why.as_str()),
+        Redirection::Enabled => (nodemesh::Redirection::Enabled, ""),
+        Redirection::Failed(why) => (nodemesh::Redirection::Failed, why.as_str()),
+    };
+    nodemesh::PodState {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        pod_uid: pod_uid.clone(),
+        redirection: redirection.into(),
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,100 @@
+//! What the agent holds: workloads, services, policies, certificates.
+
+use mesh_common::{
+    model::{Action, Scope, Tunnel},
+    proto::nodemesh::{self, ConfigKind, ConfigQuery, item},
+};
+use tonic::Status;
+
+use super::Admin;
+
+pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Status> {
+    let snapshot = admin.store.snapshot();
+    let in_namespace = |namespace: &str| query.namespace.is_empty() || query.namespace == namespace;
+    Ok(match query.kind() {
+        ConfigKind::Workloads => snapshot
+            .workloads()
+            .filter(|w| in_namespace(&w.namespace))
+            .map(|w| {
+                item::Kind::Workload(nodemesh::WorkloadInfo {
+                    uid: w.uid.clone(),
+                    namespace: w.namespace.clone(),
+                    name: w.name.clone(),
+                    node: w.node.clone(),
+                    addresses: w.addresses.iter().map(ToString::to_string).collect(),
+                    identity: w.identity.to_string(),
+                    protocol: match w.tunnel {
+                        Tunnel::None => "NONE".to_owned(),
+                        Tunnel::Hbone => "HBONE".to_owned(),
+                    },
+                    healthy: w.healthy,
+                    services: w.services.keys().map(ToString::to_string).collect(),
+                    policies: snapshot.policies_of(w).policies.iter().map(|policy| policy.name.to_string()).collect(),
+                })
+            })
+            .collect(),
+        ConfigKind::Services => snapshot
+            .services()
+            .filter(|s| in_namespace(&s.namespace))
+            .map(|s| {
+                let name = s.service_name();
+                item::Kind::Service(nodemesh::ServiceInfo {
+                    namespace: s.namespace.clone(),
+                    hostname: s.hostname.clone(),
+                    addresses: s.addresses.iter().map(ToString::to_string).collect(),
+                    ports: s.ports.iter().map(|p| format!("{}->{}", p.port, p.target)).collect(),
+                    endpoints: snapshot
+                        .endpoints(&name)
+                        .iter()
+                        .map(|w| {
+                            let ip = w.addresses.first().map(ToString::to_string).unwrap_or_default();
+                            format!("{ip} ({})", if w.healthy { "healthy" } else { "unhealthy" })
+                        })
+                        .collect(),
+                })
+            })
+            .collect(),
+        ConfigKind::Policies => snapshot
+            .policies()
+            .filter(|p| in_namespace(&p.name.namespace))
+            .map(|p| {
+                let applies = snapshot
+                    .workloads()
+                    .filter(|w| snapshot.policies_of(w).policies.iter().any(|other| other.name == p.name));
+                item::Kind::Policy(nodemesh::PolicyInfo {
+                    namespace: p.name.namespace.clone(),
+                    name: p.name.name.clone(),
+                    scope: match p.scope {
+                        Scope::Global => "mesh",
+                        Scope::Namespace => "namespace",
+                        Scope::WorkloadSelector => "selector",
+                    }
+                    .to_owned(),
+                    action: match p.action {
+                        Action::Allow => "ALLOW",
+                        Action::Deny => "DENY",
+                    }
+                    .to_owned(),
+                    rules: p.rules.len() as u32,
+                    workloads: applies.map(|w| w.uid.clone()).collect(),
+                })
+            })
+            .collect(),
+        ConfigKind::Certificates => admin
+            .certificates
+            .list()
+            .into_iter()
+            .filter(|c| in_namespace(c.identity.namespace()))
+            .map(|c| {
+                item::Kind::Certificate(nodemesh::CertificateInfo {
+                    identity: c.identity.to_string(),
+                    serial: c.serial,
+                    not_before: c.not_before.map(Into::into),
+                    not_after: c.not_after.map(Into::into),
+                    state: c.state,
+                })
+            })
+            .collect(),
+        ConfigKind::ConfigUnspecified => return Err(Status::invalid_argument("kind: is not set")),
+    })
+}

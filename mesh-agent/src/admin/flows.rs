@@ -1,0 +1,155 @@
+//! Flow records on the wire, filtered.
+
+use std::sync::Arc;
+
+use mesh_common::proto::nodemesh::{self, FlowsQuery, item};
+use tokio::sync::{broadcast::error::RecvError, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{Answer, QUEUE};
+use crate::telemetry::{Direction, Flow, FlowLog, Party, Path, Security, Verdict};
+
+/// The kept records that match, and with `follow` those that come after them.
+pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
+    // Subscribed before the kept ones are read, so that none falls between; ids tell which came twice.
+    let mut feed = log.follow();
+    let mut kept: Vec<_> = log.newest().into_iter().filter(|flow| matches(flow, &query)).collect();
+    if query.last > 0 {
+        kept.drain(..kept.len().saturating_sub(query.last as usize));
+    }
+    let newest = log.newest().last().map_or(0, |flow| flow.id);
+    let seen: std::collections::HashSet<u64> = kept.iter().map(|flow| flow.id).collect();
+    let (send, receive) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        for flow in kept {
+            if send.send(Ok(wire(&node, &flow))).await.is_err() {
+                return;
+            }
+        }
+        while query.follow {
+            let flow = tokio::select! {
+                flow = feed.recv() => flow,
+                () = send.closed() => return,
+            };
+            let item = match flow {
+                Ok(flow) if flow.id <= newest && seen.contains(&flow.id) => continue,
+                Ok(flow) if matches(&flow, &query) => Ok(wire(&node, &flow)),
+                Ok(_) => continue,
+                Err(RecvError::Lagged(lost)) => {
+                    Err(Status::data_loss(format!("the reader was too slow; {lost} flows were lost")))
+                }
+                Err(RecvError::Closed) => return,
+            };
+            if send.send(item).await.is_err() {
+                return;
+            }
+        }
+    });
+    Box::pin(ReceiverStream::new(receive))
+}
+
+fn matches(flow: &Flow, query: &FlowsQuery) -> bool {
+    let FlowsQuery { follow: _, last: _, namespace, pod, from, to, verdict: _, direction: _ } = query;
+    let named = |party: &Party, want: &str| match want.split_once('/') {
+        Some((namespace, name)) => party.namespace == namespace && (party.pod == name || party.workload == name),
+        None => party.pod == want || party.workload == want,
+    };
+    let either = |test: &dyn Fn(&Party) -> bool| test(&flow.source) || test(&flow.destination);
+    (namespace.is_empty() || either(&|party| party.namespace == *namespace))
+        && (pod.is_empty() || either(&|party| named(party, pod)))
+        && (from.is_empty() || named(&flow.source, from))
+        && (to.is_empty()
+            || named(&flow.destination, to)
+            || flow.service.as_ref().is_some_and(|s| {
+                let name = s.hostname.split('.').next().unwrap_or_default();
+                to == name || *to == format!("{}/{name}", s.namespace)
+            }))
+        && (query.verdict() == nodemesh::Verdict::Unspecified || query.verdict() == verdict(flow.verdict))
+        && (query.direction() == nodemesh::Direction::Unspecified || query.direction() == direction(flow.direction))
+}
+
+fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
+    let Flow {
+        id,
+        start,
+        end,
+        direction: way,
+        verdict: decided,
+        reason,
+        source,
+        destination,
+        service,
+        path,
+        security,
+        sent,
+        received,
+        policy,
+        rule,
+        generation,
+        error,
+        tls,
+    } = flow;
+    let path = match path {
+        None => nodemesh::Path::Unspecified,
+        Some(Path::Local) => nodemesh::Path::Local,
+        Some(Path::Tunnel) => nodemesh::Path::Tunnel,
+        Some(Path::Passthrough) => nodemesh::Path::Passthrough,
+    };
+    let security = match security {
+        Security::Plaintext => nodemesh::Security::Plaintext,
+        Security::MutualTls => nodemesh::Security::MutualTls,
+        Security::KernelAttested => nodemesh::Security::KernelAttested,
+    };
+    let (tls_version, tls_cipher) = tls.unwrap_or_default();
+    let message = nodemesh::Flow {
+        id: *id,
+        start: Some((*start).into()),
+        end: Some((*end).into()),
+        node: node.to_owned(),
+        direction: direction(*way).into(),
+        verdict: verdict(*decided).into(),
+        reason: reason.as_deref().unwrap_or_default().to_owned(),
+        source: Some(endpoint(source)),
+        destination: Some(endpoint(destination)),
+        service: service.as_ref().map(ToString::to_string).unwrap_or_default(),
+        path: path.into(),
+        security: security.into(),
+        bytes_sent: *sent,
+        bytes_received: *received,
+        policy: policy.as_ref().map(ToString::to_string).unwrap_or_default(),
+        rule: rule.and_then(|rule| i32::try_from(rule).ok()).unwrap_or(-1),
+        generation: *generation,
+        error: error.clone().unwrap_or_default(),
+        tls_version: tls_version.to_owned(),
+        tls_cipher: tls_cipher.to_owned(),
+    };
+    nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(message)) }
+}
+
+fn endpoint(party: &Party) -> nodemesh::Endpoint {
+    let Party { namespace, pod, workload, identity, address } = party;
+    nodemesh::Endpoint {
+        namespace: namespace.clone(),
+        pod: pod.clone(),
+        workload: workload.clone(),
+        identity: identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+        address: address.map(|a| a.to_string()).unwrap_or_default(),
+        service_account: identity.as_ref().map(|i| i.service_account().to_owned()).unwrap_or_default(),
+    }
+}
+
+fn verdict(verdict: Verdict) -> nodemesh::Verdict {
+    match verdict {
+        Verdict::Forwarded => nodemesh::Verdict::Forwarded,
+        Verdict::Dropped => nodemesh::Verdict::Dropped,
+        Verdict::Error => nodemesh::Verdict::Error,
+    }
+}
+
+fn direction(direction: Direction) -> nodemesh::Direction {
+    match direction {
+        Direction::Outbound => nodemesh::Direction::Outbound,
+        Direction::Inbound => nodemesh::Direction::Inbound,
+    }
+}

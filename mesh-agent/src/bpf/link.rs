@@ -1,0 +1,87 @@
+//! Attaches a program through a pinned bpf_link, or swaps the program of the link that an earlier agent pinned: then
+//! there is no moment without a program and none with two.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use aya::programs::{ProgramError, links::FdLink};
+
+use super::programs::DatapathError;
+
+// enum bpf_cmd, include/uapi/linux/bpf.h
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// `union bpf_attr` of BPF_OBJ_GET
+#[repr(C)]
+#[derive(Default)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr` of BPF_LINK_UPDATE
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Makes `program` the one that the link pinned at `path` runs; `attach` makes the link if there is none, or if what
+/// it was attached to is gone.
+pub fn attach_or_replace(
+    path: &Path,
+    program: BorrowedFd<'_>,
+    attach: impl FnOnce() -> Result<FdLink, ProgramError>,
+) -> Result<(), DatapathError> {
+    match open_pinned(path) {
+        Ok(link) => match update(link.as_fd(), program) {
+            Ok(()) => return Ok(()),
+            // The cgroup or the namespace of the old link is gone (ENOLINK), and with it its effect.
+            Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {
+                std::fs::remove_file(path).map_err(|e| DatapathError::io("remove", path, e))?;
+            }
+            Err(e) => return Err(DatapathError::io("update the link", path, e)),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(DatapathError::io("open the link", path, e)),
+    }
+    let link = attach().map_err(|e| DatapathError::program("attach", path, e))?;
+    // The pin keeps the link; the descriptor may go.
+    link.pin(path).map_err(|e| DatapathError::Pin { path: path.to_owned(), source: Box::new(e) })?;
+    Ok(())
+}
+
+fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjGet { pathname: name.as_ptr() as u64, ..ObjGet::default() };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel just gave this descriptor to us alone
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdate {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        ..LinkUpdate::default()
+    };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
+}
+
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: `attr` is the repr(C) prefix of `union bpf_attr` that the command reads, and its size is passed
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

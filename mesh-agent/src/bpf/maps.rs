@@ -1,0 +1,107 @@
+//! The maps with their types. Writers are serialised; nothing here waits for anything but the kernel.
+
+use std::{
+    os::fd::AsRawFd,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockMap};
+use mesh_common::abi::{Counter, PodEntry, SocketState};
+
+use super::programs::DatapathError;
+
+/// Names of all maps of the object, as they are pinned. AYA_LOGS is aya-log's.
+pub const NAMES: &[&str] =
+    &["PODS", "CGROUPS", "EPOCHS", "LISTENERS", "SOCKETS", "PENDING", "ATTESTED", "COUNTERS", "EVENTS", "AYA_LOGS"];
+
+pub struct Maps {
+    pods: Mutex<HashMap<MapData, u64, PodEntry>>,
+    cgroups: Mutex<HashMap<MapData, u64, u32>>,
+    epochs: Mutex<Array<MapData, u32>>,
+    listeners: Mutex<SockMap<MapData>>,
+    sockets: Mutex<SkStorage<MapData, SocketState>>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    pub fn open(dir: &Path) -> Result<Self, DatapathError> {
+        let pinned = |name: &'static str| MapData::from_pin(dir.join(name)).map_err(|e| DatapathError::map(name, e));
+        Ok(Self {
+            pods: Mutex::new(typed("PODS", Map::HashMap(pinned("PODS")?))?),
+            cgroups: Mutex::new(typed("CGROUPS", Map::HashMap(pinned("CGROUPS")?))?),
+            epochs: Mutex::new(typed("EPOCHS", Map::Array(pinned("EPOCHS")?))?),
+            listeners: Mutex::new(typed("LISTENERS", Map::SockMap(pinned("LISTENERS")?))?),
+            sockets: Mutex::new(typed("SOCKETS", Map::SkStorage(pinned("SOCKETS")?))?),
+            counters: typed("COUNTERS", Map::PerCpuArray(pinned("COUNTERS")?))?,
+        })
+    }
+
+    pub fn set_pod(&self, netns_cookie: u64, entry: PodEntry) -> Result<(), MapError> {
+        lock(&self.pods).insert(netns_cookie, entry, 0)
+    }
+
+    /// Removing what is not there is fine.
+    pub fn remove_pod(&self, netns_cookie: u64) -> Result<(), MapError> {
+        absent_is_fine(lock(&self.pods).remove(&netns_cookie))
+    }
+
+    pub fn pods(&self) -> Vec<(u64, PodEntry)> {
+        lock(&self.pods).iter().filter_map(Result::ok).collect()
+    }
+
+    pub fn set_cgroup(&self, id: u64, index: u32) -> Result<(), MapError> {
+        lock(&self.cgroups).insert(id, index, 0)
+    }
+
+    pub fn remove_cgroup(&self, id: u64) -> Result<(), MapError> {
+        absent_is_fine(lock(&self.cgroups).remove(&id))
+    }
+
+    pub fn set_epoch(&self, index: u32, epoch: u32) -> Result<(), MapError> {
+        lock(&self.epochs).set(index, epoch, 0)
+    }
+
+    pub fn set_listener(&self, index: u32, listener: &impl AsRawFd) -> Result<(), MapError> {
+        lock(&self.listeners).set(index, listener, 0)
+    }
+
+    pub fn clear_listener(&self, index: u32) -> Result<(), MapError> {
+        absent_is_fine(lock(&self.listeners).clear_index(&index))
+    }
+
+    pub fn socket_state(&self, socket: &impl AsRawFd) -> Result<Option<SocketState>, MapError> {
+        match lock(&self.sockets).get(socket, 0) {
+            Ok(state) => Ok(Some(state)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub fn set_socket_state(&self, socket: &impl AsRawFd, state: SocketState) -> Result<(), MapError> {
+        lock(&self.sockets).insert(socket, state, 0)
+    }
+
+    /// Summed over CPUs.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, DatapathError> {
+    T::try_from(map).map_err(|e| DatapathError::map(name, e))
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other,
+    }
+}
+
+/// A panic while a map was written leaves nothing half done: each write is one system call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,291 @@
+//! Loads the programs, attaches them to the pods' cgroup once and to each pod's network namespace, and takes it all
+//! away again.
+
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{Map, MapData, MapError, RingBuf},
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
+        links::{FdLink, LinkError},
+    },
+};
+use mesh_common::abi::{Counter, Ip, LAYOUT_VERSION, MAX_PODS, PodEntry, SocketState, kind};
+
+use super::{
+    link::attach_or_replace,
+    maps::{Maps, NAMES},
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+
+/// The socket address hooks, by program name.
+const ADDRESS_HOOKS: &[&str] =
+    &["connect4", "connect6", "getpeername4", "getpeername6", "getsockname4", "getsockname6"];
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Folder of this agent on a bpf file system.
+    pub bpffs: PathBuf,
+    /// Cgroup v2 folder below which the pods and the agent run.
+    pub cgroup: PathBuf,
+    /// Id of the agent's own cgroup.
+    pub agent_cgroup: u64,
+    pub outbound_port: u16,
+    pub hbone_port: u16,
+}
+
+/// What the agent needs to know of a pod to hook it.
+#[derive(Debug)]
+pub struct PodHooks<'a> {
+    pub index: u32,
+    pub epoch: u32,
+    pub ip: IpAddr,
+    pub netns: BorrowedFd<'a>,
+    pub netns_cookie: u64,
+    pub cgroup: u64,
+    pub listener: BorrowedFd<'a>,
+}
+
+/// The programs' log lines; one reader only.
+pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// The loaded data path of one node.
+pub struct Datapath {
+    dir: PathBuf,
+    settings: Settings,
+    maps: Maps,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("cannot {action} {path}")]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    #[error("the eBPF object does not load; is the kernel 6.1 or newer, with CONFIG_BPF_SYSCALL and BTF?")]
+    Load(#[source] Box<aya::EbpfError>),
+    #[error("cannot {action} an eBPF program for {path}")]
+    Program { action: &'static str, path: PathBuf, source: Box<ProgramError> },
+    #[error("cannot pin {path}")]
+    Pin { path: PathBuf, source: Box<aya::pin::PinError> },
+    #[error("eBPF map {name}")]
+    Map { name: &'static str, source: Box<MapError> },
+    #[error("the log ring of the eBPF programs")]
+    Logs(#[source] Box<aya_log::Error>),
+    #[error("the eBPF object has no program {0} of the expected type")]
+    Missing(&'static str),
+}
+
+impl DatapathError {
+    pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+
+    pub(super) fn map(name: &'static str, source: MapError) -> Self {
+        Self::Map { name, source: Box::new(source) }
+    }
+
+    pub(super) fn program(action: &'static str, path: &Path, source: ProgramError) -> Self {
+        Self::Program { action, path: path.to_owned(), source: Box::new(source) }
+    }
+}
+
+impl Datapath {
+    /// Loads, pins and attaches what all pods share. Maps and links of an earlier agent with the same layout are kept
+    /// and get the new programs.
+    pub fn load(settings: Settings) -> Result<(Self, Logs), DatapathError> {
+        let dir = layout_dir(&settings.bpffs);
+        for sub in ["maps", "links"] {
+            let path = dir.join(sub);
+            fs::create_dir_all(&path).map_err(|e| DatapathError::io("create", &path, e))?;
+        }
+        let mut ebpf = load_object(&dir, &settings, None)?;
+        let logs = aya_log::EbpfLogger::init(&mut ebpf).map_err(|e| DatapathError::Logs(Box::new(e)))?;
+        let cgroup = fs::File::open(&settings.cgroup).map_err(|e| DatapathError::io("open", &settings.cgroup, e))?;
+        for name in ADDRESS_HOOKS {
+            let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+            program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
+            let fd = fd_of(program.fd(), name)?;
+            attach_or_replace(&dir.join("links").join(name), fd.as_fd(), || {
+                // No flags: a bpf_link of a cgroup allows others beside it anyway (cgroup_bpf_link_attach).
+                let id = program.attach(&cgroup, CgroupAttachMode::Single)?;
+                fd_link(program.take_link(id)?.try_into())
+            })?;
+        }
+        let sockops: &mut SockOps = program(&mut ebpf, "socket_events")?;
+        sockops.load().map_err(|e| DatapathError::program("load", Path::new("socket_events"), e))?;
+        let fd = fd_of(sockops.fd(), "socket_events")?;
+        attach_or_replace(&dir.join("links/socket_events"), fd.as_fd(), || {
+            let id = sockops.attach(&cgroup, CgroupAttachMode::Single)?;
+            fd_link(sockops.take_link(id)?.try_into())
+        })?;
+        let maps = Maps::open(&dir.join("maps"))?;
+        Ok((Self { dir, settings, maps }, logs))
+    }
+
+    /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
+    pub fn attach_pod(&self, pod: &PodHooks<'_>) -> Result<(), DatapathError> {
+        let PodHooks { index, epoch, ip, netns, netns_cookie, cgroup, listener } = *pod;
+        let entry = PodEntry { ip: ip.into(), index, epoch };
+        self.maps.set_epoch(index, epoch).map_err(|e| DatapathError::map("EPOCHS", e))?;
+        self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))?;
+        let mut ebpf = load_object(&self.dir, &self.settings, Some(entry))?;
+        let program: &mut SkLookup = program(&mut ebpf, "ingress")?;
+        program.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
+        let fd = fd_of(program.fd(), "ingress")?;
+        attach_or_replace(&self.pod_link(netns_cookie), fd.as_fd(), || {
+            let id = program.attach(netns)?;
+            Ok(program.take_link(id)?.into())
+        })?;
+        self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
+        self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))
+    }
+
+    /// Leaves a pod alone again: outbound first, and every step is tried.
+    pub fn detach_pod(&self, index: u32, netns_cookie: u64, cgroup: u64) -> Result<(), DatapathError> {
+        let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
+        let cgroup = self.maps.remove_cgroup(cgroup).map_err(|e| DatapathError::map("CGROUPS", e));
+        let path = self.pod_link(netns_cookie);
+        let link = match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DatapathError::io("remove", &path, e)),
+            _ => Ok(()),
+        };
+        let epoch = self.maps.set_epoch(index, 0).map_err(|e| DatapathError::map("EPOCHS", e));
+        let listener = self.maps.clear_listener(index).map_err(|e| DatapathError::map("LISTENERS", e));
+        pod.and(cgroup).and(link).and(epoch).and(listener)
+    }
+
+    /// Namespaces (by cookie) that an earlier agent redirected.
+    pub fn known_pods(&self) -> Vec<(u64, PodEntry)> {
+        self.maps.pods()
+    }
+
+    /// What the kernel carried to an accepted socket; `None`: it was never redirected.
+    pub fn accepted(&self, socket: &impl AsRawFd) -> Result<Option<Accepted>, DatapathError> {
+        let state = self.maps.socket_state(socket).map_err(|e| DatapathError::map("SOCKETS", e))?;
+        Ok(state.filter(|s| s.kind == kind::ACCEPTED).map(|s| Accepted {
+            original_destination: s.address.into(),
+            pod: s.pod,
+            epoch: s.epoch,
+        }))
+    }
+
+    /// Before the agent dials an application: whom the application shall see.
+    pub fn carry_client(&self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), DatapathError> {
+        self.set_state(socket, kind::UPSTREAM, (0, 0), (0, 0), client)
+    }
+
+    /// Before the agent dials from a source pod's namespace: the decision that lets it into the target pod.
+    pub fn attest(
+        &self,
+        socket: &impl AsRawFd,
+        source: (u32, u32),
+        target: (u32, u32),
+        destination: SocketAddr,
+    ) -> Result<(), DatapathError> {
+        self.set_state(socket, kind::ATTEST, source, target, destination)
+    }
+
+    fn set_state(
+        &self,
+        socket: &impl AsRawFd,
+        kind: u32,
+        (pod, epoch): (u32, u32),
+        (target, target_epoch): (u32, u32),
+        address: SocketAddr,
+    ) -> Result<(), DatapathError> {
+        let state = SocketState { kind, pod, epoch, target, target_epoch, address: address.into(), local: Ip([0; 4]) };
+        self.maps.set_socket_state(socket, state).map_err(|e| DatapathError::map("SOCKETS", e))
+    }
+
+    /// Every counter of the programs.
+    pub fn counters(&self) -> impl Iterator<Item = (Counter, u64)> {
+        Counter::ALL.iter().map(|counter| (*counter, self.maps.counter(*counter)))
+    }
+
+    /// The ring of kernel events; one reader only.
+    pub fn events(&self) -> Result<RingBuf<MapData>, DatapathError> {
+        let data = MapData::from_pin(self.dir.join("maps/EVENTS")).map_err(|e| DatapathError::map("EVENTS", e))?;
+        RingBuf::try_from(Map::RingBuf(data)).map_err(|e| DatapathError::map("EVENTS", e))
+    }
+
+    fn pod_link(&self, netns_cookie: u64) -> PathBuf {
+        self.dir.join("links").join(format!("ingress-{netns_cookie}"))
+    }
+}
+
+/// What the kernel knows of a redirected connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted {
+    pub original_destination: SocketAddr,
+    /// Index and epoch of the pod whose socket dialled.
+    pub pod: u32,
+    pub epoch: u32,
+}
+
+/// Removes every link and map of this agent, of any layout. What they were attached to is free at once.
+pub fn uninstall(bpffs: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in match fs::read_dir(bpffs) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(e) => return Err(e),
+    } {
+        let path = entry?.path();
+        if path.is_dir() {
+            removed += uninstall(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+            removed += 1;
+        }
+    }
+    fs::remove_dir(bpffs)?;
+    Ok(removed)
+}
+
+fn layout_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{LAYOUT_VERSION}"))
+}
+
+/// Parses the object with its maps bound to the pinned ones; `pod` for the programs that are loaded once a pod.
+fn load_object(dir: &Path, settings: &Settings, pod: Option<PodEntry>) -> Result<Ebpf, DatapathError> {
+    let pod = pod.unwrap_or(PodEntry { ip: Ip([0; 4]), index: MAX_PODS, epoch: 0 });
+    let (outbound, hbone) = (u32::from(settings.outbound_port), u32::from(settings.hbone_port));
+    let mut loader = EbpfLoader::new();
+    for name in NAMES {
+        loader.map_pin_path(name, dir.join("maps").join(name));
+    }
+    loader
+        .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
+        .override_global("OUTBOUND_PORT", &outbound, true)
+        .override_global("HBONE_PORT", &hbone, true)
+        .override_global("POD_IP", &pod.ip.0, true)
+        .override_global("POD_INDEX", &pod.index, true)
+        .override_global("POD_EPOCH", &pod.epoch, true);
+    loader.load(OBJECT).map_err(|e| DatapathError::Load(Box::new(e)))
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(DatapathError::Missing(name))
+}
+
+fn fd_of(
+    fd: Result<&aya::programs::ProgramFd, ProgramError>,
+    name: &str,
+) -> Result<std::os::fd::OwnedFd, DatapathError> {
+    let fd = fd.map_err(|e| DatapathError::program("load", Path::new(name), e))?;
+    fd.as_fd().try_clone_to_owned().map_err(|e| DatapathError::io("clone the descriptor of", Path::new(name), e))
+}
+
+/// Kernels before 5.7 have no links; they are not supported anyway.
+fn fd_link(link: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
+    link.map_err(|_| ProgramError::NotAttached)
+}

@@ -1,0 +1,125 @@
+//! Arguments and environment; the only file that reads them.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+/// The agent of one node of the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, about)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Redirect, authenticate and authorise the traffic of this node's pods
+    Run(Box<Run>),
+    /// Tell the running agent of a pod, as a CNI plugin does
+    #[command(subcommand)]
+    Pod(Pod),
+    /// Take every trace of an agent from the kernel; traffic goes direct afterwards
+    Uninstall(Uninstall),
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Name of this node, as pods' spec.nodeName has it
+    #[arg(long, env = "NODE_NAME")]
+    pub node: String,
+    /// The controller, as in https://10.0.0.1:15012
+    #[arg(long, env = "MESH_CONTROLLER")]
+    pub controller: String,
+    /// Name that the controller's certificate must bear
+    #[arg(long, default_value = "mesh-controller.nodemesh-system.svc")]
+    pub controller_name: String,
+    /// PEM file of the authority that signs the controller's certificate
+    #[arg(long)]
+    pub controller_ca: PathBuf,
+    /// File with this node's join token (mode 0600)
+    #[arg(long)]
+    pub token: PathBuf,
+    /// Cgroup v2 folder below which all pods of this node run
+    #[arg(long, default_value = "/sys/fs/cgroup/kubepods.slice")]
+    pub cgroup: PathBuf,
+    /// Folder on a bpf file system for maps and links
+    #[arg(long, default_value = "/sys/fs/bpf/nodemesh")]
+    pub bpffs: PathBuf,
+    /// Folder for the sockets agent.sock and cni.sock
+    #[arg(long, default_value = "/run/nodemesh")]
+    pub run_dir: PathBuf,
+    /// Virtual port to which outbound connections are redirected
+    #[arg(long, default_value_t = 15001)]
+    pub outbound_port: u16,
+    /// Port of the tunnel between nodes
+    #[arg(long, default_value_t = 15008)]
+    pub hbone_port: u16,
+    /// Serve Prometheus metrics there, as in 0.0.0.0:15020
+    #[arg(long)]
+    pub metrics: Option<SocketAddr>,
+    /// Cluster name, as the controller has it
+    #[arg(long, default_value = "Kubernetes")]
+    pub cluster: String,
+    /// How long certificates shall be valid, in seconds; the controller may shorten it
+    #[arg(long, default_value = "86400", value_parser = seconds)]
+    pub certificate_ttl: Duration,
+    /// Log filter, as in info or mesh_agent=debug
+    #[arg(long, env = "MESH_LOG", default_value = "info")]
+    pub log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Pod {
+    /// A pod of this node has its network namespace
+    Add {
+        #[command(flatten)]
+        pod: Name,
+        /// The pod's UID
+        #[arg(long, default_value = "")]
+        pod_uid: String,
+        /// Its network namespace, as in /run/netns/x or /proc/123/ns/net
+        #[arg(long)]
+        netns: PathBuf,
+        /// Its cgroup v2 folder
+        #[arg(long)]
+        cgroup: PathBuf,
+    },
+    /// A pod of this node is gone
+    Remove {
+        #[command(flatten)]
+        pod: Name,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Name {
+    /// The agent's socket for joins
+    #[arg(long, default_value = "/run/nodemesh/cni.sock")]
+    pub socket: PathBuf,
+    #[arg(long)]
+    pub namespace: String,
+    #[arg(long)]
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    /// As given to run
+    #[arg(long, default_value = "/sys/fs/cgroup/kubepods.slice")]
+    pub cgroup: PathBuf,
+    /// As given to run
+    #[arg(long, default_value = "/sys/fs/bpf/nodemesh")]
+    pub bpffs: PathBuf,
+    /// As given to run
+    #[arg(long, default_value = "/run/nodemesh")]
+    pub run_dir: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(0) => Err("must be more than 0 seconds".to_owned()),
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(e) => Err(format!("{e}; seconds are expected")),
+    }
+}

@@ -1,0 +1,145 @@
+//! The discovery stream: keeps the store as the controller says, over reconnects.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_common::proto::{
+    core::Node,
+    discovery::{
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+        aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+    },
+    rpc,
+};
+use prost_types::{Struct, Value, value};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    ControlStatus, NodeFacts,
+    backoff::Backoff,
+    channel::{Connection, LARGEST_MESSAGE, TokenError, explain},
+    resources::{KINDS, type_url},
+    subscription::Subscription,
+};
+use crate::state::Store;
+
+/// Requests on their way: the three first ones and an answer to each response, which the loop waits to send.
+const REQUESTS: usize = 8;
+
+struct Discovery {
+    connection: Connection,
+    node: Node,
+    store: Arc<Store>,
+    status: watch::Sender<ControlStatus>,
+    subscriptions: [Subscription; 3],
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("{}", explain(.0))]
+    Call(#[from] tonic::Status),
+    #[error("the controller closed the stream")]
+    Closed,
+}
+
+/// Runs until it is dropped.
+pub async fn run(connection: Connection, node: NodeFacts, store: Arc<Store>, status: watch::Sender<ControlStatus>) {
+    let subscriptions = KINDS.map(Subscription::new);
+    let mut discovery = Discovery { connection, node: wire_node(&node), store, status, subscriptions };
+    let mut backoff = Backoff::default();
+    loop {
+        let Err(error) = discovery.stream(&mut backoff).await;
+        discovery.status.send_if_modified(|status| std::mem::take(&mut status.connected));
+        let delay = backoff.delay();
+        tracing::warn!(%error, retry_in = ?delay, "no discovery stream; the last good configuration stays");
+        tokio::time::sleep(delay).await;
+    }
+}
+
+impl Discovery {
+    async fn stream(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, StreamError> {
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        for (i, subscription) in self.subscriptions.iter().enumerate() {
+            // The first message of a stream says who asks.
+            let node = (i == 0).then(|| self.node.clone());
+            requests.try_send(subscription.first_request(node)).map_err(|_| StreamError::Closed)?;
+        }
+        let request = self.connection.request(ReceiverStream::new(receiver)).await?;
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(self.connection.channel()).max_decoding_message_size(LARGEST_MESSAGE);
+        let mut responses = client.delta_aggregated_resources(request).await?.into_inner();
+        tracing::info!("discovery stream open");
+        self.status.send_if_modified(|status| !std::mem::replace(&mut status.connected, true));
+
+        while let Some(response) = responses.message().await? {
+            backoff.reset();
+            let answer = self.take(response);
+            self.report();
+            requests.send(answer).await.map_err(|_| StreamError::Closed)?;
+        }
+        Err(StreamError::Closed)
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        let (updated, removed) = (response.resources.len(), response.removed_resources.len());
+        let Some(subscription) = self.subscriptions.iter_mut().find(|s| type_url(s.kind()) == response.type_url) else {
+            let message = format!("type `{}` was not asked for", response.type_url);
+            tracing::warn!(error = message, "configuration refused");
+            return DeltaDiscoveryRequest {
+                type_url: response.type_url,
+                response_nonce: response.nonce,
+                error_detail: Some(rpc::Status {
+                    code: tonic::Code::InvalidArgument.into(),
+                    message,
+                    details: Vec::new(),
+                }),
+                ..Default::default()
+            };
+        };
+        let kind = subscription.kind();
+        let answer = subscription.take(&self.store, response);
+        let generation = self.store.snapshot().generation();
+        match &answer.error_detail {
+            Some(error) => tracing::warn!(?kind, error = error.message, generation, "configuration refused"),
+            None => tracing::debug!(?kind, updated, removed, generation, "configuration accepted"),
+        }
+        answer
+    }
+
+    fn report(&self) {
+        let synced = self.subscriptions.iter().all(Subscription::answered);
+        let last_nack = self.subscriptions.iter().find_map(Subscription::refusal);
+        self.status.send_if_modified(|status| {
+            let changed = status.synced != synced || status.last_nack.as_deref() != last_nack;
+            if changed {
+                status.synced = synced;
+                status.last_nack = last_nack.map(ToOwned::to_owned);
+            }
+            changed
+        });
+    }
+}
+
+fn wire_node(facts: &NodeFacts) -> Node {
+    let NodeFacts { name, ip, agent, namespace, cluster } = facts;
+    let ip = ip.to_string();
+    let text =
+        |(key, text): (&str, &str)| (key.to_owned(), Value { kind: Some(value::Kind::StringValue(text.to_owned())) });
+    let fields: BTreeMap<_, _> = [
+        ("NAME", agent.as_str()),
+        ("NAMESPACE", namespace),
+        ("INSTANCE_IPS", &ip),
+        ("NODE_NAME", name),
+        ("CLUSTER_ID", cluster),
+    ]
+    .map(text)
+    .into();
+    Node {
+        id: format!("ztunnel~{ip}~{agent}.{namespace}~{namespace}.svc.cluster.local"),
+        cluster: "ztunnel".to_owned(),
+        metadata: Some(Struct { fields }),
+    }
+}

@@ -1,0 +1,68 @@
+//! Discovery resources into model objects, with the resource and field named where that fails.
+
+use std::fmt;
+
+use mesh_common::{
+    model::{LocalPod, Policy},
+    proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
+};
+use prost::Message;
+
+use crate::state::{Kind, Object};
+
+/// What the agent subscribes to.
+pub const KINDS: [Kind; 3] = [Kind::Address, Kind::Policy, Kind::LocalPod];
+
+/// Why a resource was refused, and with it the whole response that brought it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub resource: String,
+    /// The path of the field inside the resource; a message that is no valid protobuf names the field itself.
+    pub field: String,
+    pub why: String,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "resource `{}`: {}: {}", self.resource, self.field, self.why)
+    }
+}
+
+pub fn type_url(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Address => type_url::ADDRESS,
+        Kind::Policy => type_url::AUTHORIZATION,
+        Kind::LocalPod => type_url::LOCAL_POD,
+    }
+}
+
+/// Decodes and converts one resource of a response of type `kind`.
+pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
+    let reject = |field: &str, why: String| Rejection { resource: resource.name.clone(), field: field.into(), why };
+    let Some(any) = &resource.resource else {
+        return Err(reject("resource", "is missing".into()));
+    };
+    if any.type_url != type_url(kind) {
+        return Err(reject("resource.type_url", format!("is `{}`, not `{}`", any.type_url, type_url(kind))));
+    }
+    let object = match kind {
+        Kind::Address => {
+            decode::<workload::Address>(&any.value).and_then(Address::try_from).map(|address| match address {
+                Address::Workload(workload) => Object::Workload(workload),
+                Address::Service(service) => Object::Service(service),
+            })
+        }
+        Kind::Policy => decode::<security::Authorization>(&any.value).and_then(Policy::try_from).map(Object::Policy),
+        Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
+    };
+    let object = object.map_err(|error| reject(&error.field, error.why))?;
+    let content = object.resource_name();
+    if content != resource.name {
+        return Err(reject("name", format!("the content is named `{content}`")));
+    }
+    Ok(object)
+}
+
+fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, WireError> {
+    M::decode(bytes).map_err(|error| WireError { field: "resource".into(), why: error.to_string() })
+}

@@ -1,0 +1,252 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_common::{
+    model::{Identity, LocalPod, Mode, Service},
+    proto::{
+        Address,
+        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
+        nodemesh, security, type_url, workload,
+    },
+};
+use prost::Message;
+use tokio::sync::watch;
+
+use super::{
+    soon,
+    world::{Discovery, Mute, World},
+};
+use crate::control::ControlStatus;
+
+fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
+    Resource {
+        name: name.into(),
+        version: version.into(),
+        resource: Some(prost_types::Any { type_url: type_url.into(), value: message.encode_to_vec() }),
+        aliases: vec![],
+    }
+}
+
+fn uid(pod: &str) -> String {
+    format!("Kubernetes//Pod/shop/{pod}")
+}
+
+fn pod(name: &str, last_octet: u8) -> workload::Workload {
+    workload::Workload {
+        uid: uid(name),
+        name: name.into(),
+        namespace: "shop".into(),
+        addresses: vec![vec![10, 0, 0, last_octet]],
+        tunnel_protocol: 1,
+        ..Default::default()
+    }
+}
+
+fn pod_resource(version: &str, workload: workload::Workload) -> Resource {
+    let name = workload.uid.clone();
+    let address = workload::Address { r#type: Some(workload::address::Type::Workload(workload)) };
+    resource(type_url::ADDRESS, &name, version, &address)
+}
+
+fn service_resource() -> Resource {
+    let service = Service {
+        name: "cart".into(),
+        namespace: "shop".into(),
+        hostname: "cart.shop.svc.cluster.local".into(),
+        addresses: vec!["10.96.0.1".parse().expect("an address")],
+        ports: vec![],
+    };
+    let name = service.service_name().to_string();
+    resource(type_url::ADDRESS, &name, "1", &workload::Address::from(&Address::Service(service)))
+}
+
+fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: Vec<String>) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: type_url.into(),
+        nonce: nonce.into(),
+        resources,
+        removed_resources: removed,
+        ..Default::default()
+    }
+}
+
+/// The three first requests, by type.
+async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscoveryRequest> {
+    let mut requests = BTreeMap::new();
+    for _ in 0..3 {
+        let request = stream.next().await;
+        assert!(request.response_nonce.is_empty() && request.resource_names_subscribe.is_empty(), "a wildcard");
+        requests.insert(request.type_url.clone(), request);
+    }
+    requests
+}
+
+/// Sends a response and returns why it was refused, if it was.
+async fn exchange(stream: &mut Discovery, message: DeltaDiscoveryResponse) -> Option<String> {
+    let (nonce, type_url) = (message.nonce.clone(), message.type_url.clone());
+    stream.send(message).await;
+    let answer = stream.next().await;
+    assert_eq!((answer.response_nonce, answer.type_url), (nonce, type_url));
+    answer.error_detail.map(|error| error.message)
+}
+
+async fn status(receiver: &mut watch::Receiver<ControlStatus>, what: &str, is: impl FnMut(&ControlStatus) -> bool) {
+    soon(what, receiver.wait_for(is)).await.expect("control runs");
+}
+
+#[tokio::test]
+async fn subscribes_to_all_types_as_its_node_and_syncs() {
+    let mut world = World::new().await;
+    let mut control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    assert_eq!(stream.metadata.get("authorization").expect("a token"), "Bearer nm1.n1.secret");
+
+    let first = stream.next().await;
+    let node = first.node.expect("the first request says who asks");
+    assert_eq!(node.id, "ztunnel~192.168.0.1~mesh-agent-x.nodemesh-system~nodemesh-system.svc.cluster.local");
+    let fields = node.metadata.expect("facts").fields;
+    for (key, want) in [
+        ("NAME", "mesh-agent-x"),
+        ("NAMESPACE", "nodemesh-system"),
+        ("INSTANCE_IPS", "192.168.0.1"),
+        ("NODE_NAME", "n1"),
+        ("CLUSTER_ID", "Kubernetes"),
+    ] {
+        let want = prost_types::value::Kind::StringValue(want.into());
+        assert_eq!(fields[key].kind, Some(want), "{key}");
+    }
+    let types = BTreeSet::from([first.type_url, stream.next().await.type_url, stream.next().await.type_url]);
+    let want = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::LOCAL_POD].map(ToOwned::to_owned);
+    assert_eq!(types, BTreeSet::from(want));
+    status(&mut control.status, "connected", |s| s.connected && !s.synced).await;
+
+    let addresses = vec![pod_resource("1", pod("a", 1)), service_resource()];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", addresses, vec![])).await, None);
+    assert_eq!(world.store.snapshot().generation(), 1, "one response is one change");
+    let policy = security::Authorization { name: "p".into(), namespace: "shop".into(), ..Default::default() };
+    let policies = vec![resource(type_url::AUTHORIZATION, "shop/p", "1", &policy)];
+    assert_eq!(exchange(&mut stream, response(type_url::AUTHORIZATION, "2", policies, vec![])).await, None);
+    assert!(!control.status.borrow().synced, "two of three types");
+    let local = LocalPod {
+        uid: uid("a"),
+        pod_uid: "u".into(),
+        namespace: "shop".into(),
+        name: "a".into(),
+        service_account: "default".into(),
+        addresses: vec![],
+        mode: Mode::Mesh,
+    };
+    let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
+    assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);
+    status(&mut control.status, "synced", |s| s.synced && s.last_nack.is_none()).await;
+
+    let snapshot = world.store.snapshot();
+    let identity = Identity::new("cluster.local", "shop", "default").expect("an identity");
+    assert_eq!(snapshot.workload(&uid("a")).expect("held").identity, identity);
+    assert_eq!(snapshot.services().len(), 1);
+    assert!(snapshot.policy(&"shop/p".parse().expect("a name")).is_some());
+    assert_eq!(**snapshot.local_pod("shop", "a").expect("held"), local);
+
+    world.shutdown.send_replace(true);
+    soon("shutdown", control.stopped()).await;
+}
+
+#[tokio::test]
+async fn updates_and_removes() {
+    let mut world = World::new().await;
+    let _control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let first = vec![pod_resource("1", pod("a", 1)), pod_resource("1", pod("b", 2))];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", first, vec![])).await, None);
+    let second = vec![pod_resource("2", pod("a", 7))];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "2", second, vec![uid("b")])).await, None);
+
+    let snapshot = world.store.snapshot();
+    assert_eq!(snapshot.generation(), 2);
+    assert!(snapshot.workload_by_address([10, 0, 0, 7].into()).is_some());
+    assert!(snapshot.workload_by_address([10, 0, 0, 1].into()).is_none());
+    assert!(snapshot.workload(&uid("b")).is_none());
+}
+
+#[tokio::test]
+async fn a_bad_resource_is_refused_by_name_and_field_and_nothing_is_applied() {
+    let mut world = World::new().await;
+    let mut control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let good = vec![pod_resource("1", pod("a", 1)), pod_resource("1", pod("b", 2))];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", good, vec![])).await, None);
+
+    let short = workload::Workload { addresses: vec![vec![10, 0, 0]], ..pod("c", 3) };
+    let mixed = vec![pod_resource("2", pod("a", 7)), pod_resource("1", short)];
+    let why = exchange(&mut stream, response(type_url::ADDRESS, "2", mixed, vec![uid("b")])).await.expect("a NACK");
+    assert!(why.contains(&uid("c")) && why.contains("workload.addresses"), "{why}");
+    let snapshot = world.store.snapshot();
+    assert_eq!(snapshot.generation(), 1, "the last good configuration stays");
+    assert!(snapshot.workload_by_address([10, 0, 0, 1].into()).is_some() && snapshot.workload(&uid("b")).is_some());
+    status(&mut control.status, "the refusal", |s| s.last_nack.as_deref() == Some(why.as_str())).await;
+
+    // Bytes that are no message, a name that is not the content's, a type that is not the response's.
+    let mut broken = pod_resource("1", pod("c", 3));
+    broken.resource.as_mut().expect("set").value = vec![0x0a, 0x02, 0x0a];
+    let mut misnamed = pod_resource("1", pod("c", 3));
+    misnamed.name = uid("d");
+    let policy = security::Authorization { name: "p".into(), namespace: "shop".into(), ..Default::default() };
+    let mistyped = resource(type_url::AUTHORIZATION, &uid("c"), "1", &policy);
+    for (resource, field) in [(broken, "resource"), (misnamed, "name"), (mistyped, "resource.type_url")] {
+        let name = resource.name.clone();
+        let message = response(type_url::ADDRESS, "3", vec![resource], vec![]);
+        let why = exchange(&mut stream, message).await.expect("a NACK");
+        assert!(why.starts_with(&format!("resource `{name}`: {field}: ")), "{why}");
+    }
+    let unknown = exchange(&mut stream, response("type.googleapis.com/other", "4", vec![], vec![])).await;
+    assert!(unknown.expect("a NACK").contains("type.googleapis.com/other"));
+    assert_eq!(world.store.snapshot().generation(), 1);
+
+    // The refusal is over when everything that it held up has come right.
+    let a = vec![pod_resource("3", pod("a", 7)), pod_resource("2", pod("c", 3))];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "5", a, vec![])).await, None);
+    assert!(control.status.borrow().last_nack.is_some(), "b and d are still not as the controller said");
+    let removed = vec![uid("b"), uid("d")];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "6", vec![], removed)).await, None);
+    status(&mut control.status, "no refusal", |s| s.last_nack.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_new_stream_says_what_is_held_and_the_state_stays_meanwhile() {
+    let mut world = World::new().await;
+    let mut control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let held = vec![pod_resource("v1", pod("a", 1)), pod_resource("v2", pod("b", 2)), pod_resource("v3", pod("c", 3))];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", held, vec![])).await, None);
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "2", vec![], vec![uid("c")])).await, None);
+    let bad = workload::Workload { tunnel_protocol: 9, ..pod("b", 2) };
+    let refused = exchange(&mut stream, response(type_url::ADDRESS, "3", vec![pod_resource("v4", bad)], vec![])).await;
+    assert!(refused.expect("a NACK").contains("workload.tunnel_protocol"));
+    status(&mut control.status, "connected", |s| s.connected).await;
+    std::fs::write(world.token_file(), "nm1.n1.rotated").expect("written");
+    drop(stream);
+
+    status(&mut control.status, "disconnected", |s| !s.connected).await;
+    assert_eq!(world.store.snapshot().workloads().len(), 2);
+    let mut stream = world.discovery().await;
+    assert_eq!(stream.metadata.get("authorization").expect("a token"), "Bearer nm1.n1.rotated");
+    let requests = subscriptions(&mut stream).await;
+    let versions = BTreeMap::from([(uid("a"), "v1".to_owned()), (uid("b"), "v2".to_owned())]);
+    assert_eq!(requests[type_url::ADDRESS].initial_resource_versions, versions);
+    assert!(requests[type_url::LOCAL_POD].initial_resource_versions.is_empty());
+
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", vec![], vec![uid("a")])).await, None);
+    assert!(world.store.snapshot().workload(&uid("a")).is_none());
+    assert!(world.store.snapshot().workload(&uid("b")).is_some());
+}
+
+#[tokio::test]
+async fn a_controller_of_another_name_is_not_spoken_to() {
+    let mut world = World::new().await;
+    world.settings.controller_name = "somebody-else.svc".into();
+    let control = world.start(Mute);
+    let spoken = tokio::time::timeout(std::time::Duration::from_millis(500), world.discoveries.recv()).await;
+    assert!(spoken.is_err() && !control.status.borrow().connected);
+}

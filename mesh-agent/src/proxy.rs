@@ -1,0 +1,124 @@
+//! The story of one connection: accepted, resolved, authorised, forwarded, recorded.
+
+mod balance;
+mod dial;
+mod forward;
+mod inbound;
+mod outbound;
+mod reauthorize;
+mod resolve;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh_common::{abi::Counter, model::Workload};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+
+use crate::{
+    bpf::{Datapath, KernelEvent},
+    identity::Certificates,
+    pods::{Pod, PodTable, Start},
+    state::Store,
+    telemetry::{Direction, FlowLog, Party},
+    tunnel::Pool,
+};
+use balance::Balancer;
+
+/// What every connection needs; one for the whole agent.
+pub struct Proxy {
+    pub datapath: Arc<Datapath>,
+    pub store: Arc<Store>,
+    pub certificates: Arc<Certificates>,
+    pub pods: Arc<PodTable>,
+    pub pool: Arc<Pool>,
+    pub flows: Arc<FlowLog>,
+    pub balancer: Balancer,
+    /// Port of the tunnel between nodes.
+    pub hbone_port: u16,
+}
+
+impl Proxy {
+    /// A refusal that only the kernel saw becomes a record like any other.
+    pub fn kernel_refused(&self, event: &KernelEvent) {
+        let known = event.pod.and_then(|index| self.pods.by_index(index));
+        let own = |address| match &known {
+            Some(pod) => own_party(pod, address, self.store.snapshot().workload(&pod.uid).map(|w| &**w)),
+            None => stranger(address),
+        };
+        // sk_lookup sees connections that arrive, the other hooks those that the pod opens.
+        let (direction, source, destination) = if event.counter == Counter::AgentDown {
+            (Direction::Inbound, stranger(event.remote), own(event.local))
+        } else {
+            (Direction::Outbound, own(event.local), stranger(event.remote))
+        };
+        self.flows.begin(direction, source, destination).dropped(event.counter.name(), "refused in the kernel");
+    }
+}
+
+/// Starts the accept loop of each pod.
+pub struct Server(pub Arc<Proxy>);
+
+impl Start for Server {
+    fn start(&self, pod: Arc<Pod>, listener: TcpListener) -> AbortHandle {
+        tokio::spawn(accept(Arc::clone(&self.0), pod, listener)).abort_handle()
+    }
+
+    fn stopped(&self, pod: &Pod) {
+        self.0.pool.forget_source(&pod.key());
+    }
+}
+
+async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let (proxy, pod) = (Arc::clone(&proxy), Arc::clone(&pod));
+                tokio::spawn(async move { serve(&proxy, &pod, stream, peer).await });
+            }
+            // EMFILE and the like pass; a closed listener is an aborted task, not an error.
+            Err(e) => {
+                tracing::warn!(namespace = pod.namespace, pod = pod.name, error = %e, "accept failed");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// The local address tells what the connection is: `sk_lookup` left it as it was dialled.
+async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
+    let _ = stream.set_nodelay(true);
+    match stream.local_addr() {
+        Ok(local) if local.port() == proxy.hbone_port => inbound::tunnelled(proxy, pod, stream, peer, local).await,
+        Ok(local) if local.ip().is_loopback() => outbound::redirected(proxy, pod, stream, peer, local).await,
+        Ok(local) => inbound::plaintext(proxy, pod, stream, peer, local).await,
+        Err(e) => tracing::debug!(error = %e, "a connection was gone before it was served"),
+    }
+}
+
+/// How a pod of this node shows in flows.
+fn own_party(pod: &Pod, address: SocketAddr, workload: Option<&Workload>) -> Party {
+    Party {
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        workload: workload.map(|w| w.workload_name.clone()).unwrap_or_default(),
+        identity: Some(pod.identity.clone()),
+        address: Some(address),
+    }
+}
+
+/// How a workload shows in flows; its identity is what the configuration says, unless `proven`.
+fn party(workload: &Workload, address: SocketAddr) -> Party {
+    Party {
+        namespace: workload.namespace.clone(),
+        pod: workload.name.clone(),
+        workload: workload.workload_name.clone(),
+        identity: Some(workload.identity.clone()),
+        address: Some(address),
+    }
+}
+
+fn stranger(address: SocketAddr) -> Party {
+    Party { address: Some(address), ..Party::default() }
+}

@@ -1,0 +1,73 @@
+//! Sockets of the agent in the pods' namespaces: each is marked for the kernel before it dials.
+
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use mesh_common::abi::{SOURCE_NET, SPREAD_MASK};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use crate::{bpf::Datapath, pods::Pod, sockopt};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// To an application, from inside its own pod; the application sees `client`.
+pub async fn application(
+    datapath: &Datapath,
+    pod: &Pod,
+    target: SocketAddr,
+    client: SocketAddr,
+) -> io::Result<TcpStream> {
+    let socket = socket(pod, SocketAddr::from((spread(client), 0)))?;
+    datapath.carry_client(&socket, client).map_err(io::Error::other)?;
+    connect(socket, target).await
+}
+
+/// To a pod of this node, from the source pod's namespace and address: the stream crosses the pods' own links.
+pub async fn attested(
+    datapath: &Datapath,
+    source: &Pod,
+    target_pod: &Pod,
+    target: SocketAddr,
+) -> io::Result<TcpStream> {
+    let socket = socket(source, SocketAddr::new(source.ip, 0))?;
+    datapath
+        .attest(&socket, (source.index, source.epoch), (target_pod.index, target_pod.epoch), target)
+        .map_err(io::Error::other)?;
+    connect(socket, target).await
+}
+
+/// To anywhere, from the source pod's namespace and address.
+pub async fn from_pod(source: &Pod, target: SocketAddr) -> io::Result<TcpStream> {
+    connect(socket(source, SocketAddr::new(source.ip, 0))?, target).await
+}
+
+fn socket(pod: &Pod, local: SocketAddr) -> io::Result<Socket> {
+    let socket =
+        pod.netns.run(|| Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)))??;
+    sockopt::set_bind_address_no_port(&socket)?;
+    socket.bind(&local.into())?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+async fn connect(socket: Socket, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::from_std_stream(socket.into());
+    timeout(PATIENCE, socket.connect(target))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", PATIENCE.as_secs())))?
+}
+
+/// One address of 127.128.0.0/10 for a client, so that the ports of one address are no limit.
+fn spread(client: SocketAddr) -> Ipv4Addr {
+    let mut hasher = DefaultHasher::new();
+    client.hash(&mut hasher);
+    Ipv4Addr::from(SOURCE_NET | (hasher.finish() as u32 & !SPREAD_MASK))
+}

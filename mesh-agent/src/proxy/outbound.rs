@@ -1,0 +1,204 @@
+//! A connection that a pod of this node opened: original destination, route, decision or tunnel, forward.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use mesh_common::model::{Connection, Permit, Workload};
+use tokio::net::TcpStream;
+
+use super::{
+    Proxy, dial,
+    forward::{End, forward, refuse, socket},
+    own_party, party,
+    reauthorize::denied_later,
+    resolve::{Resolved, Route, resolve},
+    stranger,
+};
+use crate::{
+    pods::Pod,
+    state::Snapshot,
+    telemetry::{Direction, OpenFlow, Path, Security, reason},
+    tunnel::{ConnectRequest, PoolKey, TunnelError},
+};
+
+/// The other end's agent answers once its application took the connection.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// `local` is the loopback address to which the kernel redirected the connection.
+pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+    let snapshot = proxy.store.snapshot();
+    let own = snapshot.workload(&pod.uid).cloned();
+    let client = SocketAddr::new(pod.ip, peer.port());
+    let source = own_party(pod, client, own.as_deref());
+    let destination = match proxy.datapath.accepted(&stream) {
+        Ok(Some(accepted)) if (accepted.pod, accepted.epoch) == (pod.index, pod.epoch) => accepted.original_destination,
+        // Nothing was redirected by the kernel: never take the local address for what was dialled.
+        Ok(_) => {
+            let mut flow = proxy.flows.begin(Direction::Outbound, source, stranger(local));
+            flow.dropped(reason::ORIGINAL_DESTINATION_UNKNOWN, "the connection was not redirected by the kernel");
+            return refuse(&stream);
+        }
+        Err(e) => {
+            let mut flow = proxy.flows.begin(Direction::Outbound, source, stranger(local));
+            flow.failed(reason::INTERNAL, format!("{:#}", anyhow::Error::from(e)));
+            return refuse(&stream);
+        }
+    };
+    let mut flow = proxy.flows.begin(Direction::Outbound, source, stranger(destination));
+    flow.generation = snapshot.generation();
+    let Resolved { service, route } = resolve(
+        &snapshot,
+        &pod.uid,
+        destination,
+        |ip| proxy.pods.by_ip(ip).is_some(),
+        |service, count| proxy.balancer.next(service, count),
+    );
+    flow.service = service;
+    match route {
+        Route::Refuse { reason, why } => {
+            flow.dropped(reason, why);
+            refuse(&stream);
+        }
+        Route::Local { workload, target } => {
+            flow.destination = party(&workload, target);
+            local_pod(proxy, pod, &snapshot, stream, &workload, target, flow).await;
+        }
+        Route::Tunnel { workload, target } => {
+            flow.destination = party(&workload, target);
+            tunnel(proxy, pod, stream, own.as_deref(), &workload, target, flow).await;
+        }
+        Route::Own { workload, target } => {
+            flow.destination = party(&workload, target);
+            flow.path = Some(Path::Local);
+            flow.security = Security::KernelAttested;
+            let dialled = dial::application(&proxy.datapath, pod, target, client).await;
+            outside_policy(stream, dialled, flow).await;
+        }
+        Route::Passthrough { workload, target } => {
+            if let Some(workload) = workload {
+                flow.destination = party(&workload, target);
+                // Nobody proves it, and nobody checks it.
+                flow.destination.identity = None;
+            }
+            flow.path = Some(Path::Passthrough);
+            let dialled = dial::from_pod(pod, target).await;
+            outside_policy(stream, dialled, flow).await;
+        }
+    }
+}
+
+/// To a redirected pod of this node: this agent is the destination's too and decides.
+async fn local_pod(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    snapshot: &Snapshot,
+    stream: TcpStream,
+    workload: &Arc<Workload>,
+    target: SocketAddr,
+    mut flow: OpenFlow,
+) {
+    flow.path = Some(Path::Local);
+    flow.security = Security::KernelAttested;
+    let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip: pod.ip, destination: target };
+    let permit = match snapshot.authorize(workload, &connection) {
+        Ok(permit) => permit,
+        Err(denied) => {
+            flow.denied(&denied);
+            return refuse(&stream);
+        }
+    };
+    flow.permitted(&permit);
+    let Some(target_pod) = proxy.pods.by_ip(target.ip()) else {
+        flow.failed(reason::CONNECT, "the destination pod left");
+        return refuse(&stream);
+    };
+    match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
+        Ok(server) => {
+            let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
+            forward(&permit, socket(stream), socket(server), denied, &mut flow).await;
+        }
+        Err(e) => {
+            flow.failed(reason::CONNECT, e);
+            refuse(&stream);
+        }
+    }
+}
+
+/// To a mesh workload elsewhere: its own agent decides.
+async fn tunnel(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+    own: Option<&Workload>,
+    workload: &Arc<Workload>,
+    target: SocketAddr,
+    mut flow: OpenFlow,
+) {
+    flow.path = Some(Path::Tunnel);
+    let Some(certificate) = proxy.certificates.current(&pod.identity) else {
+        flow.failed(reason::NO_CERTIFICATE, format!("no valid certificate for {}", pod.identity));
+        return refuse(&stream);
+    };
+    let key = PoolKey {
+        source_pod: pod.key(),
+        source: pod.identity.clone(),
+        destination: workload.identity.clone(),
+        address: SocketAddr::new(target.ip(), proxy.hbone_port),
+    };
+    let request =
+        ConnectRequest { authority: target, forwarded: flow.source.address, baggage: own.map(|own| baggage(own)) };
+    let hbone = key.address;
+    let dialler = Arc::clone(pod);
+    let dial = move || {
+        let pod = Arc::clone(&dialler);
+        async move { dial::from_pod(&pod, hbone).await }
+    };
+    let opened = tokio::time::timeout(ANSWER, proxy.pool.open(&key, &certificate, dial, &request)).await;
+    let Ok(opened) = opened else {
+        flow.failed(reason::CONNECT, format!("{hbone} gave no answer within {} s", ANSWER.as_secs()));
+        return refuse(&stream);
+    };
+    match opened {
+        Ok((server, tls)) => {
+            flow.security = Security::MutualTls;
+            flow.tls = Some((tls.version, tls.cipher));
+            outside_policy_of(stream, server, flow).await;
+        }
+        Err(TunnelError::Refused { status, reason, .. }) => {
+            let why = format!("the destination's agent refused: {status} {reason}");
+            let code = if reason.is_empty() { reason::PEER_REFUSED.to_owned() } else { reason };
+            flow.failed(code, why);
+            // Whether it was a decision or a failure over there, the status tells.
+            if matches!(status.as_u16(), 401 | 403) {
+                flow.verdict = crate::telemetry::Verdict::Dropped;
+            }
+            refuse(&stream);
+        }
+        Err(e) => {
+            flow.failed(e.code(), &e);
+            refuse(&stream);
+        }
+    }
+}
+
+/// Connections on which this agent has no decision to make: their destination is outside the mesh or decides itself.
+async fn outside_policy(stream: TcpStream, dialled: std::io::Result<TcpStream>, mut flow: OpenFlow) {
+    match dialled {
+        Ok(server) => outside_policy_of(stream, socket(server), flow).await,
+        Err(e) => {
+            flow.failed(reason::CONNECT, e);
+            refuse(&stream);
+        }
+    }
+}
+
+async fn outside_policy_of(stream: TcpStream, server: impl End, mut flow: OpenFlow) {
+    forward(&Permit::outside_policy(), socket(stream), server, std::future::pending(), &mut flow).await;
+}
+
+/// W3C baggage as the ambient ecosystem writes it: a hint for telemetry.
+fn baggage(own: &Workload) -> String {
+    format!(
+        "k8s.cluster.name={},k8s.namespace.name={},k8s.pod.name={},service.name={},service.version={}",
+        own.cluster, own.namespace, own.name, own.canonical_name, own.canonical_revision
+    )
+}

@@ -1,0 +1,92 @@
+//! Where a connection goes, from what the client dialled and the configuration. Pure.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use mesh_common::model::{Service, ServiceName, Tunnel, Workload};
+
+use crate::{state::Snapshot, telemetry::reason};
+
+/// The answer.
+#[derive(Debug)]
+pub struct Resolved {
+    /// The service that was dialled, if it was one.
+    pub service: Option<ServiceName>,
+    pub route: Route,
+}
+
+#[derive(Debug)]
+pub enum Route {
+    /// A redirected pod of this node.
+    Local { workload: Arc<Workload>, target: SocketAddr },
+    /// A mesh workload elsewhere.
+    Tunnel { workload: Arc<Workload>, target: SocketAddr },
+    /// The caller itself, by way of its service.
+    Own { workload: Arc<Workload>, target: SocketAddr },
+    /// Outside the mesh.
+    Passthrough { workload: Option<Arc<Workload>>, target: SocketAddr },
+    /// A reason code, and why for people.
+    Refuse { reason: &'static str, why: String },
+}
+
+/// `redirected_here` says whether a pod with that address is redirected on this node; `choose` picks one of n
+/// endpoints of a service.
+pub fn resolve(
+    snapshot: &Snapshot,
+    source_uid: &str,
+    destination: SocketAddr,
+    redirected_here: impl Fn(IpAddr) -> bool,
+    choose: impl FnOnce(&ServiceName, usize) -> usize,
+) -> Resolved {
+    let here = |ip| redirected_here(ip);
+    let Some(service) = snapshot.service_by_address(destination.ip()) else {
+        let workload = snapshot.workload_by_address(destination.ip()).cloned();
+        return Resolved { service: None, route: to_workload(workload, source_uid, destination, here) };
+    };
+    let name = service.service_name();
+    let route = match endpoint(snapshot, service, &name, destination.port(), choose) {
+        Ok((workload, target)) => to_workload(Some(workload), source_uid, target, here),
+        Err((reason, why)) => Route::Refuse { reason, why },
+    };
+    Resolved { service: Some(name), route }
+}
+
+fn to_workload(
+    workload: Option<Arc<Workload>>,
+    source_uid: &str,
+    target: SocketAddr,
+    redirected_here: impl Fn(IpAddr) -> bool,
+) -> Route {
+    match workload {
+        Some(workload) if workload.uid == source_uid => Route::Own { workload, target },
+        Some(workload) if redirected_here(target.ip()) => Route::Local { workload, target },
+        Some(workload) if workload.tunnel == Tunnel::Hbone => Route::Tunnel { workload, target },
+        workload => Route::Passthrough { workload, target },
+    }
+}
+
+fn endpoint(
+    snapshot: &Snapshot,
+    service: &Service,
+    name: &ServiceName,
+    port: u16,
+    choose: impl FnOnce(&ServiceName, usize) -> usize,
+) -> Result<(Arc<Workload>, SocketAddr), (&'static str, String)> {
+    if !service.ports.iter().any(|p| p.port == port) {
+        return Err((reason::NO_SUCH_PORT, format!("service {name} has no port {port}")));
+    }
+    let target = |workload: &Workload| {
+        let port = workload.services.get(name)?.iter().find(|p| p.port == port && p.target != 0)?.target;
+        let ip = workload.addresses.iter().find(|ip| ip.is_ipv4())?;
+        Some(SocketAddr::new(*ip, port))
+    };
+    let healthy: Vec<_> =
+        snapshot.endpoints(name).iter().filter(|w| w.healthy).filter_map(|w| Some((w, target(w)?))).collect();
+    if healthy.is_empty() {
+        return Err((reason::NO_HEALTHY_ENDPOINT, format!("service {name} has no healthy endpoint for port {port}")));
+    }
+    let (workload, target) = healthy[choose(name, healthy.len()) % healthy.len()];
+    Ok((Arc::clone(workload), target))
+}

@@ -1,0 +1,144 @@
+//! One consistent view of the mesh, and the questions asked of it. Pure: no I/O, nothing waits.
+
+mod write;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use mesh_common::model::{
+    self, Connection, Denied, LocalPod, Permit, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
+};
+
+use super::index::Index;
+
+/// The mesh at one generation. It never changes; readers hold it as long as they like.
+///
+/// Tables are shared between generations: one applied batch copies the tables it touches (keys and pointers, never
+/// the objects), so it costs time in the size of these tables, at most the number of workloads, services or policies
+/// of the mesh, and not in the number of readers. Lookups take constant time.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    generation: u64,
+    workloads: Arc<HashMap<String, Arc<Workload>>>,
+    services: Arc<HashMap<ServiceName, Arc<Service>>>,
+    policies: Arc<HashMap<PolicyName, Arc<Policy>>>,
+    pods: Arc<BTreeMap<String, Arc<LocalPod>>>,
+
+    // Indices of the above; `write` keeps them.
+    by_address: Index<IpAddr, Workload>,
+    by_name: Index<(String, String), Workload>,
+    endpoints: Index<ServiceName, Workload>,
+    by_virtual_address: Index<IpAddr, Service>,
+    /// Policies with [`model::Scope::Global`] under `None`, with [`model::Scope::Namespace`] under their namespace.
+    scoped: Arc<HashMap<Option<String>, PoliciesByName>>,
+}
+
+type PoliciesByName = BTreeMap<PolicyName, Arc<Policy>>;
+
+/// The policies that decide on connections to one workload.
+#[derive(Clone, Debug, Default)]
+pub struct Applicable<'a> {
+    /// Mesh-wide ones by name, those of the namespace by name, then those that the workload names, in its order.
+    /// None stands twice.
+    pub policies: Vec<&'a Arc<Policy>>,
+    /// The first policy that the workload names and nobody has: it must deny.
+    pub unknown: Option<&'a PolicyName>,
+}
+
+impl Snapshot {
+    /// Rises by one with each accepted change; 0 is the empty state before the first.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
+        self.workloads.get(uid)
+    }
+
+    /// The workload that owns an address; an IPv4-mapped IPv6 address is the IPv4 one. The node's own address, which
+    /// host-network workloads share, belongs to none of them.
+    ///
+    /// While two claim one address (a pod's address handed on before its removal arrives), one that is reached by
+    /// mTLS wins, since its peer must still prove its identity; then the first by uid.
+    pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
+        let claimants = self.by_address.of(&address.to_canonical());
+        claimants.iter().find(|w| w.tunnel == Tunnel::Hbone).or(claimants.first())
+    }
+
+    /// The pod of that name; of several clusters' pods the first by uid.
+    pub fn workload_by_name(&self, namespace: &str, pod: &str) -> Option<&Arc<Workload>> {
+        self.by_name.of(&(namespace.to_owned(), pod.to_owned())).first()
+    }
+
+    #[cfg(test)]
+    pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The service of a virtual address, in either form of an IPv4 address; of several the first by name.
+    pub fn service_by_address(&self, address: IpAddr) -> Option<&Arc<Service>> {
+        self.by_virtual_address.of(&address.to_canonical()).first()
+    }
+
+    /// The workloads that serve a service, healthy or not, by uid. They may be known before the service itself is.
+    pub fn endpoints(&self, service: &ServiceName) -> &[Arc<Workload>] {
+        self.endpoints.of(service)
+    }
+
+    /// The pods of this node, by uid.
+    #[cfg(test)]
+    pub fn local_pods(&self) -> impl ExactSizeIterator<Item = &Arc<LocalPod>> {
+        self.pods.values()
+    }
+
+    /// A node has few pods: this searches them.
+    pub fn local_pod(&self, namespace: &str, name: &str) -> Option<&Arc<LocalPod>> {
+        self.pods.values().find(|pod| pod.namespace == namespace && pod.name == name)
+    }
+
+    #[cfg(test)]
+    pub fn policy(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
+        self.policies.get(name)
+    }
+
+    /// In no particular order.
+    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// In no particular order.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// In no particular order.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<Policy>> {
+        self.policies.values()
+    }
+
+    pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> Applicable<'a> {
+        let scoped = |key: Option<String>| self.scoped.get(&key).into_iter().flat_map(BTreeMap::values);
+        let mut policies: Vec<_> = scoped(None).chain(scoped(Some(workload.namespace.clone()))).collect();
+        let mut unknown = None;
+        for name in &workload.policies {
+            match self.policies.get(name) {
+                // Named and in scope at once, or named twice.
+                Some(policy) if policies.iter().any(|known| Arc::ptr_eq(known, policy)) => {}
+                Some(policy) => policies.push(policy),
+                None => {
+                    unknown.get_or_insert(name);
+                }
+            }
+        }
+        Applicable { policies, unknown }
+    }
+
+    /// May this connection reach this workload? See [`model::authorize`].
+    pub fn authorize(&self, destination: &Workload, connection: &Connection) -> Result<Permit, Denied> {
+        let Applicable { policies, unknown } = self.policies_of(destination);
+        model::authorize(policies.iter().map(|policy| &***policy), unknown, connection)
+    }
+}

@@ -1,0 +1,125 @@
+//! How the store changes its copy of a snapshot. Each function keeps the table and its indices together and returns
+//! whether anything changed; one that changes nothing copies nothing.
+
+use std::sync::Arc;
+
+use mesh_common::model::{LocalPod, Policy, PolicyName, Scope, Service, ServiceName, Workload};
+
+use super::Snapshot;
+
+impl Snapshot {
+    pub(in crate::state) fn next_generation(&mut self) {
+        self.generation += 1;
+    }
+
+    pub(in crate::state) fn put_workload(&mut self, workload: Workload) -> bool {
+        if self.workloads.get(&workload.uid).is_some_and(|known| **known == workload) {
+            return false;
+        }
+        self.remove_workload(&workload.uid);
+        let workload = Arc::new(workload);
+        if !workload.host_network {
+            for address in &workload.addresses {
+                self.by_address.insert(address.to_canonical(), &workload);
+            }
+        }
+        self.by_name.insert((workload.namespace.clone(), workload.name.clone()), &workload);
+        for service in workload.services.keys() {
+            self.endpoints.insert(service.clone(), &workload);
+        }
+        Arc::make_mut(&mut self.workloads).insert(workload.uid.clone(), workload);
+        true
+    }
+
+    pub(in crate::state) fn remove_workload(&mut self, uid: &str) -> bool {
+        if !self.workloads.contains_key(uid) {
+            return false;
+        }
+        let Some(old) = Arc::make_mut(&mut self.workloads).remove(uid) else { return false };
+        for address in &old.addresses {
+            self.by_address.remove(&address.to_canonical(), &old);
+        }
+        self.by_name.remove(&(old.namespace.clone(), old.name.clone()), &old);
+        for service in old.services.keys() {
+            self.endpoints.remove(service, &old);
+        }
+        true
+    }
+
+    pub(in crate::state) fn put_service(&mut self, service: Service) -> bool {
+        let name = service.service_name();
+        if self.services.get(&name).is_some_and(|known| **known == service) {
+            return false;
+        }
+        self.remove_service(&name);
+        let service = Arc::new(service);
+        for address in &service.addresses {
+            self.by_virtual_address.insert(address.to_canonical(), &service);
+        }
+        Arc::make_mut(&mut self.services).insert(name, service);
+        true
+    }
+
+    pub(in crate::state) fn remove_service(&mut self, name: &ServiceName) -> bool {
+        if !self.services.contains_key(name) {
+            return false;
+        }
+        let Some(old) = Arc::make_mut(&mut self.services).remove(name) else { return false };
+        for address in &old.addresses {
+            self.by_virtual_address.remove(&address.to_canonical(), &old);
+        }
+        true
+    }
+
+    pub(in crate::state) fn put_policy(&mut self, policy: Policy) -> bool {
+        if self.policies.get(&policy.name).is_some_and(|known| **known == policy) {
+            return false;
+        }
+        self.remove_policy(&policy.name);
+        let policy = Arc::new(policy);
+        if let Some(key) = scope_key(&policy) {
+            let scoped = Arc::make_mut(&mut self.scoped).entry(key).or_default();
+            scoped.insert(policy.name.clone(), Arc::clone(&policy));
+        }
+        Arc::make_mut(&mut self.policies).insert(policy.name.clone(), policy);
+        true
+    }
+
+    pub(in crate::state) fn remove_policy(&mut self, name: &PolicyName) -> bool {
+        if !self.policies.contains_key(name) {
+            return false;
+        }
+        let Some(old) = Arc::make_mut(&mut self.policies).remove(name) else { return false };
+        if let Some(key) = scope_key(&old) {
+            let scoped = Arc::make_mut(&mut self.scoped);
+            if let Some(names) = scoped.get_mut(&key) {
+                names.remove(name);
+                if names.is_empty() {
+                    scoped.remove(&key);
+                }
+            }
+        }
+        true
+    }
+
+    pub(in crate::state) fn put_pod(&mut self, pod: LocalPod) -> bool {
+        if self.pods.get(&pod.uid).is_some_and(|known| **known == pod) {
+            return false;
+        }
+        Arc::make_mut(&mut self.pods).insert(pod.uid.clone(), Arc::new(pod));
+        true
+    }
+
+    pub(in crate::state) fn remove_pod(&mut self, uid: &str) -> bool {
+        self.pods.contains_key(uid) && Arc::make_mut(&mut self.pods).remove(uid).is_some()
+    }
+}
+
+/// Where a policy that nobody needs to name is found.
+fn scope_key(policy: &Policy) -> Option<Option<String>> {
+    match policy.scope {
+        Scope::Global => Some(None),
+        Scope::Namespace => Some(Some(policy.name.namespace.clone())),
+        Scope::WorkloadSelector => None,
+    }
+}

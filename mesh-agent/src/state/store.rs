@@ -1,0 +1,139 @@
+//! The one writer of the mesh's state. It publishes immutable snapshots; readers watch or take the newest.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mesh_common::model::{LocalPod, Policy, Service, ServiceName, Workload};
+use tokio::sync::watch;
+
+use super::Snapshot;
+
+/// A batch of changes that becomes visible at once. Removals come first, so a name that stands in both ends up held.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    pub removals: Vec<(Kind, String)>,
+    /// Resource name and content.
+    pub upserts: Vec<(String, Object)>,
+}
+
+/// The spaces of resource names: the same name in two of them is two resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Workloads, named by their uid, and services, named `namespace/hostname`.
+    Address,
+    /// Named `namespace/name`.
+    Policy,
+    /// Named by the uid of the pod's workload.
+    LocalPod,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and most objects are workloads")]
+pub enum Object {
+    Workload(Workload),
+    Service(Service),
+    Policy(Policy),
+    LocalPod(LocalPod),
+}
+
+/// Why a batch was refused; nothing of it was applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("resource `{resource}`: its content is named `{content}`")]
+    NameMismatch { resource: String, content: String },
+}
+
+/// The writer. Changes are applied in the order of the calls.
+pub struct Store {
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    /// Held while the next snapshot is made.
+    writer: Mutex<()>,
+}
+
+impl Object {
+    /// The only name under which this may be stored.
+    pub fn resource_name(&self) -> String {
+        match self {
+            Self::Workload(workload) => workload.uid.clone(),
+            Self::Service(service) => service.service_name().to_string(),
+            Self::Policy(policy) => policy.name.to_string(),
+            Self::LocalPod(pod) => pod.uid.clone(),
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { snapshots: watch::Sender::new(Arc::default()), writer: Mutex::default() }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("generation", &self.snapshot().generation()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Changed once a generation; a slow reader sees the newest only.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    /// Applies the whole batch or nothing, and returns the state after it. The generation rises by one if the batch
+    /// changed anything; otherwise nobody is woken. Removing a name that is not held changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NameMismatch`] if a resource's name is not that of its content.
+    pub fn apply(&self, delta: Delta) -> Result<Arc<Snapshot>, StoreError> {
+        let Delta { removals, upserts } = delta;
+        for (name, object) in &upserts {
+            let content = object.resource_name();
+            if content != *name {
+                return Err(StoreError::NameMismatch { resource: name.clone(), content });
+            }
+        }
+
+        // A writer that panicked has published nothing.
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Snapshot::clone(&self.snapshots.borrow());
+        let mut changed = false;
+        for (kind, name) in &removals {
+            changed |= remove(&mut next, *kind, name);
+        }
+        for (name, object) in upserts {
+            changed |= match object {
+                // One name is one address: the other type that held it is gone.
+                Object::Workload(workload) => remove_service(&mut next, &name) | next.put_workload(workload),
+                Object::Service(service) => next.remove_workload(&name) | next.put_service(service),
+                Object::Policy(policy) => next.put_policy(policy),
+                Object::LocalPod(pod) => next.put_pod(pod),
+            };
+        }
+        if changed {
+            next.next_generation();
+            self.snapshots.send_replace(Arc::new(next));
+        }
+        Ok(self.snapshot())
+    }
+}
+
+/// The names of what is held are those of the contents, so a name leads to its object without a table of names.
+fn remove(snapshot: &mut Snapshot, kind: Kind, name: &str) -> bool {
+    match kind {
+        Kind::Address => snapshot.remove_workload(name) | remove_service(snapshot, name),
+        Kind::Policy => name.parse().is_ok_and(|name| snapshot.remove_policy(&name)),
+        Kind::LocalPod => snapshot.remove_pod(name),
+    }
+}
+
+fn remove_service(snapshot: &mut Snapshot, name: &str) -> bool {
+    name.parse::<ServiceName>().is_ok_and(|name| snapshot.remove_service(&name))
+}

@@ -1,0 +1,252 @@
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use mesh_common::model::{
+    Action, Clause, Connection, Identity, LocalPod, Match, Mode, Policy, PolicyName, Reason, Rule, Scope, Service,
+    ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
+};
+
+use super::{Delta, Kind, Object, Snapshot, Store, store::StoreError};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn cart() -> ServiceName {
+    "shop/cart.shop.svc.cluster.local".parse().expect("a service name")
+}
+
+fn workload(name: &str, address: &str) -> Workload {
+    Workload {
+        uid: format!("Kubernetes//Pod/shop/{name}"),
+        name: name.into(),
+        namespace: "shop".into(),
+        addresses: vec![ip(address)],
+        network: String::new(),
+        tunnel: Tunnel::Hbone,
+        identity: Identity::new("cluster.local", "shop", "default").expect("an identity"),
+        node: "n1".into(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+        kind: WorkloadKind::Pod,
+        workload_name: name.into(),
+        policies: vec![],
+        healthy: true,
+        cluster: "Kubernetes".into(),
+        host_network: false,
+        services: BTreeMap::from([(cart(), vec![ServicePort { port: 80, target: 8080 }])]),
+    }
+}
+
+fn service(address: &str) -> Service {
+    Service {
+        name: "cart".into(),
+        namespace: "shop".into(),
+        hostname: cart().hostname,
+        addresses: vec![ip(address)],
+        ports: vec![ServicePort { port: 80, target: 8080 }],
+    }
+}
+
+fn policy(namespace: &str, name: &str, scope: Scope, action: Action) -> Policy {
+    Policy {
+        name: PolicyName { namespace: namespace.into(), name: name.into() },
+        scope,
+        action,
+        rules: vec![],
+        dry_run: false,
+    }
+}
+
+fn pod(name: &str, mode: Mode) -> LocalPod {
+    LocalPod {
+        uid: format!("Kubernetes//Pod/shop/{name}"),
+        pod_uid: format!("uid-{name}"),
+        namespace: "shop".into(),
+        name: name.into(),
+        service_account: "default".into(),
+        addresses: vec![ip("10.0.0.1")],
+        mode,
+    }
+}
+
+fn put(store: &Store, objects: impl IntoIterator<Item = Object>) -> Arc<Snapshot> {
+    let upserts = objects.into_iter().map(|object| (object.resource_name(), object)).collect();
+    store.apply(Delta { upserts, removals: vec![] }).expect("accepted")
+}
+
+fn remove(store: &Store, kind: Kind, name: &str) -> Arc<Snapshot> {
+    store.apply(Delta { removals: vec![(kind, name.into())], upserts: vec![] }).expect("accepted")
+}
+
+fn uids(workloads: &[Arc<Workload>]) -> Vec<&str> {
+    workloads.iter().map(|w| w.name.as_str()).collect()
+}
+
+fn names(snapshot: &Snapshot, workload: &Workload) -> Vec<String> {
+    snapshot.policies_of(workload).policies.iter().map(|p| p.name.to_string()).collect()
+}
+
+#[test]
+fn finds_what_was_put_by_every_key_and_nothing_after_removal() {
+    let store = Store::default();
+    let snapshot = put(
+        &store,
+        [
+            Object::Workload(workload("b", "10.0.0.2")),
+            Object::Workload(workload("a", "10.0.0.1")),
+            Object::Service(service("10.96.0.1")),
+            Object::LocalPod(pod("a", Mode::Mesh)),
+        ],
+    );
+    assert_eq!(snapshot.generation(), 1);
+    assert_eq!(snapshot.workload("Kubernetes//Pod/shop/a").expect("by uid").name, "a");
+    assert_eq!(snapshot.workload_by_address(ip("10.0.0.2")).expect("by address").name, "b");
+    assert_eq!(snapshot.workload_by_address(ip("::ffff:10.0.0.2")).expect("by mapped address").name, "b");
+    assert_eq!(snapshot.workload_by_name("shop", "a").expect("by name").name, "a");
+    assert_eq!(snapshot.service(&cart()).expect("by name").name, "cart");
+    assert_eq!(snapshot.service_by_address(ip("::ffff:10.96.0.1")).expect("by address").name, "cart");
+    assert_eq!(uids(snapshot.endpoints(&cart())), ["a", "b"]);
+    assert_eq!(snapshot.local_pod("shop", "a").expect("local").mode, Mode::Mesh);
+    assert_eq!(snapshot.local_pods().len(), 1);
+
+    let service_name = cart().to_string();
+    for (kind, name) in [
+        (Kind::Address, "Kubernetes//Pod/shop/a"),
+        (Kind::Address, "Kubernetes//Pod/shop/b"),
+        (Kind::Address, service_name.as_str()),
+        (Kind::LocalPod, "Kubernetes//Pod/shop/a"),
+    ] {
+        remove(&store, kind, name);
+    }
+    let after = store.snapshot();
+    assert_eq!(after.generation(), 5);
+    assert_eq!(after.workloads().len() + after.services().len() + after.local_pods().len(), 0);
+    assert!(after.workload_by_address(ip("10.0.0.1")).is_none() && after.workload_by_name("shop", "a").is_none());
+    assert!(after.service_by_address(ip("10.96.0.1")).is_none() && after.endpoints(&cart()).is_empty());
+    assert_eq!(uids(snapshot.endpoints(&cart())), ["a", "b"], "a snapshot never changes");
+}
+
+#[test]
+fn an_update_moves_addresses_and_services() {
+    let store = Store::default();
+    put(&store, [Object::Workload(workload("a", "10.0.0.1"))]);
+    let mut moved = workload("a", "10.0.0.9");
+    moved.services.clear();
+    let snapshot = put(&store, [Object::Workload(moved)]);
+    assert!(snapshot.workload_by_address(ip("10.0.0.1")).is_none());
+    assert_eq!(snapshot.workload_by_address(ip("10.0.0.9")).expect("moved").name, "a");
+    assert!(snapshot.endpoints(&cart()).is_empty());
+    assert_eq!(snapshot.workloads().len(), 1);
+}
+
+#[test]
+fn host_network_workloads_own_no_address() {
+    let store = Store::default();
+    let on_host = |name| Workload { host_network: true, ..workload(name, "192.168.0.1") };
+    let snapshot = put(&store, [Object::Workload(on_host("a")), Object::Workload(on_host("b"))]);
+    assert!(snapshot.workload_by_address(ip("192.168.0.1")).is_none());
+    assert_eq!(uids(snapshot.endpoints(&cart())), ["a", "b"]);
+}
+
+#[test]
+fn of_two_claimants_of_an_address_the_authenticated_one_wins() {
+    let store = Store::default();
+    let plain = Workload { tunnel: Tunnel::None, ..workload("a", "10.0.0.1") };
+    let snapshot = put(&store, [Object::Workload(plain), Object::Workload(workload("b", "10.0.0.1"))]);
+    assert_eq!(snapshot.workload_by_address(ip("10.0.0.1")).expect("claimed").name, "b");
+    let snapshot = remove(&store, Kind::Address, "Kubernetes//Pod/shop/b");
+    assert_eq!(snapshot.workload_by_address(ip("10.0.0.1")).expect("the other still").name, "a");
+}
+
+#[test]
+fn generation_rises_only_with_change() {
+    let store = Store::default();
+    let mut watch = store.subscribe();
+    assert_eq!(put(&store, [Object::Workload(workload("a", "10.0.0.1"))]).generation(), 1);
+    assert!(watch.has_changed().expect("open"));
+    watch.mark_unchanged();
+    assert_eq!(put(&store, [Object::Workload(workload("a", "10.0.0.1"))]).generation(), 1);
+    assert_eq!(remove(&store, Kind::Address, "Kubernetes//Pod/shop/other").generation(), 1);
+    assert_eq!(remove(&store, Kind::Policy, "Kubernetes//Pod/shop/a").generation(), 1);
+    assert!(!watch.has_changed().expect("open"));
+    let both = [Object::LocalPod(pod("a", Mode::None)), Object::Service(service("10.96.0.1"))];
+    assert_eq!(put(&store, both).generation(), 2);
+}
+
+#[test]
+fn a_wrong_name_refuses_the_whole_batch() {
+    let store = Store::default();
+    let good = Object::Workload(workload("a", "10.0.0.1"));
+    let upserts = vec![(good.resource_name(), good), ("shop/other".into(), Object::Service(service("10.96.0.1")))];
+    let error = store.apply(Delta { upserts, removals: vec![] }).expect_err("refused");
+    assert_eq!(error, StoreError::NameMismatch { resource: "shop/other".into(), content: cart().to_string() });
+    assert_eq!(store.snapshot().generation(), 0);
+    assert!(store.snapshot().workload("Kubernetes//Pod/shop/a").is_none());
+}
+
+#[test]
+fn an_address_name_is_one_object() {
+    let store = Store::default();
+    put(&store, [Object::Service(service("10.96.0.1"))]);
+    let taken = Workload { uid: cart().to_string(), ..workload("a", "10.0.0.1") };
+    let snapshot = put(&store, [Object::Workload(taken)]);
+    assert!(snapshot.service(&cart()).is_none() && snapshot.service_by_address(ip("10.96.0.1")).is_none());
+    let snapshot = put(&store, [Object::Service(service("10.96.0.1"))]);
+    assert_eq!((snapshot.workloads().len(), snapshot.services().len()), (0, 1));
+}
+
+#[test]
+fn policies_stand_in_order_of_scope_and_none_twice() {
+    let store = Store::default();
+    let named = |text: &str| text.parse::<PolicyName>().expect("a policy name");
+    put(
+        &store,
+        [
+            policy("shop", "by-label", Scope::WorkloadSelector, Action::Allow),
+            policy("shop", "all", Scope::Namespace, Action::Allow),
+            policy("istio-system", "z", Scope::Global, Action::Deny),
+            policy("istio-system", "a", Scope::Global, Action::Deny),
+            policy("other", "all", Scope::Namespace, Action::Deny),
+            policy("shop", "unnamed", Scope::WorkloadSelector, Action::Deny),
+        ]
+        .map(Object::Policy),
+    );
+    let mut target = workload("a", "10.0.0.1");
+    target.policies = vec![named("shop/by-label"), named("istio-system/a"), named("shop/by-label")];
+    let snapshot = store.snapshot();
+    assert_eq!(names(&snapshot, &target), ["istio-system/a", "istio-system/z", "shop/all", "shop/by-label"]);
+    assert_eq!(snapshot.policies_of(&target).unknown, None);
+
+    // A change of scope moves it.
+    let snapshot = put(&store, [Object::Policy(policy("istio-system", "z", Scope::Namespace, Action::Deny))]);
+    assert_eq!(names(&snapshot, &target), ["istio-system/a", "shop/all", "shop/by-label"]);
+    let snapshot = remove(&store, Kind::Policy, "shop/by-label");
+    assert_eq!(snapshot.policies_of(&target).unknown, Some(&named("shop/by-label")));
+    assert!(snapshot.policy(&named("shop/by-label")).is_none());
+    assert_eq!(snapshot.policies().len(), 5);
+}
+
+#[test]
+fn decides_by_the_policies_of_the_destination() {
+    let store = Store::default();
+    let mut strict = policy("istio-system", Policy::STRICT_STATIC, Scope::WorkloadSelector, Action::Deny);
+    let no_identity = Match { not_principals: vec![StringMatch::Presence], ..Match::default() };
+    strict.rules = vec![Rule { clauses: vec![Clause { matches: vec![no_identity] }] }];
+    let mut target = workload("a", "10.0.0.1");
+    target.policies = vec![strict.name.clone()];
+    let plaintext = Connection {
+        source_identity: None,
+        source_ip: ip("10.0.0.2"),
+        destination: SocketAddr::new(ip("10.0.0.1"), 8080),
+    };
+    let snapshot = store.snapshot();
+    assert_eq!(snapshot.authorize(&target, &plaintext).expect_err("not known yet").reason, Reason::PolicyUnknown);
+    let snapshot = put(&store, [Object::Policy(strict)]);
+    assert_eq!(snapshot.authorize(&target, &plaintext).expect_err("STRICT").reason, Reason::PlaintextStrict);
+    let mesh = Connection { source_identity: Some(target.identity.clone()), ..plaintext };
+    assert_eq!(snapshot.authorize(&target, &mesh).expect("permitted").policy(), None);
+}

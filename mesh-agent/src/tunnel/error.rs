@@ -1,0 +1,118 @@
+//! Why a tunnel did not come about, with codes that metrics and flow records keep.
+
+use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::StatusCode;
+
+use crate::identity::{self, Identity};
+
+/// Why [`Pool::open`](super::Pool::open) gave no stream. Clones: openers that shared a handshake share its failure.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TunnelError {
+    #[error("{address} cannot be reached: {source}")]
+    Connect { address: SocketAddr, source: Arc<io::Error> },
+    #[error("{address} did not answer within {after:?}")]
+    ConnectTimeout { address: SocketAddr, after: Duration },
+    #[error("TLS with {address} failed: {source}")]
+    Tls { address: SocketAddr, source: Arc<rustls::Error> },
+    #[error("TLS with {address} broke off: {source}")]
+    TlsIo { address: SocketAddr, source: Arc<io::Error> },
+    #[error("{address} did not finish the TLS handshake within {after:?}")]
+    TlsTimeout { address: SocketAddr, after: Duration },
+    /// Authenticated, but as somebody else.
+    #[error("{address} is not who it should be: {reason}")]
+    Identity { address: SocketAddr, reason: String },
+    #[error("the certificate is for `{certificate}`, the source is `{asked}`")]
+    WrongCertificate { certificate: Box<Identity>, asked: Box<Identity> },
+    #[error("{0} does not speak HTTP/2 inside TLS")]
+    Alpn(SocketAddr),
+    #[error("HTTP/2 with {address} failed: {source}")]
+    Http2 { address: SocketAddr, source: Arc<h2::Error> },
+    /// The peer's agent gave up on the stream without saying why.
+    #[error("{address} reset the stream before answering: {source}")]
+    Reset { address: SocketAddr, source: Arc<h2::Error> },
+    /// The peer's agent said no. `reason` is its word, empty if it gave none.
+    #[error("{address} refused: {status} {reason}")]
+    Refused { address: SocketAddr, status: StatusCode, reason: String },
+    /// [`Pool::forget_source`](super::Pool::forget_source) came in between.
+    #[error("the source pod is gone")]
+    SourceGone,
+}
+
+/// Why [`serve`](super::serve) ended other than by the peer or by draining.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the client did not finish the TLS handshake within {0:?}")]
+    TlsTimeout(Duration),
+    #[error("TLS with the client failed: {0}")]
+    Tls(#[source] io::Error),
+    #[error("the client presented no certificate")]
+    NoClientCertificate,
+    #[error("the client's certificate names no peer of ours: {0}")]
+    Identity(String),
+    #[error("the client did not offer HTTP/2 inside TLS")]
+    Alpn,
+    #[error("the HTTP/2 handshake with the client failed: {0}")]
+    Handshake(#[source] h2::Error),
+    #[error("the client did not finish the HTTP/2 handshake within {0:?}")]
+    HandshakeTimeout(Duration),
+    #[error("the connection with the client failed: {0}")]
+    Connection(#[source] h2::Error),
+    #[error("the client stopped answering")]
+    Unresponsive,
+}
+
+impl TunnelError {
+    /// The response flag of flow records and metrics. Stable.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Reset { .. } | Self::SourceGone => "CONNECT",
+            Self::Tls { .. } | Self::TlsIo { .. } | Self::TlsTimeout { .. } => "TLS_FAILURE",
+            Self::Identity { .. } | Self::WrongCertificate { .. } => "IDENTITY_ERROR",
+            Self::Alpn(_) | Self::Http2 { .. } => "H2_HANDSHAKE_FAILURE",
+            Self::Refused { .. } => "REFUSED",
+        }
+    }
+
+    /// From a failed TLS handshake.
+    pub(super) fn handshake(address: SocketAddr, error: io::Error) -> Self {
+        match tls_error(&error) {
+            Some(tls) => Self::tls(address, tls),
+            None => Self::TlsIo { address, source: Arc::new(error) },
+        }
+    }
+
+    pub(super) fn tls(address: SocketAddr, error: &rustls::Error) -> Self {
+        match identity::refusal(error) {
+            Some(reason) => Self::Identity { address, reason: reason.to_string() },
+            None => Self::Tls { address, source: Arc::new(error.clone()) },
+        }
+    }
+}
+
+impl ServeError {
+    /// The word that the failure is counted under. Stable.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TlsTimeout(_) | Self::Tls(_) => "TLS_FAILURE",
+            Self::NoClientCertificate => "NO_CLIENT_CERTIFICATE",
+            Self::Identity(_) => "IDENTITY_ERROR",
+            Self::Alpn | Self::Handshake(_) | Self::HandshakeTimeout(_) => "H2_HANDSHAKE_FAILURE",
+            Self::Connection(_) | Self::Unresponsive => "H2_CONNECTION_FAILURE",
+        }
+    }
+
+    /// From a failed TLS handshake.
+    pub(super) fn handshake(error: io::Error) -> Self {
+        match tls_error(&error) {
+            Some(rustls::Error::NoCertificatesPresented) => Self::NoClientCertificate,
+            Some(tls) if let Some(reason) = identity::refusal(tls) => Self::Identity(reason.to_string()),
+            _ => Self::Tls(error),
+        }
+    }
+}
+
+/// tokio-rustls wraps rustls' error into an I/O error.
+pub(super) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref().and_then(|inner| (inner as &(dyn Error + 'static)).downcast_ref())
+}

@@ -1,0 +1,169 @@
+//! One CONNECT stream as a socket: bytes, half-close, reset and back-pressure, mapped to HTTP/2 frames.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+/// An open stream to the peer's agent.
+///
+/// Reads: received DATA is lent out by [`AsyncBufRead`] as it lies in memory; the peer may send more only as bytes are
+/// consumed. END_STREAM is the end of file, RST_STREAM is [`io::ErrorKind::ConnectionReset`] (bytes that came before
+/// it are read first), a lost connection [`io::ErrorKind::ConnectionAborted`].
+///
+/// Writes wait until the peer has room. Shutdown sends END_STREAM and leaves reading open. Dropped before both
+/// directions have ended, the stream is reset, and what was not sent yet is lost: as with a TCP socket that is closed
+/// while its peer still sends.
+pub struct TunnelStream {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    /// Received and not yet consumed; counts against the peer's window until it is.
+    chunk: Bytes,
+    ended: bool,
+    shut: bool,
+    reset: bool,
+    /// Held for what its drop does: the stream's place in a pooled connection.
+    _place: Option<Box<dyn Send + Sync>>,
+}
+
+impl TunnelStream {
+    pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, place: Option<Box<dyn Send + Sync>>) -> Self {
+        Self { send, recv, chunk: Bytes::new(), ended: false, shut: false, reset: false, _place: place }
+    }
+
+    /// Ends the stream both ways at once: RST_STREAM(CANCEL). What was written and not sent yet is lost, as with a
+    /// TCP reset. Harmless if the stream is over already.
+    pub fn reset(&mut self) {
+        self.reset = true;
+        self.shut = true;
+        self.chunk.clear();
+        self.send.send_reset(Reason::CANCEL);
+    }
+
+    /// Ready when the peer resets the stream or the connection is lost, also while nobody reads or writes.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match ready!(self.send.poll_reset(cx)) {
+            Ok(reason) => Poll::Ready(reset_by(reason)),
+            Err(error) => Poll::Ready(io_error(error)),
+        }
+    }
+
+    /// Why nothing can be sent any more.
+    fn write_error(&mut self, cx: &mut Context<'_>) -> io::Error {
+        match self.poll_reset(cx) {
+            Poll::Ready(error) => error,
+            Poll::Pending => io::ErrorKind::BrokenPipe.into(),
+        }
+    }
+}
+
+impl AsyncBufRead for TunnelStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.reset {
+            return Poll::Ready(Err(reset_by(Reason::CANCEL)));
+        }
+        while this.chunk.is_empty() && !this.ended {
+            match ready!(this.recv.poll_data(cx)) {
+                Some(Ok(chunk)) => this.chunk = chunk,
+                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
+                None => this.ended = true,
+            }
+        }
+        Poll::Ready(Ok(&this.chunk))
+    }
+
+    fn consume(self: Pin<&mut Self>, amount: usize) {
+        let this = self.get_mut();
+        this.chunk.advance(amount);
+        // Fails only if more is released than was received, which `advance` has just excluded.
+        let _ = this.recv.flow_control().release_capacity(amount);
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let available = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let amount = available.len().min(buf.remaining());
+        buf.put_slice(&available[..amount]);
+        self.consume(amount);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.shut {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        this.send.reserve_capacity(buf.len());
+        // Polling reports growth only: room that is there already must be looked at first.
+        let mut room = this.send.capacity();
+        while room == 0 {
+            room = match ready!(this.send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
+                None => return Poll::Ready(Err(this.write_error(cx))),
+            };
+        }
+        let amount = room.min(buf.len());
+        match this.send.send_data(Bytes::copy_from_slice(&buf[..amount]), false) {
+            Ok(()) => Poll::Ready(Ok(amount)),
+            Err(_) => Poll::Ready(Err(this.write_error(cx))),
+        }
+    }
+
+    /// Nothing to do: the connection sends what it has as soon as it can.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.shut {
+            return Poll::Ready(Ok(()));
+        }
+        this.shut = true;
+        match this.send.send_data(Bytes::new(), true) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(_) => Poll::Ready(Err(this.write_error(cx))),
+        }
+    }
+}
+
+impl Drop for TunnelStream {
+    /// After a shutdown h2 itself resets the stream if the peer has not ended its side, and else sends what is left.
+    fn drop(&mut self) {
+        if !self.shut {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+impl fmt::Debug for TunnelStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelStream")
+            .field("id", &self.send.stream_id())
+            .field("ended", &self.ended)
+            .field("shut", &self.shut)
+            .finish_non_exhaustive()
+    }
+}
+
+fn reset_by(reason: Reason) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, h2::Error::from(reason))
+}
+
+fn io_error(error: h2::Error) -> io::Error {
+    let kind = if error.is_reset() { io::ErrorKind::ConnectionReset } else { io::ErrorKind::ConnectionAborted };
+    io::Error::new(kind, error)
+}

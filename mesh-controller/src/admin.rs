@@ -1,0 +1,128 @@
+//! What meshctl asks of the controller: its own knowledge, and the agents' through their links. Served on a unix
+//! socket that only the controller's user can open.
+
+mod answers;
+
+use std::{
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_common::proto::nodemesh::{ConfigKind, ConfigQuery, Item, Query, admin_server as server, item, query};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::{link::Links, publish::Published};
+
+/// The name under which the controller itself answers.
+const CONTROLLER: &str = "controller";
+/// Items that may wait for a slow reader.
+const BACKLOG: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct AdminService {
+    links: Links,
+    published: watch::Receiver<Arc<Published>>,
+}
+
+/// Opens the socket, mode 0600. One that a dead controller left behind is replaced.
+pub fn listen(path: &Path) -> Result<UnixListener> {
+    let place = || format!("--admin-socket {}", path.display());
+    if path.exists() {
+        ensure!(UnixStream::connect(path).is_err(), "{}: another controller answers there", place());
+        std::fs::remove_file(path).with_context(place)?;
+    }
+    // The process's umask keeps others out from the first moment; this is for whoever changes the umask.
+    let listener = UnixListener::bind(path).with_context(place)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(place)?;
+    Ok(listener)
+}
+
+impl AdminService {
+    pub fn new(links: Links, published: watch::Receiver<Arc<Published>>) -> Self {
+        Self { links, published }
+    }
+
+    /// What the controller itself has to say.
+    fn own(&self, query: &query::Kind) -> Result<Vec<item::Kind>, Status> {
+        let now = self.published.borrow().clone();
+        match query {
+            query::Kind::Status(_) => Ok(vec![answers::status(&now.world, self.links.nodes())]),
+            query::Kind::Config(config @ ConfigQuery { kind: _, namespace }) => match config.kind() {
+                ConfigKind::Workloads => Ok(answers::workloads(&now.world, namespace)),
+                ConfigKind::Services => Ok(answers::services(&now.world, namespace)),
+                ConfigKind::Policies => Ok(answers::policies(&now.world, namespace)),
+                ConfigKind::Certificates => Ok(Vec::new()),
+                ConfigKind::ConfigUnspecified => Err(Status::invalid_argument("config.kind: is missing")),
+            },
+            query::Kind::Flows(_) | query::Kind::Authz(_) => Ok(Vec::new()),
+        }
+    }
+
+    async fn relay(
+        self,
+        node: Option<String>,
+        query: Query,
+        items: mpsc::Sender<Result<Item, Status>>,
+    ) -> Result<(), Status> {
+        let mut question = self.links.ask(node.as_deref(), &query)?;
+        loop {
+            let item = tokio::select! {
+                item = question.next() => item,
+                // Whoever asked is gone: the question with it.
+                () = items.closed() => return Ok(()),
+            };
+            let Some(item) = item else { break };
+            if items.send(Ok(item)).await.is_err() {
+                return Ok(());
+            }
+        }
+        match question.errors() {
+            [] => Ok(()),
+            errors => Err(Status::unavailable(errors.join("; "))),
+        }
+    }
+}
+
+/// Whether the agents must be asked too: configuration that the controller has itself is told once.
+fn is_theirs(query: &query::Kind) -> bool {
+    match query {
+        query::Kind::Config(config) => config.kind() == ConfigKind::Certificates,
+        query::Kind::Status(_) | query::Kind::Flows(_) | query::Kind::Authz(_) => true,
+    }
+}
+
+#[tonic::async_trait]
+impl server::Admin for AdminService {
+    type AskStream = ReceiverStream<Result<Item, Status>>;
+
+    async fn ask(&self, request: Request<Query>) -> Result<Response<Self::AskStream>, Status> {
+        let query = request.into_inner();
+        let kind = query.kind.as_ref().ok_or_else(|| Status::invalid_argument("the question is missing"))?;
+        let (own, theirs) = match query.node.as_str() {
+            "" => (self.own(kind)?, is_theirs(kind)),
+            CONTROLLER => (self.own(kind)?, false),
+            _ => (Vec::new(), true),
+        };
+        let node = Some(query.node.clone()).filter(|node| !node.is_empty());
+        let (sender, stream) = mpsc::channel(BACKLOG);
+        let service = self.clone();
+        tokio::spawn(async move {
+            for kind in own {
+                if sender.send(Ok(Item { node: CONTROLLER.to_owned(), kind: Some(kind) })).await.is_err() {
+                    return;
+                }
+            }
+            if theirs && let Err(status) = service.relay(node, query, sender.clone()).await {
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}

@@ -1,0 +1,117 @@
+//! The controller's state in the words of its answers. An empty namespace means all of them.
+
+use mesh_common::{
+    model::{Action, Policy, Scope, ServicePort, Tunnel, Workload},
+    proto::nodemesh::{ControllerStatus, PolicyInfo, ServiceInfo, WorkloadInfo, item::Kind},
+};
+
+use crate::index::World;
+
+pub fn status(world: &World, connected_nodes: Vec<String>) -> Kind {
+    Kind::Controller(ControllerStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        connected_nodes,
+        workloads: count(world.workloads.len()),
+        services: count(world.services.len()),
+        policies: count(world.policies.len()),
+        problems: world.problems.iter().map(ToString::to_string).collect(),
+    })
+}
+
+pub fn workloads(world: &World, namespace: &str) -> Vec<Kind> {
+    let workloads = world.workloads.values().filter(|workload| within(namespace, &workload.namespace));
+    workloads
+        .map(|workload| {
+            Kind::Workload(WorkloadInfo {
+                uid: workload.uid.clone(),
+                namespace: workload.namespace.clone(),
+                name: workload.name.clone(),
+                node: workload.node.clone(),
+                addresses: texts(&workload.addresses),
+                identity: workload.identity.to_string(),
+                protocol: match workload.tunnel {
+                    Tunnel::Hbone => "HBONE",
+                    Tunnel::None => "TCP",
+                }
+                .to_owned(),
+                healthy: workload.healthy,
+                services: texts(workload.services.keys()),
+                policies: texts(&workload.policies),
+            })
+        })
+        .collect()
+}
+
+pub fn services(world: &World, namespace: &str) -> Vec<Kind> {
+    let services = world.services.iter().filter(|(name, _)| within(namespace, &name.namespace));
+    services
+        .map(|(name, service)| {
+            let members = world.workloads.values().filter(|workload| workload.services.contains_key(name));
+            Kind::Service(ServiceInfo {
+                namespace: service.namespace.clone(),
+                hostname: service.hostname.clone(),
+                addresses: texts(&service.addresses),
+                ports: service.ports.iter().map(port).collect(),
+                endpoints: members.flat_map(endpoints).collect(),
+            })
+        })
+        .collect()
+}
+
+pub fn policies(world: &World, namespace: &str) -> Vec<Kind> {
+    let policies = world.policies.values().filter(|policy| within(namespace, &policy.name.namespace));
+    policies
+        .map(|policy| {
+            let concerned = world.workloads.values().filter(|workload| applies(policy, workload));
+            Kind::Policy(PolicyInfo {
+                namespace: policy.name.namespace.clone(),
+                name: policy.name.name.clone(),
+                scope: match policy.scope {
+                    Scope::Global => "GLOBAL",
+                    Scope::Namespace => "NAMESPACE",
+                    Scope::WorkloadSelector => "WORKLOAD_SELECTOR",
+                }
+                .to_owned(),
+                action: match policy.action {
+                    Action::Allow => "ALLOW",
+                    Action::Deny => "DENY",
+                }
+                .to_owned(),
+                rules: count(policy.rules.len()),
+                workloads: concerned.map(|workload| workload.uid.clone()).collect(),
+            })
+        })
+        .collect()
+}
+
+fn applies(policy: &Policy, workload: &Workload) -> bool {
+    match policy.scope {
+        Scope::Global => true,
+        Scope::Namespace => policy.name.namespace == workload.namespace,
+        Scope::WorkloadSelector => workload.policies.contains(&policy.name),
+    }
+}
+
+fn endpoints(workload: &Workload) -> impl Iterator<Item = String> {
+    let health = if workload.healthy { "healthy" } else { "unhealthy" };
+    workload.addresses.iter().map(move |ip| format!("{ip} ({health})"))
+}
+
+fn port(port: &ServicePort) -> String {
+    match port.target {
+        0 => format!("{}->named", port.port),
+        target => format!("{}->{target}", port.port),
+    }
+}
+
+fn within(wanted: &str, namespace: &str) -> bool {
+    wanted.is_empty() || wanted == namespace
+}
+
+fn texts<T: ToString>(list: impl IntoIterator<Item = T>) -> Vec<String> {
+    list.into_iter().map(|value| value.to_string()).collect()
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,159 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use mesh_common::model::Identity;
+
+use crate::translate::Settings;
+
+/// Watches the mesh's configuration, signs identities and tells the agents.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-controller", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: Option<Run>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the token with which a node's agent joins; one that the node had is void.
+    JoinToken(JoinToken),
+}
+
+#[derive(Debug, Args)]
+pub struct JoinToken {
+    /// The controller's state folder
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// The node's name
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// Write the token to this file (mode 0600) instead of the terminal
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Where the configuration is: dir:PATH, a folder of Kubernetes manifests
+    #[arg(long, value_name = "SOURCE")]
+    pub source: SourceArg,
+    /// Folder for the certificate authority, tokens and what must survive a restart (mode 0700)
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
+    /// Where agents connect
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15012")]
+    pub listen: SocketAddr,
+    /// Where meshctl connects (mode 0600) [default: <state>/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+    /// The namespace whose policies hold for the whole mesh
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    pub root_namespace: String,
+    /// The namespace of the mesh itself; its pods never join
+    #[arg(long, value_name = "NAMESPACE", default_value = "nodemesh-system")]
+    pub namespace: String,
+    /// The trust domain of identities
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: String,
+    /// The name of the cluster
+    #[arg(long, value_name = "NAME", default_value = "Kubernetes")]
+    pub cluster: String,
+    /// The suffix of service names
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// The DNS name in the controller's own certificate
+    #[arg(long, value_name = "NAME", default_value = "mesh-controller.nodemesh-system.svc")]
+    pub server_name: String,
+    /// The longest life of a workload's certificate, as in 90m, 24h or 7d
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub certificate_ttl: Duration,
+    /// What to log, as in info or mesh_controller=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// A source of configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceArg {
+    Directory(PathBuf),
+}
+
+impl FromStr for SourceArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
+            _ => Err("must be dir:PATH".to_owned()),
+        }
+    }
+}
+
+impl Run {
+    pub fn admin_socket(&self) -> PathBuf {
+        self.admin_socket.clone().unwrap_or_else(|| self.state.join("admin.sock"))
+    }
+
+    /// What translation needs to know.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            cluster: self.cluster.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            trust_domain: self.trust_domain.clone(),
+            root_namespace: self.root_namespace.clone(),
+            own_namespace: self.namespace.clone(),
+        }
+    }
+}
+
+fn trust_domain(text: &str) -> Result<String, String> {
+    Identity::new(text, "namespace", "account").map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// A number and s, m, h or d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time (a number and s, m, h or d)");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(wrong()),
+    };
+    let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    if number == 0 { Err(wrong()) } else { Ok(Duration::from_secs(u64::from(number) * seconds)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn both_commands_parse() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["c", "--source", "dir:/x", "--state", "/s", "--certificate-ttl", "90m"]);
+        let run = cli.expect("valid").run.expect("run");
+        assert_eq!(run.source, SourceArg::Directory("/x".into()));
+        assert_eq!(run.certificate_ttl, Duration::from_secs(5400));
+        assert_eq!(run.admin_socket(), PathBuf::from("/s/admin.sock"));
+        let cli = Cli::try_parse_from(["c", "join-token", "--state", "/s", "--node", "a"]).expect("valid");
+        assert!(matches!(cli.command, Some(Command::JoinToken(_))));
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused() {
+        for arguments in
+            [["--source", "kube:x"], ["--certificate-ttl", "0h"], ["--certificate-ttl", "5"], ["--trust-domain", "A/b"]]
+        {
+            let all = ["c", "--state", "/s"].into_iter().chain(arguments);
+            assert!(Cli::try_parse_from(all).is_err(), "{arguments:?}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Objects in, the mesh's state out. Pure: it is built anew from all objects and compared with the state before, so
+//! that nothing can be forgotten by a missed event.
+
+mod claims;
+mod delta;
+mod endpoints;
+mod policies;
+mod redirection;
+#[cfg(test)]
+pub mod tests;
+
+pub use delta::Delta;
+pub use redirection::{PodName, Redirected, Redirection, Report};
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use mesh_common::model::{Identity, LocalPod, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload};
+
+use crate::{
+    source::{Kind, Object, Update},
+    status::{Fault, Problem},
+    translate::{Labels, Settings, endpoint_slice, join, peer_authentication, pod, service},
+};
+
+/// What agents are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// By uid.
+    pub workloads: BTreeMap<String, Workload>,
+    pub services: BTreeMap<ServiceName, Service>,
+    pub policies: BTreeMap<PolicyName, Policy>,
+    /// By node, then by uid.
+    pub local_pods: BTreeMap<String, BTreeMap<String, LocalPod>>,
+    /// Identities of the pods that run on a node: its agent may ask for these and no others.
+    pub identities: BTreeMap<String, BTreeSet<Identity>>,
+    /// Pods that take HBONE, with their UIDs: to be remembered over a restart.
+    pub redirected: BTreeMap<PodName, String>,
+    /// What could not be honoured, in order.
+    pub problems: Vec<Problem>,
+}
+
+/// An object in the form of its translation.
+struct Read<'a, T> {
+    object: &'a Object,
+    value: T,
+}
+
+/// The objects by kind, translated one by one.
+#[derive(Default)]
+struct Objects<'a> {
+    namespaces: BTreeMap<&'a str, &'a Labels>,
+    pods: Vec<Read<'a, pod::Pod>>,
+    services: Vec<Read<'a, service::Service>>,
+    slices: Vec<Read<'a, endpoint_slice::Slice>>,
+    peer_authentications: Vec<Read<'a, peer_authentication::PeerAuthentication>>,
+    authorization_policies: Vec<Read<'a, crate::translate::authorization_policy::AuthorizationPolicy>>,
+}
+
+impl World {
+    /// The state that these objects describe, given what agents have reported of their pods.
+    pub fn new(settings: &Settings, update: &Update, redirection: &Redirection) -> Self {
+        let mut problems = update.problems.clone();
+        let objects = Objects::translate(settings, &update.objects, &mut problems);
+        let mut world = Self::default();
+        world.add_pods(settings, &objects, redirection, &mut problems);
+        if !update.problems.is_empty() {
+            world.remember_missing(redirection);
+        }
+        world.add_services(&objects, &mut problems);
+        endpoints::connect(&mut world, &objects, &mut problems);
+        policies::select(settings, &mut world, &objects, &mut problems);
+        problems.sort();
+        problems.dedup();
+        world.problems = problems;
+        world
+    }
+
+    /// May the agent of this node speak for this identity?
+    pub fn runs_on(&self, node: &str, identity: &Identity) -> bool {
+        self.identities.get(node).is_some_and(|identities| identities.contains(identity))
+    }
+
+    fn add_pods(
+        &mut self,
+        settings: &Settings,
+        objects: &Objects<'_>,
+        redirection: &Redirection,
+        problems: &mut Vec<Problem>,
+    ) {
+        let claims = objects.pods.iter().filter(|read| !read.value.host_network);
+        let owned = claims::settle(
+            claims.map(|read| (read.object, read.value.created, read.value.addresses.as_slice())),
+            problems,
+        );
+        for Read { object, value: pod } in &objects.pods {
+            // Pods in the node's own network never join: their address is not theirs.
+            if pod.host_network {
+                let workload = pod.workload(settings, pod.addresses.clone(), Tunnel::None);
+                self.workloads.insert(pod.uid.clone(), workload);
+                continue;
+            }
+            let is_owner = |ip: &&IpAddr| owned.get(*ip).is_some_and(|owner| std::ptr::eq(*owner, *object));
+            let addresses: Vec<IpAddr> = pod.addresses.iter().filter(is_owner).copied().collect();
+            let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
+            let mode = join::mode(settings, &pod.namespace, namespace_labels, &pod.labels);
+            let name = PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
+            let redirected = mode == Mode::Mesh && redirection.is_redirected(&pod.node, &name, &pod.pod_uid);
+            if redirected {
+                self.redirected.insert(name, pod.pod_uid.clone());
+            }
+            let tunnel = if redirected { Tunnel::Hbone } else { Tunnel::None };
+            self.workloads.insert(pod.uid.clone(), pod.workload(settings, addresses.clone(), tunnel));
+            if !pod.node.is_empty() {
+                self.identities.entry(pod.node.clone()).or_default().insert(pod.identity.clone());
+                let local = self.local_pods.entry(pod.node.clone()).or_default();
+                local.insert(pod.uid.clone(), pod.local(addresses, mode));
+            }
+        }
+    }
+
+    /// Something could not be read: a pod that is missing may be in there. To forget it would let plaintext through
+    /// when it shows up again.
+    fn remember_missing(&mut self, redirection: &Redirection) {
+        let known: BTreeSet<(&str, &str)> =
+            self.workloads.values().map(|workload| (workload.namespace.as_str(), workload.name.as_str())).collect();
+        let missing = redirection.remembered.iter();
+        let missing = missing.filter(|(pod, _)| !known.contains(&(pod.namespace.as_str(), pod.name.as_str())));
+        self.redirected.extend(missing.map(|(pod, uid)| (pod.clone(), uid.clone())));
+    }
+
+    fn add_services(&mut self, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+        let claims = objects.services.iter();
+        let owned = claims::settle(
+            claims.map(|read| (read.object, read.value.created, read.value.service.addresses.as_slice())),
+            problems,
+        );
+        for Read { object, value } in &objects.services {
+            let mut service = value.service.clone();
+            service.addresses.retain(|ip| owned.get(ip).is_some_and(|owner| std::ptr::eq(*owner, *object)));
+            self.services.insert(service.service_name(), service);
+        }
+    }
+}
+
+impl<'a> Objects<'a> {
+    fn translate(settings: &Settings, objects: &'a [Arc<Object>], problems: &mut Vec<Problem>) -> Self {
+        let mut by_kind = Self::default();
+        for object in objects {
+            let mut faults = Vec::new();
+            match &object.kind {
+                Kind::Namespace(namespace) => {
+                    if let (Some(name), Some(labels)) = (&namespace.metadata.name, &namespace.metadata.labels) {
+                        by_kind.namespaces.insert(name, labels);
+                        faults.extend(join::check(labels));
+                    }
+                }
+                // Pods name their account and node themselves, and nothing else of these two is used yet.
+                Kind::Node(_) | Kind::ServiceAccount(_) => {}
+                Kind::Pod(v1) => {
+                    faults.extend(v1.metadata.labels.as_ref().and_then(join::check));
+                    by_kind.pods.extend(Read::new(object, pod::pod(settings, v1), &mut faults));
+                }
+                Kind::Service(v1) => {
+                    by_kind.services.extend(Read::new(object, service::service(settings, v1), &mut faults));
+                }
+                Kind::EndpointSlice(v1) => {
+                    by_kind.slices.extend(Read::new(object, endpoint_slice::slice(v1), &mut faults));
+                }
+                Kind::PeerAuthentication(custom) => {
+                    let value = peer_authentication::peer_authentication(custom, &mut faults);
+                    by_kind.peer_authentications.push(Read { object, value });
+                }
+                Kind::AuthorizationPolicy(custom) => {
+                    let translate = crate::translate::authorization_policy::authorization_policy;
+                    let value = translate(settings, custom, &mut faults);
+                    by_kind.authorization_policies.push(Read { object, value });
+                }
+            }
+            problems.extend(faults.into_iter().map(|fault| object.problem(fault)));
+        }
+        by_kind
+    }
+}
+
+impl<'a, T> Read<'a, T> {
+    fn new(object: &'a Object, read: Result<Option<T>, Fault>, faults: &mut Vec<Fault>) -> Option<Self> {
+        match read {
+            Ok(value) => value.map(|value| Self { object, value }),
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Who owns an address that several objects claim.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+};
+
+use crate::{
+    source::Object,
+    status::{Fault, Problem},
+};
+
+/// Gives each address to the oldest claimant (its time of creation, then its name); the others are reported and go
+/// without. An address that has two owners would lend one of them the other's identity.
+pub fn settle<'a>(
+    claims: impl Iterator<Item = (&'a Object, i64, &'a [IpAddr])>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<IpAddr, &'a Object> {
+    let mut claims: Vec<_> =
+        claims.map(|(object, created, addresses)| (created, object.key(), object, addresses)).collect();
+    claims.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let mut owners: BTreeMap<IpAddr, &Object> = BTreeMap::new();
+    for (_, _, object, addresses) in claims {
+        for ip in addresses {
+            match owners.entry(*ip) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(object);
+                }
+                Entry::Occupied(owner) => {
+                    let why = format!("{ip} belongs to {} already, which is older", owner.get().key());
+                    problems.push(object.problem(Fault::new("address", why)));
+                }
+            }
+        }
+    }
+    owners
+}

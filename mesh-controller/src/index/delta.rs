@@ -1,0 +1,65 @@
+//! What changed between two states.
+
+use std::collections::BTreeMap;
+
+use mesh_common::model::{PolicyName, ServiceName};
+
+use super::World;
+
+/// Keys that are new or different, and keys that are gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changes<K> {
+    pub changed: Vec<K>,
+    pub removed: Vec<K>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    pub workloads: Changes<String>,
+    pub services: Changes<ServiceName>,
+    pub policies: Changes<PolicyName>,
+    /// By node; nodes without changes are absent.
+    pub local_pods: BTreeMap<String, Changes<String>>,
+}
+
+impl World {
+    /// What leads from `before` to this state.
+    pub fn since(&self, before: &Self) -> Delta {
+        let nothing = BTreeMap::new();
+        let nodes = self.local_pods.keys().chain(before.local_pods.keys());
+        let local_pods = nodes
+            .map(|node| {
+                let pods = |world: &Self| world.local_pods.get(node).cloned();
+                let (old, new) = (pods(before), pods(self));
+                (node.clone(), Changes::between(old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing)))
+            })
+            .filter(|(_, changes)| !changes.is_empty())
+            .collect();
+        Delta {
+            workloads: Changes::between(&before.workloads, &self.workloads),
+            services: Changes::between(&before.services, &self.services),
+            policies: Changes::between(&before.policies, &self.policies),
+            local_pods,
+        }
+    }
+}
+
+impl<K: Ord + Clone> Changes<K> {
+    fn between<V: PartialEq>(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> Self {
+        Self {
+            changed: after.iter().filter(|(k, v)| before.get(k) != Some(v)).map(|(k, _)| k.clone()).collect(),
+            removed: before.keys().filter(|k| !after.contains_key(k)).cloned().collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+impl Delta {
+    pub fn is_empty(&self) -> bool {
+        let Self { workloads, services, policies, local_pods } = self;
+        workloads.is_empty() && services.is_empty() && policies.is_empty() && local_pods.is_empty()
+    }
+}

@@ -1,0 +1,63 @@
+//! Which workloads serve which services: membership is what EndpointSlices say, never guessed from selectors.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use mesh_common::model::ServicePort;
+
+use super::{Objects, Read, World};
+use crate::{
+    status::{Fault, Problem},
+    translate::{pod::Pod, service::Service},
+};
+
+/// Fills [`mesh_common::model::Workload::services`]. A service without slices has no endpoints; an endpoint that is
+/// not ready is none.
+pub fn connect(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+    let pods: BTreeMap<(&str, &str), &Pod> = objects
+        .pods
+        .iter()
+        .map(|read| ((read.value.namespace.as_str(), read.value.name.as_str()), &read.value))
+        .collect();
+    let services: BTreeMap<(&str, &str), &Service> = objects
+        .services
+        .iter()
+        .map(|read| ((read.value.service.namespace.as_str(), read.value.service.name.as_str()), &read.value))
+        .collect();
+    let by_address: BTreeMap<IpAddr, String> = world
+        .workloads
+        .values()
+        .filter(|workload| !workload.host_network)
+        .flat_map(|workload| workload.addresses.iter().map(|ip| (*ip, workload.name.clone())))
+        .collect();
+
+    for Read { object, value: slice } in &objects.slices {
+        // The slice of an ExternalName or of a service that is gone.
+        let Some(service) = services.get(&(slice.namespace.as_str(), slice.service.as_str())) else { continue };
+        for (i, endpoint) in slice.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.ready) {
+            let by_address = || endpoint.addresses.iter().find_map(|ip| by_address.get(ip));
+            let Some(name) = endpoint.pod.as_ref().or_else(by_address) else {
+                let field = format!("endpoints[{i}]");
+                problems.push(object.problem(Fault::new(field, "endpoints that are no pods are not supported yet")));
+                continue;
+            };
+            // Slices lag behind pods: what names a pod that is gone, or an address that is not the pod's, is old.
+            let Some(pod) = pods.get(&(slice.namespace.as_str(), name.as_str())) else { continue };
+            let Some(workload) = world.workloads.get_mut(&pod.uid) else { continue };
+            if !endpoint.addresses.iter().any(|ip| workload.addresses.contains(ip)) {
+                continue;
+            }
+            let ports: BTreeSet<ServicePort> = service.ports_of(&slice.ports, pod).into_iter().collect();
+            if ports.len() < service.ports.len() {
+                let field = format!("endpoints[{i}]");
+                let why = format!("pod {name} has no port for some ports of service {}", slice.service);
+                problems.push(object.problem(Fault::new(field, why)));
+            }
+            // A dual-stack service has a slice for each address family, with the same ports.
+            let known = workload.services.entry(service.service.service_name()).or_default();
+            *known = known.iter().copied().chain(ports).collect::<BTreeSet<_>>().into_iter().collect();
+        }
+    }
+}

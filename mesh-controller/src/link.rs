@@ -1,0 +1,234 @@
+//! Agents' links: what they report of their pods goes in, questions for them go out.
+
+mod question;
+
+pub use question::{Question, Reply};
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use mesh_common::proto::nodemesh::{
+    AgentMessage, Answer, Cancel, ControllerMessage, PodState, PodStates, Query, Redirection,
+    agent_link_server as server, agent_message, answer, controller_message,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    index::{PodName, Redirected, Report},
+    publish::NodeReport,
+    serve::TOKEN_CHECK,
+    tokens::{Caller, Tokens},
+};
+
+/// Messages that may wait for an agent.
+const BACKLOG: usize = 64;
+/// Answers that may wait for whoever asked.
+const ANSWERS: usize = 1024;
+/// How long an agent's link waits for one slow asker, before that question is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The agents that are linked now. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Links {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Counts links and questions.
+    next: u64,
+    nodes: BTreeMap<String, Link>,
+}
+
+#[derive(Debug)]
+struct Link {
+    id: u64,
+    agent: mpsc::Sender<Result<ControllerMessage, Status>>,
+    questions: BTreeMap<u64, mpsc::Sender<(String, Reply)>>,
+}
+
+impl Links {
+    /// Nodes with a linked agent.
+    pub fn nodes(&self) -> Vec<String> {
+        self.lock().nodes.keys().cloned().collect()
+    }
+
+    /// Asks one node, or all that are linked.
+    ///
+    /// # Errors
+    /// If that node's agent is not linked.
+    pub fn ask(&self, node: Option<&str>, query: &Query) -> Result<Question, Status> {
+        let (sender, replies) = mpsc::channel(ANSWERS);
+        let mut state = self.lock();
+        state.next += 1;
+        let id = state.next;
+        let mut open: Vec<String> = Vec::new();
+        let mut refused = Vec::new();
+        for (name, link) in state.nodes.iter_mut().filter(|(name, _)| node.is_none_or(|node| node == *name)) {
+            let ask = ControllerMessage { id, kind: Some(controller_message::Kind::Ask(query.clone())) };
+            match link.agent.try_send(Ok(ask)) {
+                Ok(()) => {
+                    link.questions.insert(id, sender.clone());
+                    open.push(name.clone());
+                }
+                Err(_) => refused.push(name.clone()),
+            }
+        }
+        match node {
+            Some(node) if open.is_empty() && refused.is_empty() => {
+                Err(Status::unavailable(format!("the agent of node {node} is not connected")))
+            }
+            _ => Ok(Question::new(self.clone(), id, open, refused, replies)),
+        }
+    }
+
+    /// The asker is gone.
+    fn cancel(&self, id: u64) {
+        for link in self.lock().nodes.values_mut().filter(|link| link.questions.contains_key(&id)) {
+            link.cancel(id);
+        }
+    }
+
+    /// A new link replaces the node's old one, which then ends.
+    fn add(&self, node: &str, agent: mpsc::Sender<Result<ControllerMessage, Status>>) -> u64 {
+        let mut state = self.lock();
+        state.next += 1;
+        let id = state.next;
+        state.nodes.insert(node.to_owned(), Link { id, agent, questions: BTreeMap::new() });
+        id
+    }
+
+    fn remove(&self, node: &str, id: u64) {
+        let mut state = self.lock();
+        if state.nodes.get(node).is_some_and(|link| link.id == id) {
+            state.nodes.remove(node);
+        }
+    }
+
+    /// Whether this is still the node's link.
+    fn is_current(&self, node: &str, id: u64) -> bool {
+        self.lock().nodes.get(node).is_some_and(|link| link.id == id)
+    }
+
+    /// Hands an answer to whoever asked.
+    async fn answer(&self, node: &str, answer: Answer) {
+        let Answer { id, kind } = answer;
+        let asker = self.lock().nodes.get(node).and_then(|link| link.questions.get(&id)).cloned();
+        // An answer to a question that was cancelled meanwhile.
+        let Some(asker) = asker else { return };
+        let (reply, last) = match kind {
+            Some(answer::Kind::Item(mut item)) => {
+                // Whose answer it is, the token says.
+                item.node = node.to_owned();
+                (Reply::Item(Box::new(item)), false)
+            }
+            Some(answer::Kind::End(end)) => (Reply::End(end.error), true),
+            None => return,
+        };
+        let lost = asker.send_timeout((node.to_owned(), reply), PATIENCE).await.is_err();
+        if let (true, Some(link)) = (lost || last, self.lock().nodes.get_mut(node)) {
+            if last {
+                link.questions.remove(&id);
+            } else {
+                link.cancel(id);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds this lock, and nothing waits.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    fn cancel(&mut self, id: u64) {
+        self.questions.remove(&id);
+        // An agent that does not keep up will notice by its answers going nowhere.
+        let _ =
+            self.agent.try_send(Ok(ControllerMessage { id, kind: Some(controller_message::Kind::Cancel(Cancel {})) }));
+    }
+}
+
+/// The server side of the links.
+#[derive(Clone, Debug)]
+pub struct LinkService {
+    links: Links,
+    tokens: Tokens,
+    reports: mpsc::Sender<NodeReport>,
+}
+
+impl LinkService {
+    pub fn new(links: Links, tokens: Tokens, reports: mpsc::Sender<NodeReport>) -> Self {
+        Self { links, tokens, reports }
+    }
+
+    async fn serve(self, caller: Caller, id: u64, mut messages: Streaming<AgentMessage>) {
+        let node = caller.node();
+        tracing::info!(node, "agent linked");
+        let mut check = tokio::time::interval(TOKEN_CHECK);
+        loop {
+            let message = tokio::select! {
+                message = messages.message() => message,
+                _ = check.tick() => {
+                    if self.tokens.is_valid(&caller) && self.links.is_current(node, id) {
+                        continue;
+                    }
+                    break;
+                }
+            };
+            match message {
+                // The node has a newer link: this one has nothing to say any more.
+                Ok(Some(_)) if !self.links.is_current(node, id) => break,
+                Ok(Some(AgentMessage { kind: Some(agent_message::Kind::Pods(states)) })) => {
+                    if self.reports.send(report(node, states)).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(Some(AgentMessage { kind: Some(agent_message::Kind::Answer(answer)) })) => {
+                    self.links.answer(node, answer).await;
+                }
+                Ok(Some(AgentMessage { kind: None })) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        self.links.remove(node, id);
+        tracing::info!(node, "agent unlinked");
+    }
+}
+
+fn report(node: &str, states: PodStates) -> NodeReport {
+    let pods = states.pods.into_iter().map(|state| {
+        let redirected = match state.redirection() {
+            Redirection::Disabled => Redirected::Disabled,
+            Redirection::Pending => Redirected::Pending,
+            Redirection::Enabled => Redirected::Enabled,
+            Redirection::Failed => Redirected::Failed,
+        };
+        let PodState { namespace, name, redirection: _, message, pod_uid } = state;
+        if redirected == Redirected::Failed {
+            tracing::warn!(node, namespace, name, message, "the agent cannot redirect a pod");
+        }
+        (PodName { namespace, name }, Report { redirected, pod_uid })
+    });
+    NodeReport { node: node.to_owned(), pods: pods.collect() }
+}
+
+#[tonic::async_trait]
+impl server::AgentLink for LinkService {
+    type LinkStream = ReceiverStream<Result<ControllerMessage, Status>>;
+
+    async fn link(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::LinkStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| Status::unauthenticated("no token"))?;
+        let (agent, stream) = mpsc::channel(BACKLOG);
+        let id = self.links.add(caller.node(), agent);
+        tokio::spawn(self.clone().serve(caller, id, request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}

@@ -1,0 +1,112 @@
+//! The delta discovery server. One task a connection; what it must send is decided in `session`, from the catalog.
+
+mod catalog;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use catalog::Catalog;
+
+use std::{sync::Arc, time::Duration};
+
+use mesh_common::proto::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_server as server,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    publish::Published,
+    tokens::{Caller, Tokens},
+};
+use session::Session;
+
+/// How often a live connection's token is looked at again.
+pub const TOKEN_CHECK: Duration = Duration::from_secs(10);
+/// Responses that may wait for a slow agent.
+const BACKLOG: usize = 8;
+
+/// Serves what is published, to each agent its own.
+#[derive(Clone, Debug)]
+pub struct DiscoveryService {
+    tokens: Tokens,
+    published: watch::Receiver<Arc<Published>>,
+}
+
+/// One connection.
+struct Connection {
+    caller: Caller,
+    tokens: Tokens,
+    published: watch::Receiver<Arc<Published>>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+impl DiscoveryService {
+    pub fn new(tokens: Tokens, published: watch::Receiver<Arc<Published>>) -> Self {
+        Self { tokens, published }
+    }
+}
+
+#[tonic::async_trait]
+impl server::AggregatedDiscoveryService for DiscoveryService {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| Status::unauthenticated("no token"))?;
+        let (responses, stream) = mpsc::channel(BACKLOG);
+        let published = self.published.clone();
+        let connection = Connection { caller, tokens: self.tokens.clone(), published, responses };
+        tokio::spawn(connection.serve(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Connection {
+    async fn serve(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) {
+        let node = self.caller.node().to_owned();
+        tracing::info!(node, "agent subscribed");
+        let mut session = Session::new(&node);
+        let mut token_check = tokio::time::interval(TOKEN_CHECK);
+        loop {
+            let answers = tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => {
+                        let now = self.published.borrow().clone();
+                        session.request(&now.catalog, request).into_iter().collect()
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(node, %error, "the agent's stream broke");
+                        break;
+                    }
+                },
+                changed = self.published.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let now = self.published.borrow_and_update().clone();
+                    session.refresh(&now.catalog)
+                }
+                _ = token_check.tick() => {
+                    if !self.tokens.is_valid(&self.caller) {
+                        let _ = self.responses.send(Err(Status::unauthenticated("the token is no longer valid"))).await;
+                        break;
+                    }
+                    Vec::new()
+                }
+                () = self.responses.closed() => break,
+            };
+            for answer in answers {
+                if self.responses.send(Ok(answer)).await.is_err() {
+                    break;
+                }
+            }
+        }
+        tracing::info!(node, "agent unsubscribed");
+    }
+}

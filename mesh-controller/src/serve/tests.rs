@@ -1,0 +1,139 @@
+//! Sessions against catalogs, as agents would lead them.
+
+use mesh_common::proto::{
+    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+    rpc, type_url,
+};
+
+use super::{catalog::Catalog, session::Session};
+use crate::index::{
+    Redirection, World,
+    tests::{CART, SHOP, enabled, objects, settings, world},
+};
+
+fn catalog(world: &World) -> Catalog {
+    Catalog::default().next(world, &world.since(&World::default()))
+}
+
+fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
+    request(type_url::ADDRESS, names, &[])
+}
+
+fn request(type_url: &str, subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.into(),
+        resource_names_subscribe: subscribe.iter().map(ToString::to_string).collect(),
+        resource_names_unsubscribe: unsubscribe.iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    }
+}
+
+fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { response_nonce: response.nonce.clone(), ..request(&response.type_url, &[], &[]) }
+}
+
+fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
+    response.resources.iter().map(|r| r.name.as_str()).collect()
+}
+
+const CLIENT: &str = "Kubernetes//Pod/shop/client";
+const SERVICE: &str = "shop/cart.shop.svc.cluster.local";
+
+#[test]
+fn wildcard_then_only_what_changed() {
+    let before = world(SHOP);
+    let first = catalog(&before);
+    let mut session = Session::new("a");
+    let response = session.request(&first, subscribe(&[])).expect("an answer");
+    assert_eq!(names(&response), [CART, CLIENT, SERVICE]);
+    assert_eq!(response.resources[0].aliases, ["/10.0.0.1", "/fd00::1"]);
+
+    let after = World::new(&settings(), &objects(SHOP), &enabled("a"));
+    let second = first.next(&after, &after.since(&before));
+    // Not taken yet: changes wait.
+    assert!(session.refresh(&second).is_empty());
+    let response = session.request(&second, ack(&response)).expect("the change");
+    assert_eq!(names(&response), [CART]);
+    assert!(session.request(&second, ack(&response)).is_none());
+    assert!(session.refresh(&second).is_empty());
+
+    let third = second.next(&World::default(), &World::default().since(&after));
+    let response = session.refresh(&third).remove(0);
+    assert_eq!(response.removed_resources, [CART, CLIENT, SERVICE]);
+}
+
+#[test]
+fn a_refused_response_is_not_repeated_until_something_changes() {
+    let before = world(SHOP);
+    let first = catalog(&before);
+    let mut session = Session::new("a");
+    let response = session.request(&first, subscribe(&[])).expect("an answer");
+    let mut nack = ack(&response);
+    nack.error_detail = Some(rpc::Status { message: "no".into(), ..Default::default() });
+    assert!(session.request(&first, nack).is_none());
+    let after = World::new(&settings(), &objects(SHOP), &enabled("a"));
+    let responses = session.refresh(&first.next(&after, &after.since(&before)));
+    assert_eq!(names(&responses[0]), [CART]);
+}
+
+#[test]
+fn reconnecting_with_versions_sends_the_difference() {
+    let first = catalog(&world(SHOP));
+    let full = Session::new("a").request(&first, subscribe(&[])).expect("an answer");
+    let mut again = subscribe(&[]);
+    again.initial_resource_versions = full
+        .resources
+        .iter()
+        .map(|r| (r.name.clone(), r.version.clone()))
+        .chain([("gone".into(), "1".into())])
+        .collect();
+    again.initial_resource_versions.insert(CLIENT.into(), "old".into());
+    let response = Session::new("a").request(&first, again).expect("an answer");
+    assert_eq!(names(&response), [CLIENT]);
+    assert_eq!(response.removed_resources, ["gone"]);
+}
+
+#[test]
+fn on_demand_by_address() {
+    let first = catalog(&world(SHOP));
+    let mut session = Session::new("a");
+    let response = session.request(&first, request(type_url::ADDRESS, &["*"], &["*"])).expect("an answer");
+    assert!(response.resources.is_empty());
+    let response = session.request(&first, subscribe(&["/10.0.0.1", "/10.9.9.9"])).expect("an answer");
+    // The workload, and the service that it serves.
+    assert_eq!(names(&response), [CART, SERVICE]);
+    assert_eq!(response.removed_resources, ["/10.9.9.9"]);
+    // A service brings its workloads.
+    let response = Session::new("a").request(&first, subscribe(&["/10.96.0.1"])).expect("an answer");
+    assert_eq!(names(&response), [CART, SERVICE]);
+    // Unsubscribed.
+    let response = session.request(&first, request(type_url::ADDRESS, &[], &["/10.0.0.1"])).expect("an answer");
+    assert_eq!(response.removed_resources, [CART, SERVICE]);
+    // Asked again, told again.
+    session.request(&first, subscribe(&["/10.0.1.1"])).expect("an answer");
+    let response = session.request(&first, subscribe(&["/10.0.1.1"])).expect("an answer");
+    assert_eq!(names(&response), [CLIENT]);
+}
+
+#[test]
+fn an_agent_sees_the_pods_of_its_own_node() {
+    let first = catalog(&world(SHOP));
+    for (node, pods) in [("a", vec![CART]), ("b", vec![CLIENT]), ("c", vec![])] {
+        let response = Session::new(node).request(&first, request(type_url::LOCAL_POD, &[], &[])).expect("an answer");
+        assert_eq!(names(&response), pods);
+    }
+    let response = Session::new("a").request(&first, request(type_url::LOCAL_POD, &[CLIENT], &[])).expect("an answer");
+    assert_eq!(response.removed_resources, [CLIENT]);
+}
+
+#[test]
+fn addresses_change_hands_and_types_may_be_unknown() {
+    let before = world(SHOP);
+    let swapped = SHOP.replace("10.0.1.1", "10.0.0.7").replace("10.0.0.1", "10.0.1.1").replace("10.0.0.7", "10.0.0.1");
+    let after = World::new(&settings(), &objects(&swapped), &Redirection::default());
+    let next = catalog(&before).next(&after, &after.since(&before));
+    let response = Session::new("a").request(&next, subscribe(&["/10.0.0.1"])).expect("an answer");
+    assert_eq!(names(&response), [CLIENT]);
+    let response = Session::new("a").request(&next, request("type.googleapis.com/x", &["y"], &[])).expect("an answer");
+    assert_eq!(response.removed_resources, ["y"]);
+}

@@ -1,0 +1,140 @@
+//! Where the configuration comes from. A source yields the full set of its objects, again after every change; what
+//! they mean is decided in `translate`.
+
+mod directory;
+mod documents;
+
+pub use directory::Directory;
+#[cfg(test)]
+pub use documents::parse;
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde_json::Value;
+
+use crate::status::{Fault, Problem};
+
+/// Everything that a source knows at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// No two have the same key.
+    pub objects: Vec<Arc<Object>>,
+    pub problems: Vec<Problem>,
+}
+
+/// One object, and where it was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// Relative to the source's folder.
+    pub file: String,
+    pub kind: Kind,
+}
+
+/// The kinds that are read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Namespace(Box<Namespace>),
+    Node(Box<Node>),
+    Pod(Box<Pod>),
+    Service(Box<Service>),
+    ServiceAccount(Box<ServiceAccount>),
+    EndpointSlice(Box<EndpointSlice>),
+    PeerAuthentication(Box<Custom>),
+    AuthorizationPolicy(Box<Custom>),
+}
+
+/// An object of a kind that Kubernetes itself does not know. Its spec is read in `translate`, so that one that cannot
+/// be read still exists, and can be translated into something that refuses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Custom {
+    pub metadata: ObjectMeta,
+    /// Null if there is none.
+    pub spec: Value,
+    /// What is wrong outside the spec.
+    pub fault: Option<Fault>,
+}
+
+/// What makes an object that object, whatever it says.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key {
+    pub kind: String,
+    /// Empty for kinds without namespace.
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Object {
+    pub fn metadata(&self) -> &ObjectMeta {
+        match &self.kind {
+            Kind::Namespace(object) => &object.metadata,
+            Kind::Node(object) => &object.metadata,
+            Kind::Pod(object) => &object.metadata,
+            Kind::Service(object) => &object.metadata,
+            Kind::ServiceAccount(object) => &object.metadata,
+            Kind::EndpointSlice(object) => &object.metadata,
+            Kind::PeerAuthentication(object) | Kind::AuthorizationPolicy(object) => &object.metadata,
+        }
+    }
+
+    pub fn key(&self) -> Key {
+        let metadata = self.metadata();
+        Key {
+            kind: self.kind_name().to_owned(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    fn kind_name(&self) -> &'static str {
+        match &self.kind {
+            Kind::Namespace(_) => "Namespace",
+            Kind::Node(_) => "Node",
+            Kind::Pod(_) => "Pod",
+            Kind::Service(_) => "Service",
+            Kind::ServiceAccount(_) => "ServiceAccount",
+            Kind::EndpointSlice(_) => "EndpointSlice",
+            Kind::PeerAuthentication(_) => "PeerAuthentication",
+            Kind::AuthorizationPolicy(_) => "AuthorizationPolicy",
+        }
+    }
+
+    /// The fault as its author must hear it.
+    pub fn problem(&self, fault: Fault) -> Problem {
+        Problem { file: self.file.clone(), object: self.key().to_string(), field: fault.field, why: fault.why }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+impl Update {
+    /// Of several objects with one key, the first is kept and the others are reported.
+    pub fn new(objects: impl IntoIterator<Item = Arc<Object>>, mut problems: Vec<Problem>) -> Self {
+        let mut kept: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
+        for object in objects {
+            match kept.get(&object.key()) {
+                Some(first) => {
+                    let why = format!("is defined in {} already; this one is not read", first.file);
+                    problems.push(object.problem(Fault::new("", why)));
+                }
+                None => {
+                    kept.insert(object.key(), object);
+                }
+            }
+        }
+        Self { objects: kept.into_values().collect(), problems }
+    }
+}

@@ -1,0 +1,228 @@
+//! The text of one file -> its objects: several documents, lists, YAML or JSON. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+use serde_yaml_ng::Value as Yaml;
+
+use super::{Custom, Key, Kind, Object};
+use crate::status::{Fault, Problem, read};
+
+const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+
+/// What one file holds.
+#[derive(Debug, Default)]
+pub struct Documents {
+    pub objects: Vec<Object>,
+    /// Objects that are not what their kind asks for; the key where it could be read.
+    pub refused: Vec<(Option<Key>, Problem)>,
+}
+
+/// Reads a file. The error is that of the whole file: nothing of it is usable, since where a document ends is not
+/// known either. An object that does not fit its kind is only refused itself.
+pub fn parse(file: &str, text: &str) -> Result<Documents, Problem> {
+    let mut documents = Documents::default();
+    for (number, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+        let place = |why: String| Problem::of_file(file, format!("document {}: {why}", number + 1));
+        let yaml = Yaml::deserialize(document).map_err(|e| place(e.to_string()))?;
+        if !yaml.is_null() {
+            let value = json(yaml).map_err(place)?;
+            documents.read(file, value);
+        }
+    }
+    Ok(documents)
+}
+
+/// YAML as Kubernetes understands it: keys are texts, tags have no meaning.
+fn json(yaml: Yaml) -> Result<Value, String> {
+    Ok(match yaml {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(value) => Value::Bool(value),
+        Yaml::Number(number) => {
+            if let Some(value) = number.as_i64() {
+                value.into()
+            } else if let Some(value) = number.as_u64() {
+                value.into()
+            } else {
+                number.as_f64().into()
+            }
+        }
+        Yaml::String(text) => Value::String(text),
+        Yaml::Sequence(list) => Value::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
+        Yaml::Mapping(mapping) => {
+            let mut map = Map::new();
+            for (key, value) in mapping {
+                let key = match key {
+                    Yaml::String(text) => text,
+                    Yaml::Number(number) => number.to_string(),
+                    Yaml::Bool(value) => value.to_string(),
+                    other => return Err(format!("{other:?} cannot be a key")),
+                };
+                if map.contains_key(&key) {
+                    return Err(format!("key `{key}` stands twice"));
+                }
+                map.insert(key, json(value)?);
+            }
+            Value::Object(map)
+        }
+        Yaml::Tagged(tagged) => return Err(format!("the tag {} has no meaning here", tagged.tag)),
+    })
+}
+
+impl Documents {
+    fn read(&mut self, file: &str, mut value: Value) {
+        let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (version, kind) = (text("apiVersion"), text("kind"));
+        if version.is_empty() || kind.is_empty() {
+            let why = "a document without apiVersion and kind is no Kubernetes object";
+            self.refused.push((None, Problem::of_file(file, why)));
+            return;
+        }
+        if let (Some(item_kind), Some(Value::Array(items))) = (kind.strip_suffix("List"), value.get_mut("items")) {
+            for mut item in std::mem::take(items) {
+                // Items of typed lists do not repeat what they are.
+                if let (Value::Object(map), false) = (&mut item, item_kind.is_empty()) {
+                    map.entry("apiVersion").or_insert_with(|| version.clone().into());
+                    map.entry("kind").or_insert_with(|| item_kind.into());
+                }
+                self.read(file, item);
+            }
+            return;
+        }
+        let key = key_of(&kind, &value);
+        // The namespace that Kubernetes would set.
+        if let (false, Some(Value::Object(metadata))) = (key.namespace.is_empty(), value.get_mut("metadata")) {
+            metadata.insert("namespace".into(), key.namespace.clone().into());
+        }
+        let named = |kind| match key.name.as_str() {
+            "" => Err(Fault::new("metadata.name", "is missing")),
+            _ => Ok(kind),
+        };
+        match known(&version, &kind, value).and_then(|kind| kind.map(named).transpose()) {
+            Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
+            Ok(None) => {}
+            Err(Fault { field, why }) => {
+                let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why };
+                self.refused.push(((!key.name.is_empty()).then_some(key), problem));
+            }
+        }
+    }
+}
+
+fn key_of(kind: &str, value: &Value) -> Key {
+    let metadata =
+        |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str).unwrap_or_default();
+    let namespace = match (kind, metadata("namespace")) {
+        ("Namespace" | "Node", _) => "",
+        (_, "") => "default",
+        (_, namespace) => namespace,
+    };
+    Key { kind: kind.to_owned(), namespace: namespace.to_owned(), name: metadata("name").to_owned() }
+}
+
+/// `None`: not the mesh's business.
+fn known(version: &str, kind: &str, value: Value) -> Result<Option<Kind>, Fault> {
+    fn typed<T: DeserializeOwned>(value: Value, kind: fn(Box<T>) -> Kind) -> Result<Option<Kind>, Fault> {
+        Ok(Some(kind(Box::new(read(value)?))))
+    }
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    match (version, kind) {
+        ("v1", "Namespace") => typed(value, Kind::Namespace),
+        ("v1", "Node") => typed(value, Kind::Node),
+        ("v1", "Pod") => typed(value, Kind::Pod),
+        ("v1", "Service") => typed(value, Kind::Service),
+        ("v1", "ServiceAccount") => typed(value, Kind::ServiceAccount),
+        ("discovery.k8s.io/v1", "EndpointSlice") => typed(value, Kind::EndpointSlice),
+        (version, "PeerAuthentication") if SECURITY.contains(&version) => {
+            Ok(Some(Kind::PeerAuthentication(Box::new(custom(value)))))
+        }
+        (version, "AuthorizationPolicy") if SECURITY.contains(&version) => {
+            Ok(Some(Kind::AuthorizationPolicy(Box::new(custom(value)))))
+        }
+        _ if group == "discovery.k8s.io" => Err(Fault::new("apiVersion", "only discovery.k8s.io/v1 is read")),
+        _ if group.ends_with(".istio.io") || group.starts_with("gateway.networking.") => {
+            Err(Fault::new("", format!("kind not supported yet ({version})")))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Takes what can be taken: an object that is there in name must not vanish for a fault.
+fn custom(value: Value) -> Custom {
+    let Value::Object(mut map) = value else {
+        let fault = Some(Fault::new("", "is not an object"));
+        return Custom { metadata: ObjectMeta::default(), spec: Value::Null, fault };
+    };
+    let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let mut fault = map.keys().find(|key| !known.contains(&key.as_str())).map(|key| Fault::new(key, "unknown field"));
+    let metadata = map.remove("metadata").unwrap_or_default();
+    let name = |field: &str| metadata.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
+    let bare = ObjectMeta { name: name("name"), namespace: name("namespace"), ..ObjectMeta::default() };
+    let metadata = read(metadata).unwrap_or_else(|wrong: Fault| {
+        fault = Some(wrong.within("metadata"));
+        bare
+    });
+    Custom { metadata, spec: map.remove("spec").unwrap_or_default(), fault }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_documents_and_lists() {
+        let text = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Node, metadata: {name: a}}
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}
+---
+{\"apiVersion\": \"v1\", \"kind\": \"PodList\", \"items\": [{\"metadata\": {\"name\": \"p\"}}]}
+";
+        let documents = parse("a.yaml", text).expect("valid");
+        let keys: Vec<_> = documents.objects.iter().map(|o| o.key().to_string()).collect();
+        assert_eq!(keys, ["Namespace shop", "Node a", "Pod default/p"]);
+        assert!(documents.refused.is_empty());
+    }
+
+    #[test]
+    fn one_bad_object_is_refused_alone() {
+        let text = "
+{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: shop}, spec: {hostNetwork: 7}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: shop}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}
+";
+        let documents = parse("a.yaml", text).expect("valid");
+        assert_eq!(documents.objects.len(), 1);
+        let said: Vec<_> = documents.refused.iter().map(|(_, p)| p.to_string()).collect();
+        assert!(said[0].starts_with("a.yaml: Pod shop/p: spec.hostNetwork: invalid type"), "{}", said[0]);
+        assert_eq!(said[1], "a.yaml: VirtualService shop/v: kind not supported yet (networking.istio.io/v1)");
+    }
+
+    #[test]
+    fn a_policy_with_bad_metadata_still_exists() {
+        let text = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
+                    metadata: {name: p, namespace: shop, labels: 7}, spec: {}}";
+        let documents = parse("a.yaml", text).expect("valid");
+        let Kind::AuthorizationPolicy(policy) = &documents.objects[0].kind else { panic!("another kind") };
+        assert_eq!(policy.metadata.name.as_deref(), Some("p"));
+        assert_eq!(policy.fault.as_ref().map(|f| f.field.as_str()), Some("metadata.labels"));
+    }
+
+    #[test]
+    fn broken_text_is_the_file_s_fault() {
+        assert!(parse("a.yaml", "a: [").is_err());
+        assert!(parse("a.yaml", "a: !Ref b").is_err());
+        assert!(parse("a.yaml", "{apiVersion: v1, kind: Pod, kind: Node}").is_err());
+    }
+}

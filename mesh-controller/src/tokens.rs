@@ -1,0 +1,176 @@
+//! Join tokens: one a node, `nm1.<node>.<secret>`. Only a hash of it is kept; whoever holds the token is that node's
+//! agent. A token is valid as long as its file is there, so that deleting the file locks the agent out.
+
+use std::{
+    fs, io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::{constant_time, digest, rand};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+const VERSION: &str = "nm1";
+/// Bytes of randomness in a token.
+const SECRET: usize = 32;
+
+/// The tokens of one controller.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    folder: PathBuf,
+}
+
+/// An agent that proved which node it is of.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Caller {
+    node: String,
+    hash: [u8; digest::SHA256_OUTPUT_LEN],
+}
+
+impl Tokens {
+    pub fn new(state: &Path) -> Self {
+        Self { folder: state.join("tokens") }
+    }
+
+    /// Makes a new token for a node; one that it had is void from now on.
+    ///
+    /// # Errors
+    /// If the name is none of a node, or the state folder cannot be written.
+    pub fn create(&self, node: &str) -> Result<String> {
+        ensure!(
+            is_node_name(node),
+            "--node {node}: not the name of a node (a-z, 0-9, `-` and `.`, at most 253 characters)"
+        );
+        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
+        let mut secret = [0; SECRET];
+        rand::fill(&mut secret).context("the system gave no random bytes")?;
+        let token = format!("{VERSION}.{node}.{}", URL_SAFE_NO_PAD.encode(secret));
+        write_private(&self.folder.join(node), hex(&hash(&token)).as_bytes())?;
+        Ok(token)
+    }
+
+    /// Whose token this is; `None` if it is nobody's.
+    pub fn verify(&self, token: &str) -> Option<Caller> {
+        let (node, _secret) = token.strip_prefix(VERSION)?.strip_prefix('.')?.rsplit_once('.')?;
+        let caller = Caller { node: node.to_owned(), hash: hash(token) };
+        self.is_valid(&caller).then_some(caller)
+    }
+
+    /// Whether the token of this caller is still the node's.
+    pub fn is_valid(&self, caller: &Caller) -> bool {
+        // The name becomes that of a file.
+        if !is_node_name(&caller.node) {
+            return false;
+        }
+        let kept = match fs::read(self.folder.join(&caller.node)) {
+            Ok(kept) => kept,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(node = caller.node, %error, "cannot read the node's token: its agent is refused");
+                }
+                return false;
+            }
+        };
+        constant_time::verify_slices_are_equal(kept.trim_ascii(), hex(&caller.hash).as_bytes()).is_ok()
+    }
+}
+
+impl Caller {
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+}
+
+impl std::fmt::Debug for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Caller").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// Writes a file that only its owner can read, in one step.
+pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
+    use io::Write;
+    let mut name = path.file_name().with_context(|| format!("{} has no file name", path.display()))?.to_owned();
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    let write = || {
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn hash(token: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
+    let mut hash = [0; digest::SHA256_OUTPUT_LEN];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+/// Lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_node_name(name: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_token_says_its_node() {
+        let state = tempfile::tempdir().expect("folder");
+        let tokens = Tokens::new(state.path());
+        let token = tokens.create("node-a.example").expect("token");
+        assert!(token.starts_with("nm1.node-a.example."));
+        assert_eq!(token.rsplit('.').next().map(str::len), Some(43));
+        assert_eq!(tokens.verify(&token).expect("valid").node(), "node-a.example");
+        let path = state.path().join("tokens/node-a.example");
+        assert!(!fs::read_to_string(&path).expect("file").contains(&token));
+        assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn other_tokens_are_nobody_s() {
+        let state = tempfile::tempdir().expect("folder");
+        let tokens = Tokens::new(state.path());
+        let (a, b) = (tokens.create("a").expect("token"), tokens.create("b").expect("token"));
+        let swapped = a.replacen("nm1.a.", "nm1.b.", 1);
+        for token in
+            ["", "nm1", "nm1.a", "nm1.a.", "nm1..x", "nm1.../tokens/a.x", &a[..a.len() - 1], &swapped, "nm2.a.x"]
+        {
+            assert_eq!(tokens.verify(token), None, "{token}");
+        }
+        let old = tokens.verify(&a).expect("valid");
+        assert!(tokens.create("a").expect("token") != a);
+        assert!(!tokens.is_valid(&old));
+        assert!(tokens.verify(&b).is_some());
+        fs::remove_file(state.path().join("tokens/b")).expect("file");
+        assert_eq!(tokens.verify(&b), None);
+    }
+
+    #[test]
+    fn names_that_are_no_node_s() {
+        let state = tempfile::tempdir().expect("folder");
+        for name in ["", "A", "a/b", "..", ".", "a..b", "-a", "a b"] {
+            assert!(Tokens::new(state.path()).create(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Objects -> model, one file per kind. Pure: no I/O, no waiting, so that every source shares it.
+
+pub mod authorization_policy;
+pub mod endpoint_slice;
+pub mod join;
+pub mod peer_authentication;
+pub mod pod;
+pub mod service;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+
+use crate::status::Fault;
+
+pub type Labels = BTreeMap<String, String>;
+
+/// What holds for the whole mesh.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// As in workload uids: `<cluster>//Pod/<namespace>/<name>`.
+    pub cluster: String,
+    /// The suffix of service names, as in `cluster.local`.
+    pub cluster_domain: String,
+    pub trust_domain: String,
+    /// Policies in this namespace hold for the whole mesh.
+    pub root_namespace: String,
+    /// Where the mesh itself lives; its pods never join.
+    pub own_namespace: String,
+}
+
+/// `spec.selector` of policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Selector {
+    #[serde(default)]
+    pub match_labels: Option<Labels>,
+}
+
+impl Selector {
+    /// The labels asked for; `None` where the selector selects everything.
+    pub fn labels(self) -> Option<Labels> {
+        self.match_labels.filter(|labels| !labels.is_empty())
+    }
+}
+
+/// Every wanted label is there with its value.
+pub fn selects(wanted: &Labels, labels: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Seconds since 1970; objects without a time count as the newest.
+fn created(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second())
+}
+
+/// The address of one pod or service.
+fn address(field: &str, text: &str) -> Result<IpAddr, Fault> {
+    let ip: IpAddr = text.parse().map_err(|e| Fault::new(field, format_args!("`{text}`: {e}")))?;
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local {
+        return Err(Fault::new(field, format_args!("`{text}` is not the address of a pod or service")));
+    }
+    Ok(ip)
+}
+
+fn port(field: impl Into<String>, value: i32) -> Result<u16, Fault> {
+    u16::try_from(value)
+        .ok()
+        .filter(|port| *port != 0)
+        .ok_or_else(|| Fault::new(field, format_args!("{value} is not a port (1 to 65535)")))
+}
+
+/// Only TCP is the mesh's business; no protocol means TCP.
+fn is_tcp(protocol: Option<&String>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}

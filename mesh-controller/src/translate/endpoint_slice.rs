@@ -1,0 +1,69 @@
+//! `discovery.k8s.io/v1 EndpointSlice` -> who serves a service, and at which ports.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::api::discovery::v1;
+
+use super::{address, is_tcp, port};
+use crate::status::Fault;
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    pub namespace: String,
+    /// The name of the service, in the same namespace.
+    pub service: String,
+    /// TCP ports by the name of the service port that they answer.
+    pub ports: BTreeMap<String, u16>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub addresses: Vec<IpAddr>,
+    /// The pod's name, in the same namespace; `None` if the slice does not say.
+    pub pod: Option<String>,
+    pub ready: bool,
+}
+
+/// `None` for a slice that belongs to no service.
+pub fn slice(slice: &v1::EndpointSlice) -> Result<Option<Slice>, Fault> {
+    let v1::EndpointSlice { address_type, endpoints, metadata, ports } = slice;
+    let Some(service) = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL)) else {
+        return Ok(None);
+    };
+    if !matches!(address_type.as_str(), "IPv4" | "IPv6") {
+        return Err(Fault::new(
+            "addressType",
+            format_args!("`{address_type}` is not supported yet, only IPv4 and IPv6"),
+        ));
+    }
+    let mut by_name = BTreeMap::new();
+    for (i, p) in ports.iter().flatten().enumerate().filter(|(_, p)| is_tcp(p.protocol.as_ref())) {
+        if let Some(number) = p.port {
+            by_name.insert(p.name.clone().unwrap_or_default(), port(format!("ports[{i}].port"), number)?);
+        }
+    }
+    let endpoints = endpoints
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(i, endpoint)| {
+            let field = format!("endpoints[{i}].addresses");
+            let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+            Ok(Endpoint {
+                addresses: endpoint.addresses.iter().map(|text| address(&field, text)).collect::<Result<_, _>>()?,
+                pod: pod.and_then(|target| target.name.clone()),
+                // By definition of the kind: not known counts as ready.
+                ready: endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),
+            })
+        })
+        .collect::<Result<_, Fault>>()?;
+    Ok(Some(Slice {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        service: service.clone(),
+        ports: by_name,
+        endpoints,
+    }))
+}

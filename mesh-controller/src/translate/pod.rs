@@ -1,0 +1,161 @@
+//! `v1 Pod` -> the facts of a workload.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use mesh_common::model::{Identity, LocalPod, Mode, Tunnel, Workload, WorkloadKind};
+
+use super::{Labels, Settings, address, created, is_tcp};
+use crate::status::Fault;
+
+/// A pod that is not terminated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    /// The pod's UID in Kubernetes; empty where the source has none.
+    pub pod_uid: String,
+    /// Unique over clusters.
+    pub uid: String,
+    pub labels: Labels,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Empty until it is scheduled.
+    pub node: String,
+    pub identity: Identity,
+    /// Those of its status; who owns them is decided in the index.
+    pub addresses: Vec<IpAddr>,
+    pub host_network: bool,
+    pub ready: bool,
+    /// Named TCP ports of its containers.
+    pub ports: BTreeMap<String, u16>,
+    pub kind: WorkloadKind,
+    pub workload_name: String,
+}
+
+/// `None` for a terminated pod (Succeeded, Failed): it owns no address, and nothing of it runs.
+pub fn pod(settings: &Settings, pod: &v1::Pod) -> Result<Option<Pod>, Fault> {
+    let v1::Pod { metadata, spec, status } = pod;
+    let spec = spec.as_ref();
+    let phase = status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if matches!(phase, "Succeeded" | "Failed") {
+        return Ok(None);
+    }
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let name = metadata.name.clone().unwrap_or_default();
+    let account = spec.and_then(|s| s.service_account_name.as_deref()).filter(|a| !a.is_empty()).unwrap_or("default");
+    let identity = Identity::new(&settings.trust_domain, &namespace, account)
+        .map_err(|e| Fault::new("spec.serviceAccountName", e))?;
+    let labels = metadata.labels.clone().unwrap_or_default();
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let (kind, workload_name) = workload_of(&name, &labels, owner);
+    let containers = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let ports = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter(|port| is_tcp(port.protocol.as_ref()))
+        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
+        .collect();
+    Ok(Some(Pod {
+        uid: format!("{}//Pod/{namespace}/{name}", settings.cluster),
+        pod_uid: metadata.uid.clone().unwrap_or_default(),
+        created: created(metadata),
+        node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
+        addresses: status.as_ref().map_or(Ok(Vec::new()), addresses)?,
+        host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+        ready: phase == "Running" && status.as_ref().is_some_and(is_ready),
+        namespace,
+        name,
+        labels,
+        identity,
+        ports,
+        kind,
+        workload_name,
+    }))
+}
+
+fn addresses(status: &v1::PodStatus) -> Result<Vec<IpAddr>, Fault> {
+    let list = status.pod_ips.iter().flatten().enumerate();
+    let mut found = list
+        .map(|(i, pod_ip)| address(&format!("status.podIPs[{i}].ip"), &pod_ip.ip))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(text) = status.pod_ip.as_deref().filter(|text| !text.is_empty()) {
+        let ip = address("status.podIP", text)?;
+        if !found.contains(&ip) {
+            found.insert(0, ip);
+        }
+    }
+    Ok(found)
+}
+
+/// A status without any condition was written by hand, not by a kubelet: then the phase alone counts.
+fn is_ready(status: &v1::PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten().peekable();
+    conditions.peek().is_none() || conditions.any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Who made the pod: people know the Deployment, not its ReplicaSets.
+fn workload_of(name: &str, labels: &Labels, owner: Option<&OwnerReference>) -> (WorkloadKind, String) {
+    let Some(owner) = owner else { return (WorkloadKind::Pod, name.to_owned()) };
+    match owner.kind.as_str() {
+        "ReplicaSet" => {
+            let hash = labels.get("pod-template-hash").map(String::as_str);
+            match owner.name.rsplit_once('-') {
+                Some((deployment, suffix)) if hash.is_none_or(|hash| hash == suffix) => {
+                    (WorkloadKind::Deployment, deployment.to_owned())
+                }
+                // A ReplicaSet without Deployment.
+                _ => (WorkloadKind::Pod, owner.name.clone()),
+            }
+        }
+        // A CronJob names its Jobs by the minute at which they are due.
+        "Job" => match owner.name.rsplit_once('-') {
+            Some((cron, due)) if (8..=10).contains(&due.len()) && due.bytes().all(|b| b.is_ascii_digit()) => {
+                (WorkloadKind::CronJob, cron.to_owned())
+            }
+            _ => (WorkloadKind::Job, owner.name.clone()),
+        },
+        // The wire has no word for the others; their name still says what they are.
+        _ => (WorkloadKind::Pod, owner.name.clone()),
+    }
+}
+
+impl Pod {
+    /// The workload, as yet without services and policies. `addresses` are those that it owns.
+    pub fn workload(&self, settings: &Settings, addresses: Vec<IpAddr>, tunnel: Tunnel) -> Workload {
+        let label = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();
+        let name = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
+        let revision = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
+        Workload {
+            uid: self.uid.clone(),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            addresses,
+            network: String::new(),
+            tunnel,
+            identity: self.identity.clone(),
+            node: self.node.clone(),
+            canonical_name: label(&name).unwrap_or_else(|| self.workload_name.clone()),
+            canonical_revision: label(&revision).unwrap_or_else(|| "latest".to_owned()),
+            kind: self.kind,
+            workload_name: self.workload_name.clone(),
+            policies: Vec::new(),
+            healthy: self.ready,
+            cluster: settings.cluster.clone(),
+            host_network: self.host_network,
+            services: BTreeMap::new(),
+        }
+    }
+
+    /// What its node's agent shall do with it. `addresses` are those that it owns.
+    pub fn local(&self, addresses: Vec<IpAddr>, mode: Mode) -> LocalPod {
+        LocalPod {
+            uid: self.uid.clone(),
+            pod_uid: self.pod_uid.clone(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            service_account: self.identity.service_account().to_owned(),
+            addresses,
+            mode,
+        }
+    }
+}

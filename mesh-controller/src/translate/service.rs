@@ -1,0 +1,116 @@
+//! `v1 Service` -> a service of the model. Which workloads serve it is said by EndpointSlices.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
+use mesh_common::model::{self, ServicePort};
+
+use super::{Settings, address, created, is_tcp, pod::Pod, port};
+use crate::status::Fault;
+
+/// A service, and how its ports are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Seconds since 1970.
+    pub created: i64,
+    /// With every address that it claims.
+    pub service: model::Service,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Empty if the service has one port only.
+    pub name: String,
+    pub port: u16,
+    pub target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Number(u16),
+    /// The container's port of this name.
+    Named(String),
+}
+
+/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh.
+pub fn service(settings: &Settings, service: &v1::Service) -> Result<Option<Service>, Fault> {
+    let v1::Service { metadata, spec, status: _ } = service;
+    let Some(spec) = spec else { return Err(Fault::new("spec", "is missing")) };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Ok(None);
+    }
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let name = metadata.name.clone().unwrap_or_default();
+    let ports = spec
+        .ports
+        .iter()
+        .flatten()
+        .enumerate()
+        .filter(|(_, p)| is_tcp(p.protocol.as_ref()))
+        .map(|(i, p)| {
+            let number = port(format!("spec.ports[{i}].port"), p.port)?;
+            let target = match &p.target_port {
+                None => Target::Number(number),
+                Some(IntOrString::Int(0)) => Target::Number(number),
+                Some(IntOrString::Int(target)) => Target::Number(port(format!("spec.ports[{i}].targetPort"), *target)?),
+                Some(IntOrString::String(name)) => Target::Named(name.clone()),
+            };
+            Ok(Port { name: p.name.clone().unwrap_or_default(), port: number, target })
+        })
+        .collect::<Result<Vec<_>, Fault>>()?;
+    Ok(Some(Service {
+        created: created(metadata),
+        service: model::Service {
+            hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
+            addresses: addresses(spec)?,
+            ports: ports.iter().map(|p| ServicePort { port: p.port, target: p.target.number().unwrap_or(0) }).collect(),
+            name,
+            namespace,
+        },
+        ports,
+    }))
+}
+
+fn addresses(spec: &v1::ServiceSpec) -> Result<Vec<IpAddr>, Fault> {
+    let list = spec.cluster_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
+    let first = spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
+    let mut found = Vec::new();
+    for (field, text) in first.chain(list) {
+        // Headless, or not given an address yet.
+        if text == "None" || text.is_empty() {
+            continue;
+        }
+        let ip = address(&field, text)?;
+        if !found.contains(&ip) {
+            found.push(ip);
+        }
+    }
+    Ok(found)
+}
+
+impl Target {
+    fn number(&self) -> Option<u16> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Named(_) => None,
+        }
+    }
+}
+
+impl Service {
+    /// The ports as one pod answers them. `slice` are the ports that its EndpointSlice gives, by the service port's
+    /// name: they are what kube-proxy would use. A port that the pod does not have is left out.
+    pub fn ports_of(&self, slice: &BTreeMap<String, u16>, pod: &Pod) -> Vec<ServicePort> {
+        self.ports
+            .iter()
+            .filter_map(|p| {
+                let target = slice.get(&p.name).copied().or_else(|| match &p.target {
+                    Target::Number(number) => Some(*number),
+                    Target::Named(name) => pod.ports.get(name).copied(),
+                })?;
+                Some(ServicePort { port: p.port, target })
+            })
+            .collect()
+    }
+}

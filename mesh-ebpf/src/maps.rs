@@ -1,0 +1,111 @@
+//! The maps and the settings that the agent patches in at load. Who writes and who reads which: ARCHITECTURE.md.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
+    helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
+    macros::btf_map,
+};
+use mesh_common::abi::{
+    Attestation, Counter, EVENT_RING, Event, FlowKey, MAX_ATTESTED, MAX_PENDING, MAX_PODS, PodEntry, SocketState, Tuple,
+};
+
+#[btf_map]
+pub static PODS: HashMap<u64, PodEntry, { MAX_PODS as usize }> = HashMap::new();
+
+/// Cgroups of redirected pods, by id.
+#[btf_map]
+pub static CGROUPS: HashMap<u64, u32, { MAX_PODS as usize }> = HashMap::new();
+
+/// The epoch in force of each pod index; 0: nobody's.
+#[btf_map]
+pub static EPOCHS: Array<u32, { MAX_PODS as usize }> = Array::new();
+
+/// The agent's listening socket of each pod. An entry vanishes with its socket.
+#[btf_map]
+pub static LISTENERS: SockMap<{ MAX_PODS as usize }> = SockMap::new();
+
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+/// What a dialling socket left for the socket that accepts it.
+#[btf_map]
+pub static PENDING: HashMap<FlowKey, SocketState, { MAX_PENDING as usize }> = HashMap::new();
+
+#[btf_map]
+pub static ATTESTED: HashMap<Tuple, Attestation, { MAX_ATTESTED as usize }> = HashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
+
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { EVENT_RING as usize }> = RingBuf::new();
+
+/// Id of the cgroup in which the agent runs.
+#[unsafe(no_mangle)]
+pub static AGENT_CGROUP: Global<u64> = Global::new(0);
+#[unsafe(no_mangle)]
+pub static OUTBOUND_PORT: Global<u32> = Global::new(15001);
+#[unsafe(no_mangle)]
+pub static HBONE_PORT: Global<u32> = Global::new(15008);
+/// sk_lookup is loaded once a pod, with the pod that it serves.
+#[unsafe(no_mangle)]
+pub static POD_IP: Global<[u32; 4]> = Global::new([0; 4]);
+#[unsafe(no_mangle)]
+pub static POD_INDEX: Global<u32> = Global::new(MAX_PODS);
+#[unsafe(no_mangle)]
+pub static POD_EPOCH: Global<u32> = Global::new(0);
+
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the slot is this CPU's own; programs of these types are not preempted by each other on it in a way
+        // that could tear an aligned 64-bit add into another value than an off-by-one.
+        unsafe { *slot += 1 }
+    }
+}
+
+/// The state of a full socket, or null.
+///
+/// # Safety
+/// `sk` must be a socket pointer that the verifier knows.
+#[inline(always)]
+pub unsafe fn socket_state(sk: *mut bpf_sock) -> *mut SocketState {
+    // SAFETY: by contract
+    unsafe { bpf_sk_storage_get(sockets(), sk.cast(), core::ptr::null_mut(), 0).cast() }
+}
+
+/// Sets the state of a full socket, whatever it held; false: no memory.
+///
+/// # Safety
+/// `sk` must be a socket pointer that the verifier knows.
+#[inline(always)]
+pub unsafe fn set_socket_state(sk: *mut bpf_sock, state: &SocketState) -> bool {
+    let initial = core::ptr::from_ref(state).cast_mut();
+    // SAFETY: by contract
+    let slot = unsafe {
+        bpf_sk_storage_get(sockets(), sk.cast(), initial.cast(), BPF_SK_STORAGE_GET_F_CREATE.into())
+            .cast::<SocketState>()
+    };
+    if slot.is_null() {
+        return false;
+    }
+    // SAFETY: not null, and as large as the map's values
+    unsafe { *slot = *state };
+    true
+}
+
+/// # Safety
+/// `sk` must be a socket pointer that the verifier knows.
+#[inline(always)]
+pub unsafe fn clear_socket_state(sk: *mut bpf_sock) {
+    // ENOENT is the usual answer and fine.
+    // SAFETY: by contract
+    let _ = unsafe { bpf_sk_storage_delete(sockets(), sk.cast()) };
+}
+
+#[inline(always)]
+fn sockets() -> *mut core::ffi::c_void {
+    core::ptr::from_ref(&SOCKETS).cast_mut().cast()
+}

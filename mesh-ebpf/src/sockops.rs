@@ -1,0 +1,185 @@
+//! sockops: what a dialling socket knows reaches the socket that accepts it, before anybody can accept; and the
+//! attestation of same-node connections.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
+    },
+    helpers::generated::bpf_get_netns_cookie,
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use mesh_common::abi::{Attestation, Counter, FlowKey, Ip, SockAddr, SocketState, Tuple, kind};
+
+use crate::{
+    events::refused,
+    maps::{ATTESTED, PENDING, PODS, count, set_socket_state, socket_state},
+};
+
+const AF_INET: u32 = 2;
+/// The return value is not looked at for these callbacks.
+const DONE: u32 = 1;
+
+#[sock_ops]
+pub fn socket_events(ctx: SockOpsContext) -> u32 {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => dialled(&ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
+        _ => {}
+    }
+    DONE
+}
+
+/// Before the SYN leaves; the local port is known.
+#[inline(always)]
+fn dialled(ctx: &SockOpsContext) {
+    let Some((sk, state)) = stored(ctx) else { return };
+    let key = flow(ctx);
+    let published = match state.kind {
+        kind::REDIRECTED | kind::UPSTREAM => publish(&key, &state),
+        kind::ATTEST => attest(sk, &key, &state),
+        _ => return,
+    };
+    match published {
+        Ok(counter) => {
+            count(counter);
+            // To take the entry back if nobody accepts. Without the callback it would stay until it is overwritten
+            // by the next connection of the same 4-tuple.
+            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+        }
+        Err(counter) => refused(counter, key.netns, state.pod, key.local, key.remote),
+    }
+}
+
+#[inline(always)]
+fn publish(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
+    PENDING.insert(key, state, BPF_ANY.into()).map(|()| Counter::PendingPublished).map_err(|_| Counter::PendingFull)
+}
+
+/// Only for the address that the decision was about, and only from an address that is the pod's: a pod can add a
+/// neighbour's address to its own loopback device.
+#[inline(always)]
+fn attest(_sk: *mut bpf_sock, key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
+    // SAFETY: entries are replaced, not changed in place
+    let own = match unsafe { PODS.get(key.netns) } {
+        Some(pod) => pod.ip == key.local.ip && pod.index == state.pod && pod.epoch == state.epoch,
+        None => false,
+    };
+    if !own || key.remote != state.address {
+        return Err(Counter::AttestForeignAddress);
+    }
+    let tuple = Tuple { source: key.local, destination: key.remote };
+    let entry = Attestation {
+        source: state.pod,
+        source_epoch: state.epoch,
+        target: state.target,
+        target_epoch: state.target_epoch,
+    };
+    if ATTESTED.insert(tuple, entry, BPF_NOEXIST.into()).is_ok() {
+        return Ok(Counter::Attested);
+    }
+    // SAFETY: as above
+    match unsafe { ATTESTED.get(tuple) } {
+        // What an earlier connection of the same pod left behind
+        Some(old) if old.source == state.pod => {
+            ATTESTED.insert(tuple, entry, BPF_ANY.into()).map(|()| Counter::Attested).map_err(|_| Counter::AttestFull)
+        }
+        Some(_) => Err(Counter::AttestTaken),
+        None => Err(Counter::AttestFull),
+    }
+}
+
+/// The last ACK of the handshake arrived; nobody has accepted yet.
+#[inline(always)]
+fn accepted(ctx: &SockOpsContext) {
+    let here = flow(ctx);
+    // As its dialler sees it
+    let key = FlowKey { netns: here.netns, local: here.remote, remote: here.local };
+    // SAFETY: entries are replaced, not changed in place
+    if let Some(left) = unsafe { PENDING.get(key) }.copied() {
+        let _ = PENDING.remove(key);
+        let Some(sk) = full_socket(ctx) else { return };
+        let kind = if left.kind == kind::REDIRECTED { kind::ACCEPTED } else { kind::SERVED };
+        // SAFETY: checked for null above
+        if unsafe { set_socket_state(sk, &SocketState { kind, ..left }) } {
+            count(Counter::PendingTaken);
+        } else {
+            refused(Counter::TakenStorageFull, here.netns, left.pod, here.local, here.remote);
+        }
+        return;
+    }
+    let _ = ATTESTED.remove(Tuple { source: here.remote, destination: here.local });
+}
+
+/// The dialler is gone; what nobody took must not wait for another connection of the same 4-tuple.
+#[inline(always)]
+fn closed(ctx: &SockOpsContext) {
+    let Some((_, state)) = stored(ctx) else { return };
+    let key = flow(ctx);
+    match state.kind {
+        kind::REDIRECTED | kind::UPSTREAM => {
+            let _ = PENDING.remove(key);
+        }
+        kind::ATTEST => {
+            let tuple = Tuple { source: key.local, destination: key.remote };
+            // SAFETY: as above
+            if unsafe { ATTESTED.get(tuple) }.is_some_and(|entry| entry.source == state.pod) {
+                let _ = ATTESTED.remove(tuple);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn stored(ctx: &SockOpsContext) -> Option<(*mut bpf_sock, SocketState)> {
+    let sk = full_socket(ctx)?;
+    // SAFETY: not null
+    let state = unsafe { socket_state(sk) };
+    // SAFETY: null or as large as the map's values
+    (!state.is_null()).then(|| (sk, unsafe { *state }))
+}
+
+#[inline(always)]
+fn full_socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the context is valid while the program runs
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    (!sk.is_null()).then_some(sk)
+}
+
+#[inline(always)]
+fn flow(ctx: &SockOpsContext) -> FlowKey {
+    // SAFETY: the helper only reads
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let (local, remote) = if ctx.family() == AF_INET {
+        (Ip::v4(ctx.local_ip4()), Ip::v4(ctx.remote_ip4()))
+    } else {
+        (Ip(local_ip6(ctx)), Ip(remote_ip6(ctx)))
+    };
+    FlowKey {
+        netns,
+        // local_port is in host byte order, remote_port in network byte order in its upper half.
+        local: SockAddr { ip: local, port: ctx.local_port() },
+        remote: SockAddr { ip: remote, port: u32::from_be(ctx.remote_port()) },
+    }
+}
+
+// The verifier wants each word of the context read on its own.
+#[inline(always)]
+fn local_ip6(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: the context is valid while the program runs
+    let ip = unsafe { &raw const (*ctx.ops).local_ip6 }.cast::<u32>();
+    // SAFETY: as above
+    unsafe { [ip.read_volatile(), ip.add(1).read_volatile(), ip.add(2).read_volatile(), ip.add(3).read_volatile()] }
+}
+
+#[inline(always)]
+fn remote_ip6(ctx: &SockOpsContext) -> [u32; 4] {
+    // SAFETY: the context is valid while the program runs
+    let ip = unsafe { &raw const (*ctx.ops).remote_ip6 }.cast::<u32>();
+    // SAFETY: as above
+    unsafe { [ip.read_volatile(), ip.add(1).read_volatile(), ip.add(2).read_volatile(), ip.add(3).read_volatile()] }
+}

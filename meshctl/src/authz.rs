@@ -1,0 +1,154 @@
+//! `meshctl authz check`: would the policies permit it? The exit code answers scripts.
+
+use std::io::Write;
+
+use mesh_common::{
+    model::Identity,
+    proto::nodemesh::{AuthzAnswer, AuthzQuery, Verdict, item, query},
+};
+use serde_json::json;
+
+use crate::{
+    Outcome,
+    client::{Failure, Servers},
+    output::{Format, Mood, Screen},
+    words,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Question {
+    /// May A reach a port of B? Exit code 0: permitted, 1: denied
+    Check(Check),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// The client: NAMESPACE/POD, spiffe://… for an identity, or - for one without identity
+    #[arg(value_name = "A", value_parser = source)]
+    source: String,
+    /// The server: NAMESPACE/POD
+    #[arg(value_name = "B", value_parser = pod_of_namespace)]
+    destination: String,
+    /// The port that the server's program listens on
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+}
+
+fn source(text: &str) -> Result<String, String> {
+    if text == "-" {
+        Ok(String::new())
+    } else if text.starts_with("spiffe://") {
+        text.parse::<Identity>().map(|identity| identity.to_string()).map_err(|error| error.to_string())
+    } else {
+        pod_of_namespace(text).map_err(|why| format!("{why}, or spiffe://…, or -"))
+    }
+}
+
+fn pod_of_namespace(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, pod)) if !namespace.is_empty() && !pod.is_empty() && !pod.contains('/') => Ok(text.into()),
+        _ => Err("a pod is NAMESPACE/POD".into()),
+    }
+}
+
+/// Prints the answer of the destination's own node if it is among the answers. Found: denied.
+pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
+    let Question::Check(Check { source, destination, port }) = question;
+    let asked = AuthzQuery { source: source.clone(), destination: destination.clone(), port: (*port).into() };
+    let (items, complete) = servers.ask(query::Kind::Authz(asked)).all().await;
+    let answers = items.into_iter().filter_map(|(node, kind)| match kind {
+        item::Kind::Authz(answer) => Some((node, answer)),
+        _ => None,
+    });
+    // Without the destination's node, the strictest opinion counts.
+    let best = answers.max_by_key(|(_, answer)| (answer.authoritative, !is_permitted(answer)));
+    let Some((node, answer)) = best else {
+        complete?;
+        return Err(Failure::Unreachable(format!("no node knows {destination}; see `meshctl config workloads`")));
+    };
+    if !answer.authoritative {
+        // Another server may have been the one to know better.
+        if let Err(failure) = complete {
+            eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
+        }
+        eprintln!("meshctl: the node of {destination} did not answer itself: this is what {node} knows");
+    }
+    show(&node, &answer, *port, (source, destination), screen)?;
+    Ok(if is_permitted(&answer) { Outcome::Fine } else { Outcome::Found })
+}
+
+fn is_permitted(answer: &AuthzAnswer) -> bool {
+    matches!(answer.verdict(), Verdict::Forwarded | Verdict::Audit)
+}
+
+fn show<W: Write>(
+    node: &str,
+    answer: &AuthzAnswer,
+    port: u16,
+    (source, destination): (&str, &str),
+    screen: &mut Screen<W>,
+) -> Result<(), Failure> {
+    let rule = (!answer.policy.is_empty() && answer.rule >= 0).then_some(answer.rule);
+    if screen.format == Format::Json {
+        screen.json(&json!({
+            "permitted": is_permitted(answer),
+            "verdict": words::verdict(answer.verdict()),
+            "reason": answer.reason,
+            "policy": answer.policy,
+            "rule": rule,
+            "message": answer.message,
+            "source": source,
+            "source_identity": answer.source_identity,
+            "destination": destination,
+            "destination_identity": answer.destination_identity,
+            "port": port,
+            "node": node,
+            "authoritative": answer.authoritative,
+            "generation": answer.generation,
+        }))?;
+        return Ok(());
+    }
+    let (word, mood) = match is_permitted(answer) {
+        true => ("permitted", Mood::Good),
+        false => ("denied", Mood::Bad),
+    };
+    let client = if source.is_empty() { "a client without identity" } else { source };
+    screen.line(&format!("{word}: {client} -> {destination} port {port}"), mood)?;
+    let policy = match rule {
+        Some(rule) => format!("{}#{rule}", answer.policy),
+        None => answer.policy.clone(),
+    };
+    let facts = [
+        ("source", answer.source_identity.as_str()),
+        ("destination", &answer.destination_identity),
+        ("reason", &answer.reason),
+        ("policy", &policy),
+        ("because", &answer.message),
+    ];
+    for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
+        screen.line(&format!("  {name:<12} {value}"), Mood::Plain)?;
+    }
+    screen.line(&format!("  {:<12} {node}, configuration {}", "decided by", answer.generation), Mood::Plain)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_a_pod_an_identity_or_nobody() {
+        assert_eq!(source("shop/web").unwrap(), "shop/web");
+        assert_eq!(source("-").unwrap(), "");
+        assert_eq!(source("spiffe://cluster.local/ns/shop/sa/web").unwrap(), "spiffe://cluster.local/ns/shop/sa/web");
+        for wrong in ["web", "", "/web", "shop/", "a/b/c", "spiffe://cluster.local/web", "spiffe://c/ns/UPPER/sa/x"] {
+            assert!(source(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_a_pod() {
+        assert!(pod_of_namespace("shop/redis").is_ok());
+        assert!(pod_of_namespace("redis").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! `meshctl config`: the configuration as a node (or the controller) holds it.
+
+use std::io::Write;
+
+use mesh_common::proto::nodemesh::{
+    CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, WorkloadInfo, item, query,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Outcome,
+    client::{Failure, Servers},
+    output::{Cell, Format, Mood, Screen, Table},
+    words,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Kind {
+    /// Pods with their identities, and how to reach them
+    Workloads(Filter),
+    /// Services with their ports and endpoints
+    Services(Filter),
+    /// Policies, and the workloads that they apply to
+    Policies(Filter),
+    /// Certificates that the node holds in memory
+    Certs(Filter),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Filter {
+    /// Only this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+}
+
+/// Found: a certificate that is not there.
+pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
+    let (asked, filter) = match kind {
+        Kind::Workloads(filter) => (ConfigKind::Workloads, filter),
+        Kind::Services(filter) => (ConfigKind::Services, filter),
+        Kind::Policies(filter) => (ConfigKind::Policies, filter),
+        Kind::Certs(filter) => (ConfigKind::Certificates, filter),
+    };
+    let namespace = filter.namespace.clone().unwrap_or_default();
+    let question = query::Kind::Config(ConfigQuery { kind: asked.into(), namespace });
+    let (items, complete) = servers.ask(question).all().await;
+    let mut outcome = Outcome::Fine;
+    if screen.format == Format::Json {
+        for (node, kind) in &items {
+            if let Some(object) = record(node, kind) {
+                screen.json(&object)?;
+            }
+        }
+    } else {
+        match asked {
+            ConfigKind::Workloads => workloads(&items, screen)?,
+            ConfigKind::Services => services(&items, screen)?,
+            ConfigKind::Policies => policies(&items, screen)?,
+            ConfigKind::Certificates | ConfigKind::ConfigUnspecified => certificates(&items, screen)?,
+        }
+    }
+    complete?;
+    if items.iter().any(|(_, kind)| matches!(kind, item::Kind::Certificate(info) if info.state != "ready")) {
+        outcome = Outcome::Found;
+    }
+    Ok(outcome)
+}
+
+fn workloads<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table =
+        Table::new(["SEEN BY", "POD", "NODE", "ADDRESSES", "IDENTITY", "PROTOCOL", "HEALTH", "SERVICES", "POLICIES"]);
+    for (seen_by, kind) in items {
+        let item::Kind::Workload(info) = kind else { continue };
+        table.push([
+            seen_by.into(),
+            format!("{}/{}", info.namespace, info.name).into(),
+            (&info.node).into(),
+            info.addresses.join(",").into(),
+            words::short_identity(&info.identity).into(),
+            (&info.protocol).into(),
+            if info.healthy { "healthy".into() } else { Cell::new("unhealthy", Mood::Bad) },
+            info.services.join(",").into(),
+            info.policies.join(",").into(),
+        ]);
+    }
+    Ok(screen.table(&mut table)?)
+}
+
+fn services<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["SEEN BY", "NAMESPACE", "HOSTNAME", "ADDRESSES", "PORTS", "ENDPOINTS"]);
+    for (seen_by, kind) in items {
+        let item::Kind::Service(info) = kind else { continue };
+        table.push([
+            seen_by.into(),
+            (&info.namespace).into(),
+            (&info.hostname).into(),
+            info.addresses.join(",").into(),
+            info.ports.join(",").into(),
+            info.endpoints.join(", ").into(),
+        ]);
+    }
+    Ok(screen.table(&mut table)?)
+}
+
+fn policies<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["SEEN BY", "POLICY", "SCOPE", "ACTION", "RULES", "WORKLOADS"]);
+    for (seen_by, kind) in items {
+        let item::Kind::Policy(info) = kind else { continue };
+        table.push([
+            seen_by.into(),
+            format!("{}/{}", info.namespace, info.name).into(),
+            (&info.scope).into(),
+            (&info.action).into(),
+            info.rules.to_string().into(),
+            info.workloads.join(",").into(),
+        ]);
+    }
+    Ok(screen.table(&mut table)?)
+}
+
+fn certificates<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["NODE", "IDENTITY", "STATE", "SERIAL", "NOT BEFORE", "NOT AFTER"]);
+    for (node, kind) in items {
+        let item::Kind::Certificate(info) = kind else { continue };
+        let mood = if info.state == "ready" { Mood::Good } else { Mood::Bad };
+        let (not_before, not_after) = validity(info);
+        table.push([
+            node.into(),
+            (&info.identity).into(),
+            Cell::new(&info.state, mood),
+            (&info.serial).into(),
+            not_before.unwrap_or_default().into(),
+            not_after.unwrap_or_default().into(),
+        ]);
+    }
+    Ok(screen.table(&mut table)?)
+}
+
+fn validity(info: &CertificateInfo) -> (Option<String>, Option<String>) {
+    (
+        words::time(info.not_before.map(|time| (time.seconds, time.nanos))),
+        words::time(info.not_after.map(|time| (time.seconds, time.nanos))),
+    )
+}
+
+/// The record of `-o json`; `seen_by` is the node whose view it is. Nothing for an answer of another kind.
+fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
+    Some(match kind {
+        item::Kind::Workload(WorkloadInfo {
+            uid,
+            namespace,
+            name,
+            node,
+            addresses,
+            identity,
+            protocol,
+            healthy,
+            services,
+            policies,
+        }) => json!({
+            "seen_by": seen_by, "uid": uid, "namespace": namespace, "pod": name, "node": node, "addresses": addresses,
+            "identity": identity, "protocol": protocol, "healthy": healthy, "services": services, "policies": policies,
+        }),
+        item::Kind::Service(ServiceInfo { namespace, hostname, addresses, ports, endpoints }) => json!({
+            "seen_by": seen_by, "namespace": namespace, "hostname": hostname, "addresses": addresses, "ports": ports,
+            "endpoints": endpoints,
+        }),
+        item::Kind::Policy(PolicyInfo { namespace, name, scope, action, rules, workloads }) => json!({
+            "seen_by": seen_by, "namespace": namespace, "name": name, "scope": scope, "action": action, "rules": rules,
+            "workloads": workloads,
+        }),
+        item::Kind::Certificate(info) => {
+            let (not_before, not_after) = validity(info);
+            json!({
+                "seen_by": seen_by, "identity": info.identity, "serial": info.serial, "not_before": not_before,
+                "not_after": not_after, "state": info.state,
+            })
+        }
+        _ => return None,
+    })
+}

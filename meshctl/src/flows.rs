@@ -1,0 +1,233 @@
+//! `meshctl flows`: one line a connection, with both identities, the way it took and what decided.
+
+use std::io::Write;
+
+use clap::builder::NonEmptyStringValueParser;
+use mesh_common::proto::nodemesh::{Direction, Endpoint, Flow, FlowsQuery, Security, Verdict, item, query};
+use serde_json::{Value, json};
+
+use crate::{
+    Outcome,
+    client::{Failure, Servers},
+    output::{Cell, Format, Mood, Screen, Table},
+    words::{self, DirectionFilter, VerdictFilter},
+};
+
+const HEADER: [&str; 13] = [
+    "TIME",
+    "NODE",
+    "DIR",
+    "SOURCE",
+    "DESTINATION",
+    "SERVICE",
+    "PATH",
+    "SECURITY",
+    "VERDICT",
+    "REASON",
+    "POLICY#RULE",
+    "BYTES",
+    "DURATION",
+];
+/// While following, a row cannot wait for the widths of those after it.
+const FOLLOW_WIDTHS: [usize; 13] = [24, 6, 8, 32, 32, 20, 11, 15, 9, 12, 12, 12, 8];
+
+#[derive(Debug, Default, clap::Args)]
+pub struct Arguments {
+    /// Go on with the connections to come
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the newest N of those recorded
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
+    /// Source or destination is in this namespace
+    #[arg(short, long, value_parser = NonEmptyStringValueParser::new())]
+    namespace: Option<String>,
+    /// Source or destination is this pod: NAME or NAMESPACE/NAME
+    #[arg(long, value_parser = pod)]
+    pod: Option<String>,
+    /// The source is this pod
+    #[arg(long, value_name = "POD", value_parser = pod)]
+    from: Option<String>,
+    /// The destination is this pod
+    #[arg(long, value_name = "POD", value_parser = pod)]
+    to: Option<String>,
+    #[arg(long, value_enum, ignore_case = true)]
+    verdict: Option<VerdictFilter>,
+    /// As the reporting node saw it
+    #[arg(long, value_enum, ignore_case = true)]
+    direction: Option<DirectionFilter>,
+}
+
+/// `name` or `namespace/name`.
+pub(crate) fn pod(text: &str) -> Result<String, String> {
+    let parts = text.split('/').collect::<Vec<_>>();
+    if parts.len() <= 2 && parts.iter().all(|part| !part.is_empty()) {
+        Ok(text.to_string())
+    } else {
+        Err("a pod is NAME or NAMESPACE/NAME".into())
+    }
+}
+
+pub async fn run<W: Write>(
+    servers: &Servers,
+    arguments: &Arguments,
+    screen: &mut Screen<W>,
+) -> Result<Outcome, Failure> {
+    let mut answers = servers.ask(query::Kind::Flows(question(arguments)));
+    if !arguments.follow {
+        let (items, complete) = answers.all().await;
+        let mut flows = items.into_iter().filter_map(|(node, kind)| flow_of(node, kind)).collect::<Vec<_>>();
+        flows.sort_by_key(ended);
+        // Each server sent its own newest.
+        let skip = arguments.last.map_or(0, |last| flows.len().saturating_sub(last as usize));
+        show(&flows[skip..], &mut Table::new(HEADER), screen)?;
+        return complete.map(|()| Outcome::Fine);
+    }
+    let mut table = Table::new(HEADER).with_widths(FOLLOW_WIDTHS);
+    let mut failed = None;
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok((node, kind)) => show(flow_of(node, kind).as_slice(), &mut table, screen)?,
+            Err(failure) => {
+                // The others go on.
+                eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
+                failed = Some(failure);
+            }
+        }
+    }
+    Err(failed.unwrap_or_else(|| Failure::Unreachable("the servers ended their streams; were they stopped?".into())))
+}
+
+fn question(arguments: &Arguments) -> FlowsQuery {
+    let Arguments { follow, last, namespace, pod, from, to, verdict, direction } = arguments;
+    FlowsQuery {
+        follow: *follow,
+        last: last.unwrap_or(0),
+        namespace: namespace.clone().unwrap_or_default(),
+        pod: pod.clone().unwrap_or_default(),
+        from: from.clone().unwrap_or_default(),
+        to: to.clone().unwrap_or_default(),
+        verdict: verdict.map_or(Verdict::Unspecified, Verdict::from).into(),
+        direction: direction.map_or(Direction::Unspecified, Direction::from).into(),
+    }
+}
+
+fn flow_of(node: String, kind: item::Kind) -> Option<Flow> {
+    match kind {
+        item::Kind::Flow(mut flow) => {
+            if flow.node.is_empty() {
+                flow.node = node;
+            }
+            Some(flow)
+        }
+        _ => None,
+    }
+}
+
+fn show<W: Write>(flows: &[Flow], table: &mut Table<13>, screen: &mut Screen<W>) -> Result<(), Failure> {
+    match screen.format {
+        Format::Json => flows.iter().try_for_each(|flow| screen.json(&record(flow)))?,
+        Format::Table => {
+            flows.iter().for_each(|flow| table.push(row(flow)));
+            screen.table(table)?;
+        }
+    }
+    Ok(())
+}
+
+fn row(flow: &Flow) -> [Cell; 13] {
+    let verdict = match flow.verdict() {
+        Verdict::Forwarded => Mood::Good,
+        Verdict::Dropped | Verdict::Error => Mood::Bad,
+        Verdict::Audit | Verdict::Unspecified => Mood::Plain,
+    };
+    let security = match flow.security() {
+        Security::Plaintext => Mood::Dim,
+        _ => Mood::Plain,
+    };
+    let deciding = match (flow.policy.as_str(), flow.rule) {
+        ("", _) => String::new(),
+        (policy, rule @ 0..) => format!("{policy}#{rule}"),
+        (policy, _) => policy.to_string(),
+    };
+    [
+        words::time(ended(flow)).unwrap_or_default().into(),
+        (&flow.node).into(),
+        words::direction(flow.direction()).into(),
+        end_text(flow.source.as_ref()).into(),
+        end_text(flow.destination.as_ref()).into(),
+        (&flow.service).into(),
+        words::path(flow.path()).into(),
+        Cell::new(words::security(flow.security()), security),
+        Cell::new(words::verdict(flow.verdict()), verdict),
+        (&flow.reason).into(),
+        deciding.into(),
+        format!("{}/{}", flow.bytes_sent, flow.bytes_received).into(),
+        milliseconds(flow).map(words::span).unwrap_or_default().into(),
+    ]
+}
+
+/// `namespace/pod (namespace/service-account)`, or the address of whom the mesh does not know.
+fn end_text(end: Option<&Endpoint>) -> String {
+    let Some(end) = end else { return String::new() };
+    let who = match (end.namespace.as_str(), end.pod.as_str()) {
+        (_, "") => end.address.clone(),
+        (namespace, pod) => format!("{namespace}/{pod}"),
+    };
+    match end.identity.as_str() {
+        "" => who,
+        identity => format!("{who} ({})", words::short_identity(identity)),
+    }
+}
+
+fn ended(flow: &Flow) -> Option<(i64, i32)> {
+    flow.end.or(flow.start).map(|time| (time.seconds, time.nanos))
+}
+
+fn milliseconds(flow: &Flow) -> Option<f64> {
+    let (start, end) = (flow.start?, flow.end?);
+    let elapsed = (end.seconds - start.seconds) as f64 * 1e3 + f64::from(end.nanos - start.nanos) / 1e6;
+    Some(elapsed.max(0.0))
+}
+
+/// The record of `-o json`. Its names and words do not change.
+fn record(flow: &Flow) -> Value {
+    let time = |time: Option<(i64, i32)>| words::time(time);
+    let end = |end: Option<&Endpoint>| {
+        let end = end.cloned().unwrap_or_default();
+        json!({
+            "namespace": end.namespace,
+            "pod": end.pod,
+            "workload": end.workload,
+            "service_account": end.service_account,
+            "identity": end.identity,
+            "address": end.address,
+        })
+    };
+    json!({
+        "time": time(ended(flow)),
+        "start": time(flow.start.map(|start| (start.seconds, start.nanos))),
+        "duration_ms": milliseconds(flow),
+        "id": flow.id,
+        "node": flow.node,
+        "direction": words::direction(flow.direction()),
+        "verdict": words::verdict(flow.verdict()),
+        "reason": flow.reason,
+        "source": end(flow.source.as_ref()),
+        "destination": end(flow.destination.as_ref()),
+        "service": flow.service,
+        "path": words::path(flow.path()),
+        "security": words::security(flow.security()),
+        "tls_version": flow.tls_version,
+        "tls_cipher": flow.tls_cipher,
+        "bytes_sent": flow.bytes_sent,
+        "bytes_received": flow.bytes_received,
+        "policy": flow.policy,
+        "rule": (!flow.policy.is_empty() && flow.rule >= 0).then_some(flow.rule),
+        "generation": flow.generation,
+        "error": flow.error,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! Flows as text and as JSON.
+
+use clap::Parser;
+
+use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    arguments: Arguments,
+}
+
+fn parsed(line: &[&str]) -> Result<FlowsQuery, clap::Error> {
+    Line::try_parse_from([&["flows"], line].concat()).map(|line| question(&line.arguments))
+}
+
+fn end(pod: &str, identity: &str) -> Option<Endpoint> {
+    Some(Endpoint {
+        namespace: "shop".into(),
+        pod: pod.into(),
+        identity: identity.into(),
+        address: "10.1.0.9:80".into(),
+        ..Endpoint::default()
+    })
+}
+
+/// A connection of 250 ms that a policy refused.
+pub(crate) fn refused() -> Flow {
+    let mut flow = Flow {
+        id: 7,
+        node: "node-a".into(),
+        source: end("web", "spiffe://cluster.local/ns/shop/sa/web"),
+        destination: end("redis", ""),
+        service: "shop/redis.shop.svc.cluster.local".into(),
+        reason: "DENY".into(),
+        policy: "shop/deny-web".into(),
+        rule: 2,
+        generation: 41,
+        bytes_sent: 5,
+        ..Flow::default()
+    };
+    flow.start.get_or_insert_default().seconds = 1_700_000_000;
+    flow.end.get_or_insert_default().seconds = 1_700_000_000;
+    flow.end.get_or_insert_default().nanos = 250_000_000;
+    flow.set_verdict(Verdict::Dropped);
+    flow.set_direction(Direction::Inbound);
+    flow.set_path(mesh_common::proto::nodemesh::Path::Tunnel);
+    flow.set_security(Security::MutualTls);
+    flow
+}
+
+fn shown(flows: &[Flow], format: Format) -> String {
+    let mut out = Vec::new();
+    show(flows, &mut Table::new(HEADER), &mut Screen::new(&mut out, format, false)).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_table_names_both_ends_and_what_decided() {
+    let text = shown(&[refused()], Format::Table);
+    let row = text.lines().nth(1).unwrap();
+    let fields = row.split("  ").map(str::trim).filter(|field| !field.is_empty()).collect::<Vec<_>>();
+    assert_eq!(
+        fields,
+        [
+            "2023-11-14T22:13:20.250Z",
+            "node-a",
+            "inbound",
+            "shop/web (shop/web)",
+            "shop/redis",
+            "shop/redis.shop.svc.cluster.local",
+            "tunnel",
+            "mutual_tls",
+            "DROPPED",
+            "DENY",
+            "shop/deny-web#2",
+            "5/0",
+            "250ms",
+        ]
+    );
+}
+
+#[test]
+fn who_is_unknown_is_shown_by_address() {
+    assert_eq!(end_text(end("", "").as_ref()), "10.1.0.9:80");
+    assert_eq!(end_text(None), "");
+}
+
+#[test]
+fn a_policy_without_a_matching_rule_has_no_rule() {
+    let mut flow = refused();
+    flow.rule = -1;
+    assert!(shown(&[flow.clone()], Format::Table).contains("shop/deny-web "));
+    let record: Value = serde_json::from_str(&shown(&[flow], Format::Json)).unwrap();
+    assert_eq!(record["rule"], Value::Null);
+}
+
+#[test]
+fn json_is_one_object_a_line_with_these_names() {
+    let text = shown(&[refused(), refused()], Format::Json);
+    assert_eq!(text.lines().count(), 2);
+    let record: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let expected = json!({
+        "time": "2023-11-14T22:13:20.250Z", "start": "2023-11-14T22:13:20.000Z", "duration_ms": 250.0, "id": 7,
+        "node": "node-a", "direction": "inbound", "verdict": "DROPPED", "reason": "DENY",
+        "source": {
+            "namespace": "shop", "pod": "web", "workload": "", "service_account": "",
+            "identity": "spiffe://cluster.local/ns/shop/sa/web", "address": "10.1.0.9:80",
+        },
+        "destination": {
+            "namespace": "shop", "pod": "redis", "workload": "", "service_account": "", "identity": "",
+            "address": "10.1.0.9:80",
+        },
+        "service": "shop/redis.shop.svc.cluster.local", "path": "tunnel", "security": "mutual_tls", "tls_version": "",
+        "tls_cipher": "", "bytes_sent": 5, "bytes_received": 0, "policy": "shop/deny-web", "rule": 2, "generation": 41,
+        "error": "",
+    });
+    assert_eq!(record, expected);
+}
+
+#[test]
+fn filters_reach_the_question() {
+    let query = parsed(&["-f", "--last", "5", "-n", "shop", "--from", "shop/web", "--verdict", "DROPPED"]).unwrap();
+    assert!(query.follow);
+    assert_eq!((query.last, query.namespace.as_str(), query.from.as_str()), (5, "shop", "shop/web"));
+    assert_eq!(query.verdict(), Verdict::Dropped);
+    assert_eq!(query.direction(), Direction::Unspecified);
+    assert_eq!(parsed(&["--direction", "out"]).unwrap().direction(), Direction::Outbound);
+}
+
+#[test]
+fn wrong_filters_are_refused() {
+    for wrong in [["--last", "0"], ["--pod", "a/b/c"], ["--to", ""], ["--verdict", "maybe"], ["-n", ""]] {
+        assert!(parsed(&wrong).is_err(), "{wrong:?}");
+    }
+}

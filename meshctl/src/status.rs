@@ -1,0 +1,211 @@
+//! `meshctl status`: what runs, what is connected, which pods are redirected, what could not be honoured.
+
+use std::{io::Write, time::SystemTime};
+
+use mesh_common::proto::nodemesh::{ControllerStatus, NodeStatus, Redirection, StatusQuery, item, query};
+use serde_json::{Value, json};
+
+use crate::{
+    Outcome,
+    client::{Failure, Servers},
+    output::{Cell, Format, Mood, Screen, Table},
+    words,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The verdict counters of the kernel programs too
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// Prints agents, pods and controller. Found: a node without its controller, a refused configuration, a pod whose
+/// redirection failed, or a problem in the manifests.
+pub async fn run<W: Write>(
+    servers: &Servers,
+    arguments: &Arguments,
+    screen: &mut Screen<W>,
+) -> Result<Outcome, Failure> {
+    let (items, complete) = servers.ask(query::Kind::Status(StatusQuery {})).all().await;
+    let (mut nodes, mut controllers) = (Vec::new(), Vec::new());
+    for (node, kind) in items {
+        match kind {
+            item::Kind::Status(status) => nodes.push((node, status)),
+            item::Kind::Controller(status) => controllers.push((node, status)),
+            _ => {}
+        }
+    }
+    nodes.sort_by(|a, b| a.0.cmp(&b.0));
+    match screen.format {
+        Format::Json => {
+            for (node, status) in &nodes {
+                screen.json(&node_json(node, status))?;
+            }
+            for (node, status) in &controllers {
+                screen.json(&controller_json(node, status))?;
+            }
+        }
+        Format::Table => {
+            for (_, status) in &controllers {
+                controller_text(status, screen)?;
+            }
+            agents(&nodes, screen)?;
+            pods(&nodes, screen)?;
+            if arguments.verbose {
+                counters(&nodes, screen)?;
+            }
+        }
+    }
+    complete?;
+    let found = nodes.iter().any(|(_, status)| is_wrong(status))
+        || controllers.iter().any(|(_, status)| !status.problems.is_empty());
+    Ok(if found { Outcome::Found } else { Outcome::Fine })
+}
+
+fn is_wrong(status: &NodeStatus) -> bool {
+    !status.controller_connected
+        || !status.last_nack.is_empty()
+        || status.pods.iter().any(|pod| pod.redirection() == Redirection::Failed)
+}
+
+fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new([
+        "NODE",
+        "CONTROLLER",
+        "GENERATION",
+        "WORKLOADS",
+        "SERVICES",
+        "POLICIES",
+        "CONNECTIONS",
+        "UP",
+        "VERSION",
+    ]);
+    for (node, status) in nodes {
+        let connected = match status.controller_connected {
+            true => Cell::new("connected", Mood::Good),
+            false => Cell::new("disconnected", Mood::Bad),
+        };
+        table.push([
+            node.into(),
+            connected,
+            status.generation.to_string().into(),
+            status.workloads.to_string().into(),
+            status.services.to_string().into(),
+            status.policies.to_string().into(),
+            status.open_connections.to_string().into(),
+            up(status).into(),
+            (&status.version).into(),
+        ]);
+    }
+    if table.is_empty() {
+        screen.line("no agent answered: none is connected", Mood::Bad)?;
+        return Ok(());
+    }
+    screen.table(&mut table)?;
+    for (node, status) in nodes.iter().filter(|(_, status)| !status.last_nack.is_empty()) {
+        screen.line(&format!("{node} refused a configuration: {}", status.last_nack), Mood::Bad)?;
+    }
+    Ok(())
+}
+
+fn pods<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["NODE", "POD", "REDIRECTION", "WHY"]);
+    for (node, status) in nodes {
+        for pod in &status.pods {
+            let mood = match pod.redirection() {
+                Redirection::Enabled => Mood::Good,
+                Redirection::Failed => Mood::Bad,
+                Redirection::Disabled | Redirection::Pending => Mood::Plain,
+            };
+            table.push([
+                node.into(),
+                format!("{}/{}", pod.namespace, pod.name).into(),
+                Cell::new(words::redirection(pod.redirection()), mood),
+                (&pod.message).into(),
+            ]);
+        }
+    }
+    if !table.is_empty() {
+        screen.line("", Mood::Plain)?;
+        screen.table(&mut table)?;
+    }
+    Ok(())
+}
+
+fn counters<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["NODE", "COUNTER", "VALUE"]);
+    for (node, status) in nodes {
+        for counter in &status.counters {
+            table.push([node.into(), (&counter.name).into(), counter.value.to_string().into()]);
+        }
+    }
+    if !table.is_empty() {
+        screen.line("", Mood::Plain)?;
+        screen.table(&mut table)?;
+    }
+    Ok(())
+}
+
+fn controller_text<W: Write>(status: &ControllerStatus, screen: &mut Screen<W>) -> Result<(), Failure> {
+    let ControllerStatus { version, connected_nodes, workloads, services, policies, problems } = status;
+    screen.line(
+        &format!("controller {version}: {workloads} workloads, {services} services, {policies} policies"),
+        Mood::Plain,
+    )?;
+    match connected_nodes.as_slice() {
+        [] => screen.line("connected nodes: none", Mood::Bad)?,
+        nodes => screen.line(&format!("connected nodes: {}", nodes.join(", ")), Mood::Plain)?,
+    }
+    for problem in problems {
+        screen.line(&format!("problem: {problem}"), Mood::Bad)?;
+    }
+    screen.line("", Mood::Plain)?;
+    Ok(())
+}
+
+/// How long the agent has run by this machine's clock.
+fn up(status: &NodeStatus) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+    status.started.map_or_else(String::new, |started| words::span((now - started.seconds as f64).max(0.0) * 1000.0))
+}
+
+fn node_json(node: &str, status: &NodeStatus) -> Value {
+    let pods = status.pods.iter().map(|pod| {
+        json!({
+            "namespace": pod.namespace,
+            "pod": pod.name,
+            "pod_uid": pod.pod_uid,
+            "redirection": words::redirection(pod.redirection()),
+            "message": pod.message,
+        })
+    });
+    let counters = status.counters.iter().map(|counter| (counter.name.clone(), counter.value.into()));
+    json!({
+        "kind": "agent",
+        "node": node,
+        "version": status.version,
+        "started": words::time(status.started.map(|time| (time.seconds, time.nanos))),
+        "controller_connected": status.controller_connected,
+        "generation": status.generation,
+        "workloads": status.workloads,
+        "services": status.services,
+        "policies": status.policies,
+        "open_connections": status.open_connections,
+        "last_nack": status.last_nack,
+        "pods": pods.collect::<Vec<_>>(),
+        "counters": counters.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+fn controller_json(node: &str, status: &ControllerStatus) -> Value {
+    json!({
+        "kind": "controller",
+        "node": node,
+        "version": status.version,
+        "connected_nodes": status.connected_nodes,
+        "workloads": status.workloads,
+        "services": status.services,
+        "policies": status.policies,
+        "problems": status.problems,
+    })
+}

@@ -1,0 +1,145 @@
+//! The stable words for the enums of the wire, in tables and JSON alike, and times and durations as people read them.
+
+use clap::ValueEnum;
+use jiff::Timestamp;
+use mesh_common::proto::nodemesh;
+
+/// How a connection ended, to filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VerdictFilter {
+    Forwarded,
+    Dropped,
+    Audit,
+    Error,
+}
+
+/// Which side of a connection the node saw, to filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DirectionFilter {
+    #[value(alias = "in")]
+    Inbound,
+    #[value(alias = "out")]
+    Outbound,
+}
+
+impl From<VerdictFilter> for nodemesh::Verdict {
+    fn from(filter: VerdictFilter) -> Self {
+        match filter {
+            VerdictFilter::Forwarded => Self::Forwarded,
+            VerdictFilter::Dropped => Self::Dropped,
+            VerdictFilter::Audit => Self::Audit,
+            VerdictFilter::Error => Self::Error,
+        }
+    }
+}
+
+impl From<DirectionFilter> for nodemesh::Direction {
+    fn from(filter: DirectionFilter) -> Self {
+        match filter {
+            DirectionFilter::Inbound => Self::Inbound,
+            DirectionFilter::Outbound => Self::Outbound,
+        }
+    }
+}
+
+pub fn verdict(verdict: nodemesh::Verdict) -> &'static str {
+    match verdict {
+        nodemesh::Verdict::Unspecified => "UNKNOWN",
+        nodemesh::Verdict::Forwarded => "FORWARDED",
+        nodemesh::Verdict::Dropped => "DROPPED",
+        nodemesh::Verdict::Audit => "AUDIT",
+        nodemesh::Verdict::Error => "ERROR",
+    }
+}
+
+pub fn direction(direction: nodemesh::Direction) -> &'static str {
+    match direction {
+        nodemesh::Direction::Unspecified => "unknown",
+        nodemesh::Direction::Outbound => "outbound",
+        nodemesh::Direction::Inbound => "inbound",
+    }
+}
+
+/// The way that a connection's bytes took.
+pub fn path(path: nodemesh::Path) -> &'static str {
+    match path {
+        nodemesh::Path::Unspecified => "unknown",
+        nodemesh::Path::Direct => "direct",
+        nodemesh::Path::Local => "local",
+        nodemesh::Path::Tunnel => "tunnel",
+        nodemesh::Path::Passthrough => "passthrough",
+    }
+}
+
+/// As in the label `connection_security_policy`.
+pub fn security(security: nodemesh::Security) -> &'static str {
+    match security {
+        nodemesh::Security::Unspecified => "unknown",
+        nodemesh::Security::Plaintext => "none",
+        nodemesh::Security::MutualTls => "mutual_tls",
+        nodemesh::Security::KernelAttested => "kernel_attested",
+    }
+}
+
+/// As in the annotation `nodemesh.io/redirection`.
+pub fn redirection(redirection: nodemesh::Redirection) -> &'static str {
+    match redirection {
+        nodemesh::Redirection::Disabled => "disabled",
+        nodemesh::Redirection::Pending => "pending",
+        nodemesh::Redirection::Enabled => "enabled",
+        nodemesh::Redirection::Failed => "failed",
+    }
+}
+
+/// `namespace/service-account` of a SPIFFE id; any other text as it is.
+pub fn short_identity(id: &str) -> String {
+    id.parse::<mesh_common::model::Identity>()
+        .map(|identity| format!("{}/{}", identity.namespace(), identity.service_account()))
+        .unwrap_or_else(|_| id.to_string())
+}
+
+/// RFC 3339 in UTC with milliseconds; nothing for a time that is absent or outside the calendar.
+pub fn time(seconds_and_nanos: Option<(i64, i32)>) -> Option<String> {
+    let (seconds, nanos) = seconds_and_nanos?;
+    Some(format!("{:.3}", Timestamp::new(seconds, nanos).ok()?))
+}
+
+/// Milliseconds, or longer units where they read better: `0.4ms`, `12ms`, `3.2s`, `5m10s`, `3h04m`, `2d5h`.
+pub fn span(milliseconds: f64) -> String {
+    let seconds = milliseconds / 1000.0;
+    // Rounded down: a span is never said to be longer than it was.
+    let whole = seconds as u64;
+    match whole {
+        0 if milliseconds < 10.0 => format!("{milliseconds:.1}ms"),
+        0 => format!("{milliseconds:.0}ms"),
+        1..60 => format!("{seconds:.1}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        3600..86_400 => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
+        _ => format!("{}d{}h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_with_milliseconds() {
+        assert_eq!(time(Some((1_700_000_000, 123_456_789))).unwrap(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(time(Some((i64::MAX, 0))), None);
+        assert_eq!(time(None), None);
+    }
+
+    #[test]
+    fn spans_read_well() {
+        let all = [0.4, 12.0, 3_200.0, 310_000.0, 11_040_000.0, 190_800_000.0].map(span);
+        assert_eq!(all, ["0.4ms", "12ms", "3.2s", "5m10s", "3h04m", "2d5h"]);
+    }
+
+    #[test]
+    fn identities_are_short_only_if_they_are_identities() {
+        assert_eq!(short_identity("spiffe://cluster.local/ns/shop/sa/web"), "shop/web");
+        assert_eq!(short_identity("spiffe://elsewhere/vm"), "spiffe://elsewhere/vm");
+        assert_eq!(short_identity(""), "");
+    }
+}

@@ -1,0 +1,35 @@
+//! A flow names both ends by identity, at both ends, and says how it was proven.
+
+use anyhow::Result;
+use mesh_tests::{A, B};
+
+use crate::cast::Cast;
+
+#[test]
+fn both_agents_record_both_identities() -> Result<()> {
+    let Cast { world, client, near, far } = Cast::meshed("identities")?;
+    for server in [&near, &far] {
+        server.serve("echo", 7000)?;
+        assert!(client.push(server.at(7000), 10_000)?.echoed());
+    }
+    assert_eq!(client.identity(), "spiffe://cluster.local/ns/shop/sa/client");
+
+    for (node, direction) in [(A, "outbound"), (B, "inbound")] {
+        let flow = world.flow(node, "across nodes", |flow| {
+            flow.direction == direction && flow.destination.pod == far.full_name()
+        })?;
+        assert_eq!(flow.source.pod, client.full_name(), "{flow:?}");
+        assert_eq!(flow.source.identity, client.identity(), "{flow:?}");
+        assert_eq!(flow.destination.identity, far.identity(), "{flow:?}");
+        assert_eq!(flow.verdict, "forwarded", "{flow:?}");
+        assert_eq!((flow.path.as_str(), flow.security.as_str()), ("tunnel", "mutual_tls"), "{flow:?}");
+        assert!(flow.tls_version.contains("1.3") || flow.tls_version.contains("1_3"), "{flow:?}");
+        assert_eq!((flow.bytes_sent, flow.bytes_received), (10_000, 10_000), "{flow:?}");
+    }
+
+    let local = world.flow(A, "within the node", |flow| flow.destination.pod == near.full_name())?;
+    assert_eq!((&local.source.identity, &local.destination.identity), (&client.identity(), &near.identity()));
+    assert_eq!((local.path.as_str(), local.security.as_str()), ("local", "kernel_attested"), "{local:?}");
+    assert_eq!((local.bytes_sent, local.bytes_received), (10_000, 10_000), "{local:?}");
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! The scenes: each a small story on real nodes and pods. `cargo test -p mesh-tests --test scenes`, as root, with
+//! mesh-agent, mesh-controller and meshctl built.
+
+mod admin_socket;
+mod agent_killed;
+mod bad_object;
+mod canary;
+mod cast;
+mod half_close_reset_slow;
+mod harness;
+mod identities;
+mod leave_and_uninstall;
+mod own_pod;
+mod pod_recreated;
+mod policy_allow_deny_default;
+mod policy_change;
+mod redirect_and_addresses;
+mod server_speaks_first;
+mod strict_and_permissive;
+mod tunnels_not_shared;
+mod unmeshed;
+mod wrong_token;

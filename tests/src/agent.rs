@@ -1,0 +1,64 @@
+//! A node's agent, run as an administrator would, and the pods that join it as a CNI plugin makes them join.
+
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
+
+use anyhow::Result;
+
+use crate::{Controller, Node, Patience, Pod, Process, config, controller, process};
+
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running mesh-agent.
+#[derive(Debug)]
+pub struct Agent {
+    pub process: Arc<Process>,
+}
+
+impl Agent {
+    /// Starts it; its sockets exist when this returns, whether or not the controller has accepted it.
+    pub(crate) fn start(node: &Node, ca: &Path, token: &Path) -> Result<Self> {
+        let arguments = [
+            "run".to_owned(),
+            format!("--node={}", node.id.name()),
+            format!("--controller={}", Controller::url()),
+            format!("--controller-name={}", controller::SERVER_NAME),
+            format!("--controller-ca={}", ca.display()),
+            format!("--token={}", token.display()),
+            format!("--cgroup={}", node.cgroup.display()),
+            format!("--bpffs={}", node.bpffs.display()),
+            format!("--run-dir={}", node.run_dir.display()),
+            "--log=info".to_owned(),
+        ];
+        let name = format!("agent-{}", node.id.name());
+        let process = Arc::new(node.host.start(&name, &config::built("mesh-agent")?, &arguments)?);
+        node.host.crew.join(&process);
+        process.listens_at(&node.agent_socket())?;
+        process.listens_at(&node.cni_socket())?;
+        Ok(Self { process })
+    }
+}
+
+/// What a CNI plugin does at ADD.
+pub(crate) fn add_pod(node: &Node, pod: &Pod) -> Result<()> {
+    let mut command = Command::new(config::built("mesh-agent")?);
+    command.args(["pod", "add", "--socket"]).arg(node.cni_socket());
+    command.args(["--namespace", &pod.namespace, "--name", &pod.name, "--pod-uid", &pod.uid]);
+    command.arg("--netns").arg(&pod.netns).arg("--cgroup").arg(&pod.cgroup);
+    process::succeed(command, JOIN_LIMIT).map(drop)
+}
+
+/// What a CNI plugin does at DEL.
+pub(crate) fn remove_pod(node: &Node, pod: &Pod) -> Result<()> {
+    let mut command = Command::new(config::built("mesh-agent")?);
+    command.args(["pod", "remove", "--socket"]).arg(node.cni_socket());
+    command.args(["--namespace", &pod.namespace, "--name", &pod.name]);
+    process::succeed(command, JOIN_LIMIT).map(drop)
+}
+
+/// Removes what the node's agents left, running or not.
+pub(crate) fn uninstall(node: &Node) -> Result<()> {
+    let mut command = Command::new(config::built("mesh-agent")?);
+    command.arg("uninstall").arg("--cgroup").arg(&node.cgroup);
+    command.arg("--bpffs").arg(&node.bpffs).arg("--run-dir").arg(&node.run_dir);
+    process::succeed(command, JOIN_LIMIT).map(drop)
+}

@@ -1,0 +1,83 @@
+//! The programs that pods run in tests, and the helper that puts a program into a pod. Blocking and simple on purpose:
+//! they know nothing of a mesh.
+
+mod dial;
+mod enter;
+mod serve;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "mesh-test-app", about)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Enter a network namespace and a cgroup, then become the command
+    Exec {
+        /// A namespace's file; absent: stay
+        #[arg(long)]
+        netns: Option<PathBuf>,
+        /// A cgroup v2 folder
+        #[arg(long)]
+        cgroup: PathBuf,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Wait until standard input closes, then remove every world of a process
+    Janitor {
+        #[arg(long)]
+        pid: u32,
+    },
+    /// Make a world with one pod, print its id and sleep: somebody will kill this
+    World,
+    /// Server: sends back what it gets; closes its side when the client did
+    Echo(Listen),
+    /// Server: speaks first and names the addresses it sees, then echoes
+    Greet(Listen),
+    /// Server: answers the addresses that it sees as JSON and closes
+    Peer(Listen),
+    /// Server: sleeps a second, reads slowly, then answers the number of bytes and their checksum
+    Slow(Listen),
+    /// Server: reads once, then resets the connection
+    Reset(Listen),
+    /// Server: reads everything and says nothing
+    Sink(Listen),
+    /// Client: connects, sends, prints one JSON line for each connection
+    Send(dial::Send),
+    /// Client: one connection, a byte there and back each 20 ms until it ends
+    Hold {
+        #[arg(long)]
+        to: SocketAddr,
+    },
+}
+
+#[derive(Args)]
+struct Listen {
+    #[arg(long)]
+    port: u16,
+    #[arg(long, default_value = "0.0.0.0")]
+    address: std::net::IpAddr,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().verb {
+        Verb::Exec { netns, cgroup, command } => enter::become_command(netns.as_deref(), &cgroup, &command),
+        Verb::Janitor { pid } => enter::janitor(pid),
+        Verb::World => enter::make_world(),
+        Verb::Echo(at) => serve::run(at.address, at.port, serve::echo),
+        Verb::Greet(at) => serve::run(at.address, at.port, serve::greet),
+        Verb::Peer(at) => serve::run(at.address, at.port, serve::peer),
+        Verb::Slow(at) => serve::run(at.address, at.port, serve::slow),
+        Verb::Reset(at) => serve::run(at.address, at.port, serve::reset),
+        Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
+        Verb::Send(send) => dial::send(&send),
+        Verb::Hold { to } => dial::hold(to),
+    }
+}

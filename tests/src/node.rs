@@ -1,0 +1,111 @@
+//! A node: the namespace that stands for a machine, and the folders that its agent gets.
+
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{Place, network, network::Network, process::Crew};
+
+/// Which of the two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NodeId {
+    A,
+    B,
+}
+
+/// What a node consists of.
+#[derive(Debug)]
+pub struct Node {
+    pub id: NodeId,
+    /// The network namespace's name.
+    pub netns: String,
+    /// The node's own cgroup; the agent hangs its hooks here.
+    pub cgroup: PathBuf,
+    /// The agent's folder in the BPF file system; the agent makes it.
+    pub bpffs: PathBuf,
+    /// The agent's folder for its sockets; the agent makes it.
+    pub run_dir: PathBuf,
+    /// Node-level programs that are no pods: the agent, a capture, host processes.
+    pub host: Place,
+}
+
+impl NodeId {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "a",
+            Self::B => "b",
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The node's address on the network between the nodes.
+    pub fn address(self) -> Ipv4Addr {
+        Ipv4Addr::new(172, 18, 0, self as u8 + 1)
+    }
+
+    /// The bridge's address in the pods' network, their default route.
+    pub(crate) fn bridge(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self as u8 + 1, 1)
+    }
+
+    pub(crate) fn pods(self) -> String {
+        format!("10.244.{}.0/24", self as u8 + 1)
+    }
+
+    /// The address of its pod number `index`, from 0.
+    pub(crate) fn pod_address(self, index: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 244, self as u8 + 1, 10 + index)
+    }
+}
+
+impl Node {
+    /// Folders and cgroups; the namespace exists already.
+    pub(crate) fn new(
+        id: NodeId,
+        world: &str,
+        network: &Network,
+        root: &Path,
+        cgroup: &Path,
+        crew: &Crew,
+    ) -> Result<Self> {
+        let netns = network.name(id.name());
+        let cgroup = cgroup.join(id.name());
+        let host_cgroup = cgroup.join("host");
+        let run_dir = root.join(format!("node-{}", id.name()));
+        for dir in [&host_cgroup, &cgroup.join("pods")] {
+            fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        }
+        let host = Place {
+            netns: Some(network::file(&netns)),
+            cgroup: host_cgroup,
+            logs: root.join("logs"),
+            crew: crew.clone(),
+        };
+        let bpffs = Path::new("/sys/fs/bpf").join(format!("nodemesh-{world}-{}", id.name()));
+        Ok(Self { id, netns, cgroup, bpffs, run_dir, host })
+    }
+
+    /// The socket at which meshctl asks this node's agent.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.run_dir.join("agent.sock")
+    }
+
+    /// The socket at which pods join.
+    pub fn cni_socket(&self) -> PathBuf {
+        self.run_dir.join("cni.sock")
+    }
+}

@@ -1,0 +1,71 @@
+//! A pod: a network namespace on a node's bridge, a cgroup below the node's, and programs in them.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    ops::Deref,
+    path::PathBuf,
+};
+
+use crate::{NodeId, Place};
+
+/// A pod of the cluster. Programs run in it through [`Place`]'s methods.
+#[derive(Debug)]
+pub struct Pod {
+    pub namespace: String,
+    /// Unique in its world, because the network namespace bears it.
+    pub name: String,
+    pub service_account: String,
+    pub node: NodeId,
+    pub ip: Ipv4Addr,
+    /// The UID in Kubernetes' sense: another pod of this name has another one.
+    pub uid: String,
+    /// The network namespace's file.
+    pub netns: PathBuf,
+    pub cgroup: PathBuf,
+    pub(crate) place: Place,
+}
+
+/// A service with a cluster IP that nothing routes: only the mesh can reach it.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub namespace: String,
+    pub name: String,
+    pub ip: Ipv4Addr,
+    pub port: u16,
+    pub target_port: u16,
+}
+
+impl Pod {
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.ip, port))
+    }
+
+    /// "namespace/name", as meshctl names pods.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The SPIFFE id that it has in the mesh.
+    pub fn identity(&self) -> String {
+        format!("spiffe://cluster.local/ns/{}/sa/{}", self.namespace, self.service_account)
+    }
+}
+
+impl Deref for Pod {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Service {
+    pub fn addr(&self) -> SocketAddr {
+        SocketAddr::from((self.ip, self.port))
+    }
+
+    /// "namespace/hostname", as flows name services.
+    pub fn full_name(&self) -> String {
+        format!("{0}/{1}.{0}.svc.cluster.local", self.namespace, self.name)
+    }
+}

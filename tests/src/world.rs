@@ -1,0 +1,164 @@
+//! Two nodes, what runs on them, and the mesh on top.
+
+mod changes;
+mod cluster;
+mod mesh;
+mod questions;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    A, Agent, B, Capture, Controller, Manifests, Node, NodeId, Place, Pod,
+    cleanup::{self, Janitor, WorldId},
+    network::{self, Network},
+    process::Crew,
+};
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A small cluster of its own. Dropping it removes everything, after a panic too.
+#[derive(Debug)]
+pub struct World {
+    id: String,
+    title: String,
+    root: PathBuf,
+    cgroup: PathBuf,
+    network: Network,
+    nodes: [Node; 2],
+    pub manifests: Manifests,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    pods: Vec<Arc<Pod>>,
+    pod_labels: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pods ever made, for their UIDs.
+    born: u32,
+    services: u8,
+    settled: u32,
+    controller: Option<Controller>,
+    agents: [Option<Agent>; 2],
+    crew: Crew,
+    quiet: bool,
+    /// Last: it goes when all else has gone.
+    _janitor: Arc<Janitor>,
+}
+
+/// Making it.
+impl World {
+    /// Two nodes without a mesh. `title` is for messages.
+    pub fn new(title: &str) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "a world needs root: it makes network namespaces and cgroups");
+        cleanup::sweep_dead()?;
+        let janitor = Janitor::hire()?;
+        cleanup::mount_bpffs()?;
+        let id = WorldId::own(NUMBER.fetch_add(1, Ordering::Relaxed))?.to_string();
+        let made = Self::build(&id, title, janitor);
+        if made.is_err() {
+            // The first error is the one to tell.
+            let _ = cleanup::remove(&id);
+        }
+        made
+    }
+
+    fn build(id: &str, title: &str, janitor: Arc<Janitor>) -> Result<Self> {
+        let root = Path::new("/run").join(format!("nodemesh-{id}"));
+        let cgroup = cleanup::cgroup2()?.join(format!("nodemesh-{id}"));
+        for folder in [&root.join("logs"), &cgroup] {
+            fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let network = Network::new(id)?;
+        let crew = Crew::default();
+        let nodes =
+            [Node::new(A, id, &network, &root, &cgroup, &crew)?, Node::new(B, id, &network, &root, &cgroup, &crew)?];
+        let manifests = Manifests::new(&root)?;
+        manifests.node(A)?;
+        manifests.node(B)?;
+        Ok(Self {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            root,
+            cgroup,
+            network,
+            nodes,
+            manifests,
+            namespaces: BTreeMap::new(),
+            pods: Vec::new(),
+            pod_labels: BTreeMap::new(),
+            born: 0,
+            services: 0,
+            settled: 0,
+            controller: None,
+            agents: [None, None],
+            crew,
+            quiet: false,
+            _janitor: janitor,
+        })
+    }
+
+    /// Do not write the programs' last words to standard error at the end.
+    pub fn quiet(&mut self) {
+        self.quiet = true;
+    }
+
+    /// The id that all of its names bear.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its folder, with manifests and logs.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn node(&self, node: NodeId) -> &Node {
+        &self.nodes[node.index()]
+    }
+
+    /// A folder of the cgroup tree and a namespace for what is no pod of the cluster.
+    fn place(&self, part: &str, cgroup: &str) -> Result<Place> {
+        let cgroup = self.cgroup.join(cgroup);
+        fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
+        let netns = Some(network::file(&self.network.name(part)));
+        Ok(Place { netns, cgroup, logs: self.root.join("logs"), crew: self.crew.clone() })
+    }
+
+    /// A host outside the cluster, and its address.
+    pub fn outside(&self, port: u16) -> Result<(Place, SocketAddr)> {
+        Ok((self.place("x", "outside")?, SocketAddr::from((network::OUTSIDE, port))))
+    }
+
+    /// Captures the link between the nodes.
+    pub fn capture(&self) -> Result<Capture> {
+        Capture::start(self.node(A))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let programs = self.crew.take();
+        // A test's output is shown only if it fails: then this is what one wants to read.
+        if !self.quiet {
+            eprintln!("world {} ({}), last words:", self.title, self.id);
+            for program in &programs {
+                eprintln!("{}", program.last_words());
+            }
+        }
+        for program in programs {
+            // It may have ended by itself.
+            let _ = program.kill();
+        }
+        self.agents = [None, None];
+        if let Err(error) = cleanup::remove(&self.id) {
+            eprintln!("world {} ({}): {error:#}", self.title, self.id);
+        }
+    }
+}

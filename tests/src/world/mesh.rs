@@ -1,0 +1,145 @@
+//! Running the mesh, and putting namespaces and pods into it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result};
+
+use super::{World, questions};
+use crate::{A, Agent, B, Controller, NodeId, Patience, Pod, agent, ctl, eventually};
+
+const MODE: &str = "nodemesh.io/mode";
+
+/// Running it.
+impl World {
+    /// Controller, a token for each node, both agents; the pods that run already join. Nothing is in the mesh before
+    /// it is labelled.
+    pub fn start(&mut self) -> Result<()> {
+        self.start_controller()?;
+        self.start_agent(A)?;
+        self.start_agent(B)
+    }
+
+    pub fn start_controller(&mut self) -> Result<()> {
+        let place = self.place("c", "controller")?;
+        let state = self.root().join("controller");
+        self.controller = Some(Controller::start(&place, self.manifests.folder(), &state)?);
+        Ok(())
+    }
+
+    /// With a token made for it now.
+    pub fn start_agent(&mut self, node: NodeId) -> Result<()> {
+        let token = self.root().join(format!("token-{}", node.name()));
+        self.controller()?.join_token(node, &token)?;
+        self.start_agent_with(node, token)?;
+        eventually(format_args!("agent {} is connected", node.name()), Patience::LONG, || {
+            Ok((self.status(node)?["controller_connected"] == true).then_some(()))
+        })
+    }
+
+    /// With the token in this file; does not wait for the controller.
+    pub fn start_agent_with(&mut self, node: NodeId, token: PathBuf) -> Result<()> {
+        let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token)?;
+        self.agents[node.index()] = Some(started);
+        for pod in self.pods.iter().filter(|pod| pod.node == node) {
+            agent::add_pod(self.node(node), pod)?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL: it cannot say good-bye.
+    pub fn kill_agent(&mut self, node: NodeId) -> Result<()> {
+        let agent = self.agents[node.index()].take().with_context(|| format!("agent {} does not run", node.name()))?;
+        agent.process.kill()
+    }
+
+    /// `mesh-agent uninstall`, after the agent ended in order.
+    pub fn uninstall(&mut self, node: NodeId) -> Result<()> {
+        if let Some(agent) = self.agents[node.index()].take() {
+            agent.process.terminate(Patience::LONG)?;
+        }
+        agent::uninstall(self.node(node))
+    }
+
+    pub fn controller(&self) -> Result<&Controller> {
+        self.controller.as_ref().context("the controller does not run")
+    }
+
+    pub fn agent(&self, node: NodeId) -> Result<&Agent> {
+        self.agents[node.index()].as_ref().with_context(|| format!("agent {} does not run", node.name()))
+    }
+}
+
+/// Labels.
+impl World {
+    /// Puts a namespace into the mesh by its label, and waits until all its pods are redirected and both agents know
+    /// them as HBONE peers.
+    pub fn mesh(&mut self, namespace: &str) -> Result<()> {
+        self.label_namespace(namespace, Some("mesh"))?;
+        let pods: Vec<Arc<Pod>> = self.pods_of(namespace);
+        self.wait_for(&pods, true)
+    }
+
+    /// Takes a namespace out of the mesh by removing its label, and waits until it is.
+    pub fn unmesh(&mut self, namespace: &str) -> Result<()> {
+        self.label_namespace(namespace, None)?;
+        let pods: Vec<Arc<Pod>> = self.pods_of(namespace);
+        self.wait_for(&pods, false)
+    }
+
+    /// Writes the namespace with the mode's label, or without it.
+    pub fn label_namespace(&mut self, namespace: &str, mode: Option<&str>) -> Result<()> {
+        let labels = self.namespaces.get_mut(namespace).with_context(|| format!("no namespace {namespace}"))?;
+        match mode {
+            Some(mode) => labels.insert(MODE.to_owned(), mode.to_owned()),
+            None => labels.remove(MODE),
+        };
+        self.manifests.namespace(namespace, labels)
+    }
+
+    /// Writes the pod with the mode's label, or without it.
+    pub fn label_pod(&mut self, pod: &Pod, mode: Option<&str>) -> Result<()> {
+        let labels = self.pod_labels.entry(pod.name.clone()).or_default();
+        match mode {
+            Some(mode) => labels.insert(MODE.to_owned(), mode.to_owned()),
+            None => labels.remove(MODE),
+        };
+        self.write_pod(pod)
+    }
+
+    fn pods_of(&self, namespace: &str) -> Vec<Arc<Pod>> {
+        self.pods.iter().filter(|pod| pod.namespace == namespace).cloned().collect()
+    }
+
+    /// Until these pods are redirected, or are not, and every agent says so of them.
+    pub fn wait_for(&self, pods: &[Arc<Pod>], meshed: bool) -> Result<()> {
+        let wanted = if meshed { "in the mesh" } else { "out of the mesh" };
+        let mut open = String::new();
+        let outcome = eventually(format_args!("all pods are {wanted}"), Patience::LONG, || {
+            open = self.unfinished(pods, meshed)?.unwrap_or_default();
+            Ok(open.is_empty().then_some(()))
+        });
+        outcome.with_context(|| format!("{}: still waiting for {open}", self.title))
+    }
+
+    /// What is not yet as it should be; `None`: nothing.
+    fn unfinished(&self, pods: &[Arc<Pod>], meshed: bool) -> Result<Option<String>> {
+        for node in [A, B].into_iter().filter(|node| self.agents[node.index()].is_some()) {
+            let status = self.status(node)?;
+            for pod in pods.iter().filter(|pod| pod.node == node) {
+                let state = questions::redirection(&status, pod);
+                if (state == "enabled") != meshed {
+                    return Ok(Some(format!("{} on {}: redirection is {state:?}", pod.full_name(), node.name())));
+                }
+            }
+            let workloads = self.ask_agent(node, &["config", "workloads"])?;
+            for pod in pods {
+                let known = workloads.iter().find(|workload| questions::is_pod(workload, pod));
+                let protocol = known.map(|workload| ctl::word(workload, "protocol")).unwrap_or_default();
+                if known.is_none() || (protocol == "hbone") != meshed {
+                    return Ok(Some(format!("{} seen by {}: protocol {protocol:?}", pod.full_name(), node.name())));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

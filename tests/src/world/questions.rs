@@ -1,0 +1,63 @@
+//! Questions to agents and controller, asked by meshctl.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::World;
+use crate::{Denial, Flow, NodeId, Patience, Pod, ctl, eventually, expect_flow};
+
+impl World {
+    /// The agent's own status.
+    pub fn status(&self, node: NodeId) -> Result<Value> {
+        self.ask_agent(node, &["status"])?.into_iter().next().context("meshctl status says nothing")
+    }
+
+    pub fn ask_agent(&self, node: NodeId, arguments: &[&str]) -> Result<Vec<Value>> {
+        ctl::ask("--agent", &self.node(node).agent_socket(), arguments)
+    }
+
+    pub fn ask_controller(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        ctl::ask("--controller", &self.controller()?.admin_socket(), arguments)
+    }
+
+    /// All flows that the node's agent keeps, oldest first.
+    pub fn flows(&self, node: NodeId) -> Result<Vec<Flow>> {
+        Ok(self.ask_agent(node, &["flows"])?.iter().map(Flow::of).collect())
+    }
+
+    /// The first flow of that node that matches; waits for it, because a flow is written when its connection ends.
+    pub fn flow(&self, node: NodeId, what: &str, matches: impl Fn(&Flow) -> bool) -> Result<Flow> {
+        eventually(format_args!("node {}: a flow {what}", node.name()), Patience::LONG, || {
+            expect_flow(&self.flows(node)?, what, &matches).map(Some)
+        })
+    }
+
+    /// `meshctl authz check` at the destination's own agent.
+    pub fn authz(&self, source: &str, destination: &Pod, port: u16) -> Result<Denial> {
+        let (port, name) = (port.to_string(), destination.full_name());
+        let socket = self.node(destination.node).agent_socket();
+        let (code, answers) =
+            ctl::ask_with_code("--agent", &socket, &["authz", "check", source, &name, "--port", &port])?;
+        let answer = Denial::of(answers.first().context("meshctl authz check says nothing")?);
+        ensure!((code == 0) == (answer.verdict == "forwarded"), "exit code {code} for {answer:?}");
+        Ok(answer)
+    }
+
+    /// The pods that an agent redirects now, "namespace/name".
+    pub fn redirected(&self, node: NodeId) -> Result<BTreeSet<String>> {
+        let status = self.status(node)?;
+        let pods = self.pods.iter().filter(|pod| pod.node == node && redirection(&status, pod) == "enabled");
+        Ok(pods.map(|pod| pod.full_name()).collect())
+    }
+}
+
+pub(super) fn redirection(status: &Value, pod: &Pod) -> String {
+    let pods = status["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
+    pods.iter().find(|state| is_pod(state, pod)).map(|state| ctl::word(state, "redirection")).unwrap_or_default()
+}
+
+pub(super) fn is_pod(value: &Value, pod: &Pod) -> bool {
+    ctl::text(value, "namespace") == pod.namespace && ctl::text(value, "pod") == pod.name
+}

@@ -1,0 +1,201 @@
+//! What happens in the demo, step by step. Each step checks what it shows: a demo that shows something else fails.
+
+use std::{fs, sync::Arc, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{A, B, Dialled, Flow, Nginx, NodeId, Pod, Service, World};
+
+use super::screen::Screen;
+
+const CANARY: &str = "canary-4711: the credit card number";
+const TRUST_DOMAIN: &str = "spiffe://cluster.local/";
+
+/// The cast: two nodes, five pods.
+pub struct Story<'a> {
+    screen: &'a Screen,
+    world: World,
+    /// curl, on node a.
+    cart: Arc<Pod>,
+    /// curl too, on node a: whom the policy does not name.
+    crawler: Arc<Pod>,
+    /// Never in the mesh, on node a.
+    batch: Arc<Pod>,
+    nginx: Nginx,
+    web: Service,
+    web_pod: Arc<Pod>,
+    cache: Service,
+    cache_pod: Arc<Pod>,
+}
+
+impl<'a> Story<'a> {
+    /// The nodes, the pods with their programs, a controller and two agents. Nobody is in the mesh.
+    pub fn begin(screen: &'a Screen) -> Result<Self> {
+        let start = Instant::now();
+        let mut world = World::new("demo")?;
+        world.quiet();
+        let cart = world.pod("shop", "cart", A)?;
+        let crawler = world.pod("shop", "crawler", A)?;
+        let cache_pod = world.pod("shop", "cache", A)?;
+        let web_pod = world.pod("shop", "web", B)?;
+        let batch = world.pod("legacy", "batch", A)?;
+        let nginx = web_pod.nginx(80, &format!("{CANARY}\n"))?;
+        cache_pod.redis(6379)?;
+        let web = world.service("shop", "web", 80, 80, &[&web_pod])?;
+        let cache = world.service("shop", "cache", 6379, 6379, &[&cache_pod])?;
+        world.start()?;
+
+        screen.title("Two nodes, five pods, a controller and two agents, on this machine's kernel");
+        screen.fact("node a", "shop/cart (curl)  shop/crawler (curl)  shop/cache (redis)  legacy/batch (curl)");
+        screen.fact("node b", "shop/web (nginx)");
+        screen.note(&format!("started in {:.1} s", start.elapsed().as_secs_f64()));
+        Ok(Self { screen, world, cart, crawler, batch, nginx, web, web_pod, cache, cache_pod })
+    }
+
+    pub fn before_joining(&mut self) -> Result<()> {
+        self.screen.step("Before joining: what pods say is readable between the nodes");
+        let capture = self.world.capture()?;
+        let page = self.cart.curl(&format!("http://{}/", self.web_pod.at(80)))?;
+        ensure!(page.trim() == CANARY, "nginx answered {page:?}");
+        ensure!(capture.contains(CANARY.as_bytes())?, "the canary should have been on the link");
+        self.screen.fact("cart -> web", "200");
+        self.screen.fact("tcpdump on the link", &self.screen.bad(&format!("readable: {CANARY:?}")));
+        capture.stop()
+    }
+
+    pub fn joining(&mut self) -> Result<()> {
+        self.screen.step("Namespace shop gets the label nodemesh.io/mode: mesh");
+        let start = Instant::now();
+        self.world.mesh("shop")?;
+        let joined = self.world.redirected(A)?.len() + self.world.redirected(B)?.len();
+        self.screen.fact("joined", &format!("{joined} pods in {:.1} s, none restarted", start.elapsed().as_secs_f64()));
+
+        let capture = self.world.capture()?;
+        let page = self.cart.curl(&format!("http://{}/", self.web.addr()))?;
+        ensure!(page.trim() == CANARY, "nginx answered {page:?}");
+        ensure!(!capture.contains(CANARY.as_bytes())?, "the canary was readable on the link");
+        let size = capture.size()?;
+        capture.stop()?;
+        self.screen.fact(&format!("cart -> service web {}", self.web.addr()), "200, by its cluster IP");
+        let unreadable = format!("the canary is nowhere in {size} captured bytes");
+        self.screen.fact("tcpdump on the link", &self.screen.good(&unreadable));
+
+        let log = self.nginx.access_log(2)?;
+        let last = log.last().context("nginx logged nothing")?;
+        ensure!(last.starts_with(&format!("{} ", self.cart.ip)), "nginx logged {last:?}");
+        self.screen.fact("nginx logged", &format!("{last}   ({} is cart itself)", self.cart.ip));
+
+        let pong = self.cart.ask(self.cache.addr(), "PING\\r\\n")?;
+        ensure!(pong.text == "+PONG\r\n", "redis answered {pong:?}");
+        self.screen.fact("cart -> cache, same node", "PING, PONG");
+        let page = self.batch.curl(&format!("http://{}/", self.web_pod.at(80)))?;
+        ensure!(page.trim() == CANARY, "nginx answered {page:?}");
+        self.screen.fact("legacy/batch -> web", "200: not in the mesh, and PERMISSIVE is the default");
+        Ok(())
+    }
+
+    pub fn policies(&mut self) -> Result<()> {
+        self.screen.step("Policies from manifests/demo: web-from-cart (ALLOW by identity), cache-strict (STRICT)");
+        for name in ["web-from-cart", "cache-strict"] {
+            let file = crate::root().join("manifests/demo").join(format!("{name}.yaml"));
+            let yaml = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            self.world.apply(name, &yaml)?;
+        }
+        let page = self.cart.curl(&format!("http://{}/", self.web.addr()))?;
+        ensure!(page.trim() == CANARY, "nginx answered {page:?}");
+        self.screen.fact("cart -> web", &self.screen.good("200"));
+
+        let refused = self.crawler.say(self.web.addr(), "GET / HTTP/1.0\r\n\r\n")?;
+        self.show_refusal("crawler -> web", &refused, B, &self.crawler, "POLICY_NO_ALLOW")?;
+        let refused = self.batch.say(self.cache_pod.at(6379), "PING\r\n")?;
+        self.show_refusal("legacy/batch -> cache", &refused, A, &self.batch, "PLAINTEXT_STRICT")
+    }
+
+    fn show_refusal(&self, what: &str, seen: &Dialled, node: NodeId, from: &Pod, reason: &str) -> Result<()> {
+        ensure!(seen.turned_away(), "{what} should have been refused: {seen:?}");
+        let flow = self.world.flow(node, &format!("refused, of {what}"), |flow| {
+            flow.verdict == "dropped" && flow.reason == reason && is_from(flow, from)
+        })?;
+        let why = match (reason, flow.rule) {
+            ("PLAINTEXT_STRICT", _) => "the client has no mesh identity".to_owned(),
+            (_, Some(rule)) => format!("{}, rule {rule}", flow.policy),
+            (_, None) => format!("{}, none of its rules matches", flow.policy),
+        };
+        self.screen.fact(what, &self.screen.bad(&format!("refused: {reason}: {why}")));
+        Ok(())
+    }
+
+    pub fn flows(&mut self) -> Result<()> {
+        self.screen.step(&format!("What the agents saw (meshctl flows; identities below {TRUST_DOMAIN})"));
+        // The last flows are written when their connections are over.
+        let cart_to_web = |flow: &Flow| is_from(flow, &self.cart) && flow.destination.pod == "shop/web";
+        for node in [A, B] {
+            self.world.flow(node, "of cart to web", cart_to_web)?;
+        }
+        let mut rows: Vec<[String; 7]> = Vec::new();
+        for node in [A, B] {
+            for flow in self.world.flows(node)? {
+                let row = row(&flow);
+                if !rows.contains(&row) {
+                    rows.push(row);
+                }
+            }
+        }
+        let tunnelled = rows.iter().filter(|row| row[5] == "mutual_tls").count();
+        ensure!(tunnelled >= 2, "both agents should have recorded mutual TLS: {rows:?}");
+        self.screen.table(["NODE", "DIRECTION", "SOURCE", "DESTINATION", "PATH", "SECURITY", "VERDICT"], &rows);
+        Ok(())
+    }
+
+    pub fn what_to_try(&self) -> Result<()> {
+        let programs = mesh_tests::programs_dir()?;
+        let app = programs.join("mesh-test-app");
+        let inside = |pod: &Pod| {
+            format!("{} exec --netns {} --cgroup {} --", app.display(), pod.netns.display(), pod.cgroup.display())
+        };
+        let sockets = [A, B].map(|node| self.world.node(node).agent_socket().display().to_string());
+        self.screen.title("It keeps running. In another terminal:");
+        let lines = [
+            format!("alias cart='{}'", inside(&self.cart)),
+            format!("alias crawler='{}'", inside(&self.crawler)),
+            format!("alias meshctl='{} --agent {}'", programs.join("meshctl").display(), sockets.join(",")),
+            String::new(),
+            "meshctl flows -f".to_owned(),
+            format!("cart curl -s http://{}/", self.web.addr()),
+            format!("crawler curl -s http://{}/", self.web.addr()),
+            "meshctl authz check shop/crawler shop/web --port 80".to_owned(),
+            "meshctl status; meshctl config workloads; meshctl config certs".to_owned(),
+            format!("ls {}   # change a manifest, and see", self.world.manifests.folder().display()),
+        ];
+        for line in lines {
+            self.screen.line(&format!("   {line}"));
+        }
+        self.screen.line("");
+        self.screen.note("Ctrl-C removes everything");
+        Ok(())
+    }
+}
+
+fn is_from(flow: &Flow, pod: &Pod) -> bool {
+    flow.source.pod == pod.full_name() || flow.source.address.starts_with(&format!("{}:", pod.ip))
+}
+
+fn row(flow: &Flow) -> [String; 7] {
+    let party = |identity: &str, address: &str| match identity.strip_prefix(TRUST_DOMAIN) {
+        Some(rest) => rest.to_owned(),
+        None if identity.is_empty() => {
+            format!("{} (no identity)", address.rsplit_once(':').map_or(address, |(ip, _)| ip))
+        }
+        None => identity.to_owned(),
+    };
+    let verdict =
+        if flow.reason.is_empty() { flow.verdict.clone() } else { format!("{} {}", flow.verdict, flow.reason) };
+    [
+        flow.node.clone(),
+        flow.direction.clone(),
+        party(&flow.source.identity, &flow.source.address),
+        party(&flow.destination.identity, &flow.destination.address),
+        flow.path.clone(),
+        flow.security.clone(),
+        verdict,
+    ]
+}
