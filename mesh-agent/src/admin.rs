@@ -97,8 +97,19 @@ impl Admin {
     }
 }
 
+/// Passes the pods' states on in the words of the link, until nobody tells of them any more.
+pub async fn report(mut pods: watch::Receiver<Vec<PodStatus>>, states: watch::Sender<Vec<nodemesh::PodState>>) {
+    loop {
+        let now = pods.borrow_and_update().iter().map(pod_state).collect();
+        states.send_replace(now);
+        if pods.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// A pod's state in the words of the link and of meshctl.
-pub fn pod_state(status: &PodStatus) -> nodemesh::PodState {
+fn pod_state(status: &PodStatus) -> nodemesh::PodState {
     let PodStatus { namespace, name, pod_uid, redirection } = status;
     let (redirection, message) = match redirection {
         Redirection::Disabled => (nodemesh::Redirection::Disabled, ""),

@@ -32,6 +32,8 @@ pub fn run(settings: Run) -> Result<()> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {}", settings.log))?;
     let ansi = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
+    // The sockets are root's alone from the first moment.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     // Before any socket or thread: both would stay where they were made.
     pods::remember_own_namespace().context("cannot open the node's own network namespace")?;
     let agent_cgroup = pods::enter_agent_cgroup(&settings.cgroup)?;
@@ -116,7 +118,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
 
     let (commands, requests) = mpsc::channel(JOIN_QUEUE);
     let registry = tokio::spawn(registry.run(requests));
-    tokio::spawn(report(pod_status, states));
+    tokio::spawn(admin::report(pod_status, states));
     tokio::spawn(copy_counters(Arc::clone(&datapath)));
     let events = bpf::read_events(datapath.events()?, {
         let proxy = Arc::clone(&proxy);
@@ -157,20 +159,6 @@ impl Signer for Authority {
                 .await
                 .map_err(|e| if e.retryable() { SignError::unavailable(e) } else { SignError::refused(e) })
         })
-    }
-}
-
-/// Passes the pods' states on in the words of the link.
-async fn report(
-    mut pods: watch::Receiver<Vec<pods::PodStatus>>,
-    states: watch::Sender<Vec<mesh_common::proto::nodemesh::PodState>>,
-) {
-    loop {
-        let now = pods.borrow_and_update().iter().map(admin::pod_state).collect();
-        states.send_replace(now);
-        if pods.changed().await.is_err() {
-            return;
-        }
     }
 }
 

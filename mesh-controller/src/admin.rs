@@ -15,8 +15,8 @@ use tokio::{
     net::UnixListener,
     sync::{mpsc, watch},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{link::Links, publish::Published};
 
@@ -42,6 +42,15 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(place)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(place)?;
     Ok(listener)
+}
+
+/// Answers on the socket until that fails.
+pub async fn serve(listener: UnixListener, links: Links, published: watch::Receiver<Arc<Published>>) -> Result<()> {
+    Server::builder()
+        .add_service(server::AdminServer::new(AdminService::new(links, published)))
+        .serve_with_incoming(UnixListenerStream::new(listener))
+        .await
+        .context("serving the admin socket ended")
 }
 
 impl AdminService {

@@ -1,37 +1,24 @@
 //! Wiring: source -> publisher -> servers.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
-use mesh_common::proto::{
-    auth::istio_certificate_service_server::IstioCertificateServiceServer,
-    discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
-    nodemesh::{admin_server::AdminServer, agent_link_server::AgentLinkServer},
-};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{
-    Request, Status,
-    service::interceptor::InterceptedService,
-    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
-};
 
 use crate::{
-    admin::{self, AdminService},
-    ca::{Authority, CertificateService},
+    admin,
+    ca::Authority,
     config::{JoinToken, Run, SourceArg},
-    link::{LinkService, Links},
+    link::Links,
     publish::{Memory, Publisher},
-    serve::DiscoveryService,
+    serve::Agents,
     source::Directory,
     tokens::{Tokens, write_private},
 };
 
-/// Largest request to sign: the request itself and a little around it.
-const CERTIFICATE_REQUEST: usize = 64 << 10;
 /// Reports that may wait to be published.
 const REPORTS: usize = 64;
 
@@ -61,33 +48,19 @@ impl App {
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
 
-        let (certificate, key) = authority.serving(&config.server_name)?;
-        let listen = || format!("--listen {}", config.listen);
-        let incoming = TcpIncoming::bind(config.listen).with_context(listen)?.with_nodelay(Some(true));
-        let address = incoming.local_addr().with_context(listen)?;
         let admin_socket = config.admin_socket();
-        let admin_listener = admin::listen(&admin_socket)?;
-
-        let check = authenticate(tokens.clone());
-        let certificates = CertificateService::new(authority, &config.trust_domain, published.clone());
-        let certificates =
-            IstioCertificateServiceServer::new(certificates).max_decoding_message_size(CERTIFICATE_REQUEST);
-        let discovery = DiscoveryService::new(tokens.clone(), published.clone());
-        // What an agent already holds comes in its first request.
-        let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(64 << 20);
-        let link = AgentLinkServer::new(LinkService::new(links.clone(), tokens, reports));
-        let agents = Server::builder()
-            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))
-            .context("the controller's own certificate cannot be used")?
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(InterceptedService::new(certificates, check.clone()))
-            .add_service(InterceptedService::new(discovery, check.clone()))
-            .add_service(InterceptedService::new(link, check))
-            .serve_with_incoming(incoming);
-        let admin = Server::builder()
-            .add_service(AdminServer::new(AdminService::new(links, published)))
-            .serve_with_incoming(UnixListenerStream::new(admin_listener));
+        let admin = admin::serve(admin::listen(&admin_socket)?, links.clone(), published.clone());
+        let agents = Agents {
+            listen: config.listen,
+            server_name: &config.server_name,
+            trust_domain: &config.trust_domain,
+            authority,
+            tokens,
+            links,
+            reports,
+            published,
+        };
+        let (address, agents) = agents.serve()?;
 
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -98,8 +71,8 @@ impl App {
             publisher.run(updated, reported).await;
             Err(anyhow!("nothing is published any more"))
         });
-        tasks.spawn(async move { agents.await.context("serving agents ended") });
-        tasks.spawn(async move { admin.await.context("serving the admin socket ended") });
+        tasks.spawn(agents);
+        tasks.spawn(admin);
         Ok(Self { address, admin_socket, tasks })
     }
 
@@ -136,18 +109,6 @@ fn private_folder(path: &std::path::Path) -> Result<()> {
     let place = || format!("--state {}", path.display());
     fs::create_dir_all(path).with_context(place)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).with_context(place)
-}
-
-/// Lets only agents with a token through, and notes whose they are.
-fn authenticate(tokens: Tokens) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
-    move |mut request| {
-        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        let caller = token.and_then(|token| tokens.verify(token));
-        let caller = caller.ok_or_else(|| Status::unauthenticated("no join token, or one that is not valid"))?;
-        request.extensions_mut().insert(caller);
-        Ok(request)
-    }
 }
 
 #[cfg(test)]

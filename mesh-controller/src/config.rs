@@ -47,7 +47,7 @@ pub struct Run {
     /// Where agents connect
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:15012")]
     pub listen: SocketAddr,
-    /// Where meshctl connects (mode 0600) [default: <state>/admin.sock]
+    /// Where meshctl connects (mode 0600) [default: admin.sock in the state folder]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
     /// The namespace whose policies hold for the whole mesh

@@ -1,10 +1,12 @@
 //! The delta discovery server. One task a connection; what it must send is decided in `session`, from the catalog.
 
+mod agents;
 mod catalog;
 mod session;
 #[cfg(test)]
 mod tests;
 
+pub use agents::Agents;
 pub use catalog::Catalog;
 
 use std::{sync::Arc, time::Duration};

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use anyhow::Result;
 
-use crate::{Controller, Node, Patience, Pod, Process, config, controller, process};
+use crate::{Controller, Node, Pod, Process, config, controller, place};
 
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -44,7 +44,7 @@ pub(crate) fn add_pod(node: &Node, pod: &Pod) -> Result<()> {
     command.args(["pod", "add", "--socket"]).arg(node.cni_socket());
     command.args(["--namespace", &pod.namespace, "--name", &pod.name, "--pod-uid", &pod.uid]);
     command.arg("--netns").arg(&pod.netns).arg("--cgroup").arg(&pod.cgroup);
-    process::succeed(command, JOIN_LIMIT).map(drop)
+    place::succeed(command, JOIN_LIMIT).map(drop)
 }
 
 /// What a CNI plugin does at DEL.
@@ -52,7 +52,7 @@ pub(crate) fn remove_pod(node: &Node, pod: &Pod) -> Result<()> {
     let mut command = Command::new(config::built("mesh-agent")?);
     command.args(["pod", "remove", "--socket"]).arg(node.cni_socket());
     command.args(["--namespace", &pod.namespace, "--name", &pod.name]);
-    process::succeed(command, JOIN_LIMIT).map(drop)
+    place::succeed(command, JOIN_LIMIT).map(drop)
 }
 
 /// Removes what the node's agents left, running or not.
@@ -60,5 +60,5 @@ pub(crate) fn uninstall(node: &Node) -> Result<()> {
     let mut command = Command::new(config::built("mesh-agent")?);
     command.arg("uninstall").arg("--cgroup").arg(&node.cgroup);
     command.arg("--bpffs").arg(&node.bpffs).arg("--run-dir").arg(&node.run_dir);
-    process::succeed(command, JOIN_LIMIT).map(drop)
+    place::succeed(command, JOIN_LIMIT).map(drop)
 }

@@ -156,7 +156,7 @@ pub(crate) fn mount_bpffs() -> Result<()> {
     }
     let mut mount = Command::new(config::installed("mount")?);
     mount.args(["-t", "bpf", "bpf", BPFFS]);
-    crate::process::succeed(mount, Duration::from_secs(5)).map(drop)
+    crate::place::succeed(mount, Duration::from_secs(5)).map(drop)
 }
 
 /// A folder can be locked too, and leaves no file behind.

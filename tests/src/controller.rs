@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{NodeId, Patience, Place, Process, config, network, process};
+use crate::{NodeId, Patience, Place, Process, config, network, place};
 
 const PORT: u16 = 15012;
 /// The name in the controller's certificate, which agents ask for.
@@ -57,6 +57,6 @@ impl Controller {
         let mut command = Command::new(config::built("mesh-controller")?);
         command.arg("join-token").arg("--state").arg(&self.state).args(["--node", node.name()]);
         command.arg("--out").arg(out);
-        process::succeed(command, Duration::from_secs(10)).map(drop)
+        place::succeed(command, Duration::from_secs(10)).map(drop)
     }
 }

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command, time::Duration};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{config, process};
+use crate::{config, place};
 
 /// One connection as an agent recorded it. Words are lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(crate) fn ask(option: &str, socket: &Path, arguments: &[&str]) -> Result<Vec
 pub(crate) fn ask_with_code(option: &str, socket: &Path, arguments: &[&str]) -> Result<(i32, Vec<Value>)> {
     let mut command = Command::new(config::built("meshctl")?);
     command.arg(option).arg(socket).args(arguments).args(["-o", "json"]);
-    let output = process::finish(command, Duration::from_secs(10))?;
+    let output = place::finish(command, Duration::from_secs(10))?;
     let code = output.status.code().unwrap_or(-1);
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(code == 0 || code == 1 && !text.trim().is_empty(), "meshctl {}: {}", arguments.join(" "), errors.trim());

@@ -15,6 +15,7 @@ mod ctl;
 mod manifest;
 mod network;
 mod node;
+mod place;
 mod pod;
 mod process;
 mod report;
@@ -34,8 +35,9 @@ pub use node::{
     Node,
     NodeId::{self, A, B},
 };
+pub use place::Place;
 pub use pod::{Pod, Service};
-pub use process::{Place, Process};
+pub use process::Process;
 pub use report::{Dialled, End, Seen, checksum, pattern};
 pub use wait::{Patience, eventually, interrupt, interrupted};
 pub use world::World;

@@ -1,37 +1,17 @@
-//! Running programs in a namespace and a cgroup of the world.
+//! A program that runs: what it says, whether it lives, its end.
 
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-        mpsc,
-    },
-    thread,
-    time::{Duration, Instant},
+    process::{Child, ExitStatus},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Patience, config, eventually, interrupted};
-
-static LOGS: AtomicU32 = AtomicU32::new(0);
-
-/// Where a program runs.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The namespace's file below /run/netns; `None`: the one of this process.
-    pub netns: Option<PathBuf>,
-    /// A cgroup v2 folder of the world: what enters it dies with the world.
-    pub cgroup: PathBuf,
-    /// For the logs of what is started here.
-    pub logs: PathBuf,
-    pub(crate) crew: Crew,
-}
+use crate::{Patience, eventually};
 
 /// The programs of a world that run until it ends.
 #[derive(Clone, Debug, Default)]
@@ -46,69 +26,6 @@ pub struct Process {
     log: PathBuf,
 }
 
-impl Place {
-    fn command(&self, program: &Path, arguments: &[String]) -> Result<Command> {
-        let mut command = Command::new(config::built("mesh-test-app")?);
-        command.arg("exec").arg("--cgroup").arg(&self.cgroup);
-        if let Some(netns) = &self.netns {
-            command.arg("--netns").arg(netns);
-        }
-        command.arg("--").arg(program).args(arguments).stdin(Stdio::null());
-        Ok(command)
-    }
-
-    /// A number that no other log or folder of this process has.
-    pub(crate) fn next_number(&self) -> u32 {
-        LOGS.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Starts a program that stays.
-    pub fn start(&self, name: &str, program: &Path, arguments: &[String]) -> Result<Process> {
-        let log = self.logs.join(format!("{name}.{}.log", self.next_number()));
-        let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        let child = std::os::unix::process::CommandExt::process_group(&mut self.command(program, arguments)?, 0)
-            .stdout(file.try_clone().context("share the log file")?)
-            .stderr(file)
-            .spawn()
-            .with_context(|| format!("start {name}"))?;
-        Ok(Process { name: name.to_owned(), pid: child.id(), child: Mutex::new(child), log })
-    }
-
-    /// Runs a program to its end; it is killed, and that is an error, if it takes longer than `limit`.
-    pub fn output(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Output> {
-        finish(self.command(program, arguments)?, limit)
-    }
-}
-
-/// Runs `command` to its end and gives its output, whatever its exit code.
-pub(crate) fn finish(mut command: Command, limit: Duration) -> Result<Output> {
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.with_context(|| format!("start {command:?}"))?;
-    let pid = child.id();
-    let (done, outcome) = mpsc::channel();
-    thread::spawn(move || done.send(child.wait_with_output()));
-    let start = Instant::now();
-    loop {
-        match outcome.recv_timeout(Duration::from_millis(50)) {
-            Ok(output) => return output.with_context(|| format!("wait for {command:?}")),
-            Err(_) if interrupted() || start.elapsed() > limit => {
-                signal(pid, Signal::KILL)?;
-                bail!("{command:?} did not end within {:.1} s", start.elapsed().as_secs_f64());
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// Runs `command`, which must succeed, and gives what it printed.
-pub(crate) fn succeed(command: Command, limit: Duration) -> Result<String> {
-    let shown = format!("{command:?}");
-    let output = finish(command, limit)?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{shown}: {}: {}", output.status, errors.trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
 impl Crew {
     pub fn join(&self, process: &Arc<Process>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(process));
@@ -121,6 +38,10 @@ impl Crew {
 }
 
 impl Process {
+    pub(crate) fn new(name: &str, child: Child, log: PathBuf) -> Self {
+        Self { name: name.to_owned(), pid: child.id(), child: Mutex::new(child), log }
+    }
+
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -237,7 +158,7 @@ fn is_listening(line: &str, suffix: &str) -> bool {
     local.is_some_and(|local| local.ends_with(suffix)) && state == Some("0A")
 }
 
-fn signal(pid: u32, signal: Signal) -> Result<()> {
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
     kill_process(pid, signal).with_context(|| format!("signal process {}", pid.as_raw_nonzero()))
 }

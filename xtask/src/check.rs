@@ -48,7 +48,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     steps.run("doc", || {
         let mut cargo = ready.cargo(root);
         cargo.env("RUSTDOCFLAGS", "-D warnings");
-        shell::run(cargo.args(["doc", "--locked", "--no-deps", "--document-private-items"])).map(Into::into)
+        shell::run(cargo.args(["doc", "--locked", "--no-deps"])).map(Into::into)
     });
     steps.finish()
 }

@@ -4,7 +4,7 @@
 mod screen;
 mod story;
 
-use std::{process::Command, thread, time::Instant};
+use std::{path::Path, thread, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use signal_hook::{
@@ -12,6 +12,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
+use crate::setup::Ready;
 use screen::Screen;
 use story::Story;
 
@@ -21,24 +22,22 @@ use story::Story;
 /// # Errors
 ///
 /// A build that fails, a step of the demo that does not show what it should, or an interruption.
-pub fn run(keep: bool) -> Result<()> {
+pub fn run(ready: &Ready, root: &Path, keep: bool) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listen for signals")?;
     // Every wait of the harness ends with an error then, and the world is dropped in order.
     thread::spawn(move || signals.forever().for_each(|_| mesh_tests::interrupt()));
 
-    let outcome = build().and_then(|()| play(keep));
+    let outcome = build(ready, root).and_then(|()| play(keep));
     if mesh_tests::interrupted() && outcome.is_err() {
         bail!("interrupted; everything was removed");
     }
     outcome
 }
 
-fn build() -> Result<()> {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.arg("build").current_dir(crate::root());
-    for package in mesh_tests::BUILT {
-        cargo.args(["--package", package]);
-    }
+fn build(ready: &Ready, root: &Path) -> Result<()> {
+    let mut cargo = ready.cargo(root);
+    // As the tests build it: other packages would mean other features, and everything anew.
+    cargo.args(["build", "--locked"]);
     let status = cargo.status().context("run cargo build")?;
     ensure!(status.success(), "cargo build: {status}");
     Ok(())

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::{setup::Ready, shell};
-use lists::Lists;
+use lists::{Ban, Lists};
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 /// What a crate must not contain, however far away. Cargo's metadata unifies features, so that a tree is asked.
@@ -30,7 +30,16 @@ pub fn check(ready: &Ready, root: &Path) -> Result<String> {
     let lists = Lists::parse(&text).context("deny.toml")?;
     let metadata = shell::output(ready.cargo(root).args(["metadata", "--format-version", "1", "--locked"]))?;
     let metadata = serde_json::from_str(&metadata).context("cargo metadata: not JSON")?;
-    let mut findings = findings(&metadata, &lists)?;
+    let mut findings = findings(&metadata, &lists.licences)?;
+    for ban in &lists.bans {
+        for id in versions(&metadata, &ban.name) {
+            let mut cargo = ready.cargo(root);
+            cargo.args(["tree", "--locked", "--workspace", "--target", "all", "--invert", &id, "--depth", "1"]);
+            // Cargo's metadata names features' crates that nobody switches on; its tree does not, and says so aloud.
+            let tree = shell::output(cargo.args(["--prefix", "depth", "--format", " {p}", "--quiet"]))?;
+            findings.extend(refused_by(ban, &tree));
+        }
+    }
     for (package, strangers) in BORDERS {
         let mut cargo = ready.cargo(root);
         cargo.args(["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none"]);
@@ -47,15 +56,15 @@ pub fn check(ready: &Ready, root: &Path) -> Result<String> {
     Ok(String::new())
 }
 
-/// What Cargo's metadata says against the lists.
-fn findings(metadata: &Value, lists: &Lists) -> Result<Vec<String>> {
+/// Packages without an allowed licence, or from elsewhere than crates.io.
+fn findings(metadata: &Value, allowed: &[String]) -> Result<Vec<String>> {
     let mut findings = BTreeSet::new();
     for package in metadata["packages"].as_array().context("cargo metadata: no packages")? {
         let name = package["name"].as_str().context("cargo metadata: a package without name")?;
         let version = package["version"].as_str().unwrap_or("?");
         match package["license"].as_str() {
             None => findings.extend([format!("{name} {version}: says no licence")]),
-            Some(expression) => match licence::is_satisfied(expression, &lists.licences) {
+            Some(expression) => match licence::is_satisfied(expression, allowed) {
                 Ok(true) => {}
                 Ok(false) => {
                     findings.insert(format!("{name} {version}: licence `{expression}` is not allowed by deny.toml"));
@@ -68,29 +77,22 @@ fn findings(metadata: &Value, lists: &Lists) -> Result<Vec<String>> {
         if package["source"].as_str().is_some_and(|source| source != CRATES_IO) {
             findings.insert(format!("{name} {version}: comes from {}, not from crates.io", package["source"]));
         }
-        for dependency in package["dependencies"].as_array().into_iter().flatten() {
-            let Some(ban) = lists.bans.iter().find(|ban| Some(&*ban.name) == dependency["name"].as_str()) else {
-                continue;
-            };
-            // Another crate's optional feature that nobody switches on brings nothing.
-            let own = package["source"].is_null();
-            if (own || is_resolved(metadata, package, &ban.name)) && !ban.wrappers.iter().any(|it| it == name) {
-                findings.insert(format!("{name} {version}: may not depend on {}: {}", ban.name, ban.reason));
-            }
-        }
     }
     Ok(findings.into_iter().collect())
 }
 
-/// Whether `package` really brings `dependency` with the features of this workspace.
-fn is_resolved(metadata: &Value, package: &Value, dependency: &str) -> bool {
-    let nodes = metadata["resolve"]["nodes"].as_array();
-    let node = nodes.into_iter().flatten().find(|node| node["id"] == package["id"]);
-    let brought = node.and_then(|node| node["dependencies"].as_array()).into_iter().flatten();
+/// `name@version` of every version of a crate that Cargo knows of.
+fn versions(metadata: &Value, name: &str) -> Vec<String> {
     let packages = metadata["packages"].as_array().into_iter().flatten();
-    let ids = packages.filter(|package| package["name"] == dependency).map(|package| &package["id"]);
-    let ids = ids.collect::<Vec<_>>();
-    brought.into_iter().any(|id| ids.contains(&id))
+    let versions = packages.filter(|package| package["name"] == name).filter_map(|package| package["version"].as_str());
+    versions.map(|version| format!("{name}@{version}")).collect()
+}
+
+/// Lines of an inverted `cargo tree --prefix depth --format ' {p}'`: `1 name vX.Y.Z …` for a crate that brings it.
+fn refused_by(ban: &Ban, tree: &str) -> BTreeSet<String> {
+    let parents = tree.lines().filter_map(|line| line.strip_prefix("1 ")?.split(' ').next());
+    let refused = parents.filter(|parent| !ban.wrappers.iter().any(|it| it == parent));
+    refused.map(|parent| format!("{parent}: may not depend on {}: {}", ban.name, ban.reason)).collect()
 }
 
 /// Lines of `cargo tree --prefix none --format {p}`: `name vX.Y.Z …`.
@@ -106,51 +108,45 @@ mod tests {
 
     use super::*;
 
-    fn lists() -> Lists {
-        Lists {
-            licences: vec!["MIT".into()],
-            bans: vec![lists::Ban { name: "aya".into(), wrappers: vec!["agent".into()], reason: "one room".into() }],
-        }
-    }
-
-    fn package(name: &str, licence: &str, source: Value, dependencies: &[&str]) -> Value {
-        let dependencies = dependencies.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>();
-        json!({
-            "name": name, "id": name, "version": "1.0.0", "license": licence, "source": source,
-            "dependencies": dependencies,
-        })
-    }
-
-    fn found(packages: &[Value], nodes: Value) -> Vec<String> {
-        findings(&json!({ "packages": packages, "resolve": { "nodes": nodes } }), &lists()).unwrap()
+    fn package(name: &str, licence: &str, source: Value) -> Value {
+        json!({ "name": name, "version": "1.0.0", "license": licence, "source": source })
     }
 
     #[test]
-    fn licences_sources_and_bans_are_refused() {
-        let aya = package("aya", "MIT", CRATES_IO.into(), &[]);
+    fn licences_and_sources_are_refused() {
         let packages = [
-            aya,
-            package("agent", "MIT", Value::Null, &["aya"]),
-            package("controller", "MIT", Value::Null, &["aya"]),
-            package("copyleft", "GPL-3.0-only", CRATES_IO.into(), &[]),
-            package("stray", "MIT", "git+https://example.com/x".into(), &[]),
+            package("own", "MIT", Value::Null),
+            package("fine", "MIT OR X", CRATES_IO.into()),
+            package("copyleft", "GPL-3.0-only", CRATES_IO.into()),
+            package("odd", "MIT OR", CRATES_IO.into()),
+            package("stray", "MIT", "git+https://example.com/x".into()),
+            json!({ "name": "silent", "version": "1.0.0" }),
         ];
         assert_eq!(
-            found(&packages, json!([])),
+            findings(&json!({ "packages": packages }), &["MIT".into()]).unwrap(),
             [
-                "controller 1.0.0: may not depend on aya: one room",
                 "copyleft 1.0.0: licence `GPL-3.0-only` is not allowed by deny.toml",
+                "odd 1.0.0: licence `MIT OR`: ends too early",
+                "silent 1.0.0: says no licence",
                 "stray 1.0.0: comes from \"git+https://example.com/x\", not from crates.io",
             ]
         );
     }
 
     #[test]
-    fn an_unused_optional_dependency_of_others_is_no_matter() {
-        let packages =
-            [package("aya", "MIT", CRATES_IO.into(), &[]), package("other", "MIT", CRATES_IO.into(), &["aya"])];
-        assert!(found(&packages, json!([{ "id": "other", "dependencies": [] }])).is_empty());
-        assert_eq!(found(&packages, json!([{ "id": "other", "dependencies": ["aya"] }])).len(), 1);
+    fn only_wrappers_bring_a_banned_crate() {
+        let ban = Ban { name: "aya".into(), wrappers: vec!["mesh-agent".into()], reason: "one room".into() };
+        let tree = "0 aya v0.14.0\n1 mesh-agent v0.1.0 (/x)\n1 mesh-controller v0.1.0 (/y)\n2 far v1.0.0\n";
+        let refused = refused_by(&ban, tree).into_iter().collect::<Vec<_>>();
+        assert_eq!(refused, ["mesh-controller: may not depend on aya: one room"]);
+        assert!(refused_by(&ban, "").is_empty());
+    }
+
+    #[test]
+    fn each_version_is_asked_for() {
+        let metadata = json!({ "packages": [package("aya", "MIT", Value::Null), package("b", "MIT", Value::Null)] });
+        assert_eq!(versions(&metadata, "aya"), ["aya@1.0.0"]);
+        assert!(versions(&metadata, "absent").is_empty());
     }
 
     #[test]

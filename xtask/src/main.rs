@@ -13,10 +13,15 @@ mod test;
 mod tidy;
 mod toolchain;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::setup::Scope;
 
 /// The project's own commands
 #[derive(Debug, Parser)]
@@ -46,14 +51,26 @@ enum Command {
     Leftovers,
 }
 
-fn main() -> Result<()> {
-    let root = root();
-    match Arguments::parse().command {
-        Command::Setup => setup::run(&root, setup::Scope::Everything).map(drop),
-        Command::Check(arguments) => check::run(&root, &arguments),
-        Command::Test(arguments) => test::run(&root, &arguments),
-        Command::Demo { keep } => setup::run(&root, setup::Scope::Everything).and_then(|_| demo::run(keep)),
-        Command::Generate => generate::write(&root),
+fn main() -> ExitCode {
+    match run(Arguments::parse().command, &root()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, root: &Path) -> Result<()> {
+    match command {
+        Command::Setup => setup::run(root, Scope::Everything).map(drop),
+        Command::Check(arguments) => check::run(root, &arguments),
+        Command::Test(arguments) => test::run(root, &arguments),
+        Command::Demo { keep } => {
+            let ready = setup::run(root, Scope::Everything)?;
+            demo::run(&ready, root, keep)
+        }
+        Command::Generate => generate::write(root),
         Command::Leftovers => leftovers::none(),
     }
 }

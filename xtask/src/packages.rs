@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{ErrorKind, Write as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process,
 };
 
@@ -40,7 +40,8 @@ const PROGRAMS: &[Program] = &[
 /// should it stay.
 #[derive(Debug)]
 struct NoServices {
-    written: bool,
+    /// Nothing if somebody has decided already.
+    written: Option<PathBuf>,
 }
 
 /// Programs of tests and demo that this machine lacks.
@@ -96,11 +97,10 @@ impl NoServices {
     fn new(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o755).open(path);
         let mut file = match file {
-            // Somebody has decided already.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(Self { written: false }),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Self { written: None }),
             other => other.with_context(|| format!("cannot write {}", path.display()))?,
         };
-        let guard = Self { written: true };
+        let guard = Self { written: Some(path.to_owned()) };
         writeln!(file, "#!/bin/sh\n[ -d /proc/{} ] && exit 101\nexit 0", process::id())?;
         Ok(guard)
     }
@@ -108,10 +108,38 @@ impl NoServices {
 
 impl Drop for NoServices {
     fn drop(&mut self) {
-        if self.written
-            && let Err(error) = fs::remove_file(POLICY)
+        if let Some(path) = &self.written
+            && let Err(error) = fs::remove_file(path)
         {
-            eprintln!("setup: cannot remove {POLICY}: {error}");
+            eprintln!("setup: cannot remove {}: {error}", path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_refused_while_packages_are_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy-rc.d");
+        let guard = NoServices::new(&policy).unwrap();
+        let asked = || process::Command::new("sh").arg(&policy).status().unwrap().code();
+        assert_eq!(asked(), Some(101));
+        let text = fs::read_to_string(&policy).unwrap();
+        fs::write(&policy, text.replace(&format!("/proc/{} ", process::id()), "/proc/none ")).unwrap();
+        assert_eq!(asked(), Some(0), "left behind, it refuses nothing");
+        drop(guard);
+        assert!(!policy.exists());
+    }
+
+    #[test]
+    fn what_somebody_decided_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy-rc.d");
+        fs::write(&policy, "exit 0").unwrap();
+        drop(NoServices::new(&policy).unwrap());
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "exit 0");
     }
 }

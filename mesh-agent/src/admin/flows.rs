@@ -27,7 +27,10 @@ pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
                 return;
             }
         }
-        while query.follow {
+        if !query.follow {
+            return;
+        }
+        loop {
             let flow = tokio::select! {
                 flow = feed.recv() => flow,
                 () = send.closed() => return,

@@ -144,8 +144,7 @@ async fn tunnel(
         destination: workload.identity.clone(),
         address: SocketAddr::new(target.ip(), proxy.hbone_port),
     };
-    let request =
-        ConnectRequest { authority: target, forwarded: flow.source.address, baggage: own.map(|own| baggage(own)) };
+    let request = ConnectRequest { authority: target, forwarded: flow.source.address, baggage: own.map(baggage) };
     let hbone = key.address;
     let dialler = Arc::clone(pod);
     let dial = move || {
@@ -165,6 +164,8 @@ async fn tunnel(
         }
         Err(TunnelError::Refused { status, reason, .. }) => {
             let why = format!("the destination's agent refused: {status} {reason}");
+            // It said so over mutual TLS.
+            flow.security = Security::MutualTls;
             let code = if reason.is_empty() { reason::PEER_REFUSED.to_owned() } else { reason };
             flow.failed(code, why);
             // Whether it was a decision or a failure over there, the status tells.

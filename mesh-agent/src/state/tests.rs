@@ -1,3 +1,5 @@
+//! The store and what its snapshots find.
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},

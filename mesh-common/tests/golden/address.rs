@@ -1,3 +1,5 @@
+//! Bytes of `istio.workload`.
+
 use mesh_common::proto::workload;
 
 use super::golden;

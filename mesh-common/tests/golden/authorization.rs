@@ -1,3 +1,5 @@
+//! Bytes of `istio.security`.
+
 use mesh_common::proto::security;
 
 use super::golden;

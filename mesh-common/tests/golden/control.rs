@@ -1,3 +1,5 @@
+//! Bytes of discovery and certificates.
+
 use mesh_common::proto::{auth, core, discovery, rpc};
 
 use super::golden;

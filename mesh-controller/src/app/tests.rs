@@ -18,10 +18,14 @@ use mesh_common::proto::{
 };
 use prost::Message;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{
+    Request, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
 
 use super::*;
 use crate::{
+    admin::AdminService,
     config::Cli,
     index::tests::{CART, SHOP},
 };

@@ -66,8 +66,7 @@ impl<'a> Runner<'a> {
         if tier == Tier::Pure {
             // Neither of the two runs the examples in the docs.
             let mut cargo = self.ready.cargo(self.root);
-            cargo.args(["test", "--quiet", "--locked", "--doc", "--package", "mesh-common", "--all-features"]);
-            shell::run(cargo.args(filter))?;
+            shell::run(cargo.args(["test", "--quiet", "--doc"]).args(PACKAGES).args(filter))?;
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use super::{
 const LAYERS: &[&[&str]] = &[
     &["config", "sockopt", "telemetry"],
     &["identity", "state"],
-    &["bpf", "pods", "tunnel"],
+    &["bpf", "tunnel"],
+    // It hooks pods by bpf.
+    &["pods"],
     &["control", "http", "proxy"],
     &["admin"],
     // They wire the others.

@@ -1,3 +1,5 @@
+//! Certificates: asked for with the right words, refused with understandable ones.
+
 use std::time::Duration;
 
 use mesh_common::model::Identity;
@@ -59,7 +61,7 @@ async fn settings_that_cannot_work_are_named_at_once() {
     let start = |change: &dyn Fn(&mut super::world::Settings)| {
         let mut settings = world.settings.clone();
         change(&mut settings);
-        settings.connect().err().expect("cannot work")
+        settings.connect().map(drop).expect_err("cannot work")
     };
     let plain = start(&|s| s.controller = s.controller.replace("https", "http"));
     assert!(matches!(plain, ConnectError::Address { .. }), "{plain}");

@@ -1,3 +1,5 @@
+//! Discovery against a played controller: what is held, what is refused, what a new stream says.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::{

@@ -1,3 +1,5 @@
+//! The link against a played controller: reports, answers, cancelled questions.
+
 use std::pin::Pin;
 
 use mesh_common::proto::nodemesh::{

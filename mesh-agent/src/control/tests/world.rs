@@ -1,3 +1,5 @@
+//! A controller played in-process over TLS on loopback.
+
 use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
 
 use mesh_common::proto::{

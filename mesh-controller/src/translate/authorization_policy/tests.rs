@@ -1,3 +1,5 @@
+//! AuthorizationPolicies as YAML, and whom they let through.
+
 use std::net::IpAddr;
 
 use mesh_common::model::{Connection, Identity, authorize};
