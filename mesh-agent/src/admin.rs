@@ -21,7 +21,7 @@ use crate::{
     telemetry::FlowLog,
 };
 
-pub use socket::serve;
+pub use socket::{listen, serve};
 
 /// Items that may wait for a slow reader.
 const QUEUE: usize = 256;

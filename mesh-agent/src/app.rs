@@ -34,6 +34,10 @@ pub fn run(settings: Run) -> Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
     // The sockets are root's alone from the first moment.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    // Two descriptors a connection: the usual soft limit of 1024 would let one pod stop all others.
+    let mut descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    descriptors.current = descriptors.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, descriptors).context("cannot raise RLIMIT_NOFILE")?;
     // Before any socket or thread: both would stay where they were made.
     pods::remember_own_namespace().context("cannot open the node's own network namespace")?;
     let agent_cgroup = pods::enter_agent_cgroup(&settings.cgroup)?;
@@ -124,8 +128,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         let proxy = Arc::clone(&proxy);
         move |event| proxy.kernel_refused(&event)
     });
-    let admin_socket = settings.run_dir.join("agent.sock");
-    let join_socket = settings.run_dir.join("cni.sock");
+    let opened = |name: &str| settings.run_dir.join(name);
+    let admin_socket = admin::listen(&opened("agent.sock"))
+        .with_context(|| format!("cannot listen on {}", opened("agent.sock").display()))?;
+    let join_socket = pods::listen_for_joins(&opened("cni.sock"))
+        .with_context(|| format!("cannot listen on {}", opened("cni.sock").display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!(node = settings.node, controller = settings.controller, "serving");
@@ -133,8 +140,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
-        done = admin::serve(&admin_socket, admin) => done.context("the admin socket failed"),
-        done = pods::serve_joins(join_socket, commands) => done.context("the socket for joins failed"),
+        done = admin::serve(admin_socket, admin) => done.context("the admin socket failed"),
+        () = pods::serve_joins(join_socket, commands) => Ok(()),
         done = events => done.context("the ring of kernel events failed"),
         done = bpf::read_logs(logs) => done.context("the log ring of the eBPF programs failed"),
         done = registry => done.context("the registry of pods failed"),

@@ -15,7 +15,7 @@ mod tunnel;
 
 use std::{fs, os::fd::AsFd as _, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use config::{Arguments, Command, Name, Pod, Uninstall};
 
@@ -54,6 +54,11 @@ fn tell(pod: &Pod) -> Result<()> {
 }
 
 fn take_away(Uninstall { cgroup, bpffs, run_dir }: &Uninstall) -> Result<()> {
+    // The hooks of a running agent would go before it does, and its pods' traffic be plaintext at once.
+    let running = pods::agents_in(cgroup).with_context(|| format!("cannot look below {}", cgroup.display()))?;
+    if let Some(pid) = running.first() {
+        bail!("the agent still runs (pid {pid}); stop it first");
+    }
     let removed = bpf::uninstall(bpffs).with_context(|| format!("cannot remove {}", bpffs.display()))?;
     for socket in ["agent.sock", "cni.sock"] {
         let path = run_dir.join(socket);
@@ -64,9 +69,10 @@ fn take_away(Uninstall { cgroup, bpffs, run_dir }: &Uninstall) -> Result<()> {
             _ => {}
         }
     }
-    pods::remove_agent_cgroup(cgroup).with_context(|| {
-        format!("cannot remove the agent's cgroup below {}; is it still running?", cgroup.display())
-    })?;
+    // Empty, or somebody else's.
+    let _ = fs::remove_dir(run_dir);
+    pods::remove_agent_cgroup(cgroup)
+        .with_context(|| format!("cannot remove the agent's cgroup below {}", cgroup.display()))?;
     println!("mesh-agent: {removed} links and maps removed");
     Ok(())
 }

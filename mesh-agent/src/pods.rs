@@ -2,14 +2,16 @@
 //! tunnels or policies.
 
 mod cgroup;
-mod hook;
+mod hooks;
 mod join;
+mod namespace;
 mod netns;
 mod registry;
 mod table;
 
-pub use cgroup::{enter_agent_cgroup, remove_agent_cgroup};
-pub use join::{Operation, Request, request, serve_joins};
+pub use cgroup::{agents_in, enter_agent_cgroup, remove_agent_cgroup};
+pub use hooks::Start;
+pub use join::{Operation, Request, listen_for_joins, request, serve_joins};
 pub use netns::{Netns, remember_own_namespace};
-pub use registry::{PodStatus, Redirection, Registry, Settings, Start};
+pub use registry::{PodStatus, Redirection, Registry, Settings};
 pub use table::{Pod, PodTable};

@@ -11,6 +11,7 @@ mod resolve;
 use std::{net::SocketAddr, sync::Arc};
 
 use mesh_common::{abi::Counter, model::Workload};
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::AbortHandle,
@@ -48,7 +49,7 @@ impl Proxy {
             None => stranger(address),
         };
         // sk_lookup sees connections that arrive, the other hooks those that the pod opens.
-        let (direction, source, destination) = if event.counter == Counter::AgentDown {
+        let (direction, source, destination) = if matches!(event.counter, Counter::AgentDown | Counter::SteeredIpv6) {
             (Direction::Inbound, stranger(event.remote), own(event.local))
         } else {
             (Direction::Outbound, own(event.local), stranger(event.remote))
@@ -75,7 +76,12 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (proxy, pod) = (Arc::clone(&proxy), Arc::clone(&pod));
-                tokio::spawn(async move { serve(&proxy, &pod, stream, peer).await });
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = serve(&proxy, &pod, stream, peer) => {}
+                        () = pod.removed() => {}
+                    }
+                });
             }
             // EMFILE and the like pass; a closed listener is an aborted task, not an error.
             Err(e) => {
@@ -88,7 +94,9 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
 
 /// The local address tells what the connection is: `sk_lookup` left it as it was dialled.
 async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
+    // Both fail only for sockets that are gone already.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&dial::keepalive());
     match stream.local_addr() {
         Ok(local) if local.port() == proxy.hbone_port => inbound::tunnelled(proxy, pod, stream, peer, local).await,
         Ok(local) if local.ip().is_loopback() => outbound::redirected(proxy, pod, stream, peer, local).await,

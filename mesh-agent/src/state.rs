@@ -8,4 +8,4 @@ mod store;
 mod tests;
 
 pub use snapshot::Snapshot;
-pub use store::{Delta, Kind, Object, Store};
+pub use store::{Delta, Kind, Object, Reach, Store, Unreadable};

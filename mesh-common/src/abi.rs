@@ -157,7 +157,7 @@ counters! {
     ConnectOwnPod = "CONNECT_OWN_POD",
     /// connect: not TCP
     ConnectNotTcp = "CONNECT_NOT_TCP",
-    /// connect: native IPv6, which is not redirected yet
+    /// connect refused: native IPv6, which is not redirected yet
     ConnectIpv6 = "CONNECT_IPV6",
     /// connect: sent to the agent
     ConnectRedirected = "CONNECT_REDIRECTED",
@@ -169,7 +169,7 @@ counters! {
     StorageFull = "STORAGE_FULL",
     /// sockops: the original destination was handed to the agent
     PendingPublished = "PENDING_PUBLISHED",
-    /// sockops: the table of pending connections is full; the agent will refuse the connection
+    /// sockops: the table of pending connections is full; the agent refuses the connection
     PendingFull = "PENDING_FULL",
     /// sockops: an accepted socket got what its dialler left for it
     PendingTaken = "PENDING_TAKEN",
@@ -191,7 +191,7 @@ counters! {
     SteeredAttested = "STEERED_ATTESTED",
     /// sk_lookup: not TCP
     SteeredNotTcp = "STEERED_NOT_TCP",
-    /// sk_lookup: native IPv6, which is not steered yet
+    /// sk_lookup dropped: native IPv6, which is not steered yet
     SteeredIpv6 = "STEERED_IPV6",
     /// sk_lookup dropped: the agent does not listen
     AgentDown = "AGENT_DOWN",

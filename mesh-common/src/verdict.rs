@@ -53,8 +53,9 @@ pub fn connect(facts: &Connect, in_enrolled_cgroup: impl FnOnce() -> bool) -> Ou
     if ip.is_loopback() || ip == pod.ip || ip == Ip::v4(0) || ip == Ip([0; 4]) {
         return Outcome::Pass(Counter::ConnectOwnPod);
     }
+    // Passed, it would leave the pod in plaintext and past every policy.
     if ip.as_v4().is_none() {
-        return Outcome::Pass(Counter::ConnectIpv6);
+        return Outcome::Refuse(Counter::ConnectIpv6);
     }
     if facts.bound_device != 0 {
         return Outcome::Refuse(Counter::BoundDevice);
@@ -92,6 +93,8 @@ pub enum Steer {
     Pass(Counter),
     /// To the agent's listener, or nowhere.
     Agent,
+    /// To nobody: the dialler is refused.
+    Drop(Counter),
 }
 
 /// Steers a connection. `attested` looks the tuple up; `current` tells the epoch in force of a pod index.
@@ -111,8 +114,9 @@ pub fn steer(
     if remote.ip.is_loopback() || remote.ip == facts.pod.ip {
         return Steer::Pass(Counter::SteeredOwnPod);
     }
+    // Passed, a neighbour would reach the application past STRICT and every policy by its link-local address.
     if local.ip.as_v4().is_none() {
-        return Steer::Pass(Counter::SteeredIpv6);
+        return Steer::Drop(Counter::SteeredIpv6);
     }
     match attested(&facts.tuple) {
         Some(entry)
@@ -176,6 +180,17 @@ mod tests {
     fn a_bound_device_is_refused() {
         let facts = Connect { bound_device: 2, ..dial(v4(10, 96, 0, 1)) };
         assert_eq!(connect(&facts, || true), Outcome::Refuse(Counter::BoundDevice));
+    }
+
+    #[test]
+    fn native_ipv6_is_refused_but_for_the_pod_itself() {
+        let v6 = |last: u32| Ip([0x2001_u32.to_be(), 0, 0, last.to_be()]);
+        assert_eq!(connect(&dial(v6(1)), || true), Outcome::Refuse(Counter::ConnectIpv6));
+        let loopback = Ip([0, 0, 0, 1_u32.to_be()]);
+        assert_eq!(connect(&dial(loopback), || true), Outcome::Pass(Counter::ConnectOwnPod));
+        let arrives = |remote, local| steer(&arrive(remote, local, 80), |_| None, |_| None);
+        assert_eq!(arrives(v6(1), v6(2)), Steer::Drop(Counter::SteeredIpv6));
+        assert_eq!(arrives(loopback, loopback), Steer::Pass(Counter::SteeredOwnPod));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
 use mesh_common::model::{Identity, LocalPod, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload};
 
 use crate::{
-    source::{Kind, Object, Update},
+    source::{Hidden, Key, Kind, Object, Update},
     status::{Fault, Problem},
     translate::{Labels, Settings, endpoint_slice, join, peer_authentication, pod, service},
 };
@@ -54,6 +54,8 @@ struct Read<'a, T> {
 struct Objects<'a> {
     namespaces: BTreeMap<&'a str, &'a Labels>,
     pods: Vec<Read<'a, pod::Pod>>,
+    /// Pods that could not be translated.
+    lost: Vec<Key>,
     services: Vec<Read<'a, service::Service>>,
     slices: Vec<Read<'a, endpoint_slice::Slice>>,
     peer_authentications: Vec<Read<'a, peer_authentication::PeerAuthentication>>,
@@ -67,9 +69,9 @@ impl World {
         let objects = Objects::translate(settings, &update.objects, &mut problems);
         let mut world = Self::default();
         world.add_pods(settings, &objects, redirection, &mut problems);
-        if !update.problems.is_empty() {
-            world.remember_missing(redirection);
-        }
+        let mut hidden = update.hidden.clone();
+        hidden.pods.extend(objects.lost.iter().cloned());
+        world.remember_missing(&hidden, redirection);
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut world, &objects, &mut problems);
         policies::select(settings, &mut world, &objects, &mut problems);
@@ -122,12 +124,12 @@ impl World {
         }
     }
 
-    /// Something could not be read: a pod that is missing may be in there. To forget it would let plaintext through
-    /// when it shows up again.
-    fn remember_missing(&mut self, redirection: &Redirection) {
+    /// A pod that is missing may be where something could not be read. To forget it would let plaintext through when
+    /// it shows up again. All others are forgotten: what is remembered must not grow for ever.
+    fn remember_missing(&mut self, hidden: &Hidden, redirection: &Redirection) {
         let known: BTreeSet<(&str, &str)> =
             self.workloads.values().map(|workload| (workload.namespace.as_str(), workload.name.as_str())).collect();
-        let missing = redirection.remembered.iter();
+        let missing = redirection.remembered.iter().filter(|(pod, _)| hidden.may_hide(&pod.namespace, &pod.name));
         let missing = missing.filter(|(pod, _)| !known.contains(&(pod.namespace.as_str(), pod.name.as_str())));
         self.redirected.extend(missing.map(|(pod, uid)| (pod.clone(), uid.clone())));
     }
@@ -162,13 +164,17 @@ impl<'a> Objects<'a> {
                 Kind::Node(_) | Kind::ServiceAccount(_) => {}
                 Kind::Pod(v1) => {
                     faults.extend(v1.metadata.labels.as_ref().and_then(join::check));
-                    by_kind.pods.extend(Read::new(object, pod::pod(settings, v1), &mut faults));
+                    let read = pod::pod(settings, v1, &mut faults);
+                    by_kind.lost.extend(read.is_err().then(|| object.key()));
+                    by_kind.pods.extend(Read::new(object, read, &mut faults));
                 }
                 Kind::Service(v1) => {
-                    by_kind.services.extend(Read::new(object, service::service(settings, v1), &mut faults));
+                    let read = service::service(settings, v1, &mut faults);
+                    by_kind.services.extend(Read::new(object, read, &mut faults));
                 }
                 Kind::EndpointSlice(v1) => {
-                    by_kind.slices.extend(Read::new(object, endpoint_slice::slice(v1), &mut faults));
+                    let read = endpoint_slice::slice(v1, &mut faults);
+                    by_kind.slices.extend(Read::new(object, read, &mut faults));
                 }
                 Kind::PeerAuthentication(custom) => {
                     let value = peer_authentication::peer_authentication(custom, &mut faults);

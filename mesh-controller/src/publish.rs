@@ -1,6 +1,6 @@
 //! The one writer: what sources and agents say becomes the state that everybody else reads.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -14,11 +14,14 @@ use crate::{
     translate::Settings,
 };
 
+/// How soon a failed save is tried again, if nothing else happens before.
+const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
 /// The mesh at one moment; never changed, only replaced.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     pub world: World,
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
 }
 
 /// What an agent says of its node's pods.
@@ -32,6 +35,8 @@ pub struct NodeReport {
 #[derive(Debug)]
 pub struct Memory {
     path: PathBuf,
+    /// What the file says.
+    saved: BTreeMap<PodName, String>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -52,25 +57,31 @@ pub struct Publisher {
 
 impl Memory {
     pub fn new(state: &std::path::Path) -> Self {
-        Self { path: state.join("redirected.json") }
+        Self { path: state.join("redirected.json"), saved: BTreeMap::new() }
     }
 
     /// # Errors
     /// If the file is there but cannot be read: to go on without it would send plaintext to pods that were redirected.
-    fn load(&self) -> Result<BTreeMap<PodName, String>> {
+    fn load(&mut self) -> Result<&BTreeMap<PodName, String>> {
         let place = || self.path.display();
         let text = match fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(&self.saved),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", place())),
         };
         let list: Vec<Remembered> = serde_json::from_slice(&text).with_context(|| {
             format!("{}: damaged; remove it only if no pod is redirected, their peers would use plaintext", place())
         })?;
-        Ok(list.into_iter().map(|r| (PodName { namespace: r.namespace, name: r.name }, r.pod_uid)).collect())
+        let pods = list.into_iter().map(|r| (PodName { namespace: r.namespace, name: r.name }, r.pod_uid));
+        self.saved = pods.collect();
+        Ok(&self.saved)
     }
 
-    fn save(&self, pods: &BTreeMap<PodName, String>) -> Result<()> {
+    /// Writes the file if it says something else.
+    fn save(&mut self, pods: &BTreeMap<PodName, String>) -> Result<()> {
+        if self.saved == *pods {
+            return Ok(());
+        }
         let list: Vec<_> = pods
             .iter()
             .map(|(pod, pod_uid)| Remembered {
@@ -79,14 +90,20 @@ impl Memory {
                 pod_uid: pod_uid.clone(),
             })
             .collect();
-        write_private(&self.path, &serde_json::to_vec_pretty(&list).context("cannot write JSON")?)
+        write_private(&self.path, &serde_json::to_vec_pretty(&list).context("cannot write JSON")?)?;
+        self.saved.clone_from(pods);
+        Ok(())
     }
 }
 
 impl Publisher {
     /// Publishes the first state.
-    pub fn new(settings: Settings, memory: Memory, first: &Update) -> Result<(Self, watch::Receiver<Arc<Published>>)> {
-        let redirection = Redirection { remembered: memory.load()?, ..Redirection::default() };
+    pub fn new(
+        settings: Settings,
+        mut memory: Memory,
+        first: &Update,
+    ) -> Result<(Self, watch::Receiver<Arc<Published>>)> {
+        let redirection = Redirection { remembered: memory.load()?.clone(), ..Redirection::default() };
         let (published, receiver) = watch::channel(Arc::default());
         let mut publisher = Self { settings, memory, redirection, published };
         publisher.publish(first);
@@ -104,6 +121,10 @@ impl Publisher {
                     }
                     None => return,
                 },
+                () = tokio::time::sleep(SAVE_AGAIN), if self.memory.saved != self.redirection.remembered => {
+                    self.save();
+                    continue;
+                }
             }
             let update = updates.borrow_and_update().clone();
             self.publish(&update);
@@ -116,13 +137,9 @@ impl Publisher {
         for problem in world.problems.iter().filter(|problem| before.world.problems.binary_search(problem).is_err()) {
             tracing::warn!(%problem, "configuration is not honoured as written");
         }
-        if world.redirected != self.redirection.remembered {
-            // Before anybody is told: what is said must still hold after a crash.
-            if let Err(error) = self.memory.save(&world.redirected) {
-                tracing::error!(error = format!("{error:#}"), "a restart will not remember which pods are redirected");
-            }
-            self.redirection.remembered = world.redirected.clone();
-        }
+        self.redirection.remembered.clone_from(&world.redirected);
+        // Before anybody is told: what is said must still hold after a crash.
+        self.save();
         let delta = world.since(&before.world);
         if delta.is_empty() && world == before.world {
             return;
@@ -133,7 +150,20 @@ impl Publisher {
             policies = delta.policies.changed.len() + delta.policies.removed.len(),
             "published"
         );
-        let catalog = before.catalog.next(&world, &delta);
+        let catalog = Arc::new(before.catalog.next(&world, &delta));
         self.published.send_replace(Arc::new(Published { world, catalog }));
     }
+
+    fn save(&mut self) {
+        if let Err(error) = self.memory.save(&self.redirection.remembered) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                again_in = ?SAVE_AGAIN,
+                "a restart would not remember which pods are redirected"
+            );
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,11 @@ pub use directory::Directory;
 #[cfg(test)]
 pub use documents::parse;
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::{
@@ -21,12 +25,25 @@ use serde_json::Value;
 
 use crate::status::{Fault, Problem};
 
+const POD: &str = "Pod";
+
 /// Everything that a source knows at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
     /// No two have the same key.
     pub objects: Vec<Arc<Object>>,
     pub problems: Vec<Problem>,
+    /// What may be there besides `objects`.
+    pub hidden: Hidden,
+}
+
+/// Pods of which the source cannot tell whether they are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// A file or folder cannot be read: any pod may be in there.
+    pub any: bool,
+    /// Pods that are there, but cannot be read.
+    pub pods: BTreeSet<Key>,
 }
 
 /// One object, and where it was found.
@@ -96,7 +113,7 @@ impl Object {
         match &self.kind {
             Kind::Namespace(_) => "Namespace",
             Kind::Node(_) => "Node",
-            Kind::Pod(_) => "Pod",
+            Kind::Pod(_) => POD,
             Kind::Service(_) => "Service",
             Kind::ServiceAccount(_) => "ServiceAccount",
             Kind::EndpointSlice(_) => "EndpointSlice",
@@ -120,8 +137,25 @@ impl fmt::Display for Key {
     }
 }
 
+impl Key {
+    pub fn pod(namespace: &str, name: &str) -> Self {
+        Self { kind: POD.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    fn is_pod(&self) -> bool {
+        self.kind == POD
+    }
+}
+
+impl Hidden {
+    /// Whether a pod that is not among the objects may be there all the same.
+    pub fn may_hide(&self, namespace: &str, name: &str) -> bool {
+        self.any || self.pods.contains(&Key::pod(namespace, name))
+    }
+}
+
 impl Update {
-    /// Of several objects with one key, the first is kept and the others are reported.
+    /// Of several objects with one key, the first is kept and the others are reported. Nothing is hidden.
     pub fn new(objects: impl IntoIterator<Item = Arc<Object>>, mut problems: Vec<Problem>) -> Self {
         let mut kept: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
         for object in objects {
@@ -135,6 +169,6 @@ impl Update {
                 }
             }
         }
-        Self { objects: kept.into_values().collect(), problems }
+        Self { objects: kept.into_values().collect(), problems, hidden: Hidden::default() }
     }
 }

@@ -7,9 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::names;
 
 const VERSION: &str = "nm1";
 /// Bytes of randomness in a token.
@@ -38,10 +40,7 @@ impl Tokens {
     /// # Errors
     /// If the name is none of a node, or the state folder cannot be written.
     pub fn create(&self, node: &str) -> Result<String> {
-        ensure!(
-            is_node_name(node),
-            "--node {node}: not the name of a node (a-z, 0-9, `-` and `.`, at most 253 characters)"
-        );
+        names::subdomain(node).map_err(|why| anyhow!("--node: {why}"))?;
         fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
         let mut secret = [0; SECRET];
         rand::fill(&mut secret).context("the system gave no random bytes")?;
@@ -60,7 +59,7 @@ impl Tokens {
     /// Whether the token of this caller is still the node's.
     pub fn is_valid(&self, caller: &Caller) -> bool {
         // The name becomes that of a file.
-        if !is_node_name(&caller.node) {
+        if names::subdomain(&caller.node).is_err() {
             return false;
         }
         let kept = match fs::read(self.folder.join(&caller.node)) {
@@ -116,16 +115,6 @@ fn hash(token: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
 /// Lower case.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn is_node_name(name: &str) -> bool {
-    let label = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    name.len() <= 253 && name.split('.').all(label)
 }
 
 #[cfg(test)]

@@ -76,6 +76,11 @@ fn port(field: impl Into<String>, value: i32) -> Result<u16, Fault> {
         .ok_or_else(|| Fault::new(field, format_args!("{value} is not a port (1 to 65535)")))
 }
 
+/// The value without its fault, which is added to `faults`: one bad address or port is left out, the object stays.
+fn usable<T>(read: Result<T, Fault>, faults: &mut Vec<Fault>) -> Option<T> {
+    read.map_err(|fault| faults.push(Fault { why: format!("{}; it is left out", fault.why), ..fault })).ok()
+}
+
 /// Only TCP is the mesh's business; no protocol means TCP.
 fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")

@@ -43,7 +43,7 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// A v6 socket that dials a v4-mapped address is a v4 connection. Native IPv6 is counted and left alone.
+/// A v6 socket that dials a v4-mapped address is a v4 connection. Native IPv6 is refused.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid while the program runs

@@ -34,6 +34,10 @@ pub fn ingress(ctx: SkLookupContext) -> u32 {
             count(counter);
             sk_action::SK_PASS
         }
+        Steer::Drop(counter) => {
+            refused(counter, 0, index, tuple.destination, tuple.source);
+            sk_action::SK_DROP
+        }
         Steer::Agent => match LISTENERS.redirect_sk_lookup(&ctx, index, 0) {
             Ok(()) => {
                 count(Counter::SteeredAgent);

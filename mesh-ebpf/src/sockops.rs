@@ -15,7 +15,7 @@ use mesh_common::abi::{Attestation, Counter, FlowKey, Ip, SockAddr, SocketState,
 
 use crate::{
     events::refused,
-    maps::{ATTESTED, PENDING, PODS, count, set_socket_state, socket_state},
+    maps::{ATTESTED, PENDING, PODS, clear_socket_state, count, set_socket_state, socket_state},
 };
 
 const AF_INET: u32 = 2;
@@ -40,7 +40,7 @@ fn dialled(ctx: &SockOpsContext) {
     let key = flow(ctx);
     let published = match state.kind {
         kind::REDIRECTED | kind::UPSTREAM => publish(&key, &state),
-        kind::ATTEST => attest(sk, &key, &state),
+        kind::ATTEST => attest(&key, &state),
         _ => return,
     };
     match published {
@@ -50,7 +50,12 @@ fn dialled(ctx: &SockOpsContext) {
             // by the next connection of the same 4-tuple.
             let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
         }
-        Err(counter) => refused(counter, key.netns, state.pod, key.local, key.remote),
+        Err(counter) => {
+            // The mark is what the agent looks for after its connect: without it, it gives up.
+            // SAFETY: checked for null in `stored`
+            unsafe { clear_socket_state(sk) };
+            refused(counter, key.netns, state.pod, key.local, key.remote);
+        }
     }
 }
 
@@ -62,7 +67,7 @@ fn publish(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
 /// Only for the address that the decision was about, and only from an address that is the pod's: a pod can add a
 /// neighbour's address to its own loopback device.
 #[inline(always)]
-fn attest(_sk: *mut bpf_sock, key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
+fn attest(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
     // SAFETY: entries are replaced, not changed in place
     let own = match unsafe { PODS.get(key.netns) } {
         Some(pod) => pod.ip == key.local.ip && pod.index == state.pod && pod.epoch == state.epoch,

@@ -24,14 +24,19 @@ impl AdminService for Service {
     }
 }
 
-/// Serves until it fails.
-pub async fn serve(path: &Path, admin: Arc<Admin>) -> io::Result<()> {
+/// Opens the socket, mode 0600.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until it fails.
+pub async fn serve(listener: UnixListener, admin: Arc<Admin>) -> io::Result<()> {
     Server::builder()
         .add_service(AdminServer::new(Service(admin)))
         .serve_with_incoming(UnixListenerStream::new(listener))

@@ -17,6 +17,7 @@ use super::programs::DatapathError;
 
 // enum bpf_cmd, include/uapi/linux/bpf.h
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// `union bpf_attr` of BPF_OBJ_GET
@@ -38,14 +39,44 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
+/// `union bpf_attr` of BPF_OBJ_GET_INFO_BY_FD
+#[repr(C)]
+struct GetInfo {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of a cgroup link
+#[repr(C)]
+#[derive(Default)]
+struct CgroupLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    _padding: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    _end: u32,
+}
+
 /// Makes `program` the one that the link pinned at `path` runs; `attach` makes the link if there is none, or if what
-/// it was attached to is gone.
+/// it was attached to is gone. A link to another cgroup than `cgroup` (its id) is not ours to keep: the pods' sockets
+/// would pass it by.
 pub fn attach_or_replace(
     path: &Path,
     program: BorrowedFd<'_>,
+    cgroup: Option<u64>,
     attach: impl FnOnce() -> Result<FdLink, ProgramError>,
 ) -> Result<(), DatapathError> {
+    let elsewhere = |link: &OwnedFd| match cgroup {
+        Some(want) => attached_cgroup(link.as_fd()).map(|is| is != want),
+        None => Ok(false),
+    };
     match open_pinned(path) {
+        Ok(link) if elsewhere(&link).map_err(|e| DatapathError::io("look at the link", path, e))? => {
+            std::fs::remove_file(path).map_err(|e| DatapathError::io("remove", path, e))?;
+        }
         Ok(link) => match update(link.as_fd(), program) {
             Ok(()) => return Ok(()),
             // The cgroup or the namespace of the old link is gone (ENOLINK), and with it its effect.
@@ -69,6 +100,17 @@ fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let fd = bpf(BPF_OBJ_GET, &mut attr)?;
     // SAFETY: the kernel just gave this descriptor to us alone
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn attached_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = CgroupLinkInfo::default();
+    let mut attr = GetInfo {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<CgroupLinkInfo>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info.cgroup_id)
 }
 
 fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {

@@ -54,8 +54,12 @@ impl Maps {
         lock(&self.cgroups).insert(id, index, 0)
     }
 
-    pub fn remove_cgroup(&self, id: u64) -> Result<(), MapError> {
-        absent_is_fine(lock(&self.cgroups).remove(&id))
+    /// By the pod's index: the folder, and with it the id, may be gone before the pod is taken out.
+    pub fn remove_cgroups_of(&self, index: u32) -> Result<(), MapError> {
+        let mut cgroups = lock(&self.cgroups);
+        let own: Vec<u64> =
+            cgroups.iter().filter_map(Result::ok).filter(|(_, i)| *i == index).map(|(id, _)| id).collect();
+        own.into_iter().try_for_each(|id| absent_is_fine(cgroups.remove(&id)))
     }
 
     pub fn set_epoch(&self, index: u32, epoch: u32) -> Result<(), MapError> {

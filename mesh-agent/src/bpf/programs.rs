@@ -4,7 +4,10 @@
 use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd as _, AsRawFd, BorrowedFd},
+    os::{
+        fd::{AsFd as _, AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -24,6 +27,9 @@ use super::{
 };
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+
+/// include/uapi/linux/magic.h
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// The socket address hooks, by program name.
 const ADDRESS_HOOKS: &[&str] =
@@ -107,11 +113,13 @@ impl Datapath {
         let mut ebpf = load_object(&dir, &settings, None)?;
         let logs = aya_log::EbpfLogger::init(&mut ebpf).map_err(|e| DatapathError::Logs(Box::new(e)))?;
         let cgroup = fs::File::open(&settings.cgroup).map_err(|e| DatapathError::io("open", &settings.cgroup, e))?;
+        // A cgroup's id is the inode number of its folder.
+        let cgroup_id = cgroup.metadata().map_err(|e| DatapathError::io("read", &settings.cgroup, e))?.ino();
         for name in ADDRESS_HOOKS {
             let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
             program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
             let fd = fd_of(program.fd(), name)?;
-            attach_or_replace(&dir.join("links").join(name), fd.as_fd(), || {
+            attach_or_replace(&dir.join("links").join(name), fd.as_fd(), Some(cgroup_id), || {
                 // No flags: a bpf_link of a cgroup allows others beside it anyway (cgroup_bpf_link_attach).
                 let id = program.attach(&cgroup, CgroupAttachMode::Single)?;
                 fd_link(program.take_link(id)?.try_into())
@@ -120,7 +128,7 @@ impl Datapath {
         let sockops: &mut SockOps = program(&mut ebpf, "socket_events")?;
         sockops.load().map_err(|e| DatapathError::program("load", Path::new("socket_events"), e))?;
         let fd = fd_of(sockops.fd(), "socket_events")?;
-        attach_or_replace(&dir.join("links/socket_events"), fd.as_fd(), || {
+        attach_or_replace(&dir.join("links/socket_events"), fd.as_fd(), Some(cgroup_id), || {
             let id = sockops.attach(&cgroup, CgroupAttachMode::Single)?;
             fd_link(sockops.take_link(id)?.try_into())
         })?;
@@ -138,7 +146,7 @@ impl Datapath {
         let program: &mut SkLookup = program(&mut ebpf, "ingress")?;
         program.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
         let fd = fd_of(program.fd(), "ingress")?;
-        attach_or_replace(&self.pod_link(netns_cookie), fd.as_fd(), || {
+        attach_or_replace(&self.pod_link(netns_cookie), fd.as_fd(), None, || {
             let id = program.attach(netns)?;
             Ok(program.take_link(id)?.into())
         })?;
@@ -147,9 +155,9 @@ impl Datapath {
     }
 
     /// Leaves a pod alone again: outbound first, and every step is tried.
-    pub fn detach_pod(&self, index: u32, netns_cookie: u64, cgroup: u64) -> Result<(), DatapathError> {
+    pub fn detach_pod(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
         let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
-        let cgroup = self.maps.remove_cgroup(cgroup).map_err(|e| DatapathError::map("CGROUPS", e));
+        let cgroup = self.maps.remove_cgroups_of(index).map_err(|e| DatapathError::map("CGROUPS", e));
         let path = self.pod_link(netns_cookie);
         let link = match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DatapathError::io("remove", &path, e)),
@@ -191,6 +199,12 @@ impl Datapath {
         self.set_state(socket, kind::ATTEST, source, target, destination)
     }
 
+    /// After the agent's connect: the kernel took over what the socket was marked for. It did not if its table is
+    /// full, and then the connection must not be used.
+    pub fn is_marked(&self, socket: &impl AsRawFd) -> Result<bool, DatapathError> {
+        Ok(self.maps.socket_state(socket).map_err(|e| DatapathError::map("SOCKETS", e))?.is_some())
+    }
+
     fn set_state(
         &self,
         socket: &impl AsRawFd,
@@ -228,23 +242,45 @@ pub struct Accepted {
     pub epoch: u32,
 }
 
-/// Removes every link and map of this agent, of any layout. What they were attached to is free at once.
+/// Removes every link and map of an agent, of any layout; how many. What they were attached to is free at once.
+/// Touches nothing but `v<layout>/{links,maps}`, and only on a bpf file system.
 pub fn uninstall(bpffs: &Path) -> io::Result<usize> {
-    let mut removed = 0;
-    for entry in match fs::read_dir(bpffs) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(e) => return Err(e),
-    } {
-        let path = entry?.path();
-        if path.is_dir() {
-            removed += uninstall(&path)?;
-        } else {
-            fs::remove_file(&path)?;
-            removed += 1;
-        }
+    if !bpffs.exists() {
+        return Ok(0);
     }
-    fs::remove_dir(bpffs)?;
+    if rustix::fs::statfs(bpffs)?.f_type as u64 != BPF_FS_MAGIC {
+        return Err(io::Error::other("it is not on a bpf file system"));
+    }
+    let mut removed = 0;
+    for layout in fs::read_dir(bpffs)? {
+        let layout = layout?;
+        let name = layout.file_name();
+        let version = name.to_str().and_then(|name| name.strip_prefix('v'));
+        if !version.is_some_and(|v| v.parse::<u32>().is_ok()) || !layout.file_type()?.is_dir() {
+            continue;
+        }
+        // Links first: what they were attached to must not run with half of its maps.
+        for folder in ["links", "maps"] {
+            removed += remove_pins(&layout.path().join(folder))?;
+        }
+        fs::remove_dir(layout.path())?;
+    }
+    // Not ours alone if something else is left in it.
+    let _ = fs::remove_dir(bpffs);
+    Ok(removed)
+}
+
+fn remove_pins(folder: &Path) -> io::Result<usize> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        fs::remove_file(entry?.path())?;
+        removed += 1;
+    }
+    fs::remove_dir(folder)?;
     Ok(removed)
 }
 

@@ -8,18 +8,20 @@ use mesh_common::{
 };
 use prost::Message;
 
-use crate::state::{Kind, Object};
+use crate::state::{Kind, Object, Reach};
 
 /// What the agent subscribes to.
-pub const KINDS: [Kind; 3] = [Kind::Address, Kind::Policy, Kind::LocalPod];
+pub const KINDS: [Kind; 3] = [Kind::Policy, Kind::Address, Kind::LocalPod];
 
-/// Why a resource was refused, and with it the whole response that brought it.
+/// Why a resource was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
     pub resource: String,
     /// The path of the field inside the resource; a message that is no valid protobuf names the field itself.
     pub field: String,
     pub why: String,
+    /// For a policy: whom it may be about.
+    pub reach: Reach,
 }
 
 impl fmt::Display for Rejection {
@@ -38,7 +40,13 @@ pub fn type_url(kind: Kind) -> &'static str {
 
 /// Decodes and converts one resource of a response of type `kind`.
 pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
-    let reject = |field: &str, why: String| Rejection { resource: resource.name.clone(), field: field.into(), why };
+    let reach = if kind == Kind::Policy { reach(resource) } else { Reach::Named };
+    let reject = |field: &str, why: String| Rejection {
+        resource: resource.name.clone(),
+        field: field.into(),
+        why,
+        reach: reach.clone(),
+    };
     let Some(any) = &resource.resource else {
         return Err(reject("resource", "is missing".into()));
     };
@@ -61,6 +69,19 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
         return Err(reject("name", format!("the content is named `{content}`")));
     }
     Ok(object)
+}
+
+/// Whom a policy is about, if that much of it can be read; otherwise it may be about everybody.
+fn reach(resource: &Resource) -> Reach {
+    let any = resource.resource.as_ref().filter(|any| any.type_url == type_url::AUTHORIZATION);
+    let Some(Ok(policy)) = any.map(|any| security::Authorization::decode(&*any.value)) else {
+        return Reach::Everybody;
+    };
+    match security::Scope::try_from(policy.scope) {
+        Ok(security::Scope::WorkloadSelector) => Reach::Named,
+        Ok(security::Scope::Namespace) => Reach::Namespace(policy.namespace),
+        Ok(security::Scope::Global) | Err(_) => Reach::Everybody,
+    }
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, WireError> {

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_common::proto::{
-    core::Node,
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    rpc,
+use mesh_common::{
+    model::PolicyName,
+    proto::{
+        core::Node,
+        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        rpc,
+    },
 };
 
 use super::resources::{self, type_url};
-use crate::state::{Delta, Kind, Store};
+use crate::state::{Delta, Kind, Store, Unreadable};
 
 /// A wildcard subscription. It outlives the streams that feed it.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub struct Subscription {
 #[derive(Debug)]
 struct Refused {
     why: String,
-    /// Resources that stand in the store as they were before a refused response.
+    /// Resources that stand in the store as they were before they were refused.
     stale: BTreeSet<String>,
 }
 
@@ -58,8 +61,9 @@ impl Subscription {
         }
     }
 
-    /// Applies a response to the store as one change, or nothing of it, and returns the ACK or NACK. A refused
-    /// response leaves the versions as they were, so that a new stream asks for its resources again.
+    /// Applies what can be read of a response to the store as one change, and returns the ACK, or the NACK that names
+    /// what could not. For a refused resource its last good version stays; a policy that never had one makes those
+    /// whom it may be about unreachable.
     pub fn take(&mut self, store: &Store, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         let DeltaDiscoveryResponse { system_version_info: _, resources, type_url, nonce, removed_resources } = response;
         let mut versions = Vec::with_capacity(resources.len());
@@ -67,37 +71,37 @@ impl Subscription {
         let mut rejections = Vec::new();
         for resource in resources {
             match resources::object(self.kind, &resource) {
-                Ok(object) => upserts.push((resource.name.clone(), object)),
+                Ok(object) => {
+                    upserts.push((resource.name.clone(), object));
+                    versions.push((resource.name, resource.version));
+                }
                 Err(rejection) => rejections.push(rejection),
             }
-            versions.push((resource.name, resource.version));
         }
-        let error = match rejections.as_slice() {
-            [] => {
-                let removals = removed_resources.iter().map(|name| (self.kind, name.clone())).collect();
-                store.apply(Delta { removals, upserts }).err().map(|error| error.to_string())
-            }
-            [only] => Some(only.to_string()),
-            [first, more @ ..] => Some(format!("{first} (and {} more resources)", more.len())),
+        let delta = Delta {
+            removals: removed_resources.iter().map(|name| (self.kind, name.clone())).collect(),
+            upserts,
+            unreadable: rejections.iter().filter(|_| self.kind == Kind::Policy).map(unreadable).collect(),
+            policies_answered: self.kind == Kind::Policy,
         };
-        let error_detail = match error {
-            None => {
-                self.accepted(versions, &removed_resources);
-                None
-            }
-            Some(why) => {
-                let refused =
-                    self.refused.get_or_insert_with(|| Refused { why: String::new(), stale: BTreeSet::new() });
-                refused.why.clone_from(&why);
-                refused.stale.extend(versions.into_iter().map(|(name, _)| name).chain(removed_resources));
-                Some(rpc::Status { code: tonic::Code::InvalidArgument.into(), message: why, details: Vec::new() })
-            }
+        let error = match (store.apply(delta), rejections.as_slice()) {
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(_), []) => None,
+            (Ok(_), [only]) => Some(only.to_string()),
+            (Ok(_), [first, more @ ..]) => Some(format!("{first} (and {} more resources)", more.len())),
         };
+        self.held(versions, &removed_resources);
+        self.answered |= error.is_none();
+        let error_detail = error.map(|why| {
+            let refused = self.refused.get_or_insert_with(|| Refused { why: String::new(), stale: BTreeSet::new() });
+            refused.why.clone_from(&why);
+            refused.stale.extend(rejections.into_iter().map(|rejection| rejection.resource));
+            rpc::Status { code: tonic::Code::InvalidArgument.into(), message: why, details: Vec::new() }
+        });
         DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..Default::default() }
     }
 
-    fn accepted(&mut self, versions: Vec<(String, String)>, removed: &[String]) {
-        self.answered = true;
+    fn held(&mut self, versions: Vec<(String, String)>, removed: &[String]) {
         if let Some(refused) = &mut self.refused {
             for name in removed.iter().chain(versions.iter().map(|(name, _)| name)) {
                 refused.stale.remove(name);
@@ -111,4 +115,12 @@ impl Subscription {
         }
         self.versions.extend(versions);
     }
+}
+
+fn unreadable(rejection: &resources::Rejection) -> Unreadable {
+    let name = rejection
+        .resource
+        .parse()
+        .unwrap_or_else(|_| PolicyName { namespace: String::new(), name: rejection.resource.clone() });
+    Unreadable { name, reach: rejection.reach.clone() }
 }

@@ -39,6 +39,15 @@ pub fn enter_agent_cgroup(cgroup: &Path) -> Result<u64> {
     id(&leaf).with_context(|| format!("cannot read {}", leaf.display()))
 }
 
+/// Pids in the agent's leaf below `cgroup`.
+pub fn agents_in(cgroup: &Path) -> io::Result<Vec<u32>> {
+    match fs::read_to_string(cgroup.join(LEAF).join("cgroup.procs")) {
+        Ok(pids) => Ok(pids.lines().filter_map(|pid| pid.parse().ok()).collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
+}
+
 /// Removes the leaf, once no agent runs in it.
 pub fn remove_agent_cgroup(cgroup: &Path) -> io::Result<()> {
     match fs::remove_dir(cgroup.join(LEAF)) {

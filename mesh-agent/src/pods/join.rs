@@ -90,16 +90,28 @@ pub fn request(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>) 
     if reply.ok { Ok(()) } else { Err(JoinError::Refused(reply.error)) }
 }
 
-/// Serves joins until the receiver of the commands is gone. Only root may connect (mode 0600).
-pub async fn serve_joins(path: PathBuf, commands: mpsc::Sender<Command>) -> io::Result<()> {
-    match fs::remove_file(&path) {
+/// Opens the socket for joins. Only root may connect (mode 0600).
+pub fn listen_for_joins(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves joins for ever: without descriptors to spare, pods wait, and no connection suffers.
+pub async fn serve_joins(listener: UnixListener, commands: mpsc::Sender<Command>) {
     loop {
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::warn!(error = %e, "accept failed on the socket for joins");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
         let commands = commands.clone();
         tokio::spawn(async move {
             if let Err(e) = answer(stream, commands).await {

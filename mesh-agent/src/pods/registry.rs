@@ -2,26 +2,27 @@
 //! joined, the configuration wants it in the mesh, and its certificate is there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    os::fd::{AsFd as _, OwnedFd},
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use mesh_common::{
-    abi::MAX_PODS,
-    model::{Identity, LocalPod, Mode},
-};
+use mesh_common::model::{Identity, LocalPod, Mode};
 use tokio::{
-    net::TcpListener,
     sync::{Notify, mpsc, oneshot, watch},
     task::AbortHandle,
 };
 
-use super::{Netns, Pod, PodTable, Request, cgroup, hook};
+use super::{
+    Netns, PodTable, Request, cgroup,
+    hooks::{Active, Hooks, Start},
+    table::Presence,
+};
 use crate::{
-    bpf::{Datapath, PodHooks},
+    bpf::Datapath,
     identity::Certificates,
     state::{Snapshot, Store},
 };
@@ -34,13 +35,6 @@ const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Where the cgroup programs are attached.
     pub cgroup: PathBuf,
-}
-
-/// Serves the connections of one pod's listener; the task ends when it is aborted.
-pub trait Start: Send + Sync + 'static {
-    fn start(&self, pod: Arc<Pod>, listener: TcpListener) -> AbortHandle;
-    /// The pod is no longer redirected: whatever is kept for it must go.
-    fn stopped(&self, pod: &Pod);
 }
 
 /// A request by the local socket.
@@ -70,31 +64,36 @@ pub enum Redirection {
 
 pub struct Registry {
     settings: Settings,
-    datapath: Arc<Datapath>,
     certificates: Arc<Certificates>,
     store: Arc<Store>,
     table: Arc<PodTable>,
-    start: Arc<dyn Start>,
-    joined: BTreeMap<(String, String), Joined>,
+    hooks: Hooks,
+    joined: BTreeMap<Key, Joined>,
     states: watch::Sender<Vec<PodStatus>>,
-    next_epoch: u32,
     wake: Arc<Notify>,
 }
 
-/// A pod that joined. Its namespace is held either here or, while it is redirected, by its [`Pod`].
+/// Namespace and name.
+type Key = (String, String);
+
+/// A pod that joined.
 struct Joined {
     pod_uid: String,
     cgroup: PathBuf,
-    netns: OwnedFd,
+    netns: Arc<Netns>,
     active: Option<Active>,
     redirection: Redirection,
     /// Somebody waits for its certificate and will wake the registry.
     waiting: Option<AbortHandle>,
 }
 
-struct Active {
-    pod: Arc<Pod>,
-    task: AbortHandle,
+/// What the configuration says of a pod.
+enum Wish {
+    Redirect(Arc<LocalPod>, Option<Identity>),
+    /// It says that the pod is not in the mesh.
+    Leave,
+    /// It does not name the pod. That is no reason to open what is closed.
+    Unknown,
 }
 
 impl Registry {
@@ -107,18 +106,14 @@ impl Registry {
         start: Arc<dyn Start>,
     ) -> (Self, watch::Receiver<Vec<PodStatus>>) {
         let (states, seen) = watch::channel(Vec::new());
-        // Epochs of an earlier agent must not be given again while its sockets live.
-        let next_epoch = datapath.known_pods().iter().map(|(_, entry)| entry.epoch).max().unwrap_or(0) + 1;
         let registry = Self {
             settings,
-            datapath,
             certificates,
             store,
             table,
-            start,
+            hooks: Hooks::new(datapath, start),
             joined: BTreeMap::new(),
             states,
-            next_epoch,
             wake: Arc::default(),
         };
         (registry, seen)
@@ -135,7 +130,8 @@ impl Registry {
                         let _ = done.send(self.join(request, netns));
                     }
                     Some(Command::Leave { namespace, name, done }) => {
-                        let _ = done.send(self.leave(namespace, name));
+                        self.leave(namespace, name);
+                        let _ = done.send(Ok(()));
                     }
                     None => return,
                 },
@@ -148,64 +144,65 @@ impl Registry {
 
     fn join(&mut self, request: Request, netns: OwnedFd) -> Result<(), String> {
         let cgroup = cgroup::below(&self.settings.cgroup, &request.cgroup)?;
-        // Proves that the descriptor is a pod's network namespace.
-        let probe = netns.try_clone().and_then(Netns::new);
-        let probe = probe.map_err(|e| format!("the descriptor is no pod's network namespace: {e}"))?;
+        let netns = Netns::new(netns).map_err(|e| format!("the descriptor is no pod's network namespace: {e}"))?;
         let key = (request.namespace, request.name);
+        let same_netns = |joined: &Joined| joined.netns.cookie() == netns.cookie();
+        // One namespace is one pod's: hooks and slot are the namespace's.
+        if let Some((other, _)) = self.joined.iter().find(|(other, joined)| **other != key && same_netns(joined)) {
+            return Err(format!("its network namespace joined already, as {}/{}", other.0, other.1));
+        }
         if let Some(old) = self.joined.get(&key) {
-            let same = old.active.as_ref().is_some_and(|a| a.pod.netns.cookie() == probe.cookie());
-            if same && old.pod_uid == request.pod_uid && old.cgroup == cgroup {
+            if same_netns(old) && old.pod_uid == request.pod_uid && old.cgroup == cgroup {
                 return Ok(());
             }
             // The same name again is another pod: what was known of the old one must not serve it.
-            self.deactivate(&key);
+            self.forget(&key);
         }
         tracing::info!(namespace = key.0, pod = key.1, "pod joined");
-        let redirection = Redirection::Disabled;
-        let joined = Joined { pod_uid: request.pod_uid, cgroup, netns, active: None, redirection, waiting: None };
+        let joined = Joined {
+            pod_uid: request.pod_uid,
+            cgroup,
+            netns: Arc::new(netns),
+            active: None,
+            redirection: Redirection::Disabled,
+            waiting: None,
+        };
         self.joined.insert(key, joined);
         Ok(())
     }
 
-    fn leave(&mut self, namespace: String, name: String) -> Result<(), String> {
+    fn leave(&mut self, namespace: String, name: String) {
         let key = (namespace, name);
-        if !self.joined.contains_key(&key) {
-            // CNI DEL must succeed for a pod that is gone already.
-            return Ok(());
+        // CNI DEL must succeed for a pod that is gone already.
+        if self.forget(&key) {
+            tracing::info!(namespace = key.0, pod = key.1, "pod left");
         }
-        self.deactivate(&key);
-        self.joined.remove(&key);
-        tracing::info!(namespace = key.0, pod = key.1, "pod left");
-        Ok(())
+    }
+
+    fn forget(&mut self, key: &Key) -> bool {
+        let Some(mut joined) = self.joined.remove(key) else { return false };
+        self.hooks.unhook(&joined.netns, joined.active.take(), Presence::Removed);
+        self.publish();
+        true
     }
 
     /// Brings every pod to what it shall be; says when to look again, if anything is unfinished.
     fn reconcile(&mut self, snapshot: &Snapshot) -> Option<Duration> {
-        let wanted = |key: &(String, String), joined: &Joined| {
-            let pod = snapshot.local_pod(&key.0, &key.1)?;
-            let same = pod.pod_uid.is_empty() || joined.pod_uid.is_empty() || pod.pod_uid == joined.pod_uid;
-            (pod.mode == Mode::Mesh && same).then(|| Arc::clone(pod))
-        };
-        let plan: Vec<_> = self
-            .joined
-            .iter()
-            .map(|(key, joined)| {
-                let pod = wanted(key, joined);
-                let identity = pod.as_ref().and_then(|p| snapshot.workload(&p.uid)).map(|w| w.identity.clone());
-                (key.clone(), pod, identity)
-            })
-            .collect();
-        let identities: BTreeSet<Identity> = plan.iter().filter_map(|(_, _, identity)| identity.clone()).collect();
-        self.certificates.keep(identities);
+        let plan: Vec<(Key, Wish)> =
+            self.joined.iter().map(|(key, joined)| (key.clone(), wish(snapshot, key, joined))).collect();
+        let wanted = plan.iter().filter_map(|(_, wish)| match wish {
+            Wish::Redirect(_, identity) => identity.clone(),
+            Wish::Leave | Wish::Unknown => None,
+        });
+        let in_use = self.joined.values().filter_map(|j| j.active.as_ref()).map(|a| a.pod.identity.clone());
+        self.certificates.keep(wanted.chain(in_use).collect::<BTreeSet<_>>());
 
         let mut again = None;
-        for (key, pod, identity) in plan {
-            let redirection = match pod {
-                None => {
-                    self.deactivate(&key);
-                    Redirection::Disabled
-                }
-                Some(pod) => self.advance(&key, &pod, identity),
+        for (key, wish) in plan {
+            let redirection = match wish {
+                Wish::Redirect(pod, identity) => self.advance(&key, &pod, identity),
+                Wish::Leave => self.open(&key),
+                Wish::Unknown => self.stay(&key),
             };
             if let Some(joined) = self.joined.get_mut(&key) {
                 if matches!(redirection, Redirection::Failed(_)) {
@@ -221,21 +218,42 @@ impl Registry {
         again
     }
 
-    /// One pod that shall be in the mesh.
-    fn advance(&mut self, key: &(String, String), want: &LocalPod, identity: Option<Identity>) -> Redirection {
+    /// One pod that is not in the mesh.
+    fn open(&mut self, key: &Key) -> Redirection {
+        if let Some(joined) = self.joined.get_mut(key) {
+            let active = joined.active.take();
+            if active.is_some() || self.hooks.known(&joined.netns) {
+                self.hooks.unhook(&joined.netns, active, Presence::Unhooked);
+                self.publish();
+            }
+        }
+        Redirection::Disabled
+    }
+
+    /// One pod that the configuration does not name.
+    fn stay(&self, key: &Key) -> Redirection {
+        match self.joined.get(key) {
+            Some(joined) if joined.active.is_some() => {
+                Redirection::Pending("the configuration does not name it any more; it stays redirected".to_owned())
+            }
+            Some(joined) if self.hooks.known(&joined.netns) => Redirection::Pending(
+                "an earlier agent redirected it and the configuration does not name it; it is refused".to_owned(),
+            ),
+            _ => Redirection::Disabled,
+        }
+    }
+
+    /// One pod that shall be in the mesh. What is redirected stays so until its successor can take over.
+    fn advance(&mut self, key: &Key, want: &LocalPod, identity: Option<Identity>) -> Redirection {
+        let Some(joined) = self.joined.get(key) else { return Redirection::Disabled };
         let Some(identity) = identity else {
             return Redirection::Pending("its workload is not known yet".to_owned());
         };
-        let Some(ip) = want.addresses.iter().copied().find(std::net::IpAddr::is_ipv4) else {
-            self.deactivate(key);
+        let Some(ip) = want.addresses.iter().copied().find(IpAddr::is_ipv4) else {
             return Redirection::Failed("it has no IPv4 address; IPv6-only pods are not supported yet".to_owned());
         };
-        let current = self.joined.get(key).and_then(|j| j.active.as_ref());
-        if let Some(active) = current {
-            if active.pod.identity == identity && active.pod.ip == ip && !active.task.is_finished() {
-                return Redirection::Enabled;
-            }
-            self.deactivate(key);
+        if joined.active.as_ref().is_some_and(|a| a.serves(&identity, ip)) {
+            return Redirection::Enabled;
         }
         if self.certificates.current(&identity).is_none() {
             let state = self.certificates.list().into_iter().find(|c| c.identity == identity).map(|c| c.state);
@@ -243,14 +261,19 @@ impl Registry {
             self.await_certificate(key, identity);
             return Redirection::Pending(why);
         }
-        match self.activate(key, want, identity, ip) {
-            Ok(()) => Redirection::Enabled,
+        match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity, ip) {
+            Ok(active) => {
+                let before = self.joined.get_mut(key).and_then(|joined| joined.active.replace(active));
+                self.hooks.replaced(before);
+                self.publish();
+                Redirection::Enabled
+            }
             Err(why) => Redirection::Failed(why),
         }
     }
 
     /// Wakes the registry when the certificate is there, refused, or late.
-    fn await_certificate(&mut self, key: &(String, String), identity: Identity) {
+    fn await_certificate(&mut self, key: &Key, identity: Identity) {
         let Some(joined) = self.joined.get_mut(key) else { return };
         if joined.waiting.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
@@ -267,84 +290,6 @@ impl Registry {
         joined.waiting = Some(tokio::spawn(wait).abort_handle());
     }
 
-    fn activate(
-        &mut self,
-        key: &(String, String),
-        want: &LocalPod,
-        identity: Identity,
-        ip: std::net::IpAddr,
-    ) -> Result<(), String> {
-        let joined = self.joined.get(key).ok_or("it left")?;
-        let netns = joined
-            .netns
-            .try_clone()
-            .and_then(Netns::new)
-            .map_err(|e| format!("its network namespace cannot be used: {e}"))?;
-        hook::check(&netns, ip)?;
-        let cgroup = cgroup::id(&joined.cgroup).map_err(|e| format!("cgroup {}: {e}", joined.cgroup.display()))?;
-        let index = self.free_index(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
-        let epoch = self.next_epoch;
-        self.next_epoch += 1;
-        let listener = hook::listen(&netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
-        let hooks = PodHooks {
-            index,
-            epoch,
-            ip,
-            netns: netns.fd(),
-            netns_cookie: netns.cookie(),
-            cgroup,
-            listener: listener.as_fd(),
-        };
-        if let Err(e) = self.datapath.attach_pod(&hooks) {
-            // Nothing half done stays behind.
-            if let Err(e) = self.datapath.detach_pod(index, netns.cookie(), cgroup) {
-                tracing::error!(error = %anyhow::Error::from(e), "cannot take back a half-done redirection");
-            }
-            return Err(format!("{:#}", anyhow::Error::from(e)));
-        }
-        let listener = TcpListener::from_std(listener.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
-        let pod = Arc::new(Pod {
-            uid: want.uid.clone(),
-            namespace: want.namespace.clone(),
-            name: want.name.clone(),
-            identity,
-            ip,
-            netns,
-            index,
-            epoch,
-            cgroup,
-            gone: watch::Sender::new(false),
-        });
-        let task = self.start.start(Arc::clone(&pod), listener);
-        if let Some(joined) = self.joined.get_mut(key) {
-            joined.active = Some(Active { pod, task });
-        }
-        self.publish();
-        Ok(())
-    }
-
-    fn deactivate(&mut self, key: &(String, String)) {
-        let Some(Active { pod, task }) = self.joined.get_mut(key).and_then(|j| j.active.take()) else { return };
-        if let Err(e) = self.datapath.detach_pod(pod.index, pod.netns.cookie(), pod.cgroup) {
-            tracing::error!(namespace = key.0, pod = key.1, error = %anyhow::Error::from(e), "cannot unhook the pod");
-        }
-        task.abort();
-        pod.gone.send_replace(true);
-        self.start.stopped(&pod);
-        self.publish();
-    }
-
-    /// The slot that an earlier agent gave to the namespace, or one that nobody has.
-    fn free_index(&self, netns_cookie: u64) -> Option<u32> {
-        let known = self.datapath.known_pods();
-        if let Some((_, entry)) = known.iter().find(|(cookie, _)| *cookie == netns_cookie) {
-            return Some(entry.index);
-        }
-        let mut used: HashSet<u32> = known.into_iter().map(|(_, entry)| entry.index).collect();
-        used.extend(self.joined.values().filter_map(|j| j.active.as_ref()).map(|a| a.pod.index));
-        (0..MAX_PODS).find(|index| !used.contains(index))
-    }
-
     fn publish(&self) {
         self.table.publish(self.joined.values().filter_map(|j| j.active.as_ref()).map(|a| &a.pod));
     }
@@ -356,7 +301,7 @@ impl Registry {
             .map(|((namespace, name), joined)| PodStatus {
                 namespace: namespace.clone(),
                 name: name.clone(),
-                pod_uid: joined.pod_uid.clone(),
+                pod_uid: joined.active.as_ref().map_or(&joined.pod_uid, |active| &active.pod_uid).clone(),
                 redirection: joined.redirection.clone(),
             })
             .collect();
@@ -365,5 +310,21 @@ impl Registry {
             *old = states;
             changed
         });
+    }
+}
+
+fn wish(snapshot: &Snapshot, key: &Key, joined: &Joined) -> Wish {
+    let Some(pod) = snapshot.local_pod(&key.0, &key.1) else { return Wish::Unknown };
+    if !pod.pod_uid.is_empty() && !joined.pod_uid.is_empty() && pod.pod_uid != joined.pod_uid {
+        return Wish::Unknown;
+    }
+    match pod.mode {
+        Mode::None => Wish::Leave,
+        Mode::Mesh => {
+            // A recreated pod must not speak as its predecessor: its workload may be the old one still.
+            let identity = snapshot.workload(&pod.uid).map(|workload| &workload.identity);
+            let own = |i: &&Identity| i.namespace() == pod.namespace && i.service_account() == pod.service_account;
+            Wish::Redirect(Arc::clone(pod), identity.filter(own).cloned())
+        }
     }
 }

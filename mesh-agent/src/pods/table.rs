@@ -17,12 +17,21 @@ pub struct Pod {
     pub name: String,
     pub identity: Identity,
     pub ip: IpAddr,
-    pub netns: Netns,
+    pub netns: Arc<Netns>,
     /// Its slot in the kernel's maps, and which life of the slot it is.
     pub index: u32,
     pub epoch: u32,
-    pub(super) cgroup: u64,
-    pub(super) gone: watch::Sender<bool>,
+    pub(super) presence: watch::Sender<Presence>,
+}
+
+/// Where a pod is in its life on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Presence {
+    Redirected,
+    /// It left the mesh and lives on.
+    Unhooked,
+    /// It left the node.
+    Removed,
 }
 
 impl Pod {
@@ -32,10 +41,19 @@ impl Pod {
     }
 
     /// Resolves once the pod is no longer redirected.
-    pub async fn gone(&self) {
-        let mut gone = self.gone.subscribe();
+    pub async fn unhooked(&self) {
+        self.reaches(Presence::Unhooked).await;
+    }
+
+    /// Resolves once the pod is gone from the node: nothing of it may be kept, its namespace least of all.
+    pub async fn removed(&self) {
+        self.reaches(Presence::Removed).await;
+    }
+
+    async fn reaches(&self, presence: Presence) {
+        let mut seen = self.presence.subscribe();
         // The sender lives in `self`.
-        let _ = gone.wait_for(|gone| *gone).await;
+        let _ = seen.wait_for(|now| *now >= presence).await;
     }
 }
 

@@ -8,12 +8,13 @@ use std::{
 };
 
 use mesh_common::abi::{SOURCE_NET, SPREAD_MASK};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
+use super::forward::refuse;
 use crate::{bpf::Datapath, pods::Pod, sockopt};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ pub async fn application(
 ) -> io::Result<TcpStream> {
     let socket = socket(pod, SocketAddr::from((spread(client), 0)))?;
     datapath.carry_client(&socket, client).map_err(io::Error::other)?;
-    connect(socket, target).await
+    still_marked(datapath, connect(socket, target).await?)
 }
 
 /// To a pod of this node, from the source pod's namespace and address: the stream crosses the pods' own links.
@@ -41,7 +42,17 @@ pub async fn attested(
     datapath
         .attest(&socket, (source.index, source.epoch), (target_pod.index, target_pod.epoch), target)
         .map_err(io::Error::other)?;
-    connect(socket, target).await
+    still_marked(datapath, connect(socket, target).await?)
+}
+
+/// The kernel clears the mark if it cannot act on it. The application would take such a connection for one from its own
+/// loopback, or the target's agent for one without identity.
+fn still_marked(datapath: &Datapath, stream: TcpStream) -> io::Result<TcpStream> {
+    if datapath.is_marked(&stream).map_err(io::Error::other)? {
+        return Ok(stream);
+    }
+    refuse(&stream);
+    Err(io::Error::other("the kernel's table of connections is full; see the counters PENDING_FULL and ATTEST_FULL"))
 }
 
 /// To anywhere, from the source pod's namespace and address.
@@ -55,7 +66,13 @@ fn socket(pod: &Pod, local: SocketAddr) -> io::Result<Socket> {
     sockopt::set_bind_address_no_port(&socket)?;
     socket.bind(&local.into())?;
     socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())?;
     Ok(socket)
+}
+
+/// A peer that vanished without a word must not hold a connection, and with it a namespace, for ever.
+pub fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6)
 }
 
 async fn connect(socket: Socket, target: SocketAddr) -> io::Result<TcpStream> {

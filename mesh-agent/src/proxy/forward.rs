@@ -26,6 +26,10 @@ const BUFFER: usize = 64 * 1024;
 
 /// One end of a forwarded connection.
 pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
+    /// While armed, an end that is dropped resets: if the agent stops or dies in the middle of a stream, neither side
+    /// takes what it got for all of it.
+    fn arm(&mut self, on: bool);
+
     /// Makes the drop of this end a reset instead of a close.
     fn reset(&mut self);
 
@@ -49,12 +53,20 @@ pub fn refuse(stream: &TcpStream) {
 }
 
 impl End for Socket {
+    fn arm(&mut self, on: bool) {
+        // Fails only for sockets that are gone already.
+        let _ = SockRef::from(self.get_ref()).set_linger(on.then_some(Duration::ZERO));
+    }
+
     fn reset(&mut self) {
         refuse(self.get_ref());
     }
 }
 
 impl End for TunnelStream {
+    /// It resets anyway if it is dropped before its end.
+    fn arm(&mut self, _on: bool) {}
+
     fn reset(&mut self) {
         Self::reset(self);
     }
@@ -73,6 +85,8 @@ pub async fn forward(
     denied: impl Future<Output = Denied>,
     flow: &mut Flow,
 ) {
+    client.arm(true);
+    server.arm(true);
     let (mut there, mut back) = (Direction::default(), Direction::default());
     let mut denied = pin!(denied);
     let outcome = {
@@ -81,30 +95,45 @@ pub async fn forward(
             if let Poll::Ready(denied) = denied.as_mut().poll(cx) {
                 return Poll::Ready(Err(Broken::Denied(denied)));
             }
-            let sent = there.poll(cx, client, server).map_err(Broken::End)?;
-            let received = back.poll(cx, server, client).map_err(Broken::End)?;
-            if sent.is_ready() && received.is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            for end in [client.poll_gone(cx), server.poll_gone(cx)] {
-                if let Poll::Ready(error) = end {
+            // Both ways move before a fault of either counts: an answer that came before a reset is delivered.
+            let (sent, received) = (there.poll(cx, client, server), back.poll(cx, server, client));
+            match (sent, received) {
+                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
                     return Poll::Ready(Err(Broken::End(error)));
                 }
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
+                _ => {}
+            }
+            // An end that is still read tells of its own end, after its data.
+            let gone = |state: &State, end: &mut dyn FnMut() -> Poll<io::Error>| match state {
+                State::Closed => end(),
+                State::Copying | State::Closing => Poll::Pending,
+            };
+            let client_gone = gone(&there.state, &mut || client.poll_gone(cx));
+            let server_gone = gone(&back.state, &mut || server.poll_gone(cx));
+            if let (Poll::Ready(error), _) | (_, Poll::Ready(error)) = (client_gone, server_gone) {
+                return Poll::Ready(Err(Broken::End(error)));
             }
             Poll::Pending
         })
         .await
     };
     (flow.sent, flow.received) = (there.bytes, back.bytes);
-    if let Err(broken) = outcome {
-        client.reset();
-        server.reset();
-        match broken {
-            Broken::Denied(denied) => flow.denied(&denied),
-            // A reset is a way for applications to end a connection; the verdict on it stands.
-            Broken::End(error) => {
-                flow.reason = Some(reason::RESET.into());
-                flow.error = Some(error.to_string());
+    match outcome {
+        Ok(()) => {
+            client.arm(false);
+            server.arm(false);
+        }
+        Err(broken) => {
+            client.reset();
+            server.reset();
+            match broken {
+                Broken::Denied(denied) => flow.denied(&denied),
+                // A reset is a way for applications to end a connection; the verdict on it stands.
+                Broken::End(error) => {
+                    flow.reason = Some(reason::RESET.into());
+                    flow.error = Some(error.to_string());
+                }
             }
         }
     }

@@ -39,7 +39,7 @@ pub async fn tunnelled(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
         }
     };
     let settings = ServerSettings::default();
-    let served = tunnel::serve(stream, certificate.server_config(), &settings, handler, pod.gone()).await;
+    let served = tunnel::serve(stream, certificate.server_config(), &settings, handler, pod.unhooked()).await;
     if let Err(e) = served {
         refused(e.code(), format!("{:#}", anyhow::Error::from(e)));
     }
@@ -59,7 +59,8 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     flow.path = Some(Path::Tunnel);
     flow.security = Security::MutualTls;
     flow.tls = Some((tls.version, tls.cipher));
-    if authority.ip() != pod.ip || local.ip() != pod.ip {
+    // The tunnel's own port would be a tunnel in a tunnel, from a source that policies cannot judge.
+    if authority.ip() != pod.ip || local.ip() != pod.ip || authority.port() == proxy.hbone_port {
         flow.dropped(reason::HBONE_ADDRESS_MISMATCH, format!("{authority} was asked for at {local}"));
         return respond.refuse(StatusCode::BAD_REQUEST, reason::HBONE_ADDRESS_MISMATCH);
     }

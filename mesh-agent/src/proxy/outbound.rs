@@ -51,6 +51,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         destination,
         |ip| proxy.pods.by_ip(ip).is_some(),
         |service, count| proxy.balancer.next(service, count),
+        proxy.hbone_port,
     );
     flow.service = service;
     match route {
@@ -98,6 +99,17 @@ async fn local_pod(
 ) {
     flow.path = Some(Path::Local);
     flow.security = Security::KernelAttested;
+    let Some(target_pod) = proxy.pods.by_ip(target.ip()) else {
+        flow.failed(reason::CONNECT, "the destination pod left");
+        return refuse(&stream);
+    };
+    // The decision is about the workload, the connection enters the pod: an address that was handed on must not let
+    // one stand for the other.
+    if target_pod.uid != workload.uid {
+        let why = format!("{target} is {} here and {} in the configuration", target_pod.uid, workload.uid);
+        flow.dropped(reason::WORKLOAD_UNKNOWN, why);
+        return refuse(&stream);
+    }
     let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip: pod.ip, destination: target };
     let permit = match snapshot.authorize(workload, &connection) {
         Ok(permit) => permit,
@@ -107,10 +119,6 @@ async fn local_pod(
         }
     };
     flow.permitted(&permit);
-    let Some(target_pod) = proxy.pods.by_ip(target.ip()) else {
-        flow.failed(reason::CONNECT, "the destination pod left");
-        return refuse(&stream);
-    };
     match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
         Ok(server) => {
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
@@ -166,8 +174,8 @@ async fn tunnel(
             let why = format!("the destination's agent refused: {status} {reason}");
             // It said so over mutual TLS.
             flow.security = Security::MutualTls;
-            let code = if reason.is_empty() { reason::PEER_REFUSED.to_owned() } else { reason };
-            flow.failed(code, why);
+            // Only words of ours become codes: the text is a peer's, and codes are labels of metrics.
+            flow.failed(reason::known(&reason).unwrap_or(reason::PEER_REFUSED), why);
             // Whether it was a decision or a failure over there, the status tells.
             if matches!(status.as_u16(), 401 | 403) {
                 flow.verdict = crate::telemetry::Verdict::Dropped;

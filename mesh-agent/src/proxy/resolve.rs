@@ -32,38 +32,47 @@ pub enum Route {
 }
 
 /// `redirected_here` says whether a pod with that address is redirected on this node; `choose` picks one of n
-/// endpoints of a service.
+/// endpoints of a service; `hbone_port` is the tunnel's.
 pub fn resolve(
     snapshot: &Snapshot,
     source_uid: &str,
     destination: SocketAddr,
     redirected_here: impl Fn(IpAddr) -> bool,
     choose: impl FnOnce(&ServiceName, usize) -> usize,
+    hbone_port: u16,
 ) -> Resolved {
-    let here = |ip| redirected_here(ip);
+    let place = Place { source_uid, redirected_here: &redirected_here, hbone_port };
     let Some(service) = snapshot.service_by_address(destination.ip()) else {
         let workload = snapshot.workload_by_address(destination.ip()).cloned();
-        return Resolved { service: None, route: to_workload(workload, source_uid, destination, here) };
+        return Resolved { service: None, route: place.route(workload, destination) };
     };
     let name = service.service_name();
     let route = match endpoint(snapshot, service, &name, destination.port(), choose) {
-        Ok((workload, target)) => to_workload(Some(workload), source_uid, target, here),
+        Ok((workload, target)) => place.route(Some(workload), target),
         Err((reason, why)) => Route::Refuse { reason, why },
     };
     Resolved { service: Some(name), route }
 }
 
-fn to_workload(
-    workload: Option<Arc<Workload>>,
-    source_uid: &str,
-    target: SocketAddr,
-    redirected_here: impl Fn(IpAddr) -> bool,
-) -> Route {
-    match workload {
-        Some(workload) if workload.uid == source_uid => Route::Own { workload, target },
-        Some(workload) if redirected_here(target.ip()) => Route::Local { workload, target },
-        Some(workload) if workload.tunnel == Tunnel::Hbone => Route::Tunnel { workload, target },
-        workload => Route::Passthrough { workload, target },
+/// Who asks, and from where.
+struct Place<'a> {
+    source_uid: &'a str,
+    redirected_here: &'a dyn Fn(IpAddr) -> bool,
+    hbone_port: u16,
+}
+
+impl Place<'_> {
+    fn route(&self, workload: Option<Arc<Workload>>, target: SocketAddr) -> Route {
+        match workload {
+            Some(workload) if workload.tunnel == Tunnel::Hbone && target.port() == self.hbone_port => Route::Refuse {
+                reason: reason::HBONE_PORT,
+                why: format!("port {} of {} is the agents' own", target.port(), workload.uid),
+            },
+            Some(workload) if workload.uid == self.source_uid => Route::Own { workload, target },
+            Some(workload) if (self.redirected_here)(target.ip()) => Route::Local { workload, target },
+            Some(workload) if workload.tunnel == Tunnel::Hbone => Route::Tunnel { workload, target },
+            workload => Route::Passthrough { workload, target },
+        }
     }
 }
 

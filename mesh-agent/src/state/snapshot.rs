@@ -9,10 +9,10 @@ use std::{
 };
 
 use mesh_common::model::{
-    self, Connection, Denied, LocalPod, Permit, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
+    self, Connection, Denied, LocalPod, Permit, Policy, PolicyName, Reason, Service, ServiceName, Tunnel, Workload,
 };
 
-use super::index::Index;
+use super::{Reach, index::Index};
 
 /// The mesh at one generation. It never changes; readers hold it as long as they like.
 ///
@@ -34,6 +34,11 @@ pub struct Snapshot {
     by_virtual_address: Index<IpAddr, Service>,
     /// Policies with [`model::Scope::Global`] under `None`, with [`model::Scope::Namespace`] under their namespace.
     scoped: Arc<HashMap<Option<String>, PoliciesByName>>,
+
+    /// It was said what policies there are.
+    policies_known: bool,
+    /// Policies that exist, of which no version could be read, with whom they are about.
+    unreadable: Arc<BTreeMap<PolicyName, Reach>>,
 }
 
 type PoliciesByName = BTreeMap<PolicyName, Arc<Policy>>;
@@ -44,7 +49,7 @@ pub struct Applicable<'a> {
     /// Mesh-wide ones by name, those of the namespace by name, then those that the workload names, in its order.
     /// None stands twice.
     pub policies: Vec<&'a Arc<Policy>>,
-    /// The first policy that the workload names and nobody has: it must deny.
+    /// The first policy that the workload names and nobody has, or that exists and cannot be read: it must deny.
     pub unknown: Option<&'a PolicyName>,
 }
 
@@ -133,11 +138,21 @@ impl Snapshot {
                 }
             }
         }
-        Applicable { policies, unknown }
+        let about_it = |reach: &Reach| match reach {
+            Reach::Everybody => true,
+            Reach::Namespace(namespace) => *namespace == workload.namespace,
+            Reach::Named => false,
+        };
+        let unreadable = self.unreadable.iter().find(|(_, reach)| about_it(reach)).map(|(name, _)| name);
+        Applicable { policies, unknown: unknown.or(unreadable) }
     }
 
-    /// May this connection reach this workload? See [`model::authorize`].
+    /// May this connection reach this workload? See [`model::authorize`]. Nothing is permitted before it was said
+    /// what policies there are.
     pub fn authorize(&self, destination: &Workload, connection: &Connection) -> Result<Permit, Denied> {
+        if !self.policies_known {
+            return Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
+        }
         let Applicable { policies, unknown } = self.policies_of(destination);
         model::authorize(policies.iter().map(|policy| &***policy), unknown, connection)
     }

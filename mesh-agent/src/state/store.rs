@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_common::model::{LocalPod, Policy, Service, ServiceName, Workload};
+use mesh_common::model::{LocalPod, Policy, PolicyName, Service, ServiceName, Workload};
 use tokio::sync::watch;
 
 use super::Snapshot;
@@ -16,6 +16,27 @@ pub struct Delta {
     pub removals: Vec<(Kind, String)>,
     /// Resource name and content.
     pub upserts: Vec<(String, Object)>,
+    /// Policies that exist and could not be read.
+    pub unreadable: Vec<Unreadable>,
+    /// The batch answers what policies there are: before the first such answer nothing is permitted.
+    pub policies_answered: bool,
+}
+
+/// A policy that exists and could not be read. Unless an earlier version of it is held, whomever it may be about is
+/// unreachable until it can be read: it may be a DENY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub name: PolicyName,
+    pub reach: Reach,
+}
+
+/// Whom a policy is about, as far as could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    Everybody,
+    Namespace(String),
+    /// Workloads that name it; they find it missing.
+    Named,
 }
 
 /// The spaces of resource names: the same name in two of them is two resources.
@@ -93,7 +114,7 @@ impl Store {
     ///
     /// [`StoreError::NameMismatch`] if a resource's name is not that of its content.
     pub fn apply(&self, delta: Delta) -> Result<Arc<Snapshot>, StoreError> {
-        let Delta { removals, upserts } = delta;
+        let Delta { removals, upserts, unreadable, policies_answered } = delta;
         for (name, object) in &upserts {
             let content = object.resource_name();
             if content != *name {
@@ -117,6 +138,10 @@ impl Store {
                 Object::LocalPod(pod) => next.put_pod(pod),
             };
         }
+        for policy in unreadable {
+            changed |= next.put_unreadable(policy);
+        }
+        changed |= policies_answered && next.policies_answered();
         if changed {
             next.next_generation();
             self.snapshots.send_replace(Arc::new(next));

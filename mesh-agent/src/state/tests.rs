@@ -77,11 +77,11 @@ fn pod(name: &str, mode: Mode) -> LocalPod {
 
 fn put(store: &Store, objects: impl IntoIterator<Item = Object>) -> Arc<Snapshot> {
     let upserts = objects.into_iter().map(|object| (object.resource_name(), object)).collect();
-    store.apply(Delta { upserts, removals: vec![] }).expect("accepted")
+    store.apply(Delta { upserts, policies_answered: true, ..Delta::default() }).expect("accepted")
 }
 
 fn remove(store: &Store, kind: Kind, name: &str) -> Arc<Snapshot> {
-    store.apply(Delta { removals: vec![(kind, name.into())], upserts: vec![] }).expect("accepted")
+    store.apply(Delta { removals: vec![(kind, name.into())], ..Delta::default() }).expect("accepted")
 }
 
 fn uids(workloads: &[Arc<Workload>]) -> Vec<&str> {
@@ -184,7 +184,7 @@ fn a_wrong_name_refuses_the_whole_batch() {
     let store = Store::default();
     let good = Object::Workload(workload("a", "10.0.0.1"));
     let upserts = vec![(good.resource_name(), good), ("shop/other".into(), Object::Service(service("10.96.0.1")))];
-    let error = store.apply(Delta { upserts, removals: vec![] }).expect_err("refused");
+    let error = store.apply(Delta { upserts, policies_answered: true, ..Delta::default() }).expect_err("refused");
     assert_eq!(error, StoreError::NameMismatch { resource: "shop/other".into(), content: cart().to_string() });
     assert_eq!(store.snapshot().generation(), 0);
     assert!(store.snapshot().workload("Kubernetes//Pod/shop/a").is_none());

@@ -22,8 +22,12 @@ const KEPT: usize = 8192;
 /// Records that a slow follower may lag behind before it loses some; the loss is told.
 const FEED: usize = 4096;
 
+/// Lines about refused and failed connections that go to the agent's log each second. All of them are recorded.
+const LINES_A_SECOND: u32 = 50;
+
 #[derive(Debug)]
 pub struct FlowLog {
+    lines: Mutex<(u64, u32)>,
     newest: Mutex<VecDeque<Arc<Flow>>>,
     feed: broadcast::Sender<Arc<Flow>>,
     next: AtomicU64,
@@ -40,6 +44,7 @@ pub struct OpenFlow {
 impl FlowLog {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
+            lines: Mutex::new((0, 0)),
             newest: Mutex::new(VecDeque::with_capacity(KEPT)),
             feed: broadcast::Sender::new(FEED),
             next: AtomicU64::new(1),
@@ -91,11 +96,25 @@ impl FlowLog {
         self.feed.subscribe()
     }
 
+    /// A pod that dials in a loop must not fill the node's disk.
+    fn may_log(&self) -> bool {
+        let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.0 != second {
+            *lines = (second, 0);
+        }
+        lines.1 = lines.1.saturating_add(1);
+        if lines.1 == LINES_A_SECOND {
+            tracing::info!(target: "access", "more refusals in this second are recorded and not logged");
+        }
+        lines.1 < LINES_A_SECOND
+    }
+
     fn write(&self, flow: Flow) {
         metrics::closed(&flow);
         if flow.verdict == Verdict::Forwarded {
             tracing::debug!(target: "access", id = flow.id, "connection ended");
-        } else {
+        } else if self.may_log() {
             tracing::info!(
                 target: "access",
                 id = flow.id,

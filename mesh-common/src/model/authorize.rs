@@ -86,9 +86,10 @@ impl fmt::Display for Denied {
                 write!(f, "no ALLOW rule matches, first of them in policy {policy}")
             }
             (Reason::PlaintextStrict, Some(policy), _) => {
-                write!(f, "plaintext client, but {policy} asks for a mesh identity (STRICT)")
+                write!(f, "the client has no mesh identity and PeerAuthentication is STRICT here ({policy})")
             }
             (Reason::PolicyUnknown, Some(policy), _) => write!(f, "policy {policy} is named but not known yet"),
+            (Reason::PolicyUnknown, None, _) => f.write_str("it is not known yet what policies apply"),
             (reason, _, _) => f.write_str(reason.code()),
         }
     }

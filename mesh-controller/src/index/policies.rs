@@ -45,6 +45,6 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
         workload.policies.sort();
     }
     let authorizations = objects.authorization_policies.iter().map(|read| read.value.policy.clone());
-    world.policies =
-        modes.policies().into_iter().chain(authorizations).map(|policy| (policy.name.clone(), policy)).collect();
+    // The generated ones last: of two with one name the last is served, and nobody may replace what makes STRICT.
+    world.policies = authorizations.chain(modes.policies()).map(|policy| (policy.name.clone(), policy)).collect();
 }

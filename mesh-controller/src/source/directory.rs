@@ -1,5 +1,11 @@
 //! A folder of manifests, followed as it changes. A file that does not parse keeps its last good objects, and so does
-//! an object that no longer fits its kind: a slip of the pen must not take pods out of the mesh.
+//! an object that no longer fits its kind: a slip of the pen must not take pods out of the mesh. At the start there is
+//! nothing to keep. What is missing then would be taken from the agents, who still have it:
+//!
+//! - without policies access widens, and pods leave the mesh without themselves or their namespace. So a file that
+//!   cannot be read, or a Pod or Namespace that does not fit its kind, is an error;
+//! - policies are never missing: one that does not fit is translated into what refuses;
+//! - without a Service, an EndpointSlice or any other object less is reached, and nobody gets in: that is reported.
 
 use std::{
     collections::BTreeMap,
@@ -9,11 +15,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 
-use super::{Object, Update, documents};
+use super::{Hidden, Key, Object, Update, documents};
 use crate::status::Problem;
 
 /// How long a folder must be quiet before it is read: editors and `kubectl` write in several steps.
@@ -38,9 +44,13 @@ pub struct Directory {
 
 #[derive(Debug, Default)]
 struct File {
-    text: Vec<u8>,
+    /// As last read; `None` if that failed.
+    text: Option<Vec<u8>>,
     objects: Vec<Arc<Object>>,
-    problems: Vec<Problem>,
+    /// Objects that do not fit their kind. One that did before is still among `objects`.
+    refused: Vec<(Option<Key>, Problem)>,
+    /// The file as it is now cannot be read: `objects` and `refused` are from before.
+    broken: Option<Problem>,
 }
 
 /// What a walk found.
@@ -55,11 +65,20 @@ impl Directory {
     /// Reads the folder for the first time.
     ///
     /// # Errors
-    /// If it is not a folder that can be read. Bad files in it are no error: see [`Update::problems`].
+    /// If it is not a folder that can be read, or something in it is bad that must not be missing: every file is
+    /// named. What else is bad is no error: see [`Update::problems`].
     pub fn open(root: &Path) -> Result<(Self, Update)> {
-        fs::read_dir(root).with_context(|| format!("--source dir:{}: cannot read the folder", root.display()))?;
+        let place = || format!("--source dir:{}", root.display());
+        fs::read_dir(root).with_context(|| format!("{}: cannot read the folder", place()))?;
         let mut directory = Self { root: root.to_owned(), files: BTreeMap::new(), problems: Vec::new() };
         directory.scan();
+        let missing: Vec<_> = directory.missing().map(ToString::to_string).collect();
+        ensure!(
+            missing.is_empty(),
+            "{}: cannot be read in full; to serve the rest of it would let agents drop policies and pods:\n  {}",
+            place(),
+            missing.join("\n  ")
+        );
         let update = directory.update();
         Ok((directory, update))
     }
@@ -117,7 +136,7 @@ impl Directory {
             let mut file = kept.remove(&path).unwrap_or_default();
             let name = self.name(&path);
             match read(&path) {
-                Ok(text) if text == file.text && file.problems.iter().all(|p| !p.why.starts_with(UNREADABLE)) => {}
+                Ok(text) if file.text.as_ref() == Some(&text) => {}
                 Ok(text) => {
                     file.replace(&name, text);
                     changed = true;
@@ -128,9 +147,9 @@ impl Directory {
                     continue;
                 }
                 Err(error) => {
-                    let problem = Problem::of_file(&name, format_args!("{UNREADABLE}: {error}"));
-                    changed |= file.problems != [problem.clone()];
-                    file.problems = vec![problem];
+                    let broken = Some(unreadable(&name, &error));
+                    changed |= file.broken != broken;
+                    (file.text, file.broken) = (None, broken);
                 }
             }
             self.files.insert(path, file);
@@ -143,21 +162,38 @@ impl Directory {
                 changed = true;
             }
         }
-        let problems = listing
-            .unreadable
-            .iter()
-            .map(|(path, error)| {
-                Problem::of_file(&self.name(path), format_args!("{UNREADABLE}: {error}; what was read before stays"))
-            })
-            .collect();
+        let problems = listing.unreadable.iter().map(|(path, error)| unreadable(&self.name(path), error)).collect();
         changed |= self.problems != problems;
         self.problems = problems;
         changed
     }
 
+    /// Files and folders of which it is not known what they say.
+    fn broken(&self) -> impl Iterator<Item = &Problem> {
+        self.files.values().filter_map(|file| file.broken.as_ref()).chain(&self.problems)
+    }
+
+    fn refused(&self) -> impl Iterator<Item = &(Option<Key>, Problem)> {
+        self.files.values().flat_map(|file| &file.refused)
+    }
+
+    /// What was never read, and must have been before anything is served.
+    fn missing(&self) -> impl Iterator<Item = &Problem> {
+        let needed = |key: &Key| matches!(key.kind.as_str(), "Pod" | "Namespace");
+        let objects = self.refused().filter(move |(key, _)| key.as_ref().is_some_and(needed));
+        self.broken().chain(objects.map(|(_, problem)| problem))
+    }
+
     fn update(&self) -> Update {
-        let problems = self.files.values().flat_map(|file| &file.problems).chain(&self.problems).cloned().collect();
-        Update::new(self.files.values().flat_map(|file| &file.objects).cloned(), problems)
+        let stays = |problem: &Problem| {
+            let why = format!("{}; what was read before stays", problem.why);
+            Problem { why, ..problem.clone() }
+        };
+        let problems = self.broken().map(stays).chain(self.refused().map(|(_, problem)| problem.clone())).collect();
+        let pods = self.refused().filter_map(|(key, _)| key.clone().filter(Key::is_pod)).collect();
+        let hidden = Hidden { any: self.broken().next().is_some(), pods };
+        let objects = self.files.values().flat_map(|file| &file.objects).cloned();
+        Update { hidden, ..Update::new(objects, problems) }
     }
 
     fn name(&self, path: &Path) -> String {
@@ -168,7 +204,9 @@ impl Directory {
     }
 }
 
-const UNREADABLE: &str = "cannot be read";
+fn unreadable(name: &str, error: &io::Error) -> Problem {
+    Problem::of_file(name, format_args!("cannot be read: {error}"))
+}
 
 impl File {
     fn replace(&mut self, name: &str, text: Vec<u8>) {
@@ -176,19 +214,17 @@ impl File {
             Ok(text) => documents::parse(name, text),
             Err(error) => Err(Problem::of_file(name, error)),
         };
-        self.text = text;
+        self.text = Some(text);
         match parsed {
             Ok(documents) => {
                 let refused = documents.refused.iter().filter_map(|(key, _)| key.as_ref());
                 let last_good = refused.filter_map(|key| self.objects.iter().find(|o| o.key() == *key)).cloned();
                 let last_good: Vec<_> = last_good.collect();
                 self.objects = documents.objects.into_iter().map(Arc::new).chain(last_good).collect();
-                self.problems = documents.refused.into_iter().map(|(_, problem)| problem).collect();
+                self.refused = documents.refused;
+                self.broken = None;
             }
-            Err(mut problem) => {
-                problem.why.push_str("; what the file said before stays");
-                self.problems = vec![problem];
-            }
+            Err(problem) => self.broken = Some(problem),
         }
     }
 }
@@ -209,7 +245,8 @@ fn walk(folder: &Path, depth: usize, listing: &mut Listing) {
             Ok(metadata) if metadata.is_dir() && depth > 0 => walk(&path, depth - 1, listing),
             Ok(metadata) if metadata.is_file() && is_manifest(&path) => listing.files.push(path),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Gone, unless it is a link to nothing: that is there, but what it says is not.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !(is_manifest(&path) && path.is_symlink()) => {}
             Err(error) => listing.unreadable.push((path, error)),
         }
     }
@@ -228,75 +265,4 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(directory: &Directory) -> Vec<String> {
-        directory.update().objects.iter().map(|object| object.key().to_string()).collect()
-    }
-
-    fn said(directory: &Directory) -> Vec<String> {
-        directory.update().problems.iter().map(ToString::to_string).collect()
-    }
-
-    const TWO: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n---\n\
-                       {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a}, spec: {nodeName: n}}\n";
-
-    #[test]
-    fn what_was_good_stays() {
-        let root = tempfile::tempdir().expect("folder");
-        let inner = root.path().join("inner");
-        fs::create_dir(&inner).expect("folder");
-        let file = inner.join("a.yml");
-        fs::write(&file, TWO).expect("file");
-        fs::write(inner.join(".hidden.yaml"), TWO).expect("file");
-        fs::write(inner.join("notes.txt"), "[").expect("file");
-        let (mut directory, _) = Directory::open(root.path()).expect("opened");
-        assert_eq!(keys(&directory), ["Namespace a", "Pod a/p"]);
-        assert!(!directory.scan());
-
-        fs::write(&file, "[").expect("file");
-        assert!(directory.scan());
-        assert_eq!(keys(&directory), ["Namespace a", "Pod a/p"]);
-        assert!(said(&directory)[0].starts_with("inner/a.yml: document 1: "), "{:?}", said(&directory));
-        assert!(!directory.scan());
-
-        // One object is wrong, the other one is gone.
-        fs::write(&file, TWO.replace("nodeName: n", "nodeName: 7").replace("name: a}}", "name: b}}")).expect("file");
-        assert!(directory.scan());
-        assert_eq!(keys(&directory), ["Namespace b", "Pod a/p"]);
-        assert!(said(&directory)[0].starts_with("inner/a.yml: Pod a/p: spec.nodeName: "), "{:?}", said(&directory));
-
-        fs::remove_file(&file).expect("file");
-        assert!(directory.scan());
-        assert!(keys(&directory).is_empty() && said(&directory).is_empty());
-    }
-
-    #[test]
-    fn the_first_of_two_with_one_name_is_read() {
-        let root = tempfile::tempdir().expect("folder");
-        for name in ["a.yaml", "b.json"] {
-            fs::write(
-                root.path().join(name),
-                "{\"apiVersion\": \"v1\", \"kind\": \"Node\", \"metadata\": {\"name\": \"n\"}}",
-            )
-            .expect("file");
-        }
-        let (directory, _) = Directory::open(root.path()).expect("opened");
-        assert_eq!(keys(&directory), ["Node n"]);
-        assert_eq!(said(&directory), ["b.json: Node n: is defined in a.yaml already; this one is not read"]);
-    }
-
-    #[test]
-    fn a_folder_that_vanishes_changes_nothing() {
-        let root = tempfile::tempdir().expect("folder");
-        let path = root.path().join("config");
-        fs::create_dir(&path).expect("folder");
-        fs::write(path.join("a.yaml"), TWO).expect("file");
-        let (mut directory, _) = Directory::open(&path).expect("opened");
-        fs::rename(&path, root.path().join("away")).expect("moved");
-        assert!(directory.scan());
-        assert_eq!(keys(&directory).len(), 2);
-        assert!(said(&directory)[0].contains("what was read before stays"));
-    }
-}
+mod tests;

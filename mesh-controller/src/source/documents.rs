@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 use serde_yaml_ng::Value as Yaml;
 
 use super::{Custom, Key, Kind, Object};
-use crate::status::{Fault, Problem, read};
+use crate::{
+    names,
+    status::{Fault, Problem, read},
+};
 
 const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
 
@@ -14,7 +17,8 @@ const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"]
 #[derive(Debug, Default)]
 pub struct Documents {
     pub objects: Vec<Object>,
-    /// Objects that are not what their kind asks for; the key where it could be read.
+    /// Objects that are not what their kind asks for. The key is that of the object that they would be: none without
+    /// a name that an object can have.
     pub refused: Vec<(Option<Key>, Problem)>,
 }
 
@@ -75,7 +79,9 @@ impl Documents {
         let (version, kind) = (text("apiVersion"), text("kind"));
         if version.is_empty() || kind.is_empty() {
             let why = "a document without apiVersion and kind is no Kubernetes object";
-            self.refused.push((None, Problem::of_file(file, why)));
+            let key = (!kind.is_empty()).then(|| key_of(&kind, &value));
+            let key = key.filter(|key| check_names(key, &value).is_ok());
+            self.refused.push((key, Problem::of_file(file, why)));
             return;
         }
         if let (Some(item_kind), Some(Value::Array(items))) = (kind.strip_suffix("List"), value.get_mut("items")) {
@@ -90,22 +96,54 @@ impl Documents {
             return;
         }
         let key = key_of(&kind, &value);
-        // The namespace that Kubernetes would set.
-        if let (false, Some(Value::Object(metadata))) = (key.namespace.is_empty(), value.get_mut("metadata")) {
-            metadata.insert("namespace".into(), key.namespace.clone().into());
+        let named = check_names(&key, &value);
+        let account = if key.is_pod() { check_account(&value) } else { Ok(()) };
+        // The namespace that Kubernetes would set, or none.
+        if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
+            match key.namespace.as_str() {
+                "" => metadata.remove("namespace"),
+                namespace => metadata.insert("namespace".into(), namespace.into()),
+            };
         }
-        let named = |kind| match key.name.as_str() {
-            "" => Err(Fault::new("metadata.name", "is missing")),
-            _ => Ok(kind),
-        };
-        match known(&version, &kind, value).and_then(|kind| kind.map(named).transpose()) {
+        let is_named = named.is_ok();
+        let checked = |kind| named.and(account).map(|()| kind);
+        match known(&version, &kind, value).and_then(|kind| kind.map(checked).transpose()) {
             Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
             Ok(None) => {}
             Err(Fault { field, why }) => {
                 let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why };
-                self.refused.push(((!key.name.is_empty()).then_some(key), problem));
+                self.refused.push((is_named.then_some(key), problem));
             }
         }
+    }
+}
+
+/// Kubernetes would not take an object with another name, so that none is lost with it. Here it could pass for a
+/// policy that the mesh generates, or for another pod.
+fn check_names(key: &Key, value: &Value) -> Result<(), Fault> {
+    for field in ["name", "namespace"] {
+        let given = value.pointer(&format!("/metadata/{field}"));
+        if given.is_some_and(|given| !given.is_null() && !given.is_string()) {
+            return Err(Fault::new(format!("metadata.{field}"), "is not a text"));
+        }
+    }
+    if key.name.is_empty() {
+        return Err(Fault::new("metadata.name", "is missing"));
+    }
+    // A service's name and its namespace's are parts of its host name: a dot would move the border between them.
+    let name = if matches!(key.kind.as_str(), "Namespace" | "Service") { names::label } else { names::subdomain };
+    name(&key.name).map_err(|why| Fault::new("metadata.name", why))?;
+    match key.namespace.as_str() {
+        "" => Ok(()),
+        namespace => names::label(namespace).map_err(|why| Fault::new("metadata.namespace", why)),
+    }
+}
+
+/// A pod's account is half of its identity. Checked here, so that the pod as it was before stays.
+fn check_account(pod: &Value) -> Result<(), Fault> {
+    match pod.pointer("/spec/serviceAccountName").and_then(Value::as_str) {
+        None | Some("") => Ok(()),
+        Some(account) => names::subdomain(account).map_err(|why| Fault::new("spec.serviceAccountName", why)),
     }
 }
 
@@ -217,6 +255,54 @@ items:
         let Kind::AuthorizationPolicy(policy) = &documents.objects[0].kind else { panic!("another kind") };
         assert_eq!(policy.metadata.name.as_deref(), Some("p"));
         assert_eq!(policy.fault.as_ref().map(|f| f.field.as_str()), Some("metadata.labels"));
+    }
+
+    #[test]
+    fn names_that_kubernetes_would_not_take() {
+        let document = |kind: &str, metadata: &str| {
+            let version = if kind.ends_with("Policy") { "security.istio.io/v1" } else { "v1" };
+            let text = format!(
+                "{{apiVersion: {version}, kind: {kind}, metadata: {metadata}, spec: {{}}}}\n---\n\
+                 {{apiVersion: v1, kind: Node, metadata: {{name: other}}}}"
+            );
+            let documents = parse("a.yaml", &text).expect("valid");
+            assert_eq!(documents.objects.last().map(|o| o.key().to_string()).as_deref(), Some("Node other"));
+            let refused: Vec<_> = documents.refused.into_iter().map(|(key, p)| (key, p.field)).collect();
+            (documents.objects.len(), refused)
+        };
+        for (kind, metadata, field) in [
+            ("AuthorizationPolicy", "{name: istio_converted_static_strict, namespace: istio-system}", "metadata.name"),
+            ("AuthorizationPolicy", "{name: p, namespace: a/b}", "metadata.namespace"),
+            ("AuthorizationPolicy", "{name: p, namespace: 7}", "metadata.namespace"),
+            ("AuthorizationPolicy", "{name: 7}", "metadata.name"),
+            ("AuthorizationPolicy", "{}", "metadata.name"),
+            ("Pod", "{name: ../p, namespace: shop}", "metadata.name"),
+            ("Pod", "{name: p, namespace: a.b}", "metadata.namespace"),
+            ("Service", "{name: a.b, namespace: shop}", "metadata.name"),
+            ("Namespace", "{name: Shop}", "metadata.name"),
+        ] {
+            assert_eq!(document(kind, metadata), (1, vec![(None, field.to_owned())]), "{kind} {metadata}");
+        }
+        assert_eq!(document("Pod", "{name: a.b, namespace: shop}"), (2, vec![]));
+        // What has no namespace has none, whatever it says.
+        let text = "{apiVersion: v1, kind: Namespace, metadata: {name: shop, namespace: x}}";
+        assert_eq!(parse("a.yaml", text).expect("valid").objects[0].key().to_string(), "Namespace shop");
+    }
+
+    #[test]
+    fn refused_pods_keep_their_key() {
+        for (text, field) in [
+            (
+                "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {serviceAccountName: a_b}}",
+                "spec.serviceAccountName",
+            ),
+            ("{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {hostNetwork: 7}}", "spec.hostNetwork"),
+            ("{kind: Pod, metadata: {name: p}}", ""),
+        ] {
+            let mut documents = parse("a.yaml", text).expect("valid");
+            let (key, problem) = documents.refused.remove(0);
+            assert_eq!((key, problem.field.as_str()), (Some(Key::pod("default", "p")), field), "{text}");
+        }
     }
 
     #[test]

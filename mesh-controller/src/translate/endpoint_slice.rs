@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::discovery::v1;
 
-use super::{address, is_tcp, port};
+use super::{address, is_tcp, port, usable};
 use crate::status::Fault;
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -27,8 +27,11 @@ pub struct Endpoint {
     pub ready: bool,
 }
 
-/// `None` for a slice that belongs to no service.
-pub fn slice(slice: &v1::EndpointSlice) -> Result<Option<Slice>, Fault> {
+/// `None` for a slice that belongs to no service. Addresses and ports that are none are left out and added to `faults`.
+///
+/// # Errors
+/// If its addresses are of a type that is not supported.
+pub fn slice(slice: &v1::EndpointSlice, faults: &mut Vec<Fault>) -> Result<Option<Slice>, Fault> {
     let v1::EndpointSlice { address_type, endpoints, metadata, ports } = slice;
     let Some(service) = metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL)) else {
         return Ok(None);
@@ -41,8 +44,8 @@ pub fn slice(slice: &v1::EndpointSlice) -> Result<Option<Slice>, Fault> {
     }
     let mut by_name = BTreeMap::new();
     for (i, p) in ports.iter().flatten().enumerate().filter(|(_, p)| is_tcp(p.protocol.as_ref())) {
-        if let Some(number) = p.port {
-            by_name.insert(p.name.clone().unwrap_or_default(), port(format!("ports[{i}].port"), number)?);
+        if let Some(number) = p.port.and_then(|number| usable(port(format!("ports[{i}].port"), number), faults)) {
+            by_name.insert(p.name.clone().unwrap_or_default(), number);
         }
     }
     let endpoints = endpoints
@@ -52,14 +55,14 @@ pub fn slice(slice: &v1::EndpointSlice) -> Result<Option<Slice>, Fault> {
         .map(|(i, endpoint)| {
             let field = format!("endpoints[{i}].addresses");
             let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-            Ok(Endpoint {
-                addresses: endpoint.addresses.iter().map(|text| address(&field, text)).collect::<Result<_, _>>()?,
+            Endpoint {
+                addresses: endpoint.addresses.iter().filter_map(|text| usable(address(&field, text), faults)).collect(),
                 pod: pod.and_then(|target| target.name.clone()),
                 // By definition of the kind: not known counts as ready.
                 ready: endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),
-            })
+            }
         })
-        .collect::<Result<_, Fault>>()?;
+        .collect();
     Ok(Some(Slice {
         namespace: metadata.namespace.clone().unwrap_or_default(),
         service: service.clone(),

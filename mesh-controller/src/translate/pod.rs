@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use mesh_common::model::{Identity, LocalPod, Mode, Tunnel, Workload, WorkloadKind};
 
-use super::{Labels, Settings, address, created, is_tcp};
+use super::{Labels, Settings, address, created, is_tcp, port, usable};
 use crate::status::Fault;
 
 /// A pod that is not terminated.
@@ -33,8 +33,12 @@ pub struct Pod {
     pub workload_name: String,
 }
 
-/// `None` for a terminated pod (Succeeded, Failed): it owns no address, and nothing of it runs.
-pub fn pod(settings: &Settings, pod: &v1::Pod) -> Result<Option<Pod>, Fault> {
+/// `None` for a terminated pod (Succeeded, Failed): it owns no address, and nothing of it runs. Addresses and ports
+/// that are none are left out and added to `faults`.
+///
+/// # Errors
+/// If it has no identity: nothing can be said of such a pod.
+pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Result<Option<Pod>, Fault> {
     let v1::Pod { metadata, spec, status } = pod;
     let spec = spec.as_ref();
     let phase = status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
@@ -49,18 +53,25 @@ pub fn pod(settings: &Settings, pod: &v1::Pod) -> Result<Option<Pod>, Fault> {
     let labels = metadata.labels.clone().unwrap_or_default();
     let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
     let (kind, workload_name) = workload_of(&name, &labels, owner);
-    let containers = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    let ports = containers
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter(|port| is_tcp(port.protocol.as_ref()))
-        .filter_map(|port| Some((port.name.clone()?, u16::try_from(port.container_port).ok()?)))
-        .collect();
+    let mut ports = BTreeMap::new();
+    let containers = spec.into_iter().flat_map(|s| {
+        let start = s.init_containers.iter().flatten().enumerate().map(|(i, c)| (format!("initContainers[{i}]"), c));
+        s.containers.iter().enumerate().map(|(i, c)| (format!("containers[{i}]"), c)).chain(start)
+    });
+    for (place, container) in containers {
+        for (i, p) in container.ports.iter().flatten().enumerate().filter(|(_, p)| is_tcp(p.protocol.as_ref())) {
+            let number = port(format!("spec.{place}.ports[{i}].containerPort"), p.container_port);
+            if let (Some(number), Some(name)) = (usable(number, faults), &p.name) {
+                ports.insert(name.clone(), number);
+            }
+        }
+    }
     Ok(Some(Pod {
         uid: format!("{}//Pod/{namespace}/{name}", settings.cluster),
         pod_uid: metadata.uid.clone().unwrap_or_default(),
         created: created(metadata),
         node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
-        addresses: status.as_ref().map_or(Ok(Vec::new()), addresses)?,
+        addresses: status.as_ref().map_or(Vec::new(), |status| addresses(status, faults)),
         host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
         ready: phase == "Running" && status.as_ref().is_some_and(is_ready),
         namespace,
@@ -73,18 +84,18 @@ pub fn pod(settings: &Settings, pod: &v1::Pod) -> Result<Option<Pod>, Fault> {
     }))
 }
 
-fn addresses(status: &v1::PodStatus) -> Result<Vec<IpAddr>, Fault> {
+fn addresses(status: &v1::PodStatus, faults: &mut Vec<Fault>) -> Vec<IpAddr> {
     let list = status.pod_ips.iter().flatten().enumerate();
-    let mut found = list
-        .map(|(i, pod_ip)| address(&format!("status.podIPs[{i}].ip"), &pod_ip.ip))
-        .collect::<Result<Vec<_>, _>>()?;
-    if let Some(text) = status.pod_ip.as_deref().filter(|text| !text.is_empty()) {
-        let ip = address("status.podIP", text)?;
-        if !found.contains(&ip) {
-            found.insert(0, ip);
-        }
+    let mut found: Vec<_> = list
+        .filter_map(|(i, pod_ip)| usable(address(&format!("status.podIPs[{i}].ip"), &pod_ip.ip), faults))
+        .collect();
+    let first = status.pod_ip.as_deref().filter(|text| !text.is_empty());
+    if let Some(ip) = first.and_then(|text| usable(address("status.podIP", text), faults))
+        && !found.contains(&ip)
+    {
+        found.insert(0, ip);
     }
-    Ok(found)
+    found
 }
 
 /// A status without any condition was written by hand, not by a kubelet: then the phase alone counts.

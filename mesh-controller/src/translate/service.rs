@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
 use mesh_common::model::{self, ServicePort};
 
-use super::{Settings, address, created, is_tcp, pod::Pod, port};
+use super::{Settings, address, created, is_tcp, pod::Pod, port, usable};
 use crate::status::Fault;
 
 /// A service, and how its ports are answered.
@@ -33,8 +33,12 @@ pub enum Target {
     Named(String),
 }
 
-/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh.
-pub fn service(settings: &Settings, service: &v1::Service) -> Result<Option<Service>, Fault> {
+/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh. Addresses and ports that are
+/// none are left out and added to `faults`.
+///
+/// # Errors
+/// If it has no spec.
+pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Fault>) -> Result<Option<Service>, Fault> {
     let v1::Service { metadata, spec, status: _ } = service;
     let Some(spec) = spec else { return Err(Fault::new("spec", "is missing")) };
     if spec.type_.as_deref() == Some("ExternalName") {
@@ -42,28 +46,13 @@ pub fn service(settings: &Settings, service: &v1::Service) -> Result<Option<Serv
     }
     let namespace = metadata.namespace.clone().unwrap_or_default();
     let name = metadata.name.clone().unwrap_or_default();
-    let ports = spec
-        .ports
-        .iter()
-        .flatten()
-        .enumerate()
-        .filter(|(_, p)| is_tcp(p.protocol.as_ref()))
-        .map(|(i, p)| {
-            let number = port(format!("spec.ports[{i}].port"), p.port)?;
-            let target = match &p.target_port {
-                None => Target::Number(number),
-                Some(IntOrString::Int(0)) => Target::Number(number),
-                Some(IntOrString::Int(target)) => Target::Number(port(format!("spec.ports[{i}].targetPort"), *target)?),
-                Some(IntOrString::String(name)) => Target::Named(name.clone()),
-            };
-            Ok(Port { name: p.name.clone().unwrap_or_default(), port: number, target })
-        })
-        .collect::<Result<Vec<_>, Fault>>()?;
+    let ports = spec.ports.iter().flatten().enumerate().filter(|(_, p)| is_tcp(p.protocol.as_ref()));
+    let ports: Vec<_> = ports.filter_map(|(i, p)| usable(service_port(i, p), faults)).collect();
     Ok(Some(Service {
         created: created(metadata),
         service: model::Service {
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
-            addresses: addresses(spec)?,
+            addresses: addresses(spec, faults),
             ports: ports.iter().map(|p| ServicePort { port: p.port, target: p.target.number().unwrap_or(0) }).collect(),
             name,
             namespace,
@@ -72,7 +61,17 @@ pub fn service(settings: &Settings, service: &v1::Service) -> Result<Option<Serv
     }))
 }
 
-fn addresses(spec: &v1::ServiceSpec) -> Result<Vec<IpAddr>, Fault> {
+fn service_port(i: usize, p: &v1::ServicePort) -> Result<Port, Fault> {
+    let number = port(format!("spec.ports[{i}].port"), p.port)?;
+    let target = match &p.target_port {
+        None | Some(IntOrString::Int(0)) => Target::Number(number),
+        Some(IntOrString::Int(target)) => Target::Number(port(format!("spec.ports[{i}].targetPort"), *target)?),
+        Some(IntOrString::String(name)) => Target::Named(name.clone()),
+    };
+    Ok(Port { name: p.name.clone().unwrap_or_default(), port: number, target })
+}
+
+fn addresses(spec: &v1::ServiceSpec, faults: &mut Vec<Fault>) -> Vec<IpAddr> {
     let list = spec.cluster_ips.iter().flatten().enumerate().map(|(i, ip)| (format!("spec.clusterIPs[{i}]"), ip));
     let first = spec.cluster_ip.iter().map(|ip| ("spec.clusterIP".to_owned(), ip));
     let mut found = Vec::new();
@@ -81,12 +80,11 @@ fn addresses(spec: &v1::ServiceSpec) -> Result<Vec<IpAddr>, Fault> {
         if text == "None" || text.is_empty() {
             continue;
         }
-        let ip = address(&field, text)?;
-        if !found.contains(&ip) {
+        if let Some(ip) = usable(address(&field, text), faults).filter(|ip| !found.contains(ip)) {
             found.push(ip);
         }
     }
-    Ok(found)
+    found
 }
 
 impl Target {

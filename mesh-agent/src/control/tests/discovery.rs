@@ -171,7 +171,7 @@ async fn updates_and_removes() {
 }
 
 #[tokio::test]
-async fn a_bad_resource_is_refused_by_name_and_field_and_nothing_is_applied() {
+async fn a_bad_resource_is_refused_by_name_and_field_and_its_last_good_version_stays() {
     let mut world = World::new().await;
     let mut control = world.start(Mute);
     let mut stream = world.discovery().await;
@@ -179,19 +179,21 @@ async fn a_bad_resource_is_refused_by_name_and_field_and_nothing_is_applied() {
     let good = vec![pod_resource("1", pod("a", 1)), pod_resource("1", pod("b", 2))];
     assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", good, vec![])).await, None);
 
-    let short = workload::Workload { addresses: vec![vec![10, 0, 0]], ..pod("c", 3) };
-    let mixed = vec![pod_resource("2", pod("a", 7)), pod_resource("1", short)];
+    let short = workload::Workload { addresses: vec![vec![10, 0, 0]], ..pod("a", 1) };
+    let mixed = vec![pod_resource("2", short), pod_resource("1", pod("c", 3))];
     let why = exchange(&mut stream, response(type_url::ADDRESS, "2", mixed, vec![uid("b")])).await.expect("a NACK");
-    assert!(why.contains(&uid("c")) && why.contains("workload.addresses"), "{why}");
+    assert!(why.contains(&uid("a")) && why.contains("workload.addresses"), "{why}");
     let snapshot = world.store.snapshot();
-    assert_eq!(snapshot.generation(), 1, "the last good configuration stays");
-    assert!(snapshot.workload_by_address([10, 0, 0, 1].into()).is_some() && snapshot.workload(&uid("b")).is_some());
+    assert!(snapshot.workload_by_address([10, 0, 0, 1].into()).is_some(), "the last good version of a stays");
+    // What could be read of the response counts: the server will not send it again.
+    assert!(snapshot.workload_by_address([10, 0, 0, 3].into()).is_some() && snapshot.workload(&uid("b")).is_none());
+    let generation = snapshot.generation();
     status(&mut control.status, "the refusal", |s| s.last_nack.as_deref() == Some(why.as_str())).await;
 
     // Bytes that are no message, a name that is not the content's, a type that is not the response's.
-    let mut broken = pod_resource("1", pod("c", 3));
+    let mut broken = pod_resource("1", pod("e", 5));
     broken.resource.as_mut().expect("set").value = vec![0x0a, 0x02, 0x0a];
-    let mut misnamed = pod_resource("1", pod("c", 3));
+    let mut misnamed = pod_resource("1", pod("e", 5));
     misnamed.name = uid("d");
     let policy = security::Authorization { name: "p".into(), namespace: "shop".into(), ..Default::default() };
     let mistyped = resource(type_url::AUTHORIZATION, &uid("c"), "1", &policy);
@@ -203,15 +205,56 @@ async fn a_bad_resource_is_refused_by_name_and_field_and_nothing_is_applied() {
     }
     let unknown = exchange(&mut stream, response("type.googleapis.com/other", "4", vec![], vec![])).await;
     assert!(unknown.expect("a NACK").contains("type.googleapis.com/other"));
-    assert_eq!(world.store.snapshot().generation(), 1);
+    assert_eq!(world.store.snapshot().generation(), generation);
 
-    // The refusal is over when everything that it held up has come right.
+    // The refusal is over when everything that was refused has come right.
     let a = vec![pod_resource("3", pod("a", 7)), pod_resource("2", pod("c", 3))];
     assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "5", a, vec![])).await, None);
-    assert!(control.status.borrow().last_nack.is_some(), "b and d are still not as the controller said");
-    let removed = vec![uid("b"), uid("d")];
+    assert!(control.status.borrow().last_nack.is_some(), "d and e are still not as the controller said");
+    let removed = vec![uid("d"), uid("e")];
     assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "6", vec![], removed)).await, None);
     status(&mut control.status, "no refusal", |s| s.last_nack.is_none()).await;
+}
+
+#[tokio::test]
+async fn nothing_is_permitted_before_the_policies_are_known_nor_past_one_that_cannot_be_read() {
+    let mut world = World::new().await;
+    let _control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let pods = vec![pod_resource("1", pod("a", 1))];
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", pods, vec![])).await, None);
+    let permitted = || {
+        let snapshot = world.store.snapshot();
+        let connection = mesh_common::model::Connection {
+            source_identity: None,
+            source_ip: [10, 0, 0, 9].into(),
+            destination: ([10, 0, 0, 1], 80).into(),
+        };
+        snapshot.authorize(snapshot.workload(&uid("a")).expect("known"), &connection).is_ok()
+    };
+    assert!(!permitted(), "no policy was said yet");
+
+    let address = security::Address { address: vec![1, 2, 3], length: 8 };
+    let matched = security::Match { source_ips: vec![address], ..Default::default() };
+    let clauses = vec![security::Clause { matches: vec![matched] }];
+    let bad = security::Authorization {
+        name: "p".into(),
+        namespace: "shop".into(),
+        scope: security::Scope::Namespace.into(),
+        rules: vec![security::Rule { clauses }],
+        ..Default::default()
+    };
+    let policy = |policy| vec![resource(type_url::AUTHORIZATION, "shop/p", "1", &policy)];
+    let why = exchange(&mut stream, response(type_url::AUTHORIZATION, "2", policy(bad.clone()), vec![])).await;
+    assert!(why.expect("a NACK").contains("source_ips"), "names the field");
+    assert!(!permitted(), "a policy of its namespace cannot be read");
+
+    let elsewhere = security::Authorization { namespace: "other".into(), ..bad };
+    let other = vec![resource(type_url::AUTHORIZATION, "other/p", "1", &elsewhere)];
+    let gone = vec!["shop/p".to_owned()];
+    exchange(&mut stream, response(type_url::AUTHORIZATION, "3", other, gone)).await.expect("a NACK");
+    assert!(permitted(), "the unreadable one of another namespace is nothing to it");
 }
 
 #[tokio::test]

@@ -6,10 +6,29 @@ use std::sync::Arc;
 use mesh_common::model::{LocalPod, Policy, PolicyName, Scope, Service, ServiceName, Workload};
 
 use super::Snapshot;
+use crate::state::Unreadable;
 
 impl Snapshot {
     pub(in crate::state) fn next_generation(&mut self) {
         self.generation += 1;
+    }
+
+    pub(in crate::state) fn policies_answered(&mut self) -> bool {
+        !std::mem::replace(&mut self.policies_known, true)
+    }
+
+    /// The last good version of a policy stands for one that cannot be read.
+    pub(in crate::state) fn put_unreadable(&mut self, policy: Unreadable) -> bool {
+        let Unreadable { name, reach } = policy;
+        if self.policies.contains_key(&name) || self.unreadable.get(&name) == Some(&reach) {
+            return false;
+        }
+        Arc::make_mut(&mut self.unreadable).insert(name, reach);
+        true
+    }
+
+    fn readable(&mut self, name: &PolicyName) -> bool {
+        self.unreadable.contains_key(name) && Arc::make_mut(&mut self.unreadable).remove(name).is_some()
     }
 
     pub(in crate::state) fn put_workload(&mut self, workload: Workload) -> bool {
@@ -86,10 +105,11 @@ impl Snapshot {
     }
 
     pub(in crate::state) fn remove_policy(&mut self, name: &PolicyName) -> bool {
+        let was_unreadable = self.readable(name);
         if !self.policies.contains_key(name) {
-            return false;
+            return was_unreadable;
         }
-        let Some(old) = Arc::make_mut(&mut self.policies).remove(name) else { return false };
+        let Some(old) = Arc::make_mut(&mut self.policies).remove(name) else { return was_unreadable };
         if let Some(key) = scope_key(&old) {
             let scoped = Arc::make_mut(&mut self.scoped);
             if let Some(names) = scoped.get_mut(&key) {

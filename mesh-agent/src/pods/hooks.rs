@@ -1,0 +1,138 @@
+//! Hooks one pod's namespace and cgroup, swaps what serves it, and takes the hooks away.
+
+use std::{collections::HashSet, net::IpAddr, os::fd::AsFd as _, path::Path, sync::Arc};
+
+use mesh_common::{
+    abi::MAX_PODS,
+    model::{Identity, LocalPod},
+};
+use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+
+use super::{Netns, Pod, cgroup, namespace, table::Presence};
+use crate::bpf::{Datapath, PodHooks};
+
+/// Serves the connections of one pod's listener; the task ends when it is aborted.
+pub trait Start: Send + Sync + 'static {
+    fn start(&self, pod: Arc<Pod>, listener: TcpListener) -> AbortHandle;
+    /// The pod is no longer redirected: whatever is kept for it must go.
+    fn stopped(&self, pod: &Pod);
+}
+
+/// A redirected pod and what serves it.
+pub struct Active {
+    pub pod: Arc<Pod>,
+    /// As the controller knows it; whoever joined the pod may not have known it.
+    pub pod_uid: String,
+    task: AbortHandle,
+}
+
+/// The way to the kernel for pods. It hands out slots and epochs.
+pub struct Hooks {
+    datapath: Arc<Datapath>,
+    start: Arc<dyn Start>,
+    next_epoch: u32,
+}
+
+impl Active {
+    pub fn serves(&self, identity: &Identity, ip: IpAddr) -> bool {
+        self.pod.identity == *identity && self.pod.ip == ip && !self.task.is_finished()
+    }
+}
+
+impl Hooks {
+    pub fn new(datapath: Arc<Datapath>, start: Arc<dyn Start>) -> Self {
+        // Epochs of an earlier agent must not be given again while its sockets live.
+        let next_epoch = datapath.known_pods().iter().map(|(_, entry)| entry.epoch).max().unwrap_or(0) + 1;
+        Self { datapath, start, next_epoch }
+    }
+
+    /// The namespace is hooked, by this agent or an earlier one.
+    pub fn known(&self, netns: &Netns) -> bool {
+        self.datapath.known_pods().iter().any(|(cookie, _)| *cookie == netns.cookie())
+    }
+
+    /// Redirects a pod, or swaps what serves it: the hooks of a namespace that is hooked already are replaced in
+    /// place. The error is for people.
+    pub fn hook(
+        &mut self,
+        netns: &Arc<Netns>,
+        cgroup: &Path,
+        want: &LocalPod,
+        identity: Identity,
+        ip: IpAddr,
+    ) -> Result<Active, String> {
+        namespace::check(netns, ip)?;
+        let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        let (index, fresh) =
+            self.slot(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
+        let listener = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
+        let listener = TcpListener::from_std(listener.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
+        let epoch = self.next_epoch;
+        self.next_epoch += 1;
+        let hooks = PodHooks {
+            index,
+            epoch,
+            ip,
+            netns: netns.fd(),
+            netns_cookie: netns.cookie(),
+            cgroup,
+            listener: listener.as_fd(),
+        };
+        if let Err(e) = self.datapath.attach_pod(&hooks) {
+            // Nothing half done stays behind, but what was closed before stays closed.
+            if fresh && let Err(e) = self.datapath.detach_pod(index, netns.cookie()) {
+                tracing::error!(error = %anyhow::Error::from(e), "cannot take back a half-done redirection");
+            }
+            return Err(format!("{:#}", anyhow::Error::from(e)));
+        }
+        let pod = Arc::new(Pod {
+            uid: want.uid.clone(),
+            namespace: want.namespace.clone(),
+            name: want.name.clone(),
+            identity,
+            ip,
+            netns: Arc::clone(netns),
+            index,
+            epoch,
+            presence: watch::Sender::new(Presence::Redirected),
+        });
+        let task = self.start.start(Arc::clone(&pod), listener);
+        Ok(Active { pod, pod_uid: want.pod_uid.clone(), task })
+    }
+
+    /// Ends what served a pod before its successor took over.
+    pub fn replaced(&self, before: Option<Active>) {
+        if let Some(before) = before {
+            self.end(&before, Presence::Unhooked);
+        }
+    }
+
+    /// Takes every hook of the namespace away, also those of an earlier agent.
+    pub fn unhook(&self, netns: &Netns, active: Option<Active>, presence: Presence) {
+        let known = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns.cookie());
+        if let Some((cookie, entry)) = known {
+            if let Err(e) = self.datapath.detach_pod(entry.index, cookie) {
+                tracing::error!(error = %anyhow::Error::from(e), "cannot take the hooks from a pod");
+            }
+        }
+        if let Some(active) = active {
+            self.end(&active, presence);
+        }
+    }
+
+    fn end(&self, active: &Active, presence: Presence) {
+        active.task.abort();
+        active.pod.presence.send_replace(presence);
+        self.start.stopped(&active.pod);
+    }
+
+    /// The slot that the namespace has, or one that nobody has; and whether it is new.
+    fn slot(&self, netns_cookie: u64) -> Option<(u32, bool)> {
+        let known = self.datapath.known_pods();
+        if let Some((_, entry)) = known.iter().find(|(cookie, _)| *cookie == netns_cookie) {
+            return Some((entry.index, false));
+        }
+        let used: HashSet<u32> = known.into_iter().map(|(_, entry)| entry.index).collect();
+        (0..MAX_PODS).find(|index| !used.contains(index)).map(|index| (index, true))
+    }
+}
