@@ -16,6 +16,7 @@ mod policy_allow_deny_default;
 mod policy_change;
 mod redirect_and_addresses;
 mod server_speaks_first;
+mod stays_closed;
 mod strict_and_permissive;
 mod tunnels_not_shared;
 mod unmeshed;

@@ -43,7 +43,11 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             return refuse(&stream);
         }
     };
-    let mut flow = proxy.flows.begin(Direction::Outbound, source, stranger(destination));
+    let dialled = match snapshot.workload_by_address(destination.ip()) {
+        Some(workload) => party(workload, destination),
+        None => stranger(destination),
+    };
+    let mut flow = proxy.flows.begin(Direction::Outbound, source, dialled);
     flow.generation = snapshot.generation();
     let Resolved { service, route } = resolve(
         &snapshot,

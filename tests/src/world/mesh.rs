@@ -60,6 +60,12 @@ impl World {
         agent::uninstall(self.node(node))
     }
 
+    /// `mesh-agent uninstall` while the agent runs.
+    pub fn uninstall_under_way(&self, node: NodeId) -> Result<()> {
+        self.agent(node)?;
+        agent::uninstall(self.node(node))
+    }
+
     pub fn controller(&self) -> Result<&Controller> {
         self.controller.as_ref().context("the controller does not run")
     }
