@@ -21,7 +21,7 @@ use crate::{
     telemetry::FlowLog,
 };
 
-pub use socket::{listen, serve};
+pub use socket::serve;
 
 /// Items that may wait for a slow reader.
 const QUEUE: usize = 256;

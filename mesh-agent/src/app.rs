@@ -17,6 +17,7 @@ use crate::{
     control,
     identity::{Certificates, Identity, SignError, Signer, Signing},
     pods::{self, PodTable, Registry},
+    private_socket,
     proxy::{Proxy, Server},
     state::Store,
     telemetry::{self, FlowLog},
@@ -128,11 +129,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         let proxy = Arc::clone(&proxy);
         move |event| proxy.kernel_refused(&event)
     });
-    let opened = |name: &str| settings.run_dir.join(name);
-    let admin_socket = admin::listen(&opened("agent.sock"))
-        .with_context(|| format!("cannot listen on {}", opened("agent.sock").display()))?;
-    let join_socket = pods::listen_for_joins(&opened("cni.sock"))
-        .with_context(|| format!("cannot listen on {}", opened("cni.sock").display()))?;
+    let listen = |name: &str| {
+        let path = settings.run_dir.join(name);
+        private_socket::listen(&path).with_context(|| format!("cannot listen on {}", path.display()))
+    };
+    let (admin_socket, join_socket) = (listen("agent.sock")?, listen("cni.sock")?);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!(node = settings.node, controller = settings.controller, "serving");

@@ -7,6 +7,7 @@ mod config;
 mod control;
 mod identity;
 mod pods;
+mod private_socket;
 mod proxy;
 mod sockopt;
 mod state;

@@ -11,7 +11,7 @@ mod table;
 
 pub use cgroup::{agents_in, enter_agent_cgroup, remove_agent_cgroup};
 pub use hooks::Start;
-pub use join::{Operation, Request, listen_for_joins, request, serve_joins};
+pub use join::{Operation, Request, request, serve_joins};
 pub use netns::{Netns, remember_own_namespace};
 pub use registry::{PodStatus, Redirection, Registry, Settings};
 pub use table::{Pod, PodTable};

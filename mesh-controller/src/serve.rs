@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     publish::Published,
-    tokens::{Caller, Tokens},
+    tokens::{Caller, TokenError, Tokens},
 };
 use session::Session;
 
@@ -75,11 +75,11 @@ impl Connection {
         let mut session = Session::new(&node);
         let mut token_check = tokio::time::interval(TOKEN_CHECK);
         loop {
-            let answers = tokio::select! {
+            let answer = tokio::select! {
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
                         let now = self.published.borrow().clone();
-                        session.request(&now.catalog, request).into_iter().collect()
+                        session.request(&now.catalog, request)
                     }
                     Ok(None) => break,
                     Err(error) => {
@@ -96,17 +96,17 @@ impl Connection {
                 }
                 _ = token_check.tick() => {
                     if !self.tokens.is_valid(&self.caller) {
-                        let _ = self.responses.send(Err(Status::unauthenticated("the token is no longer valid"))).await;
+                        let _ = self.responses.send(Err(Status::unauthenticated(TokenError::Invalid.to_string()))).await;
                         break;
                     }
-                    Vec::new()
+                    None
                 }
                 () = self.responses.closed() => break,
             };
-            for answer in answers {
-                if self.responses.send(Ok(answer)).await.is_err() {
-                    break;
-                }
+            if let Some(answer) = answer
+                && self.responses.send(Ok(answer)).await.is_err()
+            {
+                break;
             }
         }
         tracing::info!(node, "agent unsubscribed");

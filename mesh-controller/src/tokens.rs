@@ -30,6 +30,18 @@ pub struct Caller {
     hash: [u8; digest::SHA256_OUTPUT_LEN],
 }
 
+/// Why a caller is nobody's agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("no join token: it is sent as `authorization: Bearer TOKEN`")]
+    Missing,
+    #[error(
+        "the join token is not valid: it was replaced, or is of another controller; \
+         make one with `mesh-controller join-token --node NAME`"
+    )]
+    Invalid,
+}
+
 impl Tokens {
     pub fn new(state: &Path) -> Self {
         Self { folder: state.join("tokens") }
@@ -49,11 +61,15 @@ impl Tokens {
         Ok(token)
     }
 
-    /// Whose token this is; `None` if it is nobody's.
-    pub fn verify(&self, token: &str) -> Option<Caller> {
-        let (node, _secret) = token.strip_prefix(VERSION)?.strip_prefix('.')?.rsplit_once('.')?;
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// If it is nobody's; which part of it is wrong is not said.
+    pub fn verify(&self, token: &str) -> Result<Caller, TokenError> {
+        let parts = token.strip_prefix(VERSION).and_then(|rest| rest.strip_prefix('.')?.rsplit_once('.'));
+        let (node, _secret) = parts.ok_or(TokenError::Invalid)?;
         let caller = Caller { node: node.to_owned(), hash: hash(token) };
-        self.is_valid(&caller).then_some(caller)
+        if self.is_valid(&caller) { Ok(caller) } else { Err(TokenError::Invalid) }
     }
 
     /// Whether the token of this caller is still the node's.
@@ -145,14 +161,14 @@ mod tests {
         for token in
             ["", "nm1", "nm1.a", "nm1.a.", "nm1..x", "nm1.../tokens/a.x", &a[..a.len() - 1], &swapped, "nm2.a.x"]
         {
-            assert_eq!(tokens.verify(token), None, "{token}");
+            assert_eq!(tokens.verify(token), Err(TokenError::Invalid), "{token}");
         }
         let old = tokens.verify(&a).expect("valid");
         assert!(tokens.create("a").expect("token") != a);
         assert!(!tokens.is_valid(&old));
-        assert!(tokens.verify(&b).is_some());
+        assert!(tokens.verify(&b).is_ok());
         fs::remove_file(state.path().join("tokens/b")).expect("file");
-        assert_eq!(tokens.verify(&b), None);
+        assert_eq!(tokens.verify(&b), Err(TokenError::Invalid));
     }
 
     #[test]

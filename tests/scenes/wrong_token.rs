@@ -33,7 +33,7 @@ fn a_wrong_token_gets_nothing() -> Result<()> {
         let log = world.agent(A)?.process.log()?.to_lowercase();
         Ok(log.contains("token").then_some(log))
     })?;
-    assert!(said.contains("no join token, or one that is not valid"), "{said}");
+    assert!(said.contains("the join token is not valid"), "{said}");
     let status = world.status(A)?;
     assert_eq!(status["controller_connected"], false, "{status}");
     assert_eq!(status["workloads"].as_u64().unwrap_or_default(), 0, "{status}");

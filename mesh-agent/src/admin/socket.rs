@@ -1,6 +1,6 @@
 //! The agent's own socket: gRPC over a unix socket that only root may open.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, pin::Pin, sync::Arc};
+use std::{io, pin::Pin, sync::Arc};
 
 use mesh_common::proto::nodemesh::{
     self,
@@ -22,17 +22,6 @@ impl AdminService for Service {
     async fn ask(&self, request: Request<nodemesh::Query>) -> Result<Response<Self::AskStream>, Status> {
         Ok(Response::new(self.0.ask(request.into_inner())))
     }
-}
-
-/// Opens the socket, mode 0600.
-pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Serves until it fails.

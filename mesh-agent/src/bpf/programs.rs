@@ -256,7 +256,7 @@ pub fn uninstall(bpffs: &Path) -> io::Result<usize> {
         let layout = layout?;
         let name = layout.file_name();
         let version = name.to_str().and_then(|name| name.strip_prefix('v'));
-        if !version.is_some_and(|v| v.parse::<u32>().is_ok()) || !layout.file_type()?.is_dir() {
+        if version.is_none_or(|v| v.parse::<u32>().is_err()) || !layout.file_type()?.is_dir() {
             continue;
         }
         // Links first: what they were attached to must not run with half of its maps.

@@ -110,10 +110,10 @@ impl Hooks {
     /// Takes every hook of the namespace away, also those of an earlier agent.
     pub fn unhook(&self, netns: &Netns, active: Option<Active>, presence: Presence) {
         let known = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns.cookie());
-        if let Some((cookie, entry)) = known {
-            if let Err(e) = self.datapath.detach_pod(entry.index, cookie) {
-                tracing::error!(error = %anyhow::Error::from(e), "cannot take the hooks from a pod");
-            }
+        if let Some((cookie, entry)) = known
+            && let Err(e) = self.datapath.detach_pod(entry.index, cookie)
+        {
+            tracing::error!(error = %anyhow::Error::from(e), "cannot take the hooks from a pod");
         }
         if let Some(active) = active {
             self.end(&active, presence);

@@ -3,12 +3,11 @@
 //! Answer: a line of JSON, `{"ok":true}` or `{"error":"..."}`.
 
 use std::{
-    fs,
     io::{self, IoSlice, IoSliceMut, Read as _, Write as _},
     mem::MaybeUninit,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::{fs::PermissionsExt as _, net::UnixStream},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -88,17 +87,6 @@ pub fn request(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>) 
     stream.take(LONGEST as u64).read_to_string(&mut answer)?;
     let reply: Reply = serde_json::from_str(&answer)?;
     if reply.ok { Ok(()) } else { Err(JoinError::Refused(reply.error)) }
-}
-
-/// Opens the socket for joins. Only root may connect (mode 0600).
-pub fn listen_for_joins(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Serves joins for ever: without descriptors to spare, pods wait, and no connection suffers.

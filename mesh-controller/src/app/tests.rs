@@ -1,5 +1,7 @@
 //! A whole controller on loopback, and an agent that talks to it over TLS.
 
+mod refusals;
+
 use std::{path::Path, time::Duration};
 
 use clap::Parser;
@@ -179,21 +181,6 @@ async fn an_agent_learns_joins_and_gets_its_certificates() {
     assert_eq!(cart(of_type(type_url::ADDRESS)).tunnel_protocol(), workload::TunnelProtocol::None);
     assert_eq!(of_type(type_url::LOCAL_POD).resources.len(), 1);
     drop(linked);
-}
-
-#[tokio::test]
-async fn no_token_no_service() {
-    let scene = scene();
-    let mut agent = scene.agent("a").await;
-    let good = agent.token.clone();
-    for token in ["nm1.a.x".to_owned(), good.replacen("nm1.a.", "nm1.b.", 1)] {
-        agent.token = token;
-        let refused = agent.certificate(CART_ID).await.expect_err("refused");
-        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
-    }
-    let mut client = IstioCertificateServiceClient::new(agent.channel.clone());
-    let refused = client.create_certificate(IstioCertificateRequest::default()).await.expect_err("refused");
-    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Manifests in, state out: no cluster, no files.
 
+mod faults;
+
 use mesh_common::model::Tunnel;
 
 use super::*;

@@ -20,13 +20,16 @@ use crate::{
     ca::{Authority, CertificateService},
     link::{LinkService, Links},
     publish::{NodeReport, Published},
-    tokens::Tokens,
+    tokens::{TokenError, Tokens},
 };
 
 /// Largest request to sign: the request itself and a little around it.
 const CERTIFICATE_REQUEST: usize = 64 << 10;
 /// What an agent already holds comes in its first request.
 const DISCOVERY_REQUEST: usize = 64 << 20;
+
+/// A caller that has not finished its handshake by then is gone, or means no good.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What serving agents takes.
 pub struct Agents<'a> {
@@ -57,7 +60,7 @@ impl Agents<'_> {
         let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_REQUEST);
         let link = AgentLinkServer::new(LinkService::new(links, tokens, reports));
         let server = Server::builder()
-            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)))
+            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)).timeout(HANDSHAKE))
             .context("the controller's own certificate cannot be used")?
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
@@ -69,14 +72,21 @@ impl Agents<'_> {
     }
 }
 
-/// Lets only agents with a token through, and notes whose they are.
+/// Lets only agents with a token through, and notes whose they are. Who is refused is logged.
 fn authenticate(tokens: Tokens) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
     move |mut request| {
         let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        let caller = token.and_then(|token| tokens.verify(token));
-        let caller = caller.ok_or_else(|| Status::unauthenticated("no join token, or one that is not valid"))?;
-        request.extensions_mut().insert(caller);
-        Ok(request)
+        match token.ok_or(TokenError::Missing).and_then(|token| tokens.verify(token)) {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                Ok(request)
+            }
+            Err(error) => {
+                let remote = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
+                tracing::warn!(target: "audit", remote, %error, "caller refused");
+                Err(Status::unauthenticated(error.to_string()))
+            }
+        }
     }
 }

@@ -1,5 +1,9 @@
 //! Sessions against catalogs, as agents would lead them.
 
+mod order;
+
+use std::sync::Arc;
+
 use mesh_common::proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
     rpc, type_url,
@@ -11,8 +15,8 @@ use crate::index::{
     tests::{CART, SHOP, enabled, objects, settings, world},
 };
 
-fn catalog(world: &World) -> Catalog {
-    Catalog::default().next(world, &world.since(&World::default()))
+fn catalog(world: &World) -> Arc<Catalog> {
+    Arc::new(Catalog::default().next(world, &world.since(&World::default())))
 }
 
 fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
@@ -49,16 +53,16 @@ fn wildcard_then_only_what_changed() {
     assert_eq!(response.resources[0].aliases, ["/10.0.0.1", "/fd00::1"]);
 
     let after = World::new(&settings(), &objects(SHOP), &enabled("a"));
-    let second = first.next(&after, &after.since(&before));
+    let second = Arc::new(first.next(&after, &after.since(&before)));
     // Not taken yet: changes wait.
-    assert!(session.refresh(&second).is_empty());
+    assert!(session.refresh(&second).is_none());
     let response = session.request(&second, ack(&response)).expect("the change");
     assert_eq!(names(&response), [CART]);
     assert!(session.request(&second, ack(&response)).is_none());
-    assert!(session.refresh(&second).is_empty());
+    assert!(session.refresh(&second).is_none());
 
-    let third = second.next(&World::default(), &World::default().since(&after));
-    let response = session.refresh(&third).remove(0);
+    let third = Arc::new(second.next(&World::default(), &World::default().since(&after)));
+    let response = session.refresh(&third).expect("the removals");
     assert_eq!(response.removed_resources, [CART, CLIENT, SERVICE]);
 }
 
@@ -72,8 +76,8 @@ fn a_refused_response_is_not_repeated_until_something_changes() {
     nack.error_detail = Some(rpc::Status { message: "no".into(), ..Default::default() });
     assert!(session.request(&first, nack).is_none());
     let after = World::new(&settings(), &objects(SHOP), &enabled("a"));
-    let responses = session.refresh(&first.next(&after, &after.since(&before)));
-    assert_eq!(names(&responses[0]), [CART]);
+    let response = session.refresh(&Arc::new(first.next(&after, &after.since(&before)))).expect("the change");
+    assert_eq!(names(&response), [CART]);
 }
 
 #[test]
@@ -131,7 +135,7 @@ fn addresses_change_hands_and_types_may_be_unknown() {
     let before = world(SHOP);
     let swapped = SHOP.replace("10.0.1.1", "10.0.0.7").replace("10.0.0.1", "10.0.1.1").replace("10.0.0.7", "10.0.0.1");
     let after = World::new(&settings(), &objects(&swapped), &Redirection::default());
-    let next = catalog(&before).next(&after, &after.since(&before));
+    let next = Arc::new(catalog(&before).next(&after, &after.since(&before)));
     let response = Session::new("a").request(&next, subscribe(&["/10.0.0.1"])).expect("an answer");
     assert_eq!(names(&response), [CLIENT]);
     let response = Session::new("a").request(&next, request("type.googleapis.com/x", &["y"], &[])).expect("an answer");

@@ -86,9 +86,8 @@ pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Resul
 
 fn addresses(status: &v1::PodStatus, faults: &mut Vec<Fault>) -> Vec<IpAddr> {
     let list = status.pod_ips.iter().flatten().enumerate();
-    let mut found: Vec<_> = list
-        .filter_map(|(i, pod_ip)| usable(address(&format!("status.podIPs[{i}].ip"), &pod_ip.ip), faults))
-        .collect();
+    let mut found: Vec<_> =
+        list.filter_map(|(i, pod_ip)| usable(address(&format!("status.podIPs[{i}].ip"), &pod_ip.ip), faults)).collect();
     let first = status.pod_ip.as_deref().filter(|text| !text.is_empty());
     if let Some(ip) = first.and_then(|text| usable(address("status.podIP", text), faults))
         && !found.contains(&ip)
