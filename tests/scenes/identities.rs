@@ -31,5 +31,8 @@ fn both_agents_record_both_identities() -> Result<()> {
     assert_eq!((&local.source.identity, &local.destination.identity), (&client.identity(), &near.identity()));
     assert_eq!((local.path.as_str(), local.security.as_str()), ("local", "kernel_attested"), "{local:?}");
     assert_eq!((local.bytes_sent, local.bytes_received), (10_000, 10_000), "{local:?}");
+    // The kernel let it in as attested: the agent did not meet it a second time, as a stranger's.
+    let met = |flow: &mesh_tests::Flow| flow.direction == "inbound" && flow.destination.pod == near.full_name();
+    assert!(!world.flows(A)?.iter().any(met));
     Ok(())
 }

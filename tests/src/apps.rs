@@ -6,6 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{Dialled, Patience, Place, Process, config, eventually};
 
+/// The rules of one namespace are few.
+const NFT_LIMIT: Duration = Duration::from_secs(5);
+
 /// A client whose connection stays open.
 #[derive(Debug)]
 pub struct Held(Arc<Process>);
@@ -48,6 +51,17 @@ impl Place {
         let process = self.keep("nginx", &config::installed("nginx")?, &options)?;
         process.listens(port)?;
         Ok(Nginx { process, access_log })
+    }
+
+    /// Refuses TCP connections to `port` with a reset, by nftables in the namespace.
+    pub fn block(&self, port: u16) -> Result<()> {
+        let rules = format!(
+            "add table ip block; add chain ip block in {{ type filter hook input priority 0; }}; \
+             add rule ip block in tcp dport {port} reject with tcp reset"
+        );
+        let output = self.output(&config::installed("nft")?, &arguments(&[&rules]), NFT_LIMIT)?;
+        ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
     }
 
     /// redis-server on `port`, in memory only.
