@@ -41,23 +41,25 @@ pub fn run(settings: Run) -> Result<()> {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, descriptors).context("cannot raise RLIMIT_NOFILE")?;
     // Before any socket or thread: both would stay where they were made.
     pods::remember_own_namespace().context("cannot open the node's own network namespace")?;
-    let agent_cgroup = pods::enter_agent_cgroup(&settings.cgroup)?;
+    let agent_cgroup = pods::enter_agent_cgroup(&settings.places.cgroup)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     runtime.block_on(serve(settings, agent_cgroup))
 }
 
 async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let started = SystemTime::now();
-    fs::create_dir_all(&settings.run_dir).with_context(|| format!("--run-dir {}", settings.run_dir.display()))?;
+    fs::create_dir_all(&settings.places.run_dir)
+        .with_context(|| format!("--run-dir {}", settings.places.run_dir.display()))?;
     if let Some(address) = settings.metrics {
         telemetry::serve_metrics(address)?;
     }
     let (datapath, logs) = Datapath::load(bpf::Settings {
-        bpffs: settings.bpffs.clone(),
-        cgroup: settings.cgroup.clone(),
+        bpffs: settings.places.bpffs.clone(),
+        cgroup: settings.places.cgroup.clone(),
         agent_cgroup,
         outbound_port: settings.outbound_port,
         hbone_port: settings.hbone_port,
+        max_pending: settings.max_pending,
     })?;
     let datapath = Arc::new(datapath);
 
@@ -83,7 +85,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         hbone_port: settings.hbone_port,
     });
     let (registry, pod_status) = Registry::new(
-        pods::Settings { cgroup: settings.cgroup.clone() },
+        pods::Settings { cgroup: settings.places.cgroup.clone() },
         Arc::clone(&datapath),
         Arc::clone(&certificates),
         Arc::clone(&store),
@@ -130,7 +132,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         move |event| proxy.kernel_refused(&event)
     });
     let listen = |name: &str| {
-        let path = settings.run_dir.join(name);
+        let path = settings.places.run_dir.join(name);
         private_socket::listen(&path).with_context(|| format!("cannot listen on {}", path.display()))
     };
     let (admin_socket, join_socket) = (listen("agent.sock")?, listen("cni.sock")?);

@@ -20,7 +20,7 @@ pub enum Command {
     #[command(subcommand)]
     Pod(Pod),
     /// Take every trace of an agent from the kernel; traffic goes direct afterwards
-    Uninstall(Uninstall),
+    Uninstall(Places),
 }
 
 #[derive(Debug, Args)]
@@ -40,21 +40,17 @@ pub struct Run {
     /// File with this node's join token (mode 0600)
     #[arg(long)]
     pub token: PathBuf,
-    /// Cgroup v2 folder below which all pods of this node run
-    #[arg(long, default_value = "/sys/fs/cgroup/kubepods.slice")]
-    pub cgroup: PathBuf,
-    /// Folder on a bpf file system for maps and links
-    #[arg(long, default_value = "/sys/fs/bpf/nodemesh")]
-    pub bpffs: PathBuf,
-    /// Folder for the sockets agent.sock and cni.sock
-    #[arg(long, default_value = "/run/nodemesh")]
-    pub run_dir: PathBuf,
+    #[command(flatten)]
+    pub places: Places,
     /// Virtual port to which outbound connections are redirected
     #[arg(long, default_value_t = 15001)]
     pub outbound_port: u16,
     /// Port of the tunnel between nodes
     #[arg(long, default_value_t = 15008)]
     pub hbone_port: u16,
+    /// Connections of this node that may be between connect and accept; more are refused
+    #[arg(long, default_value_t = mesh_common::abi::MAX_PENDING, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_pending: u32,
     /// Serve Prometheus metrics there, as in 0.0.0.0:15020
     #[arg(long)]
     pub metrics: Option<SocketAddr>,
@@ -103,15 +99,16 @@ pub struct Name {
     pub name: String,
 }
 
+/// Where an agent is at home; several agents on one kernel differ in all of these.
 #[derive(Debug, Args)]
-pub struct Uninstall {
-    /// As given to run
+pub struct Places {
+    /// Cgroup v2 folder below which all pods of this node run
     #[arg(long, default_value = "/sys/fs/cgroup/kubepods.slice")]
     pub cgroup: PathBuf,
-    /// As given to run
+    /// Folder on a bpf file system for maps and links
     #[arg(long, default_value = "/sys/fs/bpf/nodemesh")]
     pub bpffs: PathBuf,
-    /// As given to run
+    /// Folder for the sockets agent.sock and cni.sock
     #[arg(long, default_value = "/run/nodemesh")]
     pub run_dir: PathBuf,
 }

@@ -18,13 +18,13 @@ use std::{fs, os::fd::AsFd as _, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
-use config::{Arguments, Command, Name, Pod, Uninstall};
+use config::{Arguments, Command, Name, Places, Pod};
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(run) => app::run(*run),
         Command::Pod(pod) => tell(&pod),
-        Command::Uninstall(uninstall) => take_away(&uninstall),
+        Command::Uninstall(places) => take_away(&places),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,7 +54,7 @@ fn tell(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-fn take_away(Uninstall { cgroup, bpffs, run_dir }: &Uninstall) -> Result<()> {
+fn take_away(Places { cgroup, bpffs, run_dir }: &Places) -> Result<()> {
     // The hooks of a running agent would go before it does, and its pods' traffic be plaintext at once.
     let running = pods::agents_in(cgroup).with_context(|| format!("cannot look below {}", cgroup.display()))?;
     if let Some(pid) = running.first() {

@@ -7,9 +7,9 @@ pub const LAYOUT_VERSION: u32 = 1;
 
 /// Redirected pods of one node; a full table refuses the pod.
 pub const MAX_PODS: u32 = 1024;
-/// Connections between SYN and accept, both directions.
+/// Connections between SYN and accept, both directions, unless the agent is told otherwise.
 pub const MAX_PENDING: u32 = 65_536;
-/// Attested same-node connections between SYN and accept.
+/// Attested same-node connections between SYN and accept, likewise.
 pub const MAX_ATTESTED: u32 = 65_536;
 /// Bytes of the event ring.
 pub const EVENT_RING: u32 = 1 << 18;

@@ -33,7 +33,7 @@ fn a_broken_tunnel_is_no_reason_for_plaintext() -> Result<()> {
     let Cast { world, client, far, .. } = Cast::meshed("broken tunnel")?;
     far.serve("echo", 7000)?;
     // The application itself can be reached, and PERMISSIVE would let plaintext in.
-    far.block(15008)?;
+    far.block(15008, "reject with tcp reset")?;
     let capture = world.capture()?;
     let said = client.say(far.at(7000), "canary-without-a-tunnel")?;
     assert!(said.turned_away() && said.end != End::Eof, "{said:?}");

@@ -16,8 +16,8 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it; its sockets exist when this returns, whether or not the controller has accepted it.
-    pub(crate) fn start(node: &Node, ca: &Path, token: &Path) -> Result<Self> {
-        let arguments = [
+    pub(crate) fn start(node: &Node, ca: &Path, token: &Path, options: &[String]) -> Result<Self> {
+        let mut arguments = vec![
             "run".to_owned(),
             format!("--node={}", node.id.name()),
             format!("--controller={}", Controller::url()),
@@ -29,6 +29,7 @@ impl Agent {
             format!("--run-dir={}", node.run_dir.display()),
             "--log=info".to_owned(),
         ];
+        arguments.extend_from_slice(options);
         let name = format!("agent-{}", node.id.name());
         let process = Arc::new(node.host.start(&name, &config::built("mesh-agent")?, &arguments)?);
         node.host.crew.join(&process);

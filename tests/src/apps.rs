@@ -53,11 +53,11 @@ impl Place {
         Ok(Nginx { process, access_log })
     }
 
-    /// Refuses TCP connections to `port` with a reset, by nftables in the namespace.
-    pub fn block(&self, port: u16) -> Result<()> {
+    /// Does with every TCP segment to `port` what the nftables verdict says, as in `drop`.
+    pub fn block(&self, port: u16, verdict: &str) -> Result<()> {
         let rules = format!(
             "add table ip block; add chain ip block in {{ type filter hook input priority 0; }}; \
-             add rule ip block in tcp dport {port} reject with tcp reset"
+             add rule ip block in tcp dport {port} {verdict}"
         );
         let output = self.output(&config::installed("nft")?, &arguments(&[&rules]), NFT_LIMIT)?;
         ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());

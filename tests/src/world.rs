@@ -46,6 +46,8 @@ pub struct World {
     settled: u32,
     controller: Option<Controller>,
     agents: [Option<Agent>; 2],
+    /// More arguments for `mesh-agent run`.
+    pub agent_options: Vec<String>,
     crew: Crew,
     quiet: bool,
     /// Last: it goes when all else has gone.
@@ -92,6 +94,7 @@ impl World {
             manifests,
             namespaces: BTreeMap::new(),
             pods: Vec::new(),
+            agent_options: Vec::new(),
             pod_labels: BTreeMap::new(),
             born: 0,
             services: 0,

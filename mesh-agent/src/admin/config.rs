@@ -1,5 +1,7 @@
 //! What the agent holds: workloads, services, policies, certificates.
 
+use std::sync::Arc;
+
 use mesh_common::{
     model::{Action, Scope, Tunnel},
     proto::nodemesh::{self, ConfigKind, ConfigQuery, item},
@@ -12,8 +14,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
     let snapshot = admin.store.snapshot();
     let in_namespace = |namespace: &str| query.namespace.is_empty() || query.namespace == namespace;
     Ok(match query.kind() {
-        ConfigKind::Workloads => snapshot
-            .workloads()
+        ConfigKind::Workloads => sorted(snapshot.workloads(), |w| (w.namespace.clone(), w.name.clone()))
             .filter(|w| in_namespace(&w.namespace))
             .map(|w| {
                 item::Kind::Workload(nodemesh::WorkloadInfo {
@@ -33,8 +34,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                 })
             })
             .collect(),
-        ConfigKind::Services => snapshot
-            .services()
+        ConfigKind::Services => sorted(snapshot.services(), |s| (s.namespace.clone(), s.hostname.clone()))
             .filter(|s| in_namespace(&s.namespace))
             .map(|s| {
                 let name = s.service_name();
@@ -54,8 +54,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                 })
             })
             .collect(),
-        ConfigKind::Policies => snapshot
-            .policies()
+        ConfigKind::Policies => sorted(snapshot.policies(), |p| (p.name.namespace.clone(), p.name.name.clone()))
             .filter(|p| in_namespace(&p.name.namespace))
             .map(|p| {
                 let applies = snapshot
@@ -97,4 +96,14 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
             .collect(),
         ConfigKind::ConfigUnspecified => return Err(Status::invalid_argument("kind: is not set")),
     })
+}
+
+/// By namespace and name, as people look for them.
+fn sorted<'a, T: 'a>(
+    items: impl Iterator<Item = &'a Arc<T>>,
+    name: impl Fn(&T) -> (String, String),
+) -> impl Iterator<Item = &'a Arc<T>> {
+    let mut items: Vec<_> = items.collect();
+    items.sort_by_cached_key(|item| name(item));
+    items.into_iter()
 }

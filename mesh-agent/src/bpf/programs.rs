@@ -45,6 +45,8 @@ pub struct Settings {
     pub agent_cgroup: u64,
     pub outbound_port: u16,
     pub hbone_port: u16,
+    /// Size of the tables of connections between connect and accept, as they are made; pinned ones keep theirs.
+    pub max_pending: u32,
 }
 
 /// What the agent needs to know of a pod to hook it.
@@ -297,6 +299,8 @@ fn load_object(dir: &Path, settings: &Settings, pod: Option<PodEntry>) -> Result
         loader.map_pin_path(name, dir.join("maps").join(name));
     }
     loader
+        .map_max_entries("PENDING", settings.max_pending)
+        .map_max_entries("ATTESTED", settings.max_pending)
         .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
         .override_global("OUTBOUND_PORT", &outbound, true)
         .override_global("HBONE_PORT", &hbone, true)

@@ -38,7 +38,7 @@ impl World {
 
     /// With the token in this file; does not wait for the controller.
     pub fn start_agent_with(&mut self, node: NodeId, token: PathBuf) -> Result<()> {
-        let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token)?;
+        let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)?;
         self.agents[node.index()] = Some(started);
         for pod in self.pods.iter().filter(|pod| pod.node == node) {
             agent::add_pod(self.node(node), pod)?;
