@@ -11,6 +11,7 @@ fn a_full_table_refuses_and_counts() -> Result<()> {
     let client = world.pod("shop", "client", A)?;
     let near = world.pod("shop", "near", A)?;
     let far = world.pod("shop", "far", B)?;
+    let stranger = world.pod("legacy", "stranger", B)?;
     world.start()?;
     world.mesh("shop")?;
     for server in [&near, &far] {
@@ -32,6 +33,11 @@ fn a_full_table_refuses_and_counts() -> Result<()> {
         let report = client.say(server.at(7001), "canary-beyond-the-table")?;
         assert!(report.turned_away(), "{}: {report:?}", server.name);
     }
+    // One that arrives: the application must not see it come from its own loopback address instead.
+    let report = stranger.say(near.at(7001), "")?;
+    assert!(report.turned_away(), "{report:?}");
+    let of_stranger = |flow: &mesh_tests::Flow| flow.source.pod == stranger.full_name() && flow.reason == "CONNECT";
+    world.flow(A, "of the stranger", of_stranger)?;
     assert!(!capture.contains(b"canary-beyond-the-table")?);
     world.flow(A, "that found no place", |flow| flow.reason == "PENDING_FULL")?;
     world.flow(A, "that the agent refused", |flow| flow.reason == "ORIGINAL_DESTINATION_UNKNOWN")?;
