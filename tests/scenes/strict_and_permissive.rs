@@ -1,7 +1,7 @@
 //! PeerAuthentication: a client without identity is served under PERMISSIVE and refused under STRICT.
 
 use anyhow::Result;
-use mesh_tests::{A, End, Pod};
+use mesh_tests::{A, End, Patience, Pod, eventually};
 
 use crate::cast::Cast;
 
@@ -35,10 +35,16 @@ fn an_unmeshed_client_is_served_until_strict() -> Result<()> {
         for server in [&near, &far] {
             let refused = stranger.say(server.at(7001), "")?;
             assert!(refused.turned_away(), "{namespace}: {refused:?}");
-            world.flow(server.node, "of the stranger, refused", |flow| {
-                flow.verdict == "dropped"
-                    && flow.reason == REASON
-                    && flow.source.address.starts_with(&stranger.ip.to_string())
+            // By the name that the user gave it, which arrives just behind the policy itself.
+            let named = format!("{namespace}/default");
+            eventually(format_args!("refused by {named}"), Patience::SHORT, || {
+                assert!(stranger.say(server.at(7001), "")?.turned_away());
+                Ok(world.flows(server.node)?.into_iter().find(|flow| {
+                    flow.verdict == "dropped"
+                        && flow.reason == REASON
+                        && flow.policy == named
+                        && flow.source.address.starts_with(&stranger.ip.to_string())
+                }))
             })?;
             assert_eq!(client.say(server.at(7001), "")?.seen()?.accepted.ip(), client.ip, "{namespace}");
         }

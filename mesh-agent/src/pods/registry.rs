@@ -239,7 +239,7 @@ impl Registry {
             Some(joined) if self.hooks.known(&joined.netns) => Redirection::Pending(
                 "an earlier agent redirected it and the configuration does not name it; it is refused".to_owned(),
             ),
-            _ => Redirection::Disabled,
+            _ => Redirection::Pending("the configuration names no such pod on this node".to_owned()),
         }
     }
 

@@ -154,6 +154,13 @@ impl Snapshot {
             return Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
         }
         let Applicable { policies, unknown } = self.policies_of(destination);
-        model::authorize(policies.iter().map(|policy| &***policy), unknown, connection)
+        model::authorize(policies.iter().map(|policy| &***policy), unknown, connection).map_err(|mut denied| {
+            // By the name that the user gave it, where this node is told.
+            let strict_by = self.pods.get(&destination.uid).and_then(|pod| pod.strict_by.as_ref());
+            if let (Reason::PlaintextStrict, Some(name)) = (denied.reason, strict_by) {
+                denied.policy = Some(name.clone());
+            }
+            denied
+        })
     }
 }

@@ -71,6 +71,7 @@ fn pod(name: &str, mode: Mode) -> LocalPod {
         name: name.into(),
         service_account: "default".into(),
         addresses: vec![ip("10.0.0.1")],
+        strict_by: None,
         mode,
     }
 }

@@ -86,7 +86,7 @@ impl fmt::Display for Denied {
                 write!(f, "no ALLOW rule matches, first of them in policy {policy}")
             }
             (Reason::PlaintextStrict, Some(policy), _) => {
-                write!(f, "the client has no mesh identity and PeerAuthentication is STRICT here ({policy})")
+                write!(f, "the client has no mesh identity and PeerAuthentication {policy} is STRICT")
             }
             (Reason::PolicyUnknown, Some(policy), _) => write!(f, "policy {policy} is named but not known yet"),
             (Reason::PolicyUnknown, None, _) => f.write_str("it is not known yet what policies apply"),

@@ -60,6 +60,8 @@ pub struct LocalPod {
     pub service_account: String,
     pub addresses: Vec<IpAddr>,
     pub mode: Mode,
+    /// The PeerAuthentication that asks its clients for a mesh identity, on some port at least.
+    pub strict_by: Option<PolicyName>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,12 @@ impl TryFrom<wire::LocalPod> for LocalPod {
         };
         let addresses =
             message.addresses.iter().map(|bytes| ip_from_bytes("addresses", bytes)).collect::<Result<_, _>>()?;
+        let strict_by = match message.strict_by.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|e| WireError::new("strict_by", e))?),
+        };
         Ok(Self {
+            strict_by,
             uid: message.uid,
             pod_uid: message.pod_uid,
             namespace: message.namespace,
@@ -33,7 +38,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
 
 impl From<&LocalPod> for wire::LocalPod {
     fn from(pod: &LocalPod) -> Self {
-        let LocalPod { uid, pod_uid, namespace, name, service_account, addresses, mode } = pod;
+        let LocalPod { uid, pod_uid, namespace, name, service_account, addresses, mode, strict_by } = pod;
         let mode = match mode {
             Mode::None => wire::Mode::None,
             Mode::Mesh => wire::Mode::Mesh,
@@ -46,6 +51,7 @@ impl From<&LocalPod> for wire::LocalPod {
             service_account: service_account.clone(),
             addresses: addresses.iter().copied().map(ip_to_bytes).collect(),
             mode: mode.into(),
+            strict_by: strict_by.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
 }

@@ -34,6 +34,10 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
             Effective::Strict => Some(strict_everywhere.clone()),
             Effective::ByPort(name) => Some(name),
         });
+        let local = world.local_pods.get_mut(&workload.node).and_then(|pods| pods.get_mut(&workload.uid));
+        if let Some(local) = local {
+            local.strict_by = modes.strict_by(&workload.namespace, labels);
+        }
         let selecting = objects.authorization_policies.iter().map(|read| &read.value).filter(|authorization| {
             let name = &authorization.policy.name;
             authorization.policy.scope == Scope::WorkloadSelector

@@ -259,6 +259,41 @@ fn the_oldest_peer_authentication_wins() {
 }
 
 #[test]
+fn the_object_that_makes_strict_is_named() {
+    let by = |text: &str| world(text).local_pods["a"][CART].strict_by.as_ref().map(ToString::to_string);
+    let mesh = peer("istio-system", "all", "{mtls: {mode: STRICT}}");
+    let namespace = |mode: &str| peer("shop", "default", &format!("{{mtls: {{mode: {mode}}}}}"));
+    let own = |spec: &str| peer("shop", "cart", &format!("{{selector: {{matchLabels: {{app: cart}}}}, {spec}}}"));
+    assert_eq!(by(SHOP), None);
+    assert_eq!(by(&format!("{SHOP}{mesh}")).as_deref(), Some("istio-system/all"));
+    assert_eq!(by(&format!("{SHOP}{mesh}{}", namespace("STRICT"))).as_deref(), Some("shop/default"));
+    assert_eq!(by(&format!("{SHOP}{mesh}{}", namespace("PERMISSIVE"))), None);
+    assert_eq!(by(&format!("{SHOP}{mesh}{}", namespace("UNSET"))).as_deref(), Some("istio-system/all"));
+    assert_eq!(by(&format!("{SHOP}{}", own("mtls: {mode: STRICT}"))).as_deref(), Some("shop/cart"));
+    assert_eq!(by(&format!("{SHOP}{}", own("portLevelMtls: {90: {mode: STRICT}}"))).as_deref(), Some("shop/cart"));
+    assert_eq!(by(&format!("{SHOP}{mesh}{}", own("mtls: {mode: DISABLE}"))), None);
+}
+
+#[test]
+fn a_version_that_is_not_read_refuses() {
+    let peer = peer("shop", "default", "{mtls: {mode: PERMISSIVE}}").replace("v1beta1", "v9");
+    let world_peer = world(&format!("{SHOP}{peer}"));
+    assert_eq!(policies_of(&world_peer, CART), [STRICT]);
+    assert!(said(&world_peer)[0].contains("PeerAuthentication shop/default: apiVersion: `security.istio.io/v9`"));
+    let policy = "\n---\napiVersion: security.istio.io/v1alpha1\nkind: AuthorizationPolicy\n\
+                  metadata: {name: p, namespace: shop}\nspec: {action: DENY, rules: [{to: [{operation: {ports: ['1']}}]}]}\n";
+    let world = world(&format!("{SHOP}{policy}"));
+    let served = &world.policies[&"shop/p".parse().expect("a name")];
+    let connection = mesh_common::model::Connection {
+        source_identity: None,
+        source_ip: "10.0.1.1".parse().expect("address"),
+        destination: ("10.0.0.1".parse::<IpAddr>().expect("address"), 80).into(),
+    };
+    assert!(mesh_common::model::authorize([served].into_iter(), None, &connection).is_err());
+    assert!(said(&world)[0].contains("AuthorizationPolicy shop/p: apiVersion: "), "{:?}", said(&world));
+}
+
+#[test]
 fn selectors_of_authorization_policies() {
     let policy = |namespace: &str, labels: &str| {
         format!(

@@ -11,6 +11,7 @@ use crate::{
     status::{Fault, Problem, read},
 };
 
+const SECURITY_GROUP: &str = "security.istio.io";
 const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
 
 /// What one file holds.
@@ -171,11 +172,11 @@ fn known(version: &str, kind: &str, value: Value) -> Result<Option<Kind>, Fault>
         ("v1", "Service") => typed(value, Kind::Service),
         ("v1", "ServiceAccount") => typed(value, Kind::ServiceAccount),
         ("discovery.k8s.io/v1", "EndpointSlice") => typed(value, Kind::EndpointSlice),
-        (version, "PeerAuthentication") if SECURITY.contains(&version) => {
-            Ok(Some(Kind::PeerAuthentication(Box::new(custom(value)))))
+        (version, "PeerAuthentication") if group == SECURITY_GROUP => {
+            Ok(Some(Kind::PeerAuthentication(Box::new(of_version(version, custom(value))))))
         }
-        (version, "AuthorizationPolicy") if SECURITY.contains(&version) => {
-            Ok(Some(Kind::AuthorizationPolicy(Box::new(custom(value)))))
+        (version, "AuthorizationPolicy") if group == SECURITY_GROUP => {
+            Ok(Some(Kind::AuthorizationPolicy(Box::new(of_version(version, custom(value))))))
         }
         _ if group == "discovery.k8s.io" => Err(Fault::new("apiVersion", "only discovery.k8s.io/v1 is read")),
         _ if group.ends_with(".istio.io") || group.starts_with("gateway.networking.") => {
@@ -183,6 +184,15 @@ fn known(version: &str, kind: &str, value: Value) -> Result<Option<Kind>, Fault>
         }
         _ => Ok(None),
     }
+}
+
+/// What a version that is not read asks for is unknown; it must not count for nothing.
+fn of_version(version: &str, mut custom: Custom) -> Custom {
+    if !SECURITY.contains(&version) {
+        let why = format!("`{version}` is not read, only {}", SECURITY.join(" and "));
+        custom.fault = Some(Fault::new("apiVersion", why));
+    }
+    custom
 }
 
 /// Takes what can be taken: an object that is there in name must not vanish for a fault.

@@ -148,6 +148,22 @@ impl Modes {
         }
     }
 
+    /// The object by which the workload with these labels asks for a mesh identity, on some port at least.
+    pub fn strict_by(&self, namespace: &str, labels: &Labels) -> Option<PolicyName> {
+        let selecting = |p: &&PeerAuthentication| {
+            p.namespace == namespace && p.selector.as_ref().is_some_and(|w| selects(w, labels))
+        };
+        let own = self.all.iter().find(selecting);
+        let wider = [self.of_namespace(namespace), self.of_namespace(&self.root_namespace)];
+        // Strict itself or by a port of its own; otherwise the first wider one that says anything must be.
+        let by = match own {
+            Some(own) if own.mode.is_strict() || own.ports.values().any(|mode| mode.is_strict()) => Some(own),
+            Some(own) if own.mode != Mtls::Unset => None,
+            _ => wider.into_iter().flatten().find(|p| p.mode != Mtls::Unset).filter(|p| p.mode.is_strict()),
+        };
+        by.map(|p| PolicyName { namespace: p.namespace.clone(), name: p.name.clone() })
+    }
+
     /// The policies that [`Effective`] speaks of. They travel in this form in the ambient ecosystem.
     pub fn policies(&self) -> Vec<Policy> {
         let fixed = PolicyName { namespace: self.root_namespace.clone(), name: Policy::STRICT_STATIC.to_owned() };

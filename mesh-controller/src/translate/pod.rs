@@ -165,6 +165,7 @@ impl Pod {
             name: self.name.clone(),
             service_account: self.identity.service_account().to_owned(),
             addresses,
+            strict_by: None,
             mode,
         }
     }

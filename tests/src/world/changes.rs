@@ -48,6 +48,11 @@ impl World {
         Ok(())
     }
 
+    /// Removes what [`World::settle`] wrote: it is nothing for a user to see.
+    pub fn forget_marker(&self) -> Result<()> {
+        self.manifests.remove("settled")
+    }
+
     /// Fails unless `done` becomes true within a second, the time that a change may take.
     pub fn within_a_second(&self, what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
         let patience = Patience { limit: Duration::from_secs(1), interval: Duration::from_millis(10) };

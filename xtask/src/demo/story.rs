@@ -116,7 +116,7 @@ impl<'a> Story<'a> {
             flow.verdict == "dropped" && flow.reason == reason && is_from(flow, from)
         })?;
         let why = match (reason, flow.rule) {
-            ("PLAINTEXT_STRICT", _) => "the client has no mesh identity".to_owned(),
+            ("PLAINTEXT_STRICT", _) => flow.error.clone(),
             (_, Some(rule)) => format!("{}, rule {rule}", flow.policy),
             (_, None) => format!("{}, none of its rules matches", flow.policy),
         };
@@ -152,12 +152,13 @@ impl<'a> Story<'a> {
         let inside = |pod: &Pod| {
             format!("{} exec --netns {} --cgroup {} --", app.display(), pod.netns.display(), pod.cgroup.display())
         };
-        let sockets = [A, B].map(|node| self.world.node(node).agent_socket().display().to_string());
+        let socket = self.world.controller()?.admin_socket();
+        self.world.forget_marker()?;
         self.screen.title("It keeps running. In another terminal:");
         let lines = [
             format!("alias cart='{}'", inside(&self.cart)),
             format!("alias crawler='{}'", inside(&self.crawler)),
-            format!("alias meshctl='{} --agent {}'", programs.join("meshctl").display(), sockets.join(",")),
+            format!("alias meshctl='{} --controller {}'", programs.join("meshctl").display(), socket.display()),
             String::new(),
             "meshctl flows -f".to_owned(),
             format!("cart curl -s http://{}/", self.web.addr()),

@@ -19,6 +19,10 @@ pub struct LocalPod {
     /// The pod's own UID in Kubernetes: a pod recreated under its name is another one.
     #[prost(string, tag = "7")]
     pub pod_uid: ::prost::alloc::string::String,
+    /// "namespace/name" of the PeerAuthentication that asks its clients for a mesh identity; empty: none. The policies
+    /// that enforce it bear the names of the ambient ecosystem, which tell a user nothing.
+    #[prost(string, tag = "8")]
+    pub strict_by: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
