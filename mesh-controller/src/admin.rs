@@ -62,7 +62,7 @@ impl AdminService {
     fn own(&self, query: &query::Kind) -> Result<Vec<item::Kind>, Status> {
         let now = self.published.borrow().clone();
         match query {
-            query::Kind::Status(_) => Ok(vec![answers::status(&now.world, self.links.nodes())]),
+            query::Kind::Status(_) => Ok(vec![answers::status(&now.world, &self.links.reports())]),
             query::Kind::Config(config @ ConfigQuery { kind: _, namespace }) => match config.kind() {
                 ConfigKind::Workloads => Ok(answers::workloads(&now.world, namespace)),
                 ConfigKind::Services => Ok(answers::services(&now.world, namespace)),

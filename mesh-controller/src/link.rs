@@ -50,12 +50,17 @@ struct Link {
     id: u64,
     agent: mpsc::Sender<Result<ControllerMessage, Status>>,
     questions: BTreeMap<u64, mpsc::Sender<(String, Reply)>>,
+    /// What the agent last said on this link.
+    reports: Reports,
 }
 
+/// What an agent says of its node's pods.
+pub type Reports = BTreeMap<PodName, Report>;
+
 impl Links {
-    /// Nodes with a linked agent.
-    pub fn nodes(&self) -> Vec<String> {
-        self.lock().nodes.keys().cloned().collect()
+    /// Nodes with a linked agent, and what that said of its pods since it is linked.
+    pub fn reports(&self) -> BTreeMap<String, Reports> {
+        self.lock().nodes.iter().map(|(node, link)| (node.clone(), link.reports.clone())).collect()
     }
 
     /// Asks one node, or all that are linked.
@@ -99,8 +104,15 @@ impl Links {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
-        state.nodes.insert(node.to_owned(), Link { id, agent, questions: BTreeMap::new() });
+        state.nodes.insert(node.to_owned(), Link { id, agent, questions: BTreeMap::new(), reports: Reports::new() });
         id
+    }
+
+    /// Keeps what the agent says by its current link.
+    fn report(&self, node: &str, id: u64, reports: &Reports) {
+        if let Some(link) = self.lock().nodes.get_mut(node).filter(|link| link.id == id) {
+            link.reports.clone_from(reports);
+        }
     }
 
     fn remove(&self, node: &str, id: u64) {
@@ -186,7 +198,9 @@ impl LinkService {
                 // The node has a newer link: this one has nothing to say any more.
                 Ok(Some(_)) if !self.links.is_current(node, id) => break,
                 Ok(Some(AgentMessage { kind: Some(agent_message::Kind::Pods(states)) })) => {
-                    if self.reports.send(report(node, states)).await.is_err() {
+                    let report = report(node, states);
+                    self.links.report(node, id, &report.pods);
+                    if self.reports.send(report).await.is_err() {
                         break;
                     }
                 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use mesh_common::{
     model::Identity,
-    proto::nodemesh::{AuthzAnswer, AuthzQuery, Verdict, item, query},
+    proto::nodemesh::{AuthzAnswer, AuthzQuery, ConfigKind, ConfigQuery, Verdict, item, query},
 };
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Question {
-    /// May A reach a port of B? Exit code 0: permitted, 1: denied
+    /// May A reach a port of B? Exit code 0: permitted, 1: denied, 3: permitted, but not by B's own node
     Check(Check),
 }
 
@@ -51,7 +51,8 @@ fn pod_of_namespace(text: &str) -> Result<String, String> {
     }
 }
 
-/// Prints the answer of the destination's own node if it is among the answers. Found: denied.
+/// Prints the answer of the destination's own node if it is among the answers. Found: denied. Unsure: permitted by what
+/// another node knows, which does not decide.
 pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
     let Question::Check(Check { source, destination, port }) = question;
     let asked = AuthzQuery { source: source.clone(), destination: destination.clone(), port: (*port).into() };
@@ -66,23 +67,44 @@ pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut 
         complete?;
         return Err(Failure::Unreachable(format!("no node knows {destination}; see `meshctl config workloads`")));
     };
-    if !answer.authoritative {
+    let deciding = if answer.authoritative {
+        Some(node.clone())
+    } else {
         // Another server may have been the one to know better.
         if let Err(failure) = complete {
             eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
         }
-        eprintln!("meshctl: the node of {destination} did not answer itself: this is what {node} knows");
-    }
-    show(&node, &answer, *port, (source, destination), screen)?;
-    Ok(if is_permitted(&answer) { Outcome::Fine } else { Outcome::Found })
+        node_of(servers, destination).await
+    };
+    show(&node, deciding.as_deref(), &answer, *port, (source, destination), screen)?;
+    Ok(match (is_permitted(&answer), answer.authoritative) {
+        (true, true) => Outcome::Fine,
+        (true, false) => Outcome::Unsure,
+        (false, _) => Outcome::Found,
+    })
+}
+
+/// The node that this pod runs on, as far as anybody knows.
+async fn node_of(servers: &Servers, pod: &str) -> Option<String> {
+    let (namespace, name) = pod.split_once('/')?;
+    let asked = ConfigQuery { kind: ConfigKind::Workloads.into(), namespace: namespace.into() };
+    let (items, _) = servers.ask(query::Kind::Config(asked)).all().await;
+    items.into_iter().find_map(|(_, kind)| match kind {
+        item::Kind::Workload(info) if info.namespace == namespace && info.name == name => {
+            Some(info.node).filter(|node| !node.is_empty())
+        }
+        _ => None,
+    })
 }
 
 fn is_permitted(answer: &AuthzAnswer) -> bool {
     matches!(answer.verdict(), Verdict::Forwarded | Verdict::Audit)
 }
 
+/// `deciding`: the destination's node, if it is known.
 fn show<W: Write>(
     node: &str,
+    deciding: Option<&str>,
     answer: &AuthzAnswer,
     port: u16,
     (source, destination): (&str, &str),
@@ -104,6 +126,7 @@ fn show<W: Write>(
             "port": port,
             "node": node,
             "authoritative": answer.authoritative,
+            "deciding_node": deciding,
             "generation": answer.generation,
         }))?;
         return Ok(());
@@ -113,7 +136,16 @@ fn show<W: Write>(
         false => ("denied", Mood::Bad),
     };
     let client = if source.is_empty() { "a client without identity" } else { source };
-    screen.line(&format!("{word}: {client} -> {destination} port {port}"), mood)?;
+    let asked = format!("{client} -> {destination} port {port}");
+    if answer.authoritative {
+        screen.line(&format!("{word}: {asked}"), mood)?;
+    } else {
+        let whose = deciding.map_or_else(|| format!("the node of {destination}"), |node| format!("node {node}"));
+        screen.line(
+            &format!("{word} by what {node} knows; {whose}, which decides, does not answer: {asked}"),
+            Mood::Bad,
+        )?;
+    }
     let policy = match rule {
         Some(rule) => format!("{}#{rule}", answer.policy),
         None => answer.policy.clone(),
@@ -128,7 +160,8 @@ fn show<W: Write>(
     for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
         screen.line(&format!("  {name:<12} {value}"), Mood::Plain)?;
     }
-    screen.line(&format!("  {:<12} {node}, configuration {}", "decided by", answer.generation), Mood::Plain)?;
+    let who = if answer.authoritative { "decided by" } else { "known by" };
+    screen.line(&format!("  {who:<12} {node}, configuration {}", answer.generation), Mood::Plain)?;
     Ok(())
 }
 

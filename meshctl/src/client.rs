@@ -6,7 +6,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use mesh_common::proto::nodemesh::{Item, Query, admin_client::AdminClient, item, query};
+use mesh_common::proto::nodemesh::{Item, Query, StatusQuery, admin_client::AdminClient, item, query};
 use tokio::{net::UnixStream, sync::mpsc, task::JoinSet};
 use tonic::{
     Code, Status,
@@ -42,9 +42,23 @@ pub enum Failure {
 /// The answers of all servers in the order of their arrival.
 #[derive(Debug)]
 pub struct Answers {
-    items: mpsc::Receiver<Result<Item, Failure>>,
+    heard: mpsc::Receiver<Heard>,
+    /// How many servers were asked, and about which node.
+    asked: usize,
+    node: String,
+    /// The nodes of those who were asked about another node than theirs.
+    elsewhere: Vec<String>,
     // Dropping it ends the streams.
     _tasks: JoinSet<()>,
+}
+
+/// What one server said.
+#[derive(Debug)]
+pub enum Heard {
+    Item(Box<Item>),
+    Failed(Failure),
+    /// It is the agent of this node, and was asked about another.
+    Elsewhere(String),
 }
 
 impl Failure {
@@ -94,48 +108,74 @@ impl Servers {
         let sockets = match (agents.is_empty(), controller) {
             (false, Some(_)) if agents_typed == controller_typed => {
                 return Err(Failure::Usage(
-                    "name agents (--agent, MESH_AGENT) or the controller (--controller, MESH_CONTROLLER), not both"
+                    "name agents (--agent, MESH_AGENT_SOCKET) or the controller (--controller, MESH_CONTROLLER_SOCKET), \
+                     not both"
                         .into(),
                 ));
             }
             (false, Some(controller)) if controller_typed => vec![controller],
             (false, _) => agents,
             (true, Some(controller)) => vec![controller],
-            (true, None) if Path::new(AGENT_SOCKET).exists() => vec![AGENT_SOCKET.into()],
-            (true, None) => vec![CONTROLLER_SOCKET.into()],
+            (true, None) => vec![default_socket(Path::new(AGENT_SOCKET), Path::new(CONTROLLER_SOCKET))?],
         };
         Ok(Self { sockets, node })
     }
 
-    /// Asks all at once.
+    /// Asks all at once. Of several agents those of other nodes than the one that is asked about say nothing.
     pub fn ask(&self, kind: query::Kind) -> Answers {
         let query = Query { node: self.node.clone(), kind: Some(kind) };
-        let (sender, items) = mpsc::channel(64);
+        let (sender, heard) = mpsc::channel(64);
+        let several = self.sockets.len() > 1;
         let mut tasks = JoinSet::new();
         for socket in &self.sockets {
             let (socket, query, sender) = (socket.clone(), query.clone(), sender.clone());
             tasks.spawn(async move {
-                if let Err(failure) = relay(&socket, query, &sender).await {
+                if let Err(failure) = relay(&socket, query, several, &sender).await {
                     // Without a receiver nobody wants to know any more.
-                    let _ = sender.send(Err(failure)).await;
+                    let _ = sender.send(Heard::Failed(failure)).await;
                 }
             });
         }
-        Answers { items, _tasks: tasks }
+        Answers { heard, asked: self.sockets.len(), node: self.node.clone(), elsewhere: Vec::new(), _tasks: tasks }
     }
 }
 
 impl Answers {
+    /// As if one server had been asked, which says this.
+    #[cfg(test)]
+    pub fn of(heard: mpsc::Receiver<Heard>) -> Self {
+        Self { heard, asked: 1, node: String::new(), elsewhere: Vec::new(), _tasks: JoinSet::new() }
+    }
+
+    /// How many servers were asked.
+    pub fn asked(&self) -> usize {
+        self.asked
+    }
+
     /// The next answer; `None` when every server has said all.
     pub async fn next(&mut self) -> Option<Result<(String, item::Kind), Failure>> {
         loop {
-            return Some(match self.items.recv().await? {
-                // A kind that this version does not know is left out.
-                Ok(Item { kind: None, .. }) => continue,
-                Ok(Item { node, kind: Some(kind) }) => Ok((node, kind)),
-                Err(failure) => Err(failure),
-            });
+            match self.heard.recv().await {
+                Some(Heard::Item(item)) => {
+                    // A kind that this version does not know is left out.
+                    if let Item { node, kind: Some(kind) } = *item {
+                        return Some(Ok((node, kind)));
+                    }
+                }
+                Some(Heard::Failed(failure)) => return Some(Err(failure)),
+                Some(Heard::Elsewhere(node)) => self.elsewhere.push(node),
+                None => return self.nobody().map(Err),
+            }
         }
+    }
+
+    /// Every agent is another node's. Told once.
+    fn nobody(&mut self) -> Option<Failure> {
+        let mut others = std::mem::take(&mut self.elsewhere);
+        others.sort();
+        (others.len() == self.asked && self.asked > 0).then(|| {
+            Failure::Usage(format!("no agent of node {}: these are the agents of {}", self.node, others.join(", ")))
+        })
     }
 
     /// Everything. Failures come beside it: one dead agent does not hide what the others say.
@@ -161,16 +201,51 @@ fn first(failures: Vec<Failure>) -> Result<(), Failure> {
     }
 }
 
-async fn relay(socket: &Path, query: Query, sender: &mpsc::Sender<Result<Item, Failure>>) -> Result<(), Failure> {
+async fn relay(socket: &Path, query: Query, several: bool, sender: &mpsc::Sender<Heard>) -> Result<(), Failure> {
     let mut admin = AdminClient::new(channel(socket).await?);
-    let failed = |status: Status| Failure::of_status(socket, &status);
-    let mut stream = admin.ask(query).await.map_err(failed)?.into_inner();
-    while let Some(item) = stream.message().await.map_err(failed)? {
-        if sender.send(Ok(item)).await.is_err() {
+    let node = query.node.clone();
+    let Err(status) = items(&mut admin, query, sender).await else { return Ok(()) };
+    // "Not found" is also said of a pod, so the agent is asked whose it is.
+    if several
+        && !node.is_empty()
+        && status.code() == Code::NotFound
+        && let Some(own) = own_node(&mut admin).await
+        && own != node
+    {
+        let _ = sender.send(Heard::Elsewhere(own)).await;
+        return Ok(());
+    }
+    Err(Failure::of_status(socket, &status))
+}
+
+async fn items(admin: &mut AdminClient<Channel>, query: Query, sender: &mpsc::Sender<Heard>) -> Result<(), Status> {
+    let mut stream = admin.ask(query).await?.into_inner();
+    while let Some(item) = stream.message().await? {
+        if sender.send(Heard::Item(Box::new(item))).await.is_err() {
             break;
         }
     }
     Ok(())
+}
+
+/// The node under whose name this server answers.
+async fn own_node(admin: &mut AdminClient<Channel>) -> Option<String> {
+    let query = Query { node: String::new(), kind: Some(query::Kind::Status(StatusQuery {})) };
+    let item = admin.ask(query).await.ok()?.into_inner().message().await.ok()??;
+    Some(item.node)
+}
+
+fn default_socket(agent: &Path, controller: &Path) -> Result<PathBuf, Failure> {
+    // One that may not be looked at counts as there: to open it says what is missing.
+    let there = [agent, controller].into_iter().find(|socket| socket.try_exists().unwrap_or(true));
+    there.map(Path::to_path_buf).ok_or_else(|| {
+        Failure::Unreachable(format!(
+            "there is no socket of an agent ({}) nor of the controller ({}): is one of them running here? Name its \
+             socket by --agent or --controller",
+            agent.display(),
+            controller.display()
+        ))
+    })
 }
 
 /// The socket is opened here rather than by the channel, whose errors would not say why it failed.
@@ -189,39 +264,4 @@ async fn channel(socket: &Path) -> Result<Channel, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(text: &str) -> PathBuf {
-        PathBuf::from(text)
-    }
-
-    #[test]
-    fn what_is_typed_beats_the_environment() {
-        let chosen = |agent, controller| {
-            Servers::choose((vec![path("/a")], agent), (Some(path("/c")), controller), String::new())
-                .map(|servers| servers.sockets)
-        };
-        assert_eq!(chosen(true, false).unwrap(), [path("/a")]);
-        assert_eq!(chosen(false, true).unwrap(), [path("/c")]);
-        assert_eq!(chosen(true, true).unwrap_err().exit_code(), 2);
-        assert_eq!(chosen(false, false).unwrap_err().exit_code(), 2);
-    }
-
-    #[test]
-    fn a_wrong_question_is_not_a_lost_server() {
-        let code = |code| Failure::of_status(Path::new("/a"), &Status::new(code, "said")).exit_code();
-        assert_eq!(code(Code::InvalidArgument), 2);
-        assert_eq!(code(Code::NotFound), 2);
-        assert_eq!(code(Code::Unavailable), 3);
-        assert_eq!(code(Code::Unimplemented), 3);
-    }
-
-    #[test]
-    fn a_socket_that_cannot_be_opened_says_what_to_do() {
-        let said = |kind| Failure::of_connect(Path::new("/run/x.sock"), &io::Error::from(kind)).to_string();
-        assert!(said(io::ErrorKind::NotFound).contains("no socket /run/x.sock: is the agent"));
-        assert!(said(io::ErrorKind::PermissionDenied).contains("sudo"));
-        assert!(said(io::ErrorKind::ConnectionRefused).contains("has ended"));
-    }
-}
+mod tests;

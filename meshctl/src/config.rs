@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
-use mesh_common::proto::nodemesh::{
-    CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, WorkloadInfo, item, query,
+use mesh_common::{
+    model::Validity,
+    proto::nodemesh::{CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, WorkloadInfo, item, query},
 };
 use serde_json::{Value, json};
 
@@ -33,7 +34,7 @@ pub struct Filter {
     namespace: Option<String>,
 }
 
-/// Found: a certificate that is not there.
+/// Found: a certificate that is not there, or that cannot be renewed.
 pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
     let (asked, filter) = match kind {
         Kind::Workloads(filter) => (ConfigKind::Workloads, filter),
@@ -60,7 +61,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
         }
     }
     complete?;
-    if items.iter().any(|(_, kind)| matches!(kind, item::Kind::Certificate(info) if info.state != "ready")) {
+    if items.iter().any(|(_, kind)| matches!(kind, item::Kind::Certificate(info) if !Validity::is_valid(&info.state))) {
         outcome = Outcome::Found;
     }
     Ok(outcome)
@@ -122,7 +123,7 @@ fn certificates<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>
     let mut table = Table::new(["NODE", "IDENTITY", "STATE", "SERIAL", "NOT BEFORE", "NOT AFTER"]);
     for (node, kind) in items {
         let item::Kind::Certificate(info) = kind else { continue };
-        let mood = if info.state == "ready" { Mood::Good } else { Mood::Bad };
+        let mood = if Validity::is_valid(&info.state) { Mood::Good } else { Mood::Bad };
         let (not_before, not_after) = validity(info);
         table.push([
             node.into(),

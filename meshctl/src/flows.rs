@@ -1,14 +1,15 @@
 //! `meshctl flows`: one line a connection, with both identities, the way it took and what decided.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use clap::builder::NonEmptyStringValueParser;
 use mesh_common::proto::nodemesh::{Direction, Endpoint, Flow, FlowsQuery, Security, Verdict, item, query};
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Outcome,
-    client::{Failure, Servers},
+    client::{Answers, Failure, Servers},
     output::{Cell, Format, Mood, Screen, Table},
     words::{self, DirectionFilter, VerdictFilter},
 };
@@ -29,7 +30,11 @@ const HEADER: [&str; 13] = [
     "DURATION",
 ];
 /// While following, a row cannot wait for the widths of those after it.
-const FOLLOW_WIDTHS: [usize; 13] = [24, 6, 8, 32, 32, 20, 11, 15, 9, 12, 12, 12, 8];
+const FOLLOW_WIDTHS: [usize; 13] = [24, 8, 8, 36, 36, 28, 11, 15, 9, 16, 24, 14, 8];
+/// While following, recorded flows arrive in one go from each server; such a pause ends them.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long flows without a pause are taken for recorded ones.
+const LONGEST_BACKLOG: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default, clap::Args)]
 pub struct Arguments {
@@ -76,26 +81,55 @@ pub async fn run<W: Write>(
     let mut answers = servers.ask(query::Kind::Flows(question(arguments)));
     if !arguments.follow {
         let (items, complete) = answers.all().await;
-        let mut flows = items.into_iter().filter_map(|(node, kind)| flow_of(node, kind)).collect::<Vec<_>>();
-        flows.sort_by_key(ended);
-        // Each server sent its own newest.
-        let skip = arguments.last.map_or(0, |last| flows.len().saturating_sub(last as usize));
-        show(&flows[skip..], &mut Table::new(HEADER), screen)?;
+        let flows = items.into_iter().filter_map(|(node, kind)| flow_of(node, kind)).collect();
+        show(&newest(flows, arguments.last), &mut Table::new(HEADER), screen)?;
         return complete.map(|()| Outcome::Fine);
     }
     let mut table = Table::new(HEADER).with_widths(FOLLOW_WIDTHS);
-    let mut failed = None;
+    let (mut living, mut unsaid) = (answers.asked(), None);
+    let mut failures = |failure: Failure| {
+        living = living.saturating_sub(1);
+        if living == 0 {
+            // It ends the command, which says it.
+            unsaid = Some(failure);
+        } else {
+            // The others go on.
+            eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
+        }
+    };
+    let recorded = newest(backlog(&mut answers, &mut failures).await, arguments.last);
+    if !recorded.is_empty() {
+        show(&recorded, &mut table, screen)?;
+    }
     while let Some(answer) = answers.next().await {
         match answer {
             Ok((node, kind)) => show(flow_of(node, kind).as_slice(), &mut table, screen)?,
-            Err(failure) => {
-                // The others go on.
-                eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
-                failed = Some(failure);
-            }
+            Err(failure) => failures(failure),
         }
     }
-    Err(failed.unwrap_or_else(|| Failure::Unreachable("the servers ended their streams; were they stopped?".into())))
+    Err(unsaid.unwrap_or_else(|| Failure::Unreachable("the servers ended their streams; were they stopped?".into())))
+}
+
+/// What has been recorded, as far as it comes without a pause: no server says where its new flows begin. A flow that
+/// comes later is not lost, it is only not in order.
+async fn backlog(answers: &mut Answers, failures: &mut impl FnMut(Failure)) -> Vec<Flow> {
+    let end = Instant::now() + LONGEST_BACKLOG;
+    let mut flows = Vec::new();
+    while let Ok(Some(answer)) = timeout_at(end.min(Instant::now() + PAUSE), answers.next()).await {
+        match answer {
+            Ok((node, kind)) => flows.extend(flow_of(node, kind)),
+            Err(failure) => failures(failure),
+        }
+    }
+    flows
+}
+
+/// Those of all servers in order of time; each sent its own newest, of which only the newest `last` are kept.
+fn newest(mut flows: Vec<Flow>, last: Option<u32>) -> Vec<Flow> {
+    flows.sort_by_key(ended);
+    let excess = last.map_or(0, |last| flows.len().saturating_sub(last as usize));
+    flows.drain(..excess);
+    flows
 }
 
 fn question(arguments: &Arguments) -> FlowsQuery {
@@ -156,7 +190,7 @@ fn row(flow: &Flow) -> [Cell; 13] {
         words::direction(flow.direction()).into(),
         end_text(flow.source.as_ref()).into(),
         end_text(flow.destination.as_ref()).into(),
-        (&flow.service).into(),
+        words::short_service(&flow.service).into(),
         words::path(flow.path()).into(),
         Cell::new(words::security(flow.security()), security),
         Cell::new(words::verdict(flow.verdict()), verdict),

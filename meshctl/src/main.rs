@@ -19,7 +19,7 @@ use crate::{
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 as it should be (or permitted), 1 denied or something found, \
-                          2 the question was wrong, 3 no answer.";
+                          2 the question was wrong, 3 no answer, or permitted but not by the node that decides.";
 
 /// Ask the mesh: its state, its connections, its configuration and what it permits
 #[derive(Debug, Parser)]
@@ -34,10 +34,10 @@ struct Arguments {
 #[derive(Debug, Args)]
 struct Common {
     /// Socket of an agent to ask; may be given several times [default: /run/nodemesh/agent.sock if it is there]
-    #[arg(long, global = true, env = "MESH_AGENT", value_name = "PATH", value_delimiter = ',')]
+    #[arg(long, global = true, env = "MESH_AGENT_SOCKET", value_name = "PATH", value_delimiter = ',')]
     agent: Vec<PathBuf>,
     /// Socket of the controller to ask, which asks every agent in turn
-    #[arg(long, global = true, env = "MESH_CONTROLLER", value_name = "PATH")]
+    #[arg(long, global = true, env = "MESH_CONTROLLER_SOCKET", value_name = "PATH")]
     controller: Option<PathBuf>,
     /// Only this node
     #[arg(long, global = true, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -69,6 +69,8 @@ enum Outcome {
     Fine,
     /// Denied, or a state that somebody should look at.
     Found,
+    /// Permitted by what somebody knows who does not decide.
+    Unsure,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -80,6 +82,7 @@ async fn main() -> ExitCode {
     match run(arguments, agent_typed, controller_typed).await {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
         Ok(Outcome::Found) => ExitCode::from(1),
+        Ok(Outcome::Unsure) => ExitCode::from(3),
         // The reader has seen enough: `meshctl flows | head`.
         Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {

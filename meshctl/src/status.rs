@@ -1,8 +1,10 @@
 //! `meshctl status`: what runs, what is connected, which pods are redirected, what could not be honoured.
 
+mod controller;
+
 use std::{io::Write, time::SystemTime};
 
-use mesh_common::proto::nodemesh::{ControllerStatus, NodeStatus, Redirection, StatusQuery, item, query};
+use mesh_common::proto::nodemesh::{NodeStatus, Redirection, StatusQuery, item, query};
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,8 +21,8 @@ pub struct Arguments {
     verbose: bool,
 }
 
-/// Prints agents, pods and controller. Found: a node without its controller, a refused configuration, a pod whose
-/// redirection failed, or a problem in the manifests.
+/// Prints agents, pods and controller. Found: a node without its controller or its agent, a refused configuration, a
+/// pod that shall be redirected and is not, or a problem in the manifests.
 pub async fn run<W: Write>(
     servers: &Servers,
     arguments: &Arguments,
@@ -42,14 +44,17 @@ pub async fn run<W: Write>(
                 screen.json(&node_json(node, status))?;
             }
             for (node, status) in &controllers {
-                screen.json(&controller_json(node, status))?;
+                screen.json(&controller::record(node, status))?;
             }
         }
         Format::Table => {
             for (_, status) in &controllers {
-                controller_text(status, screen)?;
+                controller::text(status, screen)?;
             }
-            agents(&nodes, screen)?;
+            // Where no server answered, the failure says so.
+            if !nodes.is_empty() || !controllers.is_empty() || complete.is_ok() {
+                agents(&nodes, screen)?;
+            }
             pods(&nodes, screen)?;
             if arguments.verbose {
                 counters(&nodes, screen)?;
@@ -58,14 +63,14 @@ pub async fn run<W: Write>(
     }
     complete?;
     let found = nodes.iter().any(|(_, status)| is_wrong(status))
-        || controllers.iter().any(|(_, status)| !status.problems.is_empty());
+        || controllers.iter().any(|(_, status)| controller::is_wrong(status));
     Ok(if found { Outcome::Found } else { Outcome::Fine })
 }
 
 fn is_wrong(status: &NodeStatus) -> bool {
     !status.controller_connected
         || !status.last_nack.is_empty()
-        || status.pods.iter().any(|pod| pod.redirection() == Redirection::Failed)
+        || status.pods.iter().any(|pod| matches!(pod.redirection(), Redirection::Pending | Redirection::Failed))
 }
 
 fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
@@ -146,23 +151,6 @@ fn counters<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) ->
     Ok(())
 }
 
-fn controller_text<W: Write>(status: &ControllerStatus, screen: &mut Screen<W>) -> Result<(), Failure> {
-    let ControllerStatus { version, connected_nodes, workloads, services, policies, problems } = status;
-    screen.line(
-        &format!("controller {version}: {workloads} workloads, {services} services, {policies} policies"),
-        Mood::Plain,
-    )?;
-    match connected_nodes.as_slice() {
-        [] => screen.line("connected nodes: none", Mood::Bad)?,
-        nodes => screen.line(&format!("connected nodes: {}", nodes.join(", ")), Mood::Plain)?,
-    }
-    for problem in problems {
-        screen.line(&format!("problem: {problem}"), Mood::Bad)?;
-    }
-    screen.line("", Mood::Plain)?;
-    Ok(())
-}
-
 /// How long the agent has run by this machine's clock.
 fn up(status: &NodeStatus) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
@@ -194,18 +182,5 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
         "last_nack": status.last_nack,
         "pods": pods.collect::<Vec<_>>(),
         "counters": counters.collect::<serde_json::Map<_, _>>(),
-    })
-}
-
-fn controller_json(node: &str, status: &ControllerStatus) -> Value {
-    json!({
-        "kind": "controller",
-        "node": node,
-        "version": status.version,
-        "connected_nodes": status.connected_nodes,
-        "workloads": status.workloads,
-        "services": status.services,
-        "policies": status.policies,
-        "problems": status.problems,
     })
 }

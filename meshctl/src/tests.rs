@@ -1,10 +1,13 @@
 //! Every verb against a server on a unix socket that answers as told: what is printed, and the exit code's meaning.
 
+mod servers;
+mod status;
+
 use std::{path::Path, pin::Pin, sync::Arc};
 
+use mesh_common::model::Validity;
 use mesh_common::proto::nodemesh::{
-    AuthzAnswer, CertificateInfo, ControllerStatus, Item, NodeStatus, PodState, Query, Redirection, Verdict,
-    WorkloadInfo,
+    AuthzAnswer, CertificateInfo, Item, NodeStatus, PodState, Query, Redirection, Verdict, WorkloadInfo,
     admin_server::{Admin, AdminServer},
     item, query,
 };
@@ -16,15 +19,21 @@ use super::*;
 
 type Answer = Arc<dyn Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync>;
 
-struct Told(Answer);
+/// The agent of this node.
+struct Told(&'static str, Answer);
 
 #[tonic::async_trait]
 impl Admin for Told {
     type AskStream = Pin<Box<dyn Stream<Item = Result<Item, Status>> + Send>>;
 
     async fn ask(&self, request: Request<Query>) -> Result<Response<Self::AskStream>, Status> {
-        let kinds = (self.0)(request.into_inner().kind.expect("meshctl asks something"))?;
-        let items = kinds.into_iter().map(|kind| Ok(Item { node: "node-a".into(), kind: Some(kind) }));
+        let (Self(node, answer), query) = (self, request.into_inner());
+        if !query.node.is_empty() && query.node != *node {
+            return Err(Status::not_found(format!("this is node {node}, not {}", query.node)));
+        }
+        let kinds = answer(query.kind.expect("meshctl asks something"))?;
+        let node = *node;
+        let items = kinds.into_iter().map(move |kind| Ok(Item { node: node.into(), kind: Some(kind) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
 }
@@ -43,9 +52,16 @@ impl Drop for Served {
 
 impl Served {
     fn new(answer: impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync + 'static) -> Self {
+        Self::of("node-a", answer)
+    }
+
+    fn of(
+        node: &'static str,
+        answer: impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync + 'static,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListenerStream::new(UnixListener::bind(dir.path().join("agent.sock")).unwrap());
-        let server = Server::builder().add_service(AdminServer::new(Told(Arc::new(answer))));
+        let server = Server::builder().add_service(AdminServer::new(Told(node, Arc::new(answer))));
         Self { dir, task: tokio::spawn(server.serve_with_incoming(listener)) }
     }
 
@@ -70,7 +86,7 @@ async fn asked(line: &str, sockets: &[&Path]) -> (Result<Outcome, Failure>, Stri
     let mut out = Vec::new();
     let mut screen = Screen::new(&mut out, arguments.common.output, false);
     let outcome = match arguments.verb {
-        Verb::Status(arguments) => status::run(&servers, &arguments, &mut screen).await,
+        Verb::Status(arguments) => crate::status::run(&servers, &arguments, &mut screen).await,
         Verb::Flows(arguments) => flows::run(&servers, &arguments, &mut screen).await,
         Verb::Config(kind) => config::run(&servers, &kind, &mut screen).await,
         Verb::Authz(question) => authz::run(&servers, &question, &mut screen).await,
@@ -87,52 +103,6 @@ fn node(redirection: Redirection) -> item::Kind {
         pod_uid: "1".into(),
     };
     item::Kind::Status(NodeStatus { controller_connected: true, generation: 9, pods: vec![pod], ..Default::default() })
-}
-
-#[tokio::test]
-async fn status_finds_what_is_wrong() {
-    let (outcome, text) = meshctl("meshctl status", |_| Ok(vec![node(Redirection::Enabled)])).await;
-    assert_eq!(outcome.unwrap(), Outcome::Fine);
-    assert!(text.contains("node-a  connected   9"), "{text}");
-    let (outcome, text) = meshctl("meshctl status -v", |_| Ok(vec![node(Redirection::Failed)])).await;
-    assert_eq!(outcome.unwrap(), Outcome::Found);
-    assert!(text.contains("shop/web  failed       no\\u{1b}[2Jcgroup"), "{text}");
-}
-
-#[tokio::test]
-async fn status_of_the_controller_lists_problems() {
-    let (outcome, text) = meshctl("meshctl status", |_| {
-        let problems = vec!["a.yaml: Pod shop/web: spec: missing".to_string()];
-        let connected_nodes = vec!["node-a".into(), "node-b".into()];
-        Ok(vec![item::Kind::Controller(ControllerStatus { problems, connected_nodes, ..Default::default() })])
-    })
-    .await;
-    assert_eq!(outcome.unwrap(), Outcome::Found);
-    assert!(text.contains("connected nodes: node-a, node-b\nproblem: a.yaml: Pod shop/web: spec: missing\n"), "{text}");
-}
-
-#[tokio::test]
-async fn the_newest_flows_of_all_nodes_come_last() {
-    let (outcome, text) = meshctl("meshctl flows --last 2 -o json", |kind| {
-        let query::Kind::Flows(query) = kind else { return Err(Status::internal("not flows")) };
-        assert_eq!(query.last, 2);
-        let flow = |id, seconds| {
-            let mut flow = mesh_common::proto::nodemesh::Flow { id, ..Default::default() };
-            flow.end.get_or_insert_default().seconds = seconds;
-            item::Kind::Flow(flow)
-        };
-        Ok(vec![flow(3, 30), flow(1, 10), flow(2, 20)])
-    })
-    .await;
-    assert_eq!(outcome.unwrap(), Outcome::Fine);
-    let ids = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].clone());
-    assert_eq!(ids.collect::<Vec<_>>(), [2, 3]);
-}
-
-#[tokio::test]
-async fn following_ends_as_a_failure_when_the_server_ends() {
-    let (outcome, _) = meshctl("meshctl flows -f", |_| Ok(Vec::new())).await;
-    assert_eq!(outcome.unwrap_err().exit_code(), 3);
 }
 
 #[tokio::test]
@@ -153,12 +123,22 @@ async fn configuration_as_table_and_json() {
 }
 
 #[tokio::test]
-async fn a_missing_certificate_is_found() {
-    let (outcome, _) = meshctl("meshctl config certs", |_| {
-        Ok(vec![item::Kind::Certificate(CertificateInfo { state: "CA unreachable".into(), ..Default::default() })])
-    })
-    .await;
-    assert_eq!(outcome.unwrap(), Outcome::Found);
+async fn a_certificate_is_found_unless_it_is_valid() {
+    let outcome = async |validity: Validity<&str>| {
+        let state = validity.to_string();
+        let info = move || item::Kind::Certificate(CertificateInfo { state: state.clone(), ..Default::default() });
+        meshctl("meshctl config certs", move |_| Ok(vec![info()])).await.0.unwrap()
+    };
+    assert_eq!(outcome(Validity::Valid).await, Outcome::Fine);
+    for wrong in [
+        Validity::NotRenewed("no answer"),
+        Validity::Fetching,
+        Validity::Expired(None),
+        Validity::Expired(Some("no answer")),
+        Validity::Failed("no answer"),
+    ] {
+        assert_eq!(outcome(wrong).await, Outcome::Found, "{wrong}");
+    }
 }
 
 #[tokio::test]
@@ -188,29 +168,43 @@ async fn the_destinations_own_node_decides() {
 }
 
 #[tokio::test]
-async fn a_question_that_the_server_refuses_is_a_wrong_question() {
-    let check = "meshctl authz check shop/a shop/b --port 80";
-    let (outcome, _) = meshctl(check, |_| Err(Status::not_found("there is no pod shop/b"))).await;
-    let failure = outcome.unwrap_err();
-    assert_eq!(failure.exit_code(), 2);
-    assert!(failure.to_string().ends_with("there is no pod shop/b"));
-    let (outcome, _) = meshctl(check, |_| Ok(Vec::new())).await;
-    assert_eq!(outcome.unwrap_err().exit_code(), 3);
-}
-
-#[tokio::test]
-async fn a_dead_agent_does_not_hide_the_others_and_is_not_forgotten() {
-    let living = Served::new(|_| Ok(vec![node(Redirection::Enabled)]));
-    let (outcome, text) = asked("meshctl status", &[Path::new("/nonexistent/agent.sock"), &living.socket()]).await;
-    let failure = outcome.unwrap_err();
-    assert_eq!(failure.exit_code(), 3);
-    assert!(failure.to_string().contains("no socket /nonexistent/agent.sock"), "{failure}");
-    assert!(text.contains("node-a  connected"), "{text}");
+async fn a_permission_by_another_node_is_unsure() {
+    let answer = |verdict: Verdict| {
+        move |kind| match kind {
+            query::Kind::Authz(_) => {
+                let answer = AuthzAnswer { verdict: verdict.into(), rule: -1, ..Default::default() };
+                Ok(vec![item::Kind::Authz(answer)])
+            }
+            query::Kind::Config(_) => Ok(vec![item::Kind::Workload(WorkloadInfo {
+                namespace: "shop".into(),
+                name: "redis".into(),
+                node: "node-b".into(),
+                ..Default::default()
+            })]),
+            _ => Err(Status::internal("another question")),
+        }
+    };
+    let check = "meshctl authz check shop/web shop/redis --port 6379";
+    let (outcome, text) = meshctl(check, answer(Verdict::Forwarded)).await;
+    assert_eq!(outcome.unwrap(), Outcome::Unsure);
+    let line = "by what node-a knows; node node-b, which decides, does not answer: shop/web -> shop/redis port 6379\n";
+    assert!(text.starts_with(&format!("permitted {line}")), "{text}");
+    let (outcome, text) = meshctl(check, answer(Verdict::Dropped)).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.starts_with(&format!("denied {line}")), "{text}");
+    let (outcome, text) = meshctl(&format!("{check} -o json"), answer(Verdict::Forwarded)).await;
+    assert_eq!(outcome.unwrap(), Outcome::Unsure);
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&record["authoritative"], &record["deciding_node"]), (&false.into(), &"node-b".into()));
 }
 
 #[test]
 fn the_command_line_is_sound() {
-    Arguments::command().debug_assert();
+    let command = Arguments::command();
+    command.clone().debug_assert();
+    let variables = command.get_arguments().filter_map(|argument| argument.get_env()).collect::<Vec<_>>();
+    // An agent's own MESH_CONTROLLER is a URL.
+    assert_eq!(variables, ["MESH_AGENT_SOCKET", "MESH_CONTROLLER_SOCKET", "NO_COLOR"]);
     assert!(Arguments::try_parse_from(["meshctl", "authz", "check", "a/b", "c/d", "--port", "0"]).is_err());
     assert!(Arguments::try_parse_from(["meshctl", "authz", "check", "a/b", "c/d"]).is_err());
 }

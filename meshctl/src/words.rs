@@ -98,6 +98,16 @@ pub fn short_identity(id: &str) -> String {
         .unwrap_or_else(|_| id.to_string())
 }
 
+/// `namespace/name` of a Kubernetes service, whose host is `name.namespace.svc.<cluster domain>`; any other as it is.
+pub fn short_service(service: &str) -> String {
+    let short = service.split_once('/').and_then(|(namespace, host)| {
+        let (name, rest) = host.split_once('.')?;
+        let domain = rest.strip_prefix(namespace)?.strip_prefix(".svc.")?;
+        (!name.is_empty() && !namespace.is_empty() && !domain.is_empty()).then(|| format!("{namespace}/{name}"))
+    });
+    short.unwrap_or_else(|| service.to_string())
+}
+
 /// RFC 3339 in UTC with milliseconds; nothing for a time that is absent or outside the calendar.
 pub fn time(seconds_and_nanos: Option<(i64, i32)>) -> Option<String> {
     let (seconds, nanos) = seconds_and_nanos?;
@@ -134,6 +144,21 @@ mod tests {
     fn spans_read_well() {
         let all = [0.4, 12.0, 3_200.0, 310_000.0, 11_040_000.0, 190_800_000.0].map(span);
         assert_eq!(all, ["0.4ms", "12ms", "3.2s", "5m10s", "3h04m", "2d5h"]);
+    }
+
+    #[test]
+    fn only_services_of_kubernetes_are_short() {
+        assert_eq!(short_service("shop/web.shop.svc.cluster.local"), "shop/web");
+        for other in [
+            "shop/web.other.svc.cluster.local",
+            "shop/api.example.com",
+            "shop/web.shop.svc.",
+            "web.shop.svc.x",
+            "",
+            "/..",
+        ] {
+            assert_eq!(short_service(other), other);
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn a_wrong_token_gets_nothing() -> Result<()> {
     assert_eq!(status["controller_connected"], false, "{status}");
     assert_eq!(status["workloads"].as_u64().unwrap_or_default(), 0, "{status}");
     let certificates = world.ask_agent(A, &["config", "certs"])?;
-    assert!(!certificates.iter().any(|certificate| certificate["state"] == "ready"), "{certificates:?}");
+    assert!(!certificates.iter().any(|certificate| certificate["state"] == "valid"), "{certificates:?}");
     // Nothing of the node was redirected, and its pod is no peer for others.
     assert!(world.redirected(A)?.is_empty());
     let peers = world.ask_agent(B, &["config", "workloads", "-n", "shop"])?;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::model::Identity;
+use mesh_common::model::{Identity, Validity};
 use rustls::RootCertStore;
 use tokio::{
     sync::{Semaphore, watch},
@@ -52,7 +52,7 @@ pub struct CertificateState {
     pub serial: String,
     pub not_before: Option<SystemTime>,
     pub not_after: Option<SystemTime>,
-    /// `valid`, `fetching`, `expired` or `failed`, the last two and a failed renewal with the reason after a colon.
+    /// The text of a [`Validity`].
     pub state: String,
 }
 
@@ -163,13 +163,12 @@ impl fmt::Debug for Certificates {
 }
 
 fn describe(identity: &Identity, state: &State) -> CertificateState {
-    let text = match (&state.certificate, state.valid(), &state.failure) {
-        (_, Some(_), None) => "valid".to_string(),
-        (_, Some(_), Some(failure)) => format!("valid, not renewed: {failure}"),
-        (Some(_), None, None) => "expired".to_string(),
-        (Some(_), None, Some(failure)) => format!("expired: {failure}"),
-        (None, None, None) => "fetching".to_string(),
-        (None, None, Some(failure)) => format!("failed: {failure}"),
+    let validity = match (&state.certificate, state.valid(), &state.failure) {
+        (_, Some(_), None) => Validity::Valid,
+        (_, Some(_), Some(failure)) => Validity::NotRenewed(failure),
+        (Some(_), None, failure) => Validity::Expired(failure.as_ref()),
+        (None, None, None) => Validity::Fetching,
+        (None, None, Some(failure)) => Validity::Failed(failure),
     };
     let certificate = state.certificate.as_deref();
     CertificateState {
@@ -177,6 +176,6 @@ fn describe(identity: &Identity, state: &State) -> CertificateState {
         serial: certificate.map(|c| c.serial().to_string()).unwrap_or_default(),
         not_before: certificate.map(Certificate::not_before),
         not_after: certificate.map(Certificate::not_after),
-        state: text,
+        state: validity.to_string(),
     }
 }

@@ -1,22 +1,15 @@
 //! The controller's state in the words of its answers. An empty namespace means all of them.
 
+mod status;
+
+pub use status::status;
+
 use mesh_common::{
     model::{Action, Policy, Scope, ServicePort, Tunnel, Workload},
-    proto::nodemesh::{ControllerStatus, PolicyInfo, ServiceInfo, WorkloadInfo, item::Kind},
+    proto::nodemesh::{PolicyInfo, ServiceInfo, WorkloadInfo, item::Kind},
 };
 
 use crate::index::World;
-
-pub fn status(world: &World, connected_nodes: Vec<String>) -> Kind {
-    Kind::Controller(ControllerStatus {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        connected_nodes,
-        workloads: count(world.workloads.len()),
-        services: count(world.services.len()),
-        policies: count(world.policies.len()),
-        problems: world.problems.iter().map(ToString::to_string).collect(),
-    })
-}
 
 pub fn workloads(world: &World, namespace: &str) -> Vec<Kind> {
     let workloads = world.workloads.values().filter(|workload| within(namespace, &workload.namespace));
@@ -31,7 +24,7 @@ pub fn workloads(world: &World, namespace: &str) -> Vec<Kind> {
                 identity: workload.identity.to_string(),
                 protocol: match workload.tunnel {
                     Tunnel::Hbone => "HBONE",
-                    Tunnel::None => "TCP",
+                    Tunnel::None => "NONE",
                 }
                 .to_owned(),
                 healthy: workload.healthy,

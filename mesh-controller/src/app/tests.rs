@@ -1,6 +1,7 @@
 //! A whole controller on loopback, and an agent that talks to it over TLS.
 
 mod refusals;
+mod status;
 
 use std::{path::Path, time::Duration};
 
@@ -13,8 +14,8 @@ use mesh_common::proto::{
     },
     nodemesh::{
         AgentMessage, Answer, End, Item, LocalPod, PodState, PodStates, Query, Redirection, StatusQuery,
-        admin_server::Admin, agent_link_client::AgentLinkClient, agent_message, answer, controller_message, item,
-        query,
+        admin_client::AdminClient, admin_server::Admin, agent_link_client::AgentLinkClient, agent_message, answer,
+        controller_message, item, query,
     },
     type_url, workload,
 };
@@ -83,6 +84,16 @@ impl Scene {
         let channel = endpoint.tls_config(tls).expect("TLS").connect().await.expect("connected");
         Agent { channel, token: Tokens::new(&self.state()).create(node).expect("token") }
     }
+}
+
+/// As meshctl asks.
+async fn admin(socket: PathBuf) -> AdminClient<Channel> {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://controller");
+    AdminClient::new(endpoint.connect_with_connector(connector).await.expect("connected"))
 }
 
 impl Agent {
@@ -231,15 +242,7 @@ async fn questions_reach_the_agents() {
         }
         (messages, asked)
     });
-    let socket = scene.state().join("admin.sock");
-    let channel = Endpoint::from_static("http://controller")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-        }))
-        .await
-        .expect("connected");
-    let mut client = mesh_common::proto::nodemesh::admin_client::AdminClient::new(channel);
+    let mut client = admin(scene.state().join("admin.sock")).await;
     let items: Vec<_> = client.ask(status("")).await.expect("items").into_inner().collect().await;
     let nodes: Vec<_> = items.iter().map(|item| item.as_ref().expect("an item").node.as_str()).collect();
     assert_eq!(nodes, ["controller", "a"]);

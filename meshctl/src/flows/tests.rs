@@ -2,7 +2,10 @@
 
 use clap::Parser;
 
+use mesh_common::proto::nodemesh::Item;
+
 use super::*;
+use crate::client::Heard;
 
 #[derive(Parser)]
 struct Line {
@@ -68,7 +71,7 @@ fn a_table_names_both_ends_and_what_decided() {
             "inbound",
             "shop/web (shop/web)",
             "shop/redis",
-            "shop/redis.shop.svc.cluster.local",
+            "shop/redis",
             "tunnel",
             "mutual_tls",
             "DROPPED",
@@ -133,4 +136,20 @@ fn wrong_filters_are_refused() {
     for wrong in [["--last", "0"], ["--pod", "a/b/c"], ["--to", ""], ["--verdict", "maybe"], ["-n", ""]] {
         assert!(parsed(&wrong).is_err(), "{wrong:?}");
     }
+}
+
+#[tokio::test]
+async fn a_pause_ends_what_was_recorded() {
+    let (sender, heard) = tokio::sync::mpsc::channel(8);
+    let mut answers = Answers::of(heard);
+    let send = async |id| {
+        let kind = Some(item::Kind::Flow(Flow { id, ..refused() }));
+        sender.send(Heard::Item(Box::new(Item { node: "node-a".into(), kind }))).await.unwrap();
+    };
+    send(1).await;
+    send(2).await;
+    let recorded = backlog(&mut answers, &mut |failure| panic!("{failure}")).await;
+    assert_eq!(recorded.len(), 2);
+    send(3).await;
+    assert!(answers.next().await.unwrap().is_ok(), "the stream goes on");
 }

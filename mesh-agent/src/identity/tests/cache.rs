@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use mesh_common::model::Validity;
 use tokio::time::{Instant, sleep};
 
 use crate::identity::{
@@ -76,6 +77,7 @@ async fn wanted_ones_come_and_unwanted_ones_go() {
     assert!(certificates.current(&cart).is_some());
     let listed = certificates.list();
     assert_eq!((listed.len(), listed[0].state.as_str(), listed[0].serial.as_str()), (1, "valid", "1234"));
+    assert!(Validity::is_valid(&listed[0].state), "meshctl takes it for valid");
 
     certificates.keep(only(&cart));
     sleep(Duration::from_millis(50)).await;

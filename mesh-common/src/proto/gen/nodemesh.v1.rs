@@ -232,7 +232,7 @@ pub struct Counter {
     #[prost(uint64, tag = "2")]
     pub value: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerStatus {
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
@@ -247,6 +247,38 @@ pub struct ControllerStatus {
     /// "file: object: field: why" of what could not be honoured.
     #[prost(string, repeated, tag = "6")]
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Nodes with pods that shall be in the mesh, and without a connected agent; by name.
+    #[prost(message, repeated, tag = "7")]
+    pub missing_nodes: ::prost::alloc::vec::Vec<MissingNode>,
+    /// Pods that shall be in the mesh, and that their node's connected agent does not take for such; by node, then by uid.
+    #[prost(message, repeated, tag = "8")]
+    pub unjoined_pods: ::prost::alloc::vec::Vec<UnjoinedPod>,
+}
+/// A node whose agent should be connected and is not.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MissingNode {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Its pods that shall be in the mesh.
+    #[prost(uint32, tag = "2")]
+    pub mesh_pods: u32,
+    /// How many of these are known to be redirected: without an agent that runs they refuse connections.
+    #[prost(uint32, tag = "3")]
+    pub redirected_pods: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnjoinedPod {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub pod_uid: ::prost::alloc::string::String,
+    /// It was redirected when last seen, so its connections are refused; otherwise it is not redirected yet.
+    #[prost(bool, tag = "5")]
+    pub redirected: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Endpoint {
@@ -382,7 +414,7 @@ pub struct CertificateInfo {
     pub not_before: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(message, optional, tag = "4")]
     pub not_after: ::core::option::Option<::prost_types::Timestamp>,
-    /// "ready" or why there is none.
+    /// The words of mesh_common::model::Validity: "valid", or what is wrong with it.
     #[prost(string, tag = "5")]
     pub state: ::prost::alloc::string::String,
 }

@@ -1,0 +1,87 @@
+//! The controller's own part of `meshctl status`.
+
+use std::io::Write;
+
+use mesh_common::proto::nodemesh::{ControllerStatus, MissingNode, UnjoinedPod};
+use serde_json::{Value, json};
+
+use crate::{
+    client::Failure,
+    output::{Mood, Screen},
+};
+
+pub fn is_wrong(status: &ControllerStatus) -> bool {
+    !status.problems.is_empty() || !status.missing_nodes.is_empty() || !status.unjoined_pods.is_empty()
+}
+
+pub fn text<W: Write>(status: &ControllerStatus, screen: &mut Screen<W>) -> Result<(), Failure> {
+    let ControllerStatus {
+        version,
+        connected_nodes,
+        workloads,
+        services,
+        policies,
+        problems,
+        missing_nodes,
+        unjoined_pods,
+    } = status;
+    screen.line(
+        &format!("controller {version}: {workloads} workloads, {services} services, {policies} policies"),
+        Mood::Plain,
+    )?;
+    match connected_nodes.as_slice() {
+        [] => screen.line("connected nodes: none", Mood::Bad)?,
+        nodes => screen.line(&format!("connected nodes: {}", nodes.join(", ")), Mood::Plain)?,
+    }
+    for node in missing_nodes {
+        screen.line(&missing_text(node), Mood::Bad)?;
+    }
+    for UnjoinedPod { node, namespace, name, pod_uid: _, redirected } in unjoined_pods {
+        let state = if *redirected { "refuses connections" } else { "is not redirected yet" };
+        screen.line(&format!("node {node}  not joined: pod {namespace}/{name} {state}"), Mood::Bad)?;
+    }
+    for problem in problems {
+        screen.line(&format!("problem: {problem}"), Mood::Bad)?;
+    }
+    screen.line("", Mood::Plain)?;
+    Ok(())
+}
+
+/// Only redirected pods depend on their agent; the controller cannot tell one that is dead from one that lost its way.
+fn missing_text(missing: &MissingNode) -> String {
+    let MissingNode { node, mesh_pods, redirected_pods } = missing;
+    let pods = |count: &u32| if *count == 1 { "1 mesh pod".into() } else { format!("{count} mesh pods") };
+    let refuse = format!(
+        "its {} {} connections, unless the agent runs on without the controller",
+        pods(redirected_pods),
+        if *redirected_pods == 1 { "refuses" } else { "refuse" }
+    );
+    let waiting = mesh_pods.saturating_sub(*redirected_pods);
+    let wait = format!("{} {} not redirected yet", pods(&waiting), if waiting == 1 { "is" } else { "are" });
+    match (redirected_pods, waiting) {
+        (_, 0) => format!("node {node}  not connected: {refuse}"),
+        (0, _) => format!("node {node}  not connected: its {wait}"),
+        _ => format!("node {node}  not connected: {refuse}; {wait}"),
+    }
+}
+
+pub fn record(node: &str, status: &ControllerStatus) -> Value {
+    let missing_nodes = status.missing_nodes.iter().map(|MissingNode { node, mesh_pods, redirected_pods }| {
+        json!({ "node": node, "mesh_pods": mesh_pods, "redirected_pods": redirected_pods })
+    });
+    let unjoined_pods = status.unjoined_pods.iter().map(|UnjoinedPod { node, namespace, name, pod_uid, redirected }| {
+        json!({ "node": node, "namespace": namespace, "pod": name, "pod_uid": pod_uid, "redirected": redirected })
+    });
+    json!({
+        "kind": "controller",
+        "node": node,
+        "version": status.version,
+        "connected_nodes": status.connected_nodes,
+        "workloads": status.workloads,
+        "services": status.services,
+        "policies": status.policies,
+        "problems": status.problems,
+        "missing_nodes": missing_nodes.collect::<Vec<_>>(),
+        "unjoined_pods": unjoined_pods.collect::<Vec<_>>(),
+    })
+}

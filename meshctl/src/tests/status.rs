@@ -1,0 +1,94 @@
+//! What `meshctl status` finds.
+
+use mesh_common::proto::nodemesh::{ControllerStatus, MissingNode, UnjoinedPod};
+
+use super::*;
+
+fn controller(status: ControllerStatus) -> impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> {
+    move |_| Ok(vec![item::Kind::Controller(status.clone())])
+}
+
+#[tokio::test]
+async fn status_finds_what_is_wrong() {
+    let (outcome, text) = meshctl("meshctl status", |_| Ok(vec![node(Redirection::Enabled)])).await;
+    assert_eq!(outcome.unwrap(), Outcome::Fine);
+    assert!(text.contains("node-a  connected   9"), "{text}");
+    let (outcome, text) = meshctl("meshctl status -v", |_| Ok(vec![node(Redirection::Failed)])).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.contains("shop/web  failed       no\\u{1b}[2Jcgroup"), "{text}");
+}
+
+#[tokio::test]
+async fn status_of_the_controller_lists_problems() {
+    let (outcome, text) = meshctl("meshctl status", |_| {
+        let problems = vec!["a.yaml: Pod shop/web: spec: missing".to_string()];
+        let connected_nodes = vec!["node-a".into(), "node-b".into()];
+        Ok(vec![item::Kind::Controller(ControllerStatus { problems, connected_nodes, ..Default::default() })])
+    })
+    .await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.contains("connected nodes: node-a, node-b\nproblem: a.yaml: Pod shop/web: spec: missing\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_is_found() {
+    let (outcome, text) = meshctl("meshctl status", |_| Ok(vec![node(Redirection::Pending)])).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.contains("shop/web  pending"), "{text}");
+    let (outcome, _) = meshctl("meshctl status", |_| Ok(vec![node(Redirection::Disabled)])).await;
+    assert_eq!(outcome.unwrap(), Outcome::Fine);
+}
+
+#[tokio::test]
+async fn a_node_without_its_agent_is_found() {
+    let missing =
+        |node: &str, mesh_pods, redirected_pods| MissingNode { node: node.into(), mesh_pods, redirected_pods };
+    let missing_nodes = vec![missing("a", 3, 3), missing("b", 2, 0), missing("c", 3, 1)];
+    let status = ControllerStatus { missing_nodes, ..Default::default() };
+    let (outcome, text) = meshctl("meshctl status", controller(status.clone())).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    let expected = "\
+node a  not connected: its 3 mesh pods refuse connections, unless the agent runs on without the controller
+node b  not connected: its 2 mesh pods are not redirected yet
+node c  not connected: its 1 mesh pod refuses connections, unless the agent runs on without the controller; 2 mesh pods are not redirected yet
+";
+    assert!(text.contains(expected), "{text}");
+    let (outcome, text) = meshctl("meshctl status -o json", controller(status)).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.contains(r#""missing_nodes":[{"mesh_pods":3,"node":"a","redirected_pods":3},"#), "{text}");
+}
+
+#[tokio::test]
+async fn a_pod_that_its_agent_does_not_know_is_found() {
+    let pod = |name: &str, redirected| UnjoinedPod {
+        node: "a".into(),
+        namespace: "shop".into(),
+        name: name.into(),
+        pod_uid: "u".into(),
+        redirected,
+    };
+    let unjoined_pods = vec![pod("cart", true), pod("web", false)];
+    let status = ControllerStatus { unjoined_pods, connected_nodes: vec!["a".into()], ..Default::default() };
+    let (outcome, text) = meshctl("meshctl status", controller(status.clone())).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    let expected = "node a  not joined: pod shop/cart refuses connections\n\
+                    node a  not joined: pod shop/web is not redirected yet\n";
+    assert!(text.contains(expected), "{text}");
+    let (outcome, text) = meshctl("meshctl status -o json", controller(status)).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let cart = serde_json::json!({
+        "node": "a", "namespace": "shop", "pod": "cart", "pod_uid": "u", "redirected": true,
+    });
+    assert_eq!(record["unjoined_pods"][0], cart);
+}
+
+#[tokio::test]
+async fn a_wrong_socket_is_all_that_is_said() {
+    let (outcome, text) = asked("meshctl status", &[Path::new("/nonexistent/agent.sock")]).await;
+    assert_eq!(outcome.unwrap_err().exit_code(), 3);
+    assert_eq!(text, "");
+    let (outcome, text) = meshctl("meshctl status", controller(ControllerStatus::default())).await;
+    assert_eq!(outcome.unwrap(), Outcome::Fine);
+    assert!(text.ends_with("no agent answered: none is connected\n"), "{text}");
+}
