@@ -128,11 +128,11 @@ impl Place {
             .collect()
     }
 
-    /// A connection to an echo server that lasts until somebody ends it. Open when this returns.
+    /// A connection to an echo server that lasts until somebody ends it. The server has answered when this returns.
     pub fn hold(&self, to: SocketAddr) -> Result<Held> {
         let options = arguments(&["hold", "--to", &to.to_string()]);
         let process = self.keep("hold", &config::built("mesh-test-app")?, &options)?;
-        process.says("connected", Patience::SHORT)?;
+        process.says("answered", Patience::SHORT)?;
         Ok(Held(process))
     }
 

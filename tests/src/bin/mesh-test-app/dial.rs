@@ -108,7 +108,6 @@ pub fn hold(to: SocketAddr) -> Result<()> {
     let mut progress = Progress::new();
     let outcome = TcpStream::connect(to).and_then(|mut stream| {
         progress.connected(&stream);
-        println!("connected");
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         loop {
             stream.write_all(b".")?;
@@ -118,6 +117,10 @@ pub fn hold(to: SocketAddr) -> Result<()> {
                 return Ok(End::Eof);
             }
             progress.received(&byte);
+            // An accepted connection proves little where an agent accepts for the server.
+            if progress.report.received == 1 {
+                println!("answered");
+            }
             thread::sleep(Duration::from_millis(20));
         }
     });
