@@ -53,6 +53,13 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     if let Some(address) = settings.metrics {
         telemetry::serve_metrics(address)?;
     }
+    // Before the kernel is touched: settings that cannot work leave nothing behind.
+    let connection = control::Connection::new(
+        &settings.controller,
+        &settings.controller_name,
+        &settings.controller_ca,
+        settings.token.clone(),
+    )?;
     let (datapath, logs) = Datapath::load(bpf::Settings {
         bpffs: settings.places.bpffs.clone(),
         cgroup: settings.places.cgroup.clone(),
@@ -63,12 +70,6 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     })?;
     let datapath = Arc::new(datapath);
 
-    let connection = control::Connection::new(
-        &settings.controller,
-        &settings.controller_name,
-        &settings.controller_ca,
-        settings.token.clone(),
-    )?;
     let store = Arc::new(Store::default());
     let signer = Authority { ca: control::CaClient::new(connection.clone()), ttl: settings.certificate_ttl };
     let certificates = Certificates::new(Arc::new(signer), Default::default());

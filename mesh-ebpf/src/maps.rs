@@ -60,8 +60,9 @@ pub static POD_EPOCH: Global<u32> = Global::new(0);
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the slot is this CPU's own; programs of these types are not preempted by each other on it in a way
-        // that could tear an aligned 64-bit add into another value than an off-by-one.
+        // A program that is preempted here by another on its CPU loses what that one counted, at most: the target has
+        // no atomic add that this compiler would emit.
+        // SAFETY: the slot is aligned and lives as long as the map
         unsafe { *slot += 1 }
     }
 }

@@ -18,7 +18,6 @@ pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
     if query.last > 0 {
         kept.drain(..kept.len().saturating_sub(query.last as usize));
     }
-    let newest = log.newest().last().map_or(0, |flow| flow.id);
     let seen: std::collections::HashSet<u64> = kept.iter().map(|flow| flow.id).collect();
     let (send, receive) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
@@ -36,11 +35,14 @@ pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
                 () = send.closed() => return,
             };
             let item = match flow {
-                Ok(flow) if flow.id <= newest && seen.contains(&flow.id) => continue,
+                Ok(flow) if seen.contains(&flow.id) => continue,
                 Ok(flow) if matches(&flow, &query) => Ok(wire(&node, &flow)),
                 Ok(_) => continue,
+                // An error ends the stream: better than a gap that nobody sees.
                 Err(RecvError::Lagged(lost)) => {
-                    Err(Status::data_loss(format!("the reader was too slow; {lost} flows were lost")))
+                    let told = Status::data_loss(format!("the reader was too slow; {lost} flows were lost"));
+                    let _ = send.send(Err(told)).await;
+                    return;
                 }
                 Err(RecvError::Closed) => return,
             };

@@ -71,7 +71,11 @@ impl Maps {
     }
 
     pub fn clear_listener(&self, index: u32) -> Result<(), MapError> {
-        absent_is_fine(lock(&self.listeners).clear_index(&index))
+        match lock(&self.listeners).clear_index(&index) {
+            // What a sockmap answers for an empty slot (sock_map_delete_elem, net/core/sock_map.c).
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
     }
 
     pub fn socket_state(&self, socket: &impl AsRawFd) -> Result<Option<SocketState>, MapError> {
@@ -100,7 +104,6 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other,
     }
 }

@@ -54,15 +54,23 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
         .and_then(tunnel::parse_forwarded)
         .filter(|claimed| claimed.ip() == remote.ip())
         .unwrap_or(remote);
-    let decision = decide(proxy, pod, client, Some(peer.identity.clone()), authority);
-    let (mut flow, decided) = decision;
+    let (mut flow, decided) = decide(proxy, pod, client, Some(peer.identity.clone()), authority);
     flow.path = Some(Path::Tunnel);
     flow.security = Security::MutualTls;
     flow.tls = Some((tls.version, tls.cipher));
-    // The tunnel's own port would be a tunnel in a tunnel, from a source that policies cannot judge.
-    if authority.ip() != pod.ip || local.ip() != pod.ip || authority.port() == proxy.hbone_port {
-        flow.dropped(reason::HBONE_ADDRESS_MISMATCH, format!("{authority} was asked for at {local}"));
-        return respond.refuse(StatusCode::BAD_REQUEST, reason::HBONE_ADDRESS_MISMATCH);
+    let misdirected = if authority.ip() != pod.ip || local.ip() != pod.ip {
+        Some(reason::HBONE_ADDRESS_MISMATCH)
+    } else if authority.port() == proxy.hbone_port {
+        // A tunnel in a tunnel, from a source that policies cannot judge.
+        Some(reason::HBONE_PORT)
+    } else {
+        None
+    };
+    if let Some(reason) = misdirected {
+        // No policy decided that.
+        (flow.policy, flow.rule) = (None, None);
+        flow.dropped(reason, format!("{authority} was asked for at {local}"));
+        return respond.refuse(StatusCode::BAD_REQUEST, reason);
     }
     let (permit, connection, workload) = match decided {
         Ok(decided) => decided,

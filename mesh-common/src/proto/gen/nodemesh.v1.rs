@@ -39,7 +39,8 @@ pub mod agent_message {
         Answer(super::Answer),
     }
 }
-/// Every pod of the node that the agent knows; a pod that is absent is not redirected.
+/// Every pod of the node that the agent knows. Absence says nothing: an agent that has just started knows no pod, and
+/// those of its predecessor are still redirected.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PodStates {
     #[prost(message, repeated, tag = "1")]
