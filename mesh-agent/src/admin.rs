@@ -60,9 +60,11 @@ impl Responder for Admin {
                 Ok(answer) => self.items(vec![item::Kind::Authz(answer)]),
                 Err(status) => Box::pin(tokio_stream::once(Err(status))),
             },
-            None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
-                "this agent does not know that question; is meshctl newer than the agent?",
-            )))),
+            Some(query::Kind::Edges(_) | query::Kind::Explain(_) | query::Kind::Identity(_)) | None => {
+                Box::pin(tokio_stream::once(Err(Status::unimplemented(
+                    "this agent does not know that question; is meshctl newer than the agent?",
+                ))))
+            }
         }
     }
 }
@@ -93,6 +95,7 @@ impl Admin {
                 .collect(),
             open_connections: self.flows.open(),
             last_nack: control.last_nack.unwrap_or_default(),
+            ..Default::default()
         }
     }
 }
@@ -123,5 +126,7 @@ fn pod_state(status: &PodStatus) -> nodemesh::PodState {
         pod_uid: pod_uid.clone(),
         redirection: redirection.into(),
         message: message.to_owned(),
+        fault: String::new(),
+        proven: None,
     }
 }

@@ -67,10 +67,14 @@ impl AdminService {
                 ConfigKind::Workloads => Ok(answers::workloads(&now.world, namespace)),
                 ConfigKind::Services => Ok(answers::services(&now.world, namespace)),
                 ConfigKind::Policies => Ok(answers::policies(&now.world, namespace)),
-                ConfigKind::Certificates => Ok(Vec::new()),
+                ConfigKind::Certificates | ConfigKind::Connections => Ok(Vec::new()),
                 ConfigKind::ConfigUnspecified => Err(Status::invalid_argument("config.kind: is missing")),
             },
-            query::Kind::Flows(_) | query::Kind::Authz(_) => Ok(Vec::new()),
+            query::Kind::Flows(_)
+            | query::Kind::Authz(_)
+            | query::Kind::Edges(_)
+            | query::Kind::Explain(_)
+            | query::Kind::Identity(_) => Ok(Vec::new()),
         }
     }
 
@@ -102,8 +106,13 @@ impl AdminService {
 /// Whether the agents must be asked too: configuration that the controller has itself is told once.
 fn is_theirs(query: &query::Kind) -> bool {
     match query {
-        query::Kind::Config(config) => config.kind() == ConfigKind::Certificates,
-        query::Kind::Status(_) | query::Kind::Flows(_) | query::Kind::Authz(_) => true,
+        query::Kind::Config(config) => matches!(config.kind(), ConfigKind::Certificates | ConfigKind::Connections),
+        query::Kind::Status(_)
+        | query::Kind::Flows(_)
+        | query::Kind::Authz(_)
+        | query::Kind::Edges(_)
+        | query::Kind::Explain(_)
+        | query::Kind::Identity(_) => true,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod endpoint_slice;
 pub mod join;
 pub mod peer_authentication;
 pub mod pod;
+mod probe;
 pub mod service;
 
 use std::{collections::BTreeMap, net::IpAddr};

@@ -57,7 +57,9 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
             ConfigKind::Workloads => workloads(&items, screen)?,
             ConfigKind::Services => services(&items, screen)?,
             ConfigKind::Policies => policies(&items, screen)?,
-            ConfigKind::Certificates | ConfigKind::ConfigUnspecified => certificates(&items, screen)?,
+            ConfigKind::Certificates | ConfigKind::Connections | ConfigKind::ConfigUnspecified => {
+                certificates(&items, screen)?
+            }
         }
     }
     complete?;

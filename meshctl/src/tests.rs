@@ -101,6 +101,7 @@ fn node(redirection: Redirection) -> item::Kind {
         redirection: redirection.into(),
         message: "no\x1b[2Jcgroup".into(),
         pod_uid: "1".into(),
+        ..Default::default()
     };
     item::Kind::Status(NodeStatus { controller_connected: true, generation: 9, pods: vec![pod], ..Default::default() })
 }

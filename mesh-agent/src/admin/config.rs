@@ -94,6 +94,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                 })
             })
             .collect(),
+        ConfigKind::Connections => return Err(Status::unimplemented("connections are not listed yet")),
         ConfigKind::ConfigUnspecified => return Err(Status::invalid_argument("kind: is not set")),
     })
 }

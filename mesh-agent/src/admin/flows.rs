@@ -128,6 +128,7 @@ fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
         error: error.clone().unwrap_or_default(),
         tls_version: tls_version.to_owned(),
         tls_cipher: tls_cipher.to_owned(),
+        observations: Vec::new(),
     };
     nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(message)) }
 }

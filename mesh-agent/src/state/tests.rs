@@ -72,6 +72,7 @@ fn pod(name: &str, mode: Mode) -> LocalPod {
         service_account: "default".into(),
         addresses: vec![ip("10.0.0.1")],
         strict_by: None,
+        probe_ports: Vec::new(),
         mode,
     }
 }

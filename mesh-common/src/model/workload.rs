@@ -62,6 +62,8 @@ pub struct LocalPod {
     pub mode: Mode,
     /// The PeerAuthentication that asks its clients for a mesh identity, on some port at least.
     pub strict_by: Option<PolicyName>,
+    /// Ports that the pod declares in a probe or a lifecycle hook: the kubelet may reach them.
+    pub probe_ports: Vec<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

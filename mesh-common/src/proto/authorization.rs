@@ -182,6 +182,7 @@ impl From<&Policy> for wire::Authorization {
                 })
                 .collect(),
             dry_run: *dry_run,
+            audit: false,
         }
     }
 }

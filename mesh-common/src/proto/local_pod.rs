@@ -23,7 +23,12 @@ impl TryFrom<wire::LocalPod> for LocalPod {
             "" => None,
             name => Some(name.parse().map_err(|e| WireError::new("strict_by", e))?),
         };
+        let probe_ports = message.probe_ports.iter().enumerate().map(|(i, port)| {
+            let port = u16::try_from(*port).ok().filter(|port| *port != 0);
+            port.ok_or_else(|| WireError::new(&format!("probe_ports[{i}]"), "is not a port (1 to 65535)"))
+        });
         Ok(Self {
+            probe_ports: probe_ports.collect::<Result<_, _>>()?,
             strict_by,
             uid: message.uid,
             pod_uid: message.pod_uid,
@@ -38,7 +43,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
 
 impl From<&LocalPod> for wire::LocalPod {
     fn from(pod: &LocalPod) -> Self {
-        let LocalPod { uid, pod_uid, namespace, name, service_account, addresses, mode, strict_by } = pod;
+        let LocalPod { uid, pod_uid, namespace, name, service_account, addresses, mode, strict_by, probe_ports } = pod;
         let mode = match mode {
             Mode::None => wire::Mode::None,
             Mode::Mesh => wire::Mode::Mesh,
@@ -52,6 +57,7 @@ impl From<&LocalPod> for wire::LocalPod {
             addresses: addresses.iter().copied().map(ip_to_bytes).collect(),
             mode: mode.into(),
             strict_by: strict_by.as_ref().map(ToString::to_string).unwrap_or_default(),
+            probe_ports: probe_ports.iter().copied().map(u32::from).collect(),
         }
     }
 }

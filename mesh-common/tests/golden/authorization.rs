@@ -62,6 +62,7 @@ fn authorization_with_every_condition() {
                 }],
             }],
             dry_run: true,
+            audit: false,
         },
     );
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use mesh_common::model::{Identity, LocalPod, Mode, Tunnel, Workload, WorkloadKind};
 
-use super::{Labels, Settings, address, created, is_tcp, port, usable};
+use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, usable};
 use crate::status::Fault;
 
 /// A pod that is not terminated.
@@ -29,6 +29,8 @@ pub struct Pod {
     pub ready: bool,
     /// Named TCP ports of its containers.
     pub ports: BTreeMap<String, u16>,
+    /// Those that its probes and lifecycle hooks name.
+    pub probe_ports: Vec<u16>,
     pub kind: WorkloadKind,
     pub workload_name: String,
 }
@@ -66,6 +68,7 @@ pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Resul
             }
         }
     }
+    let probe_ports = spec.map(|spec| probe_ports(spec, &ports, faults)).unwrap_or_default();
     Ok(Some(Pod {
         uid: format!("{}//Pod/{namespace}/{name}", settings.cluster),
         pod_uid: metadata.uid.clone().unwrap_or_default(),
@@ -79,6 +82,7 @@ pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Resul
         labels,
         identity,
         ports,
+        probe_ports,
         kind,
         workload_name,
     }))
@@ -166,6 +170,7 @@ impl Pod {
             service_account: self.identity.service_account().to_owned(),
             addresses,
             strict_by: None,
+            probe_ports: self.probe_ports.clone(),
             mode,
         }
     }

@@ -137,6 +137,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         addresses: vec![],
         mode: Mode::Mesh,
         strict_by: None,
+        probe_ports: Vec::new(),
     };
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);

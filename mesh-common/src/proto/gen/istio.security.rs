@@ -14,6 +14,10 @@ pub struct Authorization {
     pub rules: ::prost::alloc::vec::Vec<Rule>,
     #[prost(bool, tag = "6")]
     pub dry_run: bool,
+    /// Of this project, and unknown elsewhere: the policy has action AUDIT. It travels with dry_run set, so that whoever
+    /// does not know this field enforces nothing.
+    #[prost(bool, tag = "1000")]
+    pub audit: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {

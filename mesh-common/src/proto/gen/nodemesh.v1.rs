@@ -23,6 +23,9 @@ pub struct LocalPod {
     /// that enforce it bear the names of the ambient ecosystem, which tell a user nothing.
     #[prost(string, tag = "8")]
     pub strict_by: ::prost::alloc::string::String,
+    /// Ports that the pod declares in a probe or a lifecycle hook, without repeats: the kubelet may reach them.
+    #[prost(uint32, repeated, tag = "9")]
+    pub probe_ports: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
@@ -59,6 +62,12 @@ pub struct PodState {
     pub message: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub pod_uid: ::prost::alloc::string::String,
+    /// What the last audit found wrong with its hooks, listener or map entries; empty: all proven, or never redirected.
+    #[prost(string, tag = "6")]
+    pub fault: ::prost::alloc::string::String,
+    /// When the hooks were last proven; absent: not yet.
+    #[prost(message, optional, tag = "7")]
+    pub proven: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
@@ -107,7 +116,7 @@ pub struct Query {
     /// Only this node; empty: all that the server can reach.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<query::Kind>,
 }
 /// Nested message and enum types in `Query`.
@@ -122,7 +131,35 @@ pub mod query {
         Config(super::ConfigQuery),
         #[prost(message, tag = "5")]
         Authz(super::AuthzQuery),
+        #[prost(message, tag = "6")]
+        Edges(super::EdgesQuery),
+        #[prost(message, tag = "7")]
+        Explain(super::ExplainQuery),
+        #[prost(message, tag = "8")]
+        Identity(super::IdentityQuery),
     }
+}
+/// Who speaks to whom, summed over all connections since the agent started. Empty fields match everything.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgesQuery {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+}
+/// How one connection was decided.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExplainQuery {
+    /// Flow.id on the node that is asked.
+    #[prost(uint64, tag = "1")]
+    pub flow: u64,
+}
+/// Which pod speaks as whom.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IdentityQuery {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// "name" or "namespace/name"; empty: all.
+    #[prost(string, tag = "2")]
+    pub pod: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusQuery {}
@@ -173,7 +210,7 @@ pub struct Item {
     /// Who answers: the node's name, or "controller".
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "item::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "item::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: ::core::option::Option<item::Kind>,
 }
 /// Nested message and enum types in `Item`.
@@ -196,6 +233,14 @@ pub mod item {
         Authz(super::AuthzAnswer),
         #[prost(message, tag = "9")]
         Controller(super::ControllerStatus),
+        #[prost(message, tag = "10")]
+        Connection(super::ConnectionInfo),
+        #[prost(message, tag = "11")]
+        Edge(super::EdgeInfo),
+        #[prost(message, tag = "12")]
+        Explanation(super::Explanation),
+        #[prost(message, tag = "13")]
+        Identity(super::IdentityInfo),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -225,6 +270,18 @@ pub struct NodeStatus {
     /// The last refused configuration; empty: none.
     #[prost(string, tag = "11")]
     pub last_nack: ::prost::alloc::string::String,
+    /// Empty: ready. Otherwise what is still missing or wrong, for people.
+    #[prost(string, tag = "12")]
+    pub not_ready: ::prost::alloc::string::String,
+    /// The configuration in force was read from the disk and no controller has confirmed it yet.
+    #[prost(bool, tag = "13")]
+    pub configuration_from_disk: bool,
+    /// Another agent took over, or the agent is to end: live connections end by themselves until the deadline.
+    #[prost(bool, tag = "14")]
+    pub draining: bool,
+    /// Open HBONE connections of the pool.
+    #[prost(uint32, tag = "15")]
+    pub tunnels: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Counter {
@@ -299,7 +356,7 @@ pub struct Endpoint {
     pub service_account: ::prost::alloc::string::String,
 }
 /// One connection, written when it ends or is refused.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Flow {
     /// Unique on its node.
     #[prost(uint64, tag = "1")]
@@ -349,6 +406,153 @@ pub struct Flow {
     pub tls_version: ::prost::alloc::string::String,
     #[prost(string, tag = "20")]
     pub tls_cipher: ::prost::alloc::string::String,
+    /// Policies that are evaluated and not enforced, and would have decided otherwise (dry-run) or matched (AUDIT).
+    #[prost(message, repeated, tag = "21")]
+    pub observations: ::prost::alloc::vec::Vec<Observation>,
+}
+/// What a policy that is not enforced says of a connection.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Observation {
+    /// "namespace/name"
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(enumeration = "ObservedAs", tag = "2")]
+    pub observed_as: i32,
+    /// Its rule that matched, from 0; -1: no rule of it matched.
+    #[prost(int32, tag = "3")]
+    pub rule: i32,
+    /// If it were enforced, the connection would have been refused.
+    #[prost(bool, tag = "4")]
+    pub would_refuse: bool,
+}
+/// A connection that is open now.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConnectionInfo {
+    /// What is known of it so far; `end` is the time of asking. Bytes are those that passed until then.
+    #[prost(message, optional, tag = "1")]
+    pub flow: ::core::option::Option<Flow>,
+    /// Peers of a tunnel, empty elsewhere: "ip:port" of the outer connection.
+    #[prost(string, tag = "2")]
+    pub tunnel: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgeInfo {
+    #[prost(message, optional, tag = "1")]
+    pub source: ::core::option::Option<Endpoint>,
+    #[prost(message, optional, tag = "2")]
+    pub destination: ::core::option::Option<Endpoint>,
+    /// "namespace/hostname"; empty: dialled by address.
+    #[prost(string, tag = "3")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(enumeration = "Path", tag = "4")]
+    pub path: i32,
+    #[prost(enumeration = "Security", tag = "5")]
+    pub security: i32,
+    #[prost(enumeration = "Direction", tag = "6")]
+    pub direction: i32,
+    #[prost(uint64, tag = "7")]
+    pub connections: u64,
+    #[prost(uint64, tag = "8")]
+    pub refused: u64,
+    #[prost(uint64, tag = "9")]
+    pub failed: u64,
+    #[prost(uint64, tag = "10")]
+    pub open: u64,
+    #[prost(uint64, tag = "11")]
+    pub bytes_sent: u64,
+    #[prost(uint64, tag = "12")]
+    pub bytes_received: u64,
+    #[prost(message, optional, tag = "13")]
+    pub last: ::core::option::Option<::prost_types::Timestamp>,
+}
+/// How a connection was decided: every policy that was asked, in order, and why each of its rules matched or not.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Explanation {
+    #[prost(message, optional, tag = "1")]
+    pub flow: ::core::option::Option<Flow>,
+    /// In the order in which they were asked; those after the one that decided were not.
+    #[prost(message, repeated, tag = "2")]
+    pub policies: ::prost::alloc::vec::Vec<ConsideredPolicy>,
+    /// One sentence.
+    #[prost(string, tag = "3")]
+    pub summary: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConsideredPolicy {
+    /// "namespace/name"; for STRICT the PeerAuthentication's.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// "ALLOW", "DENY", "AUDIT" or "STRICT"
+    #[prost(string, tag = "2")]
+    pub action: ::prost::alloc::string::String,
+    /// "global", "namespace" or "workload"
+    #[prost(string, tag = "3")]
+    pub scope: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub dry_run: bool,
+    /// It decided the connection.
+    #[prost(bool, tag = "5")]
+    pub decided: bool,
+    /// It exists, and what it says is not known.
+    #[prost(bool, tag = "6")]
+    pub unknown: bool,
+    #[prost(message, repeated, tag = "7")]
+    pub rules: ::prost::alloc::vec::Vec<ConsideredRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConsideredRule {
+    /// From 0, as in the user's YAML.
+    #[prost(uint32, tag = "1")]
+    pub rule: u32,
+    #[prost(bool, tag = "2")]
+    pub matched: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub clauses: ::prost::alloc::vec::Vec<ConsideredClause>,
+}
+/// Conditions of which one alternative must hold.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConsideredClause {
+    #[prost(bool, tag = "1")]
+    pub matched: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub matches: ::prost::alloc::vec::Vec<ConsideredMatch>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConsideredMatch {
+    #[prost(bool, tag = "1")]
+    pub matched: bool,
+    #[prost(message, repeated, tag = "2")]
+    pub conditions: ::prost::alloc::vec::Vec<ConsideredCondition>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConsideredCondition {
+    /// As in the user's YAML: "principals", "notIpBlocks", "ports" ...
+    #[prost(string, tag = "1")]
+    pub field: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the connection has: "cluster.local/ns/shop/sa/cart", "10.0.0.1", "80"; empty: nothing.
+    #[prost(string, tag = "3")]
+    pub actual: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub holds: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IdentityInfo {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub pod: ::prost::alloc::string::String,
+    /// SPIFFE id
+    #[prost(string, tag = "3")]
+    pub identity: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(enumeration = "Redirection", tag = "5")]
+    pub redirection: i32,
+    /// Its certificate; `state` says what is missing if there is none.
+    #[prost(message, optional, tag = "6")]
+    pub certificate: ::core::option::Option<CertificateInfo>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkloadInfo {
@@ -419,7 +623,7 @@ pub struct CertificateInfo {
     #[prost(string, tag = "5")]
     pub state: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthzAnswer {
     #[prost(enumeration = "Verdict", tag = "1")]
     pub verdict: i32,
@@ -440,6 +644,9 @@ pub struct AuthzAnswer {
     /// The answering node is the destination's own.
     #[prost(bool, tag = "9")]
     pub authoritative: bool,
+    /// Every policy that was asked, as in Explanation.
+    #[prost(message, repeated, tag = "10")]
+    pub policies: ::prost::alloc::vec::Vec<ConsideredPolicy>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -507,6 +714,8 @@ pub enum ConfigKind {
     Services = 2,
     Policies = 3,
     Certificates = 4,
+    /// Connections that are open now.
+    Connections = 5,
 }
 impl ConfigKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -520,6 +729,7 @@ impl ConfigKind {
             Self::Services => "SERVICES",
             Self::Policies => "POLICIES",
             Self::Certificates => "CERTIFICATES",
+            Self::Connections => "CONNECTIONS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -530,6 +740,7 @@ impl ConfigKind {
             "SERVICES" => Some(Self::Services),
             "POLICIES" => Some(Self::Policies),
             "CERTIFICATES" => Some(Self::Certificates),
+            "CONNECTIONS" => Some(Self::Connections),
             _ => None,
         }
     }
@@ -665,6 +876,35 @@ impl Security {
             "PLAINTEXT" => Some(Self::Plaintext),
             "MUTUAL_TLS" => Some(Self::MutualTls),
             "KERNEL_ATTESTED" => Some(Self::KernelAttested),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ObservedAs {
+    Unspecified = 0,
+    DryRun = 1,
+    Audited = 2,
+}
+impl ObservedAs {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OBSERVED_AS_UNSPECIFIED",
+            Self::DryRun => "DRY_RUN",
+            Self::Audited => "AUDITED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OBSERVED_AS_UNSPECIFIED" => Some(Self::Unspecified),
+            "DRY_RUN" => Some(Self::DryRun),
+            "AUDITED" => Some(Self::Audited),
             _ => None,
         }
     }
