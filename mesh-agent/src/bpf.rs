@@ -5,7 +5,9 @@
 mod events;
 mod link;
 mod maps;
+mod open_ports;
 mod programs;
 
 pub use events::{KernelEvent, read_events, read_logs};
+pub use open_ports::open_ports;
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

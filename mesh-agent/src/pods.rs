@@ -4,6 +4,7 @@
 mod cgroup;
 mod hooks;
 mod join;
+mod listeners;
 mod namespace;
 mod netns;
 mod registry;
@@ -14,4 +15,4 @@ pub use hooks::Start;
 pub use join::{Operation, Request, request, serve_joins};
 pub use netns::{Netns, remember_own_namespace};
 pub use registry::{PodStatus, Redirection, Registry, Settings};
-pub use table::{Pod, PodTable};
+pub use table::{Addresses, Pod, PodTable};

@@ -8,7 +8,10 @@ mod outbound;
 mod reauthorize;
 mod resolve;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use mesh_common::{abi::Counter, model::Workload};
 use socket2::SockRef;
@@ -44,12 +47,19 @@ impl Proxy {
     /// A refusal that only the kernel saw becomes a record like any other.
     pub fn kernel_refused(&self, event: &KernelEvent) {
         let known = event.pod.and_then(|index| self.pods.by_index(index));
+        if event.counter == Counter::ListenerClosed {
+            // No refusal: the table of open ports is to be looked at.
+            if let Some(pod) = known {
+                pod.listener_closed();
+            }
+            return;
+        }
         let own = |address| match &known {
             Some(pod) => own_party(pod, address, self.store.snapshot().workload(&pod.uid).map(|w| &**w)),
             None => stranger(address),
         };
         // sk_lookup sees connections that arrive, the other hooks those that the pod opens.
-        let (direction, source, destination) = if matches!(event.counter, Counter::AgentDown | Counter::SteeredIpv6) {
+        let (direction, source, destination) = if event.counter == Counter::AgentDown {
             (Direction::Inbound, stranger(event.remote), own(event.local))
         } else {
             (Direction::Outbound, own(event.local), stranger(event.remote))
@@ -97,11 +107,21 @@ async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: Sock
     // Both fail only for sockets that are gone already.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&dial::keepalive());
-    match stream.local_addr() {
+    let peer = canonical(peer);
+    match stream.local_addr().map(canonical) {
         Ok(local) if local.port() == proxy.hbone_port => inbound::tunnelled(proxy, pod, stream, peer, local).await,
         Ok(local) if local.ip().is_loopback() => outbound::redirected(proxy, pod, stream, peer, local).await,
         Ok(local) => inbound::plaintext(proxy, pod, stream, peer, local).await,
         Err(e) => tracing::debug!(error = %e, "a connection was gone before it was served"),
+    }
+}
+
+/// The listener is one of IPv6 and shows IPv4 addresses as mapped ones. The scope of a link-local address stays: it
+/// cannot be dialled without.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

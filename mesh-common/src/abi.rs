@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "`Pod` promises that any bytes are a value; every type here is plain integers")]
 
 /// Part of the folder in which maps and links are pinned, so that two layouts never meet.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Redirected pods of one node; a full table refuses the pod.
 pub const MAX_PODS: u32 = 1024;
@@ -11,6 +11,10 @@ pub const MAX_PODS: u32 = 1024;
 pub const MAX_PENDING: u32 = 65_536;
 /// Attested same-node connections between SYN and accept, likewise.
 pub const MAX_ATTESTED: u32 = 65_536;
+/// Ports on which redirected pods listen, over all pods of a node.
+pub const MAX_LISTENING: u32 = 32_768;
+/// Ports that the kubelet probes, over all pods and addresses of a node.
+pub const MAX_PROBES: u32 = 16_384;
 /// Bytes of the event ring.
 pub const EVENT_RING: u32 = 1 << 18;
 
@@ -20,6 +24,10 @@ pub const REDIRECT_NET: u32 = 0x7f40_0000;
 pub const SOURCE_NET: u32 = 0x7f80_0000;
 /// Network bits of both.
 pub const SPREAD_MASK: u32 = 0xffc0_0000;
+
+/// ::1 at one of the ports from here to 65535: where redirected IPv6 connections go, spread by their original
+/// destination. None of these ports is reserved: only a connection that `PENDING` holds is taken.
+pub const REDIRECT_PORTS: u32 = 16_384;
 
 /// An IP address as four words in network byte order; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2).
 #[repr(C)]
@@ -57,10 +65,30 @@ pub struct Tuple {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodEntry {
-    pub ip: Ip,
+    /// Its published address of each family, or [`Ip::NONE`].
+    pub ip4: Ip,
+    pub ip6: Ip,
     /// Slot of the pod's listener and epoch, below [`MAX_PODS`].
     pub index: u32,
     /// Which life of the slot: a connection of an earlier life proves nothing.
+    pub epoch: u32,
+}
+
+/// A port on which somebody in a redirected pod's namespace listens, on an address that others can reach.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenKey {
+    pub netns: u64,
+    pub port: u32,
+    /// Always 0: a key must have no padding.
+    pub zero: u32,
+}
+
+/// The pod behind an address and port that the kubelet probes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeTarget {
+    pub index: u32,
     pub epoch: u32,
 }
 
@@ -73,7 +101,7 @@ pub struct SocketState {
     /// The pod that dialled: index and epoch.
     pub pod: u32,
     pub epoch: u32,
-    /// For [`kind::ATTEST`]: the pod that is dialled.
+    /// For [`kind::ATTEST`] and [`kind::PROBE`]: the pod that is dialled.
     pub target: u32,
     pub target_epoch: u32,
     /// By kind: the original destination, the real client, or the attested destination.
@@ -94,9 +122,17 @@ pub mod kind {
     pub const SERVED: u32 = 4;
     /// The agent's socket in a source pod's namespace; `address` is the destination that was decided.
     pub const ATTEST: u32 = 5;
+    /// An application's socket that dials its own pod's IPv6 address; `address` is that.
+    pub const OWN: u32 = 6;
+    /// A kubelet's socket that dials a port that the pod declares in a probe; `address` is that.
+    pub const PROBE: u32 = 7;
 }
 
-/// The kernel saw a socket of `source` dial `target` after a decision that permits it.
+/// [`Attestation::source`] of a probe: no pod, the node.
+pub const NODE: u32 = u32::MAX;
+
+/// The kernel saw a socket of `source` dial `target` after a decision that permits it. `source` is a pod's index, or
+/// [`NODE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attestation {
@@ -157,8 +193,12 @@ counters! {
     ConnectOwnPod = "CONNECT_OWN_POD",
     /// connect: not TCP
     ConnectNotTcp = "CONNECT_NOT_TCP",
-    /// connect refused: native IPv6, which is not redirected yet
+    /// connect refused: IPv4 from a pod that has no published IPv4 address; the caller gets ENETUNREACH
+    ConnectIpv4 = "CONNECT_IPV4",
+    /// connect refused: IPv6 from a pod that has no published IPv6 address; the caller gets ENETUNREACH
     ConnectIpv6 = "CONNECT_IPV6",
+    /// connect refused: an IPv6 link-local address, which names no workload
+    ConnectLinkLocal = "CONNECT_LINK_LOCAL",
     /// connect: sent to the agent
     ConnectRedirected = "CONNECT_REDIRECTED",
     /// connect refused: the socket is bound to a device, its SYN would leave the pod
@@ -191,8 +231,14 @@ counters! {
     SteeredAttested = "STEERED_ATTESTED",
     /// sk_lookup: not TCP
     SteeredNotTcp = "STEERED_NOT_TCP",
-    /// sk_lookup dropped: native IPv6, which is not steered yet
-    SteeredIpv6 = "STEERED_IPV6",
+    /// sk_lookup: a kubelet's probe of a declared port, straight to the application
+    SteeredProbe = "STEERED_PROBE",
+    /// sk_lookup dropped: nobody in the pod listens on that port
+    SteeredClosed = "STEERED_CLOSED",
+    /// the table of listening ports is full: from now on closed ports are steered to the agent like open ones
+    ListeningFull = "LISTENING_FULL",
+    /// sockops: a listener of a redirected pod closed; the agent looks which are left
+    ListenerClosed = "LISTENER_CLOSED",
     /// sk_lookup dropped: the agent does not listen
     AgentDown = "AGENT_DOWN",
     /// an event did not fit into the ring
@@ -200,6 +246,11 @@ counters! {
 }
 
 impl Ip {
+    /// No address; as a destination, `::`.
+    pub const NONE: Self = Self([0; 4]);
+    /// ::1
+    pub const LOOPBACK6: Self = Self([0, 0, 0, 1_u32.to_be()]);
+
     pub const fn v4(be: u32) -> Self {
         Self([0, 0, 0xffff_u32.to_be(), be])
     }
@@ -213,8 +264,18 @@ impl Ip {
     pub const fn is_loopback(self) -> bool {
         match self.as_v4() {
             Some(v4) => u32::from_be(v4) >> 24 == 127,
-            None => self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 1_u32.to_be(),
+            None => self.is(Self::LOOPBACK6),
         }
+    }
+
+    /// fe80::/10
+    pub const fn is_link_local6(self) -> bool {
+        u32::from_be(self.0[0]) & 0xffc0_0000 == 0xfe80_0000
+    }
+
+    /// `==` for constants.
+    const fn is(self, other: Self) -> bool {
+        self.0[0] == other.0[0] && self.0[1] == other.0[1] && self.0[2] == other.0[2] && self.0[3] == other.0[3]
     }
 
     /// In [`REDIRECT_NET`].
@@ -226,12 +287,22 @@ impl Ip {
     }
 }
 
+impl PodEntry {
+    /// The address is one of its published ones.
+    #[inline(always)]
+    pub fn owns(&self, ip: Ip) -> bool {
+        !ip.is(Ip::NONE) && (ip.is(self.ip4) || ip.is(self.ip6))
+    }
+}
+
 const _: () = {
     assert!(size_of::<Ip>() == 16);
     assert!(size_of::<SockAddr>() == 20);
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<PodEntry>() == 24);
+    assert!(size_of::<PodEntry>() == 40);
+    assert!(size_of::<ListenKey>() == 16);
+    assert!(size_of::<ProbeTarget>() == 8);
     assert!(size_of::<SocketState>() == 56);
     assert!(size_of::<Attestation>() == 16);
     assert!(size_of::<Event>() == 64);
@@ -241,7 +312,7 @@ const _: () = {
 mod user {
     use core::net::{IpAddr, SocketAddr};
 
-    use super::{Attestation, Event, FlowKey, Ip, PodEntry, SockAddr, SocketState, Tuple};
+    use super::{Attestation, Event, FlowKey, Ip, ListenKey, PodEntry, ProbeTarget, SockAddr, SocketState, Tuple};
 
     // SAFETY: repr(C) structs of integers without padding (the sizes are asserted above).
     unsafe impl aya::Pod for Ip {}
@@ -253,6 +324,10 @@ mod user {
     unsafe impl aya::Pod for Tuple {}
     // SAFETY: as above
     unsafe impl aya::Pod for PodEntry {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for ListenKey {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for ProbeTarget {}
     // SAFETY: as above
     unsafe impl aya::Pod for SocketState {}
     // SAFETY: as above
@@ -305,8 +380,20 @@ mod tests {
         assert!(v4(127, 0, 0, 1).is_loopback() && !v4(127, 0, 0, 1).is_redirect());
         assert!(v4(127, 64, 0, 0).is_redirect() && v4(127, 127, 255, 255).is_redirect());
         assert!(!v4(127, 128, 0, 0).is_redirect() && !v4(10, 0, 0, 1).is_loopback());
-        assert!(Ip([0, 0, 0, 1_u32.to_be()]).is_loopback());
-        assert_eq!(Ip([0, 0, 0, 1_u32.to_be()]).as_v4(), None);
+        assert!(Ip::LOOPBACK6.is_loopback() && !Ip::NONE.is_loopback());
+        assert_eq!(Ip::LOOPBACK6.as_v4(), None);
+        let v6 = |first: u32| Ip([first.to_be(), 0, 0, 1_u32.to_be()]);
+        assert!(v6(0xfe80_0000).is_link_local6() && v6(0xfebf_0000).is_link_local6());
+        assert!(!v6(0xfec0_0000).is_link_local6() && !v6(0xfd00_0000).is_link_local6());
+        assert!(!v4(254, 128, 0, 1).is_link_local6());
+    }
+
+    #[test]
+    fn a_pod_owns_what_is_published_and_no_address_is_nobodys() {
+        let (ip4, ip6) = (Ip::v4(1), Ip([0x2001_u32.to_be(), 0, 0, 1]));
+        let only4 = PodEntry { ip4, ip6: Ip::NONE, index: 0, epoch: 1 };
+        assert!(only4.owns(ip4) && !only4.owns(ip6) && !only4.owns(Ip::NONE));
+        assert!(PodEntry { ip6, ..only4 }.owns(ip6));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::{
         bpf_get_current_cgroup_id,
-        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie},
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval},
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -17,14 +17,16 @@ use mesh_common::{
 
 use crate::{
     events::refused,
-    maps::{AGENT_CGROUP, CGROUPS, OUTBOUND_PORT, PODS, clear_socket_state, count, set_socket_state},
+    maps::{AGENT_CGROUP, CGROUPS, HBONE_PORT, OUTBOUND_PORT, PODS, clear_socket_state, count, set_socket_state},
 };
 
 /// Deepest level of a pod's cgroup that is looked for.
 const MAX_CGROUP_LEVEL: i32 = 16;
 const ALLOW: i32 = 1;
-/// The caller gets EPERM.
+/// The caller gets EPERM, unless bpf_set_retval said otherwise.
 const REFUSE: i32 = 0;
+/// include/uapi/asm-generic/errno.h
+const ENETUNREACH: i32 = 101;
 const NOWHERE: SockAddr = SockAddr { ip: Ip([0; 4]), port: 0 };
 
 #[cgroup_sock_addr(connect4)]
@@ -43,7 +45,8 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
     }
 }
 
-/// A v6 socket that dials a v4-mapped address is a v4 connection. Native IPv6 is refused.
+/// A v6 socket that dials a v4-mapped address is a v4 connection. Any other goes to ::1: a V6ONLY socket, which cannot
+/// be told here, and one that is bound to a native address could not go to a v4-mapped one.
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid while the program runs
@@ -82,6 +85,17 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr) -> Result<Option<SockAdd
         pod,
         bound_device,
         outbound_port: OUTBOUND_PORT.load(),
+        hbone_port: HBONE_PORT.load(),
+    };
+    let mark = |kind, local| {
+        let (index, epoch) = pod.map_or((MAX_PODS, 0), |pod| (pod.index, pod.epoch));
+        let state = SocketState { kind, pod: index, epoch, target: 0, target_epoch: 0, address: destination, local };
+        // SAFETY: as above
+        if unsafe { set_socket_state(sk, &state) } {
+            return Ok(());
+        }
+        refused(Counter::StorageFull, netns, index, NOWHERE, destination);
+        Err(())
     };
     match verdict::connect(&facts, below_a_pod) {
         Outcome::Agent => {
@@ -94,29 +108,26 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr) -> Result<Option<SockAdd
             count(counter);
             Ok(None)
         }
-        Outcome::Refuse(counter) => {
+        Outcome::Own(pod) => {
+            mark(kind::OWN, pod.ip6)?;
+            count(Counter::ConnectOwnPod);
+            Ok(None)
+        }
+        outcome @ (Outcome::Refuse(counter) | Outcome::Unreachable(counter)) => {
             // SAFETY: as above
             unsafe { clear_socket_state(sk) };
             let index = pod.map_or(MAX_PODS, |p| p.index);
             warn!(ctx, "connect refused: {}", counter.name());
             refused(counter, netns, index, NOWHERE, destination);
+            if matches!(outcome, Outcome::Unreachable(_)) {
+                // EPERM is as good a refusal, and what a kernel without the helper leaves.
+                // SAFETY: the helper only takes a number
+                let _ = unsafe { bpf_set_retval(-ENETUNREACH) };
+            }
             Err(())
         }
-        Outcome::Redirect(to, pod) => {
-            let state = SocketState {
-                kind: kind::REDIRECTED,
-                pod: pod.index,
-                epoch: pod.epoch,
-                target: 0,
-                target_epoch: 0,
-                address: destination,
-                local: pod.ip,
-            };
-            // SAFETY: as above
-            if !unsafe { set_socket_state(sk, &state) } {
-                refused(Counter::StorageFull, netns, pod.index, NOWHERE, destination);
-                return Err(());
-            }
+        Outcome::Redirect(to, local, _) => {
+            mark(kind::REDIRECTED, local)?;
             count(Counter::ConnectRedirected);
             Ok(Some(to))
         }

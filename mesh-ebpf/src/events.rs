@@ -1,4 +1,4 @@
-//! Counts a refusal and tells the agent of it.
+//! Counts something, mostly a refusal, and tells the agent of it.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mesh_common::abi::{Counter, Event, SockAddr};

@@ -3,13 +3,16 @@
 
 use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext};
 use mesh_common::{
-    abi::{Counter, Ip, PodEntry, SockAddr, Tuple},
-    verdict::{self, Lookup, Steer},
+    abi::{Attestation, Counter, FlowKey, Ip, ListenKey, PodEntry, SockAddr, Tuple},
+    verdict::{self, Lookup, Steer, Tables},
 };
 
 use crate::{
     events::refused,
-    maps::{ATTESTED, EPOCHS, HBONE_PORT, LISTENERS, OUTBOUND_PORT, POD_EPOCH, POD_INDEX, POD_IP, count},
+    maps::{
+        ATTESTED, EPOCHS, HBONE_PORT, LISTENERS, LISTENING, OUTBOUND_PORT, OVERFLOWED, PENDING, POD_EPOCH, POD_INDEX,
+        POD_IP4, POD_IP6, POD_NETNS, count,
+    },
 };
 
 const AF_INET: u32 = 2;
@@ -23,19 +26,19 @@ pub fn ingress(ctx: SkLookupContext) -> u32 {
     let facts = Lookup {
         protocol,
         tuple,
-        pod: PodEntry { ip: Ip(POD_IP.load()), index, epoch: POD_EPOCH.load() },
+        pod: PodEntry { ip4: Ip(POD_IP4.load()), ip6: Ip(POD_IP6.load()), index, epoch: POD_EPOCH.load() },
+        netns: POD_NETNS.load(),
         outbound_port: OUTBOUND_PORT.load(),
         hbone_port: HBONE_PORT.load(),
     };
-    // SAFETY: entries are replaced, not changed in place
-    let attested = |tuple: &Tuple| unsafe { ATTESTED.get(tuple) }.copied();
-    match verdict::steer(&facts, attested, |pod| EPOCHS.get(pod).copied()) {
+    match verdict::steer(&facts, &Maps) {
         Steer::Pass(counter) => {
             count(counter);
             sk_action::SK_PASS
         }
+        // Counted only: it is what any host does, and a scan of ports would fill the ring.
         Steer::Drop(counter) => {
-            refused(counter, 0, index, tuple.destination, tuple.source);
+            count(counter);
             sk_action::SK_DROP
         }
         Steer::Agent => match LISTENERS.redirect_sk_lookup(&ctx, index, 0) {
@@ -48,6 +51,35 @@ pub fn ingress(ctx: SkLookupContext) -> u32 {
                 sk_action::SK_DROP
             }
         },
+    }
+}
+
+/// The maps as the decision asks them.
+struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn pending(&self, key: &FlowKey) -> Option<u32> {
+        // SAFETY: entries are replaced, not changed in place
+        unsafe { PENDING.get(key) }.map(|state| state.kind)
+    }
+
+    #[inline(always)]
+    fn attested(&self, tuple: &Tuple) -> Option<Attestation> {
+        // SAFETY: as above
+        unsafe { ATTESTED.get(tuple) }.copied()
+    }
+
+    #[inline(always)]
+    fn epoch(&self, pod: u32) -> Option<u32> {
+        EPOCHS.get(pod).copied()
+    }
+
+    #[inline(always)]
+    fn may_listen(&self, port: u32) -> bool {
+        let key = ListenKey { netns: POD_NETNS.load(), port, zero: 0 };
+        // SAFETY: only the presence is looked at
+        unsafe { LISTENING.get(key) }.is_some() || OVERFLOWED.get(0).is_none_or(|flag| *flag != 0)
     }
 }
 

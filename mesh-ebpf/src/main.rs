@@ -9,6 +9,7 @@ mod events;
 mod ingress;
 mod maps;
 mod names;
+mod probe;
 mod sockops;
 
 #[cfg(not(test))]

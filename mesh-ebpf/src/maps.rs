@@ -8,7 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mesh_common::abi::{
-    Attestation, Counter, EVENT_RING, Event, FlowKey, MAX_ATTESTED, MAX_PENDING, MAX_PODS, PodEntry, SocketState, Tuple,
+    Attestation, Counter, EVENT_RING, Event, FlowKey, ListenKey, MAX_ATTESTED, MAX_LISTENING, MAX_PENDING, MAX_PODS,
+    MAX_PROBES, PodEntry, ProbeTarget, SockAddr, SocketState, Tuple,
 };
 
 #[btf_map]
@@ -36,6 +37,18 @@ pub static PENDING: HashMap<FlowKey, SocketState, { MAX_PENDING as usize }> = Ha
 #[btf_map]
 pub static ATTESTED: HashMap<Tuple, Attestation, { MAX_ATTESTED as usize }> = HashMap::new();
 
+/// The ports of redirected pods that somebody listens on.
+#[btf_map]
+pub static LISTENING: HashMap<ListenKey, u32, { MAX_LISTENING as usize }> = HashMap::new();
+
+/// Not 0: `LISTENING` was full once, and a port that is not in it may be open.
+#[btf_map]
+pub static OVERFLOWED: Array<u32, 1> = Array::new();
+
+/// What the kubelet may reach past the agent.
+#[btf_map]
+pub static PROBES: HashMap<SockAddr, ProbeTarget, { MAX_PROBES as usize }> = HashMap::new();
+
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 
@@ -51,7 +64,11 @@ pub static OUTBOUND_PORT: Global<u32> = Global::new(15001);
 pub static HBONE_PORT: Global<u32> = Global::new(15008);
 /// sk_lookup is loaded once a pod, with the pod that it serves.
 #[unsafe(no_mangle)]
-pub static POD_IP: Global<[u32; 4]> = Global::new([0; 4]);
+pub static POD_IP4: Global<[u32; 4]> = Global::new([0; 4]);
+#[unsafe(no_mangle)]
+pub static POD_IP6: Global<[u32; 4]> = Global::new([0; 4]);
+#[unsafe(no_mangle)]
+pub static POD_NETNS: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 pub static POD_INDEX: Global<u32> = Global::new(MAX_PODS);
 #[unsafe(no_mangle)]

@@ -1,21 +1,21 @@
 //! sockops: what a dialling socket knows reaches the socket that accepts it, before anybody can accept; and the
-//! attestation of same-node connections.
+//! attestation of same-node connections; and which ports of redirected pods are listened on.
 
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_LISTEN, bpf_sock,
     },
     helpers::generated::bpf_get_netns_cookie,
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use mesh_common::abi::{Attestation, Counter, FlowKey, Ip, SockAddr, SocketState, Tuple, kind};
+use mesh_common::abi::{Attestation, Counter, FlowKey, Ip, ListenKey, SockAddr, SocketState, Tuple, kind};
 
 use crate::{
     events::refused,
-    maps::{ATTESTED, PENDING, PODS, clear_socket_state, count, set_socket_state, socket_state},
+    maps::{ATTESTED, LISTENING, OVERFLOWED, PENDING, PODS, clear_socket_state, count, set_socket_state, socket_state},
 };
 
 const AF_INET: u32 = 2;
@@ -27,6 +27,8 @@ pub fn socket_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => dialled(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE && ctx.arg(0) == BPF_TCP_LISTEN => no_longer_listens(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
         _ => {}
     }
@@ -39,7 +41,7 @@ fn dialled(ctx: &SockOpsContext) {
     let Some((sk, state)) = stored(ctx) else { return };
     let key = flow(ctx);
     let published = match state.kind {
-        kind::REDIRECTED | kind::UPSTREAM => publish(&key, &state),
+        kind::REDIRECTED | kind::UPSTREAM | kind::OWN => publish(&key, &state),
         kind::ATTEST => attest(&key, &state),
         _ => return,
     };
@@ -48,7 +50,7 @@ fn dialled(ctx: &SockOpsContext) {
             count(counter);
             // To take the entry back if nobody accepts. Without the callback it would stay until it is overwritten
             // by the next connection of the same 4-tuple.
-            let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+            watch_state(ctx);
         }
         Err(counter) => {
             // The mark is what the agent looks for after its connect: without it, it gives up.
@@ -70,26 +72,32 @@ fn publish(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
 fn attest(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
     // SAFETY: entries are replaced, not changed in place
     let own = match unsafe { PODS.get(key.netns) } {
-        Some(pod) => pod.ip == key.local.ip && pod.index == state.pod && pod.epoch == state.epoch,
+        Some(pod) => pod.owns(key.local.ip) && pod.index == state.pod && pod.epoch == state.epoch,
         None => false,
     };
     if !own || key.remote != state.address {
         return Err(Counter::AttestForeignAddress);
     }
-    let tuple = Tuple { source: key.local, destination: key.remote };
     let entry = Attestation {
         source: state.pod,
         source_epoch: state.epoch,
         target: state.target,
         target_epoch: state.target_epoch,
     };
+    vouch(key, entry)
+}
+
+/// An entry of somebody else is never overwritten.
+#[inline(always)]
+pub fn vouch(key: &FlowKey, entry: Attestation) -> Result<Counter, Counter> {
+    let tuple = Tuple { source: key.local, destination: key.remote };
     if ATTESTED.insert(tuple, entry, BPF_NOEXIST.into()).is_ok() {
         return Ok(Counter::Attested);
     }
     // SAFETY: as above
     match unsafe { ATTESTED.get(tuple) } {
         // What an earlier connection of the same pod left behind
-        Some(old) if old.source == state.pod => {
+        Some(old) if old.source == entry.source => {
             ATTESTED.insert(tuple, entry, BPF_ANY.into()).map(|()| Counter::Attested).map_err(|_| Counter::AttestFull)
         }
         Some(_) => Err(Counter::AttestTaken),
@@ -106,6 +114,10 @@ fn accepted(ctx: &SockOpsContext) {
     // SAFETY: entries are replaced, not changed in place
     if let Some(left) = unsafe { PENDING.get(key) }.copied() {
         let _ = PENDING.remove(key);
+        // Both ends see true addresses anyway.
+        if left.kind == kind::OWN {
+            return;
+        }
         let Some(sk) = full_socket(ctx) else { return };
         let kind = if left.kind == kind::REDIRECTED { kind::ACCEPTED } else { kind::SERVED };
         // SAFETY: checked for null above
@@ -125,22 +137,64 @@ fn closed(ctx: &SockOpsContext) {
     let Some((_, state)) = stored(ctx) else { return };
     let key = flow(ctx);
     match state.kind {
-        kind::REDIRECTED | kind::UPSTREAM => {
+        kind::REDIRECTED | kind::UPSTREAM | kind::OWN => {
             let _ = PENDING.remove(key);
         }
-        kind::ATTEST => {
-            let tuple = Tuple { source: key.local, destination: key.remote };
-            // SAFETY: as above
-            if unsafe { ATTESTED.get(tuple) }.is_some_and(|entry| entry.source == state.pod) {
-                let _ = ATTESTED.remove(tuple);
-            }
-        }
+        kind::ATTEST => withdraw(&key, state.pod),
         _ => {}
     }
 }
 
+/// Takes an attestation back, if it is `source`'s.
 #[inline(always)]
-fn stored(ctx: &SockOpsContext) -> Option<(*mut bpf_sock, SocketState)> {
+pub fn withdraw(key: &FlowKey, source: u32) {
+    let tuple = Tuple { source: key.local, destination: key.remote };
+    // SAFETY: entries are replaced, not changed in place
+    if unsafe { ATTESTED.get(tuple) }.is_some_and(|entry| entry.source == source) {
+        let _ = ATTESTED.remove(tuple);
+    }
+}
+
+/// A listener opened. Its end is watched in every namespace: the pod may be enrolled later.
+#[inline(always)]
+fn listens(ctx: &SockOpsContext) {
+    let here = flow(ctx);
+    // Nobody else can reach it, and the agent's own listeners are such.
+    if here.local.ip.is_loopback() {
+        return;
+    }
+    watch_state(ctx);
+    // SAFETY: entries are replaced, not changed in place
+    let Some(index) = (unsafe { PODS.get(here.netns) }).map(|pod| pod.index) else { return };
+    let key = ListenKey { netns: here.netns, port: here.local.port, zero: 0 };
+    if LISTENING.insert(key, index, BPF_ANY.into()).is_err() {
+        count(Counter::ListeningFull);
+        if let Some(flag) = OVERFLOWED.get_ptr_mut(0) {
+            // SAFETY: the slot is aligned and lives as long as the map; it is only ever set
+            unsafe { flag.write_volatile(1) };
+        }
+    }
+}
+
+/// Others may listen on the same port, which only the agent can see.
+#[inline(always)]
+fn no_longer_listens(ctx: &SockOpsContext) {
+    let here = flow(ctx);
+    if here.local.ip.is_loopback() {
+        return;
+    }
+    // SAFETY: as above
+    let Some(index) = (unsafe { PODS.get(here.netns) }).map(|pod| pod.index) else { return };
+    refused(Counter::ListenerClosed, here.netns, index, here.local, here.remote);
+}
+
+#[inline(always)]
+pub fn watch_state(ctx: &SockOpsContext) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+#[inline(always)]
+pub fn stored(ctx: &SockOpsContext) -> Option<(*mut bpf_sock, SocketState)> {
     let sk = full_socket(ctx)?;
     // SAFETY: not null
     let state = unsafe { socket_state(sk) };
@@ -156,7 +210,7 @@ fn full_socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
 }
 
 #[inline(always)]
-fn flow(ctx: &SockOpsContext) -> FlowKey {
+pub fn flow(ctx: &SockOpsContext) -> FlowKey {
     // SAFETY: the helper only reads
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let (local, remote) = if ctx.family() == AF_INET {

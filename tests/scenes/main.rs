@@ -10,6 +10,7 @@ mod full_table;
 mod half_close_reset_slow;
 mod harness;
 mod identities;
+mod ipv6;
 mod leave_and_uninstall;
 mod own_pod;
 mod pod_recreated;

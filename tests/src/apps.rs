@@ -1,6 +1,12 @@
 //! The programs of pods: the test servers and clients, and real ones.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -24,8 +30,14 @@ pub struct Nginx {
 impl Place {
     /// A verb of mesh-test-app: echo, greet, peer, slow, reset, sink.
     pub fn serve(&self, verb: &str, port: u16) -> Result<Arc<Process>> {
+        self.serve_at(verb, Ipv4Addr::UNSPECIFIED.into(), port)
+    }
+
+    /// The same, on this address; `::` is both address families.
+    pub fn serve_at(&self, verb: &str, address: IpAddr, port: u16) -> Result<Arc<Process>> {
         let app = config::built("mesh-test-app")?;
-        let process = self.keep(&format!("{verb}-{port}"), &app, &arguments(&[verb, "--port", &port.to_string()]))?;
+        let options = [verb, "--port", &port.to_string(), "--address", &address.to_string()];
+        let process = self.keep(&format!("{verb}-{port}"), &app, &arguments(&options))?;
         process.listens(port)?;
         Ok(process)
     }
@@ -56,8 +68,8 @@ impl Place {
     /// Does with every TCP segment to `port` what the nftables verdict says, as in `drop`.
     pub fn block(&self, port: u16, verdict: &str) -> Result<()> {
         let rules = format!(
-            "add table ip block; add chain ip block in {{ type filter hook input priority 0; }}; \
-             add rule ip block in tcp dport {port} {verdict}"
+            "add table inet block; add chain inet block in {{ type filter hook input priority 0; }}; \
+             add rule inet block in tcp dport {port} {verdict}"
         );
         let output = self.output(&config::installed("nft")?, &arguments(&[&rules]), NFT_LIMIT)?;
         ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());

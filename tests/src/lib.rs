@@ -36,7 +36,7 @@ pub use node::{
     NodeId::{self, A, B},
 };
 pub use place::Place;
-pub use pod::{Pod, Service};
+pub use pod::{Families, Pod, Service};
 pub use process::Process;
 pub use report::{Dialled, End, Seen, checksum, pattern};
 pub use wait::{Patience, eventually, interrupt, interrupted};

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{NodeId, Pod, Service};
+use crate::{Families, NodeId, Pod, Service};
 
 /// The folder. Each file appears, changes and goes at once.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ impl Manifests {
     }
 
     pub(crate) fn pod(&self, pod: &Pod, labels: &BTreeMap<String, String>) -> Result<()> {
+        let ips: Vec<Value> = pod.addresses().iter().map(|ip| json!({ "ip": ip })).collect();
         self.put(
             &format!("pod-{}-{}", pod.namespace, pod.name),
             &json!({
@@ -92,8 +94,8 @@ impl Manifests {
                 "status": {
                     "phase": "Running",
                     "hostIP": pod.node.address(),
-                    "podIP": pod.ip,
-                    "podIPs": [{ "ip": pod.ip }],
+                    "podIP": ips[0]["ip"],
+                    "podIPs": ips,
                     "conditions": [{ "type": "Ready", "status": "True" }],
                 },
             }),
@@ -101,7 +103,8 @@ impl Manifests {
     }
 
     pub(crate) fn service(&self, service: &Service, pods: &[&Pod]) -> Result<()> {
-        let Service { namespace, name, ip, port, target_port } = service;
+        let Service { namespace, name, ip, ip6, families, port, target_port } = service;
+        let ips = families.of(IpAddr::from(*ip), IpAddr::from(*ip6));
         self.put(
             &format!("service-{namespace}-{name}"),
             &json!({
@@ -110,38 +113,45 @@ impl Manifests {
                 "metadata": { "name": name, "namespace": namespace },
                 "spec": {
                     "type": "ClusterIP",
-                    "clusterIP": ip,
-                    "clusterIPs": [ip],
-                    "ipFamilies": ["IPv4"],
+                    "clusterIP": ips[0],
+                    "clusterIPs": ips,
+                    "ipFamilies": families.of("IPv4", "IPv6"),
                     "selector": { "service": name },
                     "ports": [{ "name": "tcp", "protocol": "TCP", "port": port, "targetPort": target_port }],
                 },
             }),
         )?;
-        let endpoints: Vec<Value> = pods.iter().map(|pod| endpoint(pod)).collect();
-        self.put(
-            &format!("endpointslice-{namespace}-{name}"),
-            &json!({
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "name": format!("{name}-1"),
-                    "namespace": namespace,
-                    "labels": { "kubernetes.io/service-name": name },
-                },
-                "addressType": "IPv4",
-                "ports": [{ "name": "tcp", "protocol": "TCP", "port": target_port }],
-                "endpoints": endpoints,
-            }),
-        )
+        // A slice for each family, as Kubernetes makes them.
+        for family in families.of(Families::V4, Families::V6) {
+            let (kind, suffix) = if family == Families::V6 { ("IPv6", "-6") } else { ("IPv4", "") };
+            let endpoints: Vec<Value> = pods.iter().filter_map(|pod| endpoint(pod, family)).collect();
+            self.put(
+                &format!("endpointslice-{namespace}-{name}{suffix}"),
+                &json!({
+                    "apiVersion": "discovery.k8s.io/v1",
+                    "kind": "EndpointSlice",
+                    "metadata": {
+                        "name": format!("{name}-1{suffix}"),
+                        "namespace": namespace,
+                        "labels": { "kubernetes.io/service-name": name },
+                    },
+                    "addressType": kind,
+                    "ports": [{ "name": "tcp", "protocol": "TCP", "port": target_port }],
+                    "endpoints": endpoints,
+                }),
+            )?;
+        }
+        Ok(())
     }
 }
 
-fn endpoint(pod: &Pod) -> Value {
-    json!({
-        "addresses": [pod.ip],
+/// `None` if it has no address of the slice's family.
+fn endpoint(pod: &Pod, family: Families) -> Option<Value> {
+    let ip = pod.addresses().into_iter().find(|ip| ip.is_ipv6() == (family == Families::V6))?;
+    Some(json!({
+        "addresses": [ip],
         "conditions": { "ready": true, "serving": true, "terminating": false },
         "nodeName": pod.node.name(),
         "targetRef": { "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid },
-    })
+    }))
 }

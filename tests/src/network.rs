@@ -5,11 +5,14 @@
 //!        └────────── ctl0 172.19.0.0/24, bridge in namespace c, the controller at .1 ──────────┘
 //!        └── out0 203.0.113.0/24 ── namespace x, a host outside the cluster, at .10
 //! ```
+//!
+//! IPv6 is beside it on the pods' networks (fd00:10:244:1::/64 and fd00:10:244:2::/64) and the link (fd00:172:18::/64).
+//! A pod gets what its [`Families`] say.
 
 use std::{
     fs::{self, File},
     io::Write,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -19,7 +22,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::{NodeId, config};
+use crate::{Families, NodeId, config};
 
 /// The controller's address, reached by both nodes through a network of its own.
 pub(crate) const CONTROLLER: Ipv4Addr = Ipv4Addr::new(172, 19, 0, 1);
@@ -63,12 +66,18 @@ impl Network {
                  link add br0 type bridge\naddr add {bridge}/24 dev br0\nlink set br0 up\n\
                  addr add {own}/24 dev link0\nlink set link0 up\n\
                  addr add 172.19.0.1{index}/24 dev ctl0\nlink set ctl0 up\n\
-                 route add {pods} via {theirs} dev link0\n",
+                 route add {pods} via {theirs} dev link0\n\
+                 addr add {bridge6}/64 dev br0 nodad\naddr add {own6}/64 dev link0 nodad\n\
+                 route add {pods6} via {theirs6} dev link0\n",
                 bridge = node.bridge(),
                 own = node.address(),
                 index = node.index() + 1,
                 pods = other.pods(),
                 theirs = other.address(),
+                bridge6 = node.bridge6(),
+                own6 = node.address6(),
+                pods6 = other.pods6(),
+                theirs6 = other.address6(),
             );
             lines += match node {
                 NodeId::A => "addr add 203.0.113.1/24 dev out0\nlink set out0 up\n".to_owned(),
@@ -79,6 +88,7 @@ impl Network {
             ip(Some(&name), &lines)?;
             inside(&name, || {
                 set("net/ipv4/ip_forward", "1")?;
+                set("net/ipv6/conf/all/forwarding", "1")?;
                 tune()
             })??;
         }
@@ -94,21 +104,33 @@ impl Network {
         format!("nm-{}-{part}", self.id)
     }
 
-    /// A pod's namespace with its address on the node's bridge.
-    pub fn add_pod(&self, node: NodeId, name: &str, address: Ipv4Addr) -> Result<PathBuf> {
+    /// A pod's namespace with its addresses on the node's bridge.
+    pub fn add_pod(
+        &self,
+        node: NodeId,
+        name: &str,
+        address: Ipv4Addr,
+        address6: Ipv6Addr,
+        families: Families,
+    ) -> Result<PathBuf> {
         let (pod, host) = (self.name(name), self.name(node.name()));
         let port = port(address);
         ip(None, &format!("netns add {pod}\nlink add eth0 netns {pod} type veth peer name {port} netns {host}\n"))?;
         // The port before its peer, as above.
         ip(Some(&host), &format!("link set {port} master br0\nlink set {port} up\n"))?;
-        ip(
-            Some(&pod),
-            &format!(
-                "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {}\n",
-                node.bridge()
-            ),
-        )?;
-        inside(&pod, tune)??;
+        inside(&pod, || {
+            // Before the link is up: a link-local address is used at once, without asking whether others have it.
+            set("net/ipv6/conf/eth0/accept_dad", "0")?;
+            tune()
+        })??;
+        let mut lines = "link set lo up\nlink set eth0 up\n".to_owned();
+        if families != Families::V6 {
+            lines += &format!("addr add {address}/24 dev eth0\nroute add default via {}\n", node.bridge());
+        }
+        if families != Families::V4 {
+            lines += &format!("addr add {address6}/64 dev eth0 nodad\nroute add default via {}\n", node.bridge6());
+        }
+        ip(Some(&pod), &lines)?;
         Ok(file(&pod))
     }
 

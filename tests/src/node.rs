@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
@@ -57,6 +57,11 @@ impl NodeId {
         Ipv4Addr::new(172, 18, 0, self as u8 + 1)
     }
 
+    /// Its IPv6 address there.
+    pub fn address6(self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, self as u16 + 1)
+    }
+
     /// The bridge's address in the pods' network, their default route.
     pub(crate) fn bridge(self) -> Ipv4Addr {
         Ipv4Addr::new(10, 244, self as u8 + 1, 1)
@@ -64,6 +69,14 @@ impl NodeId {
 
     pub(crate) fn pods(self) -> String {
         format!("10.244.{}.0/24", self as u8 + 1)
+    }
+
+    pub(crate) fn bridge6(self) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x10, 0x244, self as u16 + 1, 0, 0, 0, 1)
+    }
+
+    pub(crate) fn pods6(self) -> String {
+        format!("fd00:10:244:{}::/64", self as u8 + 1)
     }
 
     /// The address of its pod number `index`, from 0.

@@ -62,6 +62,21 @@ impl Place {
         Ok(Process::new(name, child, log))
     }
 
+    /// A file as it is in its network namespace, as in `/proc/net/if_inet6`.
+    pub fn read(&self, path: &str) -> Result<String> {
+        let output = self.output(&config::installed("cat")?, &[path.to_owned()], Duration::from_secs(5))?;
+        ensure!(output.status.success(), "cat {path}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Sets a sysctl of its network namespace, as in `net/ipv4/ip_forward`.
+    pub fn set(&self, key: &str, value: &str) -> Result<()> {
+        let options = ["-qw".to_owned(), format!("{}={value}", key.replace('/', "."))];
+        let output = self.output(&config::installed("sysctl")?, &options, Duration::from_secs(5))?;
+        ensure!(output.status.success(), "sysctl {key}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
     /// Runs a program to its end; it is killed, and that is an error, if it takes longer than `limit`.
     pub fn output(&self, program: &Path, arguments: &[String], limit: Duration) -> Result<Output> {
         finish(self.command(program, arguments)?, limit)

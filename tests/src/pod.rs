@@ -1,7 +1,7 @@
 //! A pod: a network namespace on a node's bridge, a cgroup below the node's, and programs in them.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     path::PathBuf,
 };
@@ -16,7 +16,11 @@ pub struct Pod {
     pub name: String,
     pub service_account: String,
     pub node: NodeId,
+    /// Its IPv4 address; an IPv6-only pod does not have it.
     pub ip: Ipv4Addr,
+    /// Its IPv6 address; an IPv4-only pod does not have it.
+    pub ip6: Ipv6Addr,
+    pub families: Families,
     /// The UID in Kubernetes' sense: another pod of this name has another one.
     pub uid: String,
     /// The network namespace's file.
@@ -25,12 +29,22 @@ pub struct Pod {
     pub(crate) place: Place,
 }
 
+/// The address families of a pod or a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    V4,
+    V6,
+    Dual,
+}
+
 /// A service with a cluster IP that nothing routes: only the mesh can reach it.
 #[derive(Clone, Debug)]
 pub struct Service {
     pub namespace: String,
     pub name: String,
     pub ip: Ipv4Addr,
+    pub ip6: Ipv6Addr,
+    pub families: Families,
     pub port: u16,
     pub target_port: u16,
 }
@@ -38,6 +52,15 @@ pub struct Service {
 impl Pod {
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::from((self.ip, port))
+    }
+
+    /// The published addresses, IPv4 first.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.families.of(IpAddr::from(self.ip), IpAddr::from(self.ip6))
+    }
+
+    pub fn at6(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.ip6, port))
     }
 
     /// "namespace/name", as meshctl names pods.
@@ -48,6 +71,17 @@ impl Pod {
     /// The SPIFFE id that it has in the mesh.
     pub fn identity(&self) -> String {
         format!("spiffe://cluster.local/ns/{}/sa/{}", self.namespace, self.service_account)
+    }
+}
+
+impl Families {
+    /// Of a pair, IPv4 first, those that there are.
+    pub(crate) fn of<T>(self, v4: T, v6: T) -> Vec<T> {
+        match self {
+            Self::V4 => vec![v4],
+            Self::V6 => vec![v6],
+            Self::Dual => vec![v4, v6],
+        }
     }
 }
 
@@ -62,6 +96,10 @@ impl Deref for Pod {
 impl Service {
     pub fn addr(&self) -> SocketAddr {
         SocketAddr::from((self.ip, self.port))
+    }
+
+    pub fn addr6(&self) -> SocketAddr {
+        SocketAddr::from((self.ip6, self.port))
     }
 
     /// "namespace/hostname", as flows name services.

@@ -7,13 +7,26 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockMap};
-use mesh_common::abi::{Counter, PodEntry, SocketState};
+use mesh_common::abi::{Counter, ListenKey, PodEntry, ProbeTarget, SockAddr, SocketState};
 
 use super::programs::DatapathError;
 
 /// Names of all maps of the object, as they are pinned. AYA_LOGS is aya-log's.
-pub const NAMES: &[&str] =
-    &["PODS", "CGROUPS", "EPOCHS", "LISTENERS", "SOCKETS", "PENDING", "ATTESTED", "COUNTERS", "EVENTS", "AYA_LOGS"];
+pub const NAMES: &[&str] = &[
+    "PODS",
+    "CGROUPS",
+    "EPOCHS",
+    "LISTENERS",
+    "SOCKETS",
+    "PENDING",
+    "ATTESTED",
+    "LISTENING",
+    "OVERFLOWED",
+    "PROBES",
+    "COUNTERS",
+    "EVENTS",
+    "AYA_LOGS",
+];
 
 pub struct Maps {
     pods: Mutex<HashMap<MapData, u64, PodEntry>>,
@@ -21,6 +34,9 @@ pub struct Maps {
     epochs: Mutex<Array<MapData, u32>>,
     listeners: Mutex<SockMap<MapData>>,
     sockets: Mutex<SkStorage<MapData, SocketState>>,
+    listening: Mutex<HashMap<MapData, ListenKey, u32>>,
+    overflowed: Mutex<Array<MapData, u32>>,
+    probes: Mutex<HashMap<MapData, SockAddr, ProbeTarget>>,
     counters: PerCpuArray<MapData, u64>,
 }
 
@@ -33,6 +49,9 @@ impl Maps {
             epochs: Mutex::new(typed("EPOCHS", Map::Array(pinned("EPOCHS")?))?),
             listeners: Mutex::new(typed("LISTENERS", Map::SockMap(pinned("LISTENERS")?))?),
             sockets: Mutex::new(typed("SOCKETS", Map::SkStorage(pinned("SOCKETS")?))?),
+            listening: Mutex::new(typed("LISTENING", Map::HashMap(pinned("LISTENING")?))?),
+            overflowed: Mutex::new(typed("OVERFLOWED", Map::Array(pinned("OVERFLOWED")?))?),
+            probes: Mutex::new(typed("PROBES", Map::HashMap(pinned("PROBES")?))?),
             counters: typed("COUNTERS", Map::PerCpuArray(pinned("COUNTERS")?))?,
         })
     }
@@ -76,6 +95,49 @@ impl Maps {
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             other => other,
         }
+    }
+
+    /// The ports that are listened on in the namespace, as far as the table knows.
+    pub fn listening(&self, netns: u64) -> Vec<u32> {
+        lock(&self.listening)
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.netns == netns)
+            .map(|key| key.port)
+            .collect()
+    }
+
+    /// A full table is no error: from then on a port that is not in it may be open.
+    pub fn add_listening(&self, netns: u64, port: u32, index: u32) -> Result<(), MapError> {
+        match lock(&self.listening).insert(ListenKey { netns, port, zero: 0 }, index, 0) {
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::E2BIG) => self.overflow(),
+            other => other,
+        }
+    }
+
+    pub fn remove_listening(&self, netns: u64, port: u32) -> Result<(), MapError> {
+        absent_is_fine(lock(&self.listening).remove(&ListenKey { netns, port, zero: 0 }))
+    }
+
+    /// From now on a port that is not in the table of listening ports may be open, in every pod.
+    pub fn overflow(&self) -> Result<(), MapError> {
+        lock(&self.overflowed).set(0, 1, 0)
+    }
+
+    pub fn set_probe(&self, at: SockAddr, target: ProbeTarget) -> Result<(), MapError> {
+        lock(&self.probes).insert(at, target, 0)
+    }
+
+    /// Those of the pod's index that `stay` does not name.
+    pub fn remove_probes(&self, index: u32, stay: &[SockAddr]) -> Result<(), MapError> {
+        let mut probes = lock(&self.probes);
+        let gone: Vec<SockAddr> = probes
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(at, target)| target.index == index && !stay.contains(at))
+            .map(|(at, _)| at)
+            .collect();
+        gone.into_iter().try_for_each(|at| absent_is_fine(probes.remove(&at)))
     }
 
     pub fn socket_state(&self, socket: &impl AsRawFd) -> Result<Option<SocketState>, MapError> {

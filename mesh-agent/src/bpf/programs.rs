@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::{
         fd::{AsFd as _, AsRawFd, BorrowedFd},
         unix::fs::MetadataExt as _,
@@ -19,7 +19,7 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use mesh_common::abi::{Counter, Ip, LAYOUT_VERSION, MAX_PODS, PodEntry, SocketState, kind};
+use mesh_common::abi::{Counter, Ip, LAYOUT_VERSION, MAX_PODS, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
 
 use super::{
     link::attach_or_replace,
@@ -54,11 +54,17 @@ pub struct Settings {
 pub struct PodHooks<'a> {
     pub index: u32,
     pub epoch: u32,
-    pub ip: IpAddr,
+    /// Its published addresses.
+    pub ip4: Option<Ipv4Addr>,
+    pub ip6: Option<Ipv6Addr>,
     pub netns: BorrowedFd<'a>,
     pub netns_cookie: u64,
     pub cgroup: u64,
     pub listener: BorrowedFd<'a>,
+    /// Ports that others can reach and somebody listens on; `None`: it cannot be known.
+    pub listening: Option<&'a [u16]>,
+    /// Ports that the kubelet may reach past the agent.
+    pub probe_ports: &'a [u16],
 }
 
 /// The programs' log lines; one reader only.
@@ -140,11 +146,17 @@ impl Datapath {
 
     /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
     pub fn attach_pod(&self, pod: &PodHooks<'_>) -> Result<(), DatapathError> {
-        let PodHooks { index, epoch, ip, netns, netns_cookie, cgroup, listener } = *pod;
-        let entry = PodEntry { ip: ip.into(), index, epoch };
+        let PodHooks { index, epoch, ip4, ip6, netns, netns_cookie, cgroup, listener, listening, probe_ports } = *pod;
+        let word = |ip: Option<IpAddr>| ip.map_or(Ip::NONE, Ip::from);
+        let entry = PodEntry { ip4: word(ip4.map(IpAddr::V4)), ip6: word(ip6.map(IpAddr::V6)), index, epoch };
         self.maps.set_epoch(index, epoch).map_err(|e| DatapathError::map("EPOCHS", e))?;
         self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))?;
-        let mut ebpf = load_object(&self.dir, &self.settings, Some(entry))?;
+        // Before anything asks which ports are open.
+        match listening {
+            Some(ports) => self.add_listening(index, netns_cookie, ports)?,
+            None => self.maps.overflow().map_err(|e| DatapathError::map("OVERFLOWED", e))?,
+        }
+        let mut ebpf = load_object(&self.dir, &self.settings, Some((entry, netns_cookie)))?;
         let program: &mut SkLookup = program(&mut ebpf, "ingress")?;
         program.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
         let fd = fd_of(program.fd(), "ingress")?;
@@ -153,7 +165,44 @@ impl Datapath {
             Ok(program.take_link(id)?.into())
         })?;
         self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
-        self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))
+        self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))?;
+        let ips = [ip4.map(IpAddr::V4), ip6.map(IpAddr::V6)];
+        self.set_probes(index, epoch, ips.into_iter().flatten(), probe_ports)
+    }
+
+    /// What the kubelet may reach past the agent, instead of what it might before.
+    pub fn set_probes(
+        &self,
+        index: u32,
+        epoch: u32,
+        ips: impl Iterator<Item = IpAddr> + Clone,
+        ports: &[u16],
+    ) -> Result<(), DatapathError> {
+        let at = ports.iter().flat_map(|port| ips.clone().map(|ip| SockAddr { ip: ip.into(), port: u32::from(*port) }));
+        let at: Vec<SockAddr> = at.collect();
+        let failed = |e| DatapathError::map("PROBES", e);
+        self.maps.remove_probes(index, &at).map_err(failed)?;
+        at.into_iter().try_for_each(|at| self.maps.set_probe(at, ProbeTarget { index, epoch })).map_err(failed)
+    }
+
+    /// The ports on which somebody in the namespace listens, as far as the kernel's table knows.
+    pub fn listening(&self, netns_cookie: u64) -> Vec<u16> {
+        // Only the kernel and this crate write ports, from 16 bits each.
+        self.maps.listening(netns_cookie).into_iter().map(|port| port as u16).collect()
+    }
+
+    pub fn add_listening(&self, index: u32, netns_cookie: u64, ports: &[u16]) -> Result<(), DatapathError> {
+        let mut ports = ports.iter().map(|port| u32::from(*port));
+        ports
+            .try_for_each(|port| self.maps.add_listening(netns_cookie, port, index))
+            .map_err(|e| DatapathError::map("LISTENING", e))
+    }
+
+    pub fn remove_listening(&self, netns_cookie: u64, ports: &[u16]) -> Result<(), DatapathError> {
+        let mut ports = ports.iter().map(|port| u32::from(*port));
+        ports
+            .try_for_each(|port| self.maps.remove_listening(netns_cookie, port))
+            .map_err(|e| DatapathError::map("LISTENING", e))
     }
 
     /// Leaves a pod alone again: outbound first, and every step is tried.
@@ -167,7 +216,9 @@ impl Datapath {
         };
         let epoch = self.maps.set_epoch(index, 0).map_err(|e| DatapathError::map("EPOCHS", e));
         let listener = self.maps.clear_listener(index).map_err(|e| DatapathError::map("LISTENERS", e));
-        pod.and(cgroup).and(link).and(epoch).and(listener)
+        let listening = self.remove_listening(netns_cookie, &self.listening(netns_cookie));
+        let probes = self.maps.remove_probes(index, &[]).map_err(|e| DatapathError::map("PROBES", e));
+        pod.and(cgroup).and(link).and(epoch).and(listener).and(listening).and(probes)
     }
 
     /// Namespaces (by cookie) that an earlier agent redirected.
@@ -215,7 +266,7 @@ impl Datapath {
         (target, target_epoch): (u32, u32),
         address: SocketAddr,
     ) -> Result<(), DatapathError> {
-        let state = SocketState { kind, pod, epoch, target, target_epoch, address: address.into(), local: Ip([0; 4]) };
+        let state = SocketState { kind, pod, epoch, target, target_epoch, address: address.into(), local: Ip::NONE };
         self.maps.set_socket_state(socket, state).map_err(|e| DatapathError::map("SOCKETS", e))
     }
 
@@ -291,8 +342,9 @@ fn layout_dir(bpffs: &Path) -> PathBuf {
 }
 
 /// Parses the object with its maps bound to the pinned ones; `pod` for the programs that are loaded once a pod.
-fn load_object(dir: &Path, settings: &Settings, pod: Option<PodEntry>) -> Result<Ebpf, DatapathError> {
-    let pod = pod.unwrap_or(PodEntry { ip: Ip([0; 4]), index: MAX_PODS, epoch: 0 });
+fn load_object(dir: &Path, settings: &Settings, pod: Option<(PodEntry, u64)>) -> Result<Ebpf, DatapathError> {
+    let nobody = PodEntry { ip4: Ip::NONE, ip6: Ip::NONE, index: MAX_PODS, epoch: 0 };
+    let (pod, netns) = pod.unwrap_or((nobody, 0));
     let (outbound, hbone) = (u32::from(settings.outbound_port), u32::from(settings.hbone_port));
     let mut loader = EbpfLoader::new();
     for name in NAMES {
@@ -304,7 +356,9 @@ fn load_object(dir: &Path, settings: &Settings, pod: Option<PodEntry>) -> Result
         .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
         .override_global("OUTBOUND_PORT", &outbound, true)
         .override_global("HBONE_PORT", &hbone, true)
-        .override_global("POD_IP", &pod.ip.0, true)
+        .override_global("POD_IP4", &pod.ip4.0, true)
+        .override_global("POD_IP6", &pod.ip6.0, true)
+        .override_global("POD_NETNS", &netns, true)
         .override_global("POD_INDEX", &pod.index, true)
         .override_global("POD_EPOCH", &pod.epoch, true);
     loader.load(OBJECT).map_err(|e| DatapathError::Load(Box::new(e)))

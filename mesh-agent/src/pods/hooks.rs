@@ -1,14 +1,18 @@
 //! Hooks one pod's namespace and cgroup, swaps what serves it, and takes the hooks away.
 
-use std::{collections::HashSet, net::IpAddr, os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{collections::HashSet, os::fd::AsFd as _, path::Path, sync::Arc, time::Instant};
 
 use mesh_common::{
     abi::MAX_PODS,
     model::{Identity, LocalPod},
 };
-use tokio::{net::TcpListener, sync::watch, task::AbortHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::AbortHandle,
+};
 
-use super::{Netns, Pod, cgroup, namespace, table::Presence};
+use super::{Netns, Pod, cgroup, listeners, namespace, table::Addresses, table::Presence};
 use crate::bpf::{Datapath, PodHooks};
 
 /// Serves the connections of one pod's listener; the task ends when it is aborted.
@@ -23,6 +27,7 @@ pub struct Active {
     pub pod: Arc<Pod>,
     /// As the controller knows it; whoever joined the pod may not have known it.
     pub pod_uid: String,
+    probe_ports: Vec<u16>,
     task: AbortHandle,
 }
 
@@ -34,8 +39,8 @@ pub struct Hooks {
 }
 
 impl Active {
-    pub fn serves(&self, identity: &Identity, ip: IpAddr) -> bool {
-        self.pod.identity == *identity && self.pod.ip == ip && !self.task.is_finished()
+    pub fn serves(&self, identity: &Identity, ips: Addresses) -> bool {
+        self.pod.identity == *identity && self.pod.ips == ips && !self.task.is_finished()
     }
 }
 
@@ -59,24 +64,36 @@ impl Hooks {
         cgroup: &Path,
         want: &LocalPod,
         identity: Identity,
-        ip: IpAddr,
+        ips: Addresses,
     ) -> Result<Active, String> {
-        namespace::check(netns, ip)?;
+        let started = Instant::now();
+        namespace::check(netns, ips)?;
         let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
         let (index, fresh) =
             self.slot(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
         let listener = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
         let listener = TcpListener::from_std(listener.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
+        let open = match listeners::listening(netns) {
+            Ok(ports) => Some(ports.into_iter().collect::<Vec<u16>>()),
+            Err(e) => {
+                let why = "cannot see which ports are open; closed ones will look open at first";
+                tracing::warn!(namespace = want.namespace, pod = want.name, error = %e, why);
+                None
+            }
+        };
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         let hooks = PodHooks {
             index,
             epoch,
-            ip,
+            ip4: ips.v4(),
+            ip6: ips.v6(),
             netns: netns.fd(),
             netns_cookie: netns.cookie(),
             cgroup,
             listener: listener.as_fd(),
+            listening: open.as_deref(),
+            probe_ports: &want.probe_ports,
         };
         if let Err(e) = self.datapath.attach_pod(&hooks) {
             // Nothing half done stays behind, but what was closed before stays closed.
@@ -90,14 +107,33 @@ impl Hooks {
             namespace: want.namespace.clone(),
             name: want.name.clone(),
             identity,
-            ip,
+            ips,
             netns: Arc::clone(netns),
             index,
             epoch,
+            listener_closed: Notify::new(),
             presence: watch::Sender::new(Presence::Redirected),
         });
+        // What opened or closed before the kernel knew the pod.
+        pod.listener_closed();
+        tokio::spawn(listeners::follow(Arc::clone(&self.datapath), Arc::clone(&pod)));
         let task = self.start.start(Arc::clone(&pod), listener);
-        Ok(Active { pod, pod_uid: want.pod_uid.clone(), task })
+        let hook_ms = started.elapsed().as_secs_f64() * 1000.0;
+        tracing::info!(namespace = pod.namespace, pod = pod.name, index, epoch, hook_ms, "pod hooked");
+        Ok(Active { pod, pod_uid: want.pod_uid.clone(), probe_ports: want.probe_ports.clone(), task })
+    }
+
+    /// The ports that the kubelet may probe, if they are others than before.
+    pub fn probe_ports(&self, active: &mut Active, want: &LocalPod) -> Result<(), String> {
+        if active.probe_ports == want.probe_ports {
+            return Ok(());
+        }
+        let Pod { index, epoch, ips, .. } = &*active.pod;
+        self.datapath
+            .set_probes(*index, *epoch, ips.iter(), &want.probe_ports)
+            .map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
+        active.probe_ports.clone_from(&want.probe_ports);
+        Ok(())
     }
 
     /// Ends what served a pod before its successor took over.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
@@ -19,7 +18,7 @@ use tokio::{
 use super::{
     Netns, PodTable, Request, cgroup,
     hooks::{Active, Hooks, Start},
-    table::Presence,
+    table::{Addresses, Presence},
 };
 use crate::{
     bpf::Datapath,
@@ -249,11 +248,15 @@ impl Registry {
         let Some(identity) = identity else {
             return Redirection::Pending("its workload is not known yet".to_owned());
         };
-        let Some(ip) = want.addresses.iter().copied().find(IpAddr::is_ipv4) else {
-            return Redirection::Failed("it has no IPv4 address; IPv6-only pods are not supported yet".to_owned());
+        let Some(ips) = Addresses::of(&want.addresses) else {
+            return Redirection::Failed("it has no address".to_owned());
         };
-        if joined.active.as_ref().is_some_and(|a| a.serves(&identity, ip)) {
-            return Redirection::Enabled;
+        if joined.active.as_ref().is_some_and(|a| a.serves(&identity, ips)) {
+            let active = self.joined.get_mut(key).and_then(|joined| joined.active.as_mut());
+            return match active.map_or(Ok(()), |active| self.hooks.probe_ports(active, want)) {
+                Ok(()) => Redirection::Enabled,
+                Err(why) => Redirection::Failed(why),
+            };
         }
         if self.certificates.current(&identity).is_none() {
             let state = self.certificates.list().into_iter().find(|c| c.identity == identity).map(|c| c.state);
@@ -261,7 +264,7 @@ impl Registry {
             self.await_certificate(key, identity);
             return Redirection::Pending(why);
         }
-        match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity, ip) {
+        match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity, ips) {
             Ok(active) => {
                 let before = self.joined.get_mut(key).and_then(|joined| joined.active.replace(active));
                 self.hooks.replaced(before);

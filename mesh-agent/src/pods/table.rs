@@ -1,10 +1,14 @@
 //! The redirected pods of this node, for the readers on the data path.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use mesh_common::model::Identity;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::Netns;
 
@@ -16,12 +20,60 @@ pub struct Pod {
     pub namespace: String,
     pub name: String,
     pub identity: Identity,
-    pub ip: IpAddr,
+    pub ips: Addresses,
     pub netns: Arc<Netns>,
     /// Its slot in the kernel's maps, and which life of the slot it is.
     pub index: u32,
     pub epoch: u32,
+    /// A listener of it closed; see [`super::listeners`].
+    pub(super) listener_closed: Notify,
     pub(super) presence: watch::Sender<Presence>,
+}
+
+/// The published addresses of a pod: one of a family at most, and one at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// The first of each family; `None` if there is none at all. IPv4 in IPv6 clothes is IPv4.
+    pub fn of(list: &[IpAddr]) -> Option<Self> {
+        let mut ips = Self { v4: None, v6: None };
+        for ip in list {
+            match ip.to_canonical() {
+                IpAddr::V4(ip) => ips.v4 = ips.v4.or(Some(ip)),
+                IpAddr::V6(ip) => ips.v6 = ips.v6.or(Some(ip)),
+            }
+        }
+        (ips.v4.is_some() || ips.v6.is_some()).then_some(ips)
+    }
+
+    pub fn v4(&self) -> Option<Ipv4Addr> {
+        self.v4
+    }
+
+    pub fn v6(&self) -> Option<Ipv6Addr> {
+        self.v6
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + Clone + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
+    /// The one of the family of `other`.
+    pub fn like(&self, other: IpAddr) -> Option<IpAddr> {
+        match other.to_canonical() {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    /// `ip` is one of them.
+    pub fn owns(&self, ip: IpAddr) -> bool {
+        self.like(ip) == Some(ip.to_canonical())
+    }
 }
 
 /// Where a pod is in its life on this node.
@@ -38,6 +90,11 @@ impl Pod {
     /// Unique over pods and their lives on this node.
     pub fn key(&self) -> String {
         format!("{}#{}", self.uid, self.epoch)
+    }
+
+    /// The kernel says that a listener of the pod closed.
+    pub fn listener_closed(&self) {
+        self.listener_closed.notify_one();
     }
 
     /// Resolves once the pod is no longer redirected.
@@ -73,7 +130,26 @@ impl PodTable {
     }
 
     pub(super) fn publish<'a>(&self, pods: impl Iterator<Item = &'a Arc<Pod>>) {
-        let by_ip = pods.map(|pod| (pod.ip, Arc::clone(pod))).collect();
+        let by_ip = pods.flat_map(|pod| pod.ips.iter().map(|ip| (ip, Arc::clone(pod)))).collect();
         self.by_ip.store(Arc::new(by_ip));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_an_address_of_each_family_at_most() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(Addresses::of(&[]), None);
+        let both = Addresses::of(&[ip("10.0.0.2"), ip("fd00::2"), ip("10.0.0.3"), ip("fd00::3")]).unwrap();
+        assert_eq!(both.iter().collect::<Vec<_>>(), [ip("10.0.0.2"), ip("fd00::2")]);
+        assert!(both.owns(ip("10.0.0.2")) && both.owns(ip("fd00::2")) && both.owns(ip("::ffff:10.0.0.2")));
+        assert!(!both.owns(ip("10.0.0.3")) && !both.owns(ip("::")));
+        assert_eq!(both.like(ip("2001:db8::1")), Some(ip("fd00::2")));
+        let v6 = Addresses::of(&[ip("fd00::2")]).unwrap();
+        assert_eq!((v6.like(ip("10.96.0.1")), v6.v4()), (None, None));
+        assert_eq!(Addresses::of(&[ip("::ffff:10.0.0.2")]).and_then(|ips| ips.v4()), Some([10, 0, 0, 2].into()));
     }
 }

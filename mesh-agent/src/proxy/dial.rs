@@ -3,7 +3,7 @@
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -19,14 +19,19 @@ use crate::{bpf::Datapath, pods::Pod, sockopt};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// To an application, from inside its own pod; the application sees `client`.
+/// To an application, from inside its own pod; the application sees `client`. Over IPv6 there is one address to start
+/// from: 28,000 connections to each port of the application, the range of source ports, are the limit.
 pub async fn application(
     datapath: &Datapath,
     pod: &Pod,
     target: SocketAddr,
     client: SocketAddr,
 ) -> io::Result<TcpStream> {
-    let socket = socket(pod, SocketAddr::from((spread(client), 0)))?;
+    let from = match target {
+        SocketAddr::V4(_) => IpAddr::V4(spread(client)),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    let socket = socket(pod, from)?;
     datapath.carry_client(&socket, client).map_err(io::Error::other)?;
     still_marked(datapath, connect(socket, target).await?)
 }
@@ -38,7 +43,7 @@ pub async fn attested(
     target_pod: &Pod,
     target: SocketAddr,
 ) -> io::Result<TcpStream> {
-    let socket = socket(source, SocketAddr::new(source.ip, 0))?;
+    let socket = socket(source, published(source, target)?)?;
     datapath
         .attest(&socket, (source.index, source.epoch), (target_pod.index, target_pod.epoch), target)
         .map_err(io::Error::other)?;
@@ -57,12 +62,19 @@ fn still_marked(datapath: &Datapath, stream: TcpStream) -> io::Result<TcpStream>
 
 /// To anywhere, from the source pod's namespace and address.
 pub async fn from_pod(source: &Pod, target: SocketAddr) -> io::Result<TcpStream> {
-    connect(socket(source, SocketAddr::new(source.ip, 0))?, target).await
+    connect(socket(source, published(source, target)?)?, target).await
 }
 
-fn socket(pod: &Pod, local: SocketAddr) -> io::Result<Socket> {
-    let socket =
-        pod.netns.run(|| Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)))??;
+/// The source's address of the target's family.
+fn published(source: &Pod, target: SocketAddr) -> io::Result<IpAddr> {
+    let missing = || io::Error::new(io::ErrorKind::NetworkUnreachable, "the source pod has no address of that family");
+    source.ips.like(target.ip()).ok_or_else(missing)
+}
+
+fn socket(pod: &Pod, local: IpAddr) -> io::Result<Socket> {
+    let local = SocketAddr::new(local, 0);
+    let domain = Domain::for_address(local);
+    let socket = pod.netns.run(|| Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP)))??;
     sockopt::set_bind_address_no_port(&socket)?;
     socket.bind(&local.into())?;
     socket.set_tcp_nodelay(true)?;

@@ -47,6 +47,7 @@ pub async fn tunnelled(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
 
 async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbound: Inbound, mut respond: Respond) {
     let Inbound { peer, remote, authority, forwarded, baggage, tls } = inbound;
+    let remote = super::canonical(remote);
     tracing::debug!(peer = %peer.identity, %remote, %authority, ?forwarded, ?baggage, "a tunnelled stream");
     // The outer connection's address counts; the header may add the port, and only of that address.
     let client = forwarded
@@ -58,7 +59,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     flow.path = Some(Path::Tunnel);
     flow.security = Security::MutualTls;
     flow.tls = Some((tls.version, tls.cipher));
-    let misdirected = if authority.ip() != pod.ip || local.ip() != pod.ip {
+    let misdirected = if authority.ip() != local.ip() || !pod.ips.owns(local.ip()) {
         Some(reason::HBONE_ADDRESS_MISMATCH)
     } else if authority.port() == proxy.hbone_port {
         // A tunnel in a tunnel, from a source that policies cannot judge.
@@ -113,6 +114,10 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
             forward(&permit, socket(stream), socket(server), denied, &mut flow).await;
         }
         Err(e) => {
+            // Its listener closed unseen: it was older than the agent.
+            if e.kind() == std::io::ErrorKind::ConnectionRefused {
+                pod.listener_closed();
+            }
             flow.failed(reason::CONNECT, e);
             refuse(&stream);
         }

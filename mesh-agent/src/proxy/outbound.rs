@@ -27,7 +27,8 @@ const ANSWER: Duration = Duration::from_secs(20);
 pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let snapshot = proxy.store.snapshot();
     let own = snapshot.workload(&pod.uid).cloned();
-    let client = SocketAddr::new(pod.ip, peer.port());
+    // Its own address as it would be without the redirection.
+    let client = SocketAddr::new(pod.ips.like(local.ip()).unwrap_or(peer.ip()), peer.port());
     let source = own_party(pod, client, own.as_deref());
     let destination = match proxy.datapath.accepted(&stream) {
         Ok(Some(accepted)) if (accepted.pod, accepted.epoch) == (pod.index, pod.epoch) => accepted.original_destination,
@@ -53,6 +54,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         &snapshot,
         &pod.uid,
         destination,
+        |ip| pod.ips.like(ip).is_some(),
         |ip| proxy.pods.by_ip(ip).is_some(),
         |service, count| proxy.balancer.next(service, count),
         proxy.hbone_port,
@@ -75,6 +77,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             flow.destination = party(&workload, target);
             flow.path = Some(Path::Local);
             flow.security = Security::KernelAttested;
+            let client = SocketAddr::new(pod.ips.like(target.ip()).unwrap_or(client.ip()), client.port());
             let dialled = dial::application(&proxy.datapath, pod, target, client).await;
             outside_policy(stream, dialled, flow).await;
         }
@@ -114,7 +117,11 @@ async fn local_pod(
         flow.dropped(reason::WORKLOAD_UNKNOWN, why);
         return refuse(&stream);
     }
-    let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip: pod.ip, destination: target };
+    let Some(source_ip) = pod.ips.like(target.ip()) else {
+        flow.failed(reason::CONNECT, "the source pod has no address of that family");
+        return refuse(&stream);
+    };
+    let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip, destination: target };
     let permit = match snapshot.authorize(workload, &connection) {
         Ok(permit) => permit,
         Err(denied) => {

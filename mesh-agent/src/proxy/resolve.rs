@@ -31,12 +31,13 @@ pub enum Route {
     Refuse { reason: &'static str, why: String },
 }
 
-/// `redirected_here` says whether a pod with that address is redirected on this node; `choose` picks one of n
-/// endpoints of a service; `hbone_port` is the tunnel's.
+/// `can_dial` says whether the source has an address of the other one's family, `redirected_here` whether a pod with
+/// that address is redirected on this node; `choose` picks one of n endpoints of a service; `hbone_port` is the tunnel's.
 pub fn resolve(
     snapshot: &Snapshot,
     source_uid: &str,
     destination: SocketAddr,
+    can_dial: impl Fn(IpAddr) -> bool,
     redirected_here: impl Fn(IpAddr) -> bool,
     choose: impl FnOnce(&ServiceName, usize) -> usize,
     hbone_port: u16,
@@ -47,7 +48,7 @@ pub fn resolve(
         return Resolved { service: None, route: place.route(workload, destination) };
     };
     let name = service.service_name();
-    let route = match endpoint(snapshot, service, &name, destination.port(), choose) {
+    let route = match endpoint(snapshot, service, &name, destination, can_dial, choose) {
         Ok((workload, target)) => place.route(Some(workload), target),
         Err((reason, why)) => Route::Refuse { reason, why },
     };
@@ -80,16 +81,17 @@ fn endpoint(
     snapshot: &Snapshot,
     service: &Service,
     name: &ServiceName,
-    port: u16,
+    dialled: SocketAddr,
+    can_dial: impl Fn(IpAddr) -> bool,
     choose: impl FnOnce(&ServiceName, usize) -> usize,
 ) -> Result<(Arc<Workload>, SocketAddr), (&'static str, String)> {
+    let port = dialled.port();
     if !service.ports.iter().any(|p| p.port == port) {
         return Err((reason::NO_SUCH_PORT, format!("service {name} has no port {port}")));
     }
     let target = |workload: &Workload| {
         let port = workload.services.get(name)?.iter().find(|p| p.port == port && p.target != 0)?.target;
-        let ip = workload.addresses.iter().find(|ip| ip.is_ipv4())?;
-        Some(SocketAddr::new(*ip, port))
+        Some(SocketAddr::new(address(&workload.addresses, dialled.ip(), &can_dial)?, port))
     };
     let healthy: Vec<_> =
         snapshot.endpoints(name).iter().filter(|w| w.healthy).filter_map(|w| Some((w, target(w)?))).collect();
@@ -98,4 +100,28 @@ fn endpoint(
     }
     let (workload, target) = healthy[choose(name, healthy.len()) % healthy.len()];
     Ok((Arc::clone(workload), target))
+}
+
+/// The address of the family that was dialled, or else any that the source can dial.
+fn address(addresses: &[IpAddr], dialled: IpAddr, can_dial: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let same_family = addresses.iter().find(|ip| ip.is_ipv4() == dialled.is_ipv4());
+    same_family.or_else(|| addresses.iter().find(|ip| can_dial(**ip))).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_dialled_in_the_clients_family_if_it_can_be() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let both = [ip("10.0.0.2"), ip("fd00::2")];
+        let chosen = |of: &[IpAddr], dialled, can: fn(IpAddr) -> bool| address(of, ip(dialled), can);
+        assert_eq!(chosen(&both, "10.96.0.1", |_| true), Some(both[0]));
+        assert_eq!(chosen(&both, "fd00::96", |_| true), Some(both[1]));
+        assert_eq!(chosen(&both[1..], "10.96.0.1", |ip| ip.is_ipv6()), Some(both[1]));
+        assert_eq!(chosen(&both[..1], "fd00::96", |ip| ip.is_ipv4()), Some(both[0]));
+        // A source without IPv6 finds nobody there.
+        assert_eq!(chosen(&both[1..], "10.96.0.1", |ip| ip.is_ipv4()), None);
+    }
 }

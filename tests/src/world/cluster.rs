@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::Arc};
 use anyhow::{Context, Result};
 
 use super::World;
-use crate::{NodeId, Place, Pod, Service, agent};
+use crate::{Families, NodeId, Place, Pod, Service, agent};
 
 impl World {
     /// A namespace without labels, unless it exists.
@@ -24,13 +24,28 @@ impl World {
 
     /// A running pod of that service account; once the mesh runs, the node's agent hears of it first.
     pub fn pod_as(&mut self, namespace: &str, name: &str, account: &str, node: NodeId) -> Result<Arc<Pod>> {
+        self.pod_with(namespace, name, account, node, Families::V4)
+    }
+
+    /// The same, with addresses of these families.
+    pub fn pod_with(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        account: &str,
+        node: NodeId,
+        families: Families,
+    ) -> Result<Arc<Pod>> {
         self.namespace(namespace)?;
         self.manifests.service_account(namespace, account)?;
         // As a node does: an address is free again when its pod is gone.
         let taken = |ip: &Ipv4Addr| self.pods.iter().any(|pod| pod.ip == *ip);
         let ip = (0..200).map(|index| node.pod_address(index)).find(|ip| !taken(ip)).context("the node is full")?;
         self.born += 1;
-        let netns = self.network.add_pod(node, name, ip)?;
+        let mut words = node.bridge6().segments();
+        words[7] = u16::from(ip.octets()[3]);
+        let ip6 = words.into();
+        let netns = self.network.add_pod(node, name, ip, ip6, families)?;
         let cgroup = self.node(node).cgroup.join("pods").join(name);
         fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
         let place = Place {
@@ -45,6 +60,8 @@ impl World {
             service_account: account.to_owned(),
             node,
             ip,
+            ip6,
+            families,
             uid: format!("00000000-0000-4000-8000-{:012x}", self.born),
             netns,
             cgroup,
@@ -78,11 +95,25 @@ impl World {
 
     /// A service with a cluster IP over these pods.
     pub fn service(&mut self, namespace: &str, name: &str, port: u16, target: u16, pods: &[&Pod]) -> Result<Service> {
+        self.service_with(namespace, name, (port, target), pods, Families::V4)
+    }
+
+    /// The same, with cluster IPs of these families.
+    pub fn service_with(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        (port, target): (u16, u16),
+        pods: &[&Pod],
+        families: Families,
+    ) -> Result<Service> {
         self.services += 1;
         let service = Service {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             ip: [10, 96, 0, self.services].into(),
+            ip6: [0xfd00, 0x10, 0x96, 0, 0, 0, 0, u16::from(self.services)].into(),
+            families,
             port,
             target_port: target,
         };

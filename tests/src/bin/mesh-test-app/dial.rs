@@ -35,6 +35,8 @@ pub struct Send {
     /// Seconds until a connect, read or write is given up
     #[arg(long, default_value_t = 5.0)]
     timeout: f64,
+    #[command(flatten)]
+    socket: crate::socket::Options,
 }
 
 /// What is known while the connection lives.
@@ -129,7 +131,7 @@ pub fn hold(to: SocketAddr) -> Result<()> {
 
 fn converse(send: &Send, progress: &mut Progress) -> io::Result<End> {
     let limit = Duration::from_secs_f64(send.timeout);
-    let mut stream = TcpStream::connect_timeout(&send.to, limit)?;
+    let mut stream = crate::socket::connect(&send.to, limit, &send.socket)?;
     progress.connected(&stream);
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;

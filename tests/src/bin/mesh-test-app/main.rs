@@ -4,6 +4,7 @@
 mod dial;
 mod enter;
 mod serve;
+mod socket;
 
 use std::{net::SocketAddr, path::PathBuf};
 

@@ -1,0 +1,42 @@
+//! Client sockets as applications make them that care about the address family.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use clap::Args;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect as dial, ipproto, socket_with, sockopt};
+
+#[derive(Args)]
+pub struct Options {
+    /// Dial from this address
+    #[arg(long)]
+    from: Option<IpAddr>,
+    /// A socket that can do IPv6 only
+    #[arg(long)]
+    v6only: bool,
+}
+
+/// Without options it is std's connect.
+pub fn connect(to: &SocketAddr, limit: Duration, options: &Options) -> io::Result<TcpStream> {
+    let Options { from, v6only } = options;
+    if from.is_none() && !v6only {
+        return TcpStream::connect_timeout(to, limit);
+    }
+    let family = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
+    if *v6only {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if let Some(from) = from {
+        bind(&socket, &SocketAddr::new(*from, 0))?;
+    }
+    // A connect that the send timeout ends answers EINPROGRESS (socket(7)).
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit))?;
+    match dial(&socket, to) {
+        Err(rustix::io::Errno::INPROGRESS) => Err(io::ErrorKind::TimedOut.into()),
+        other => other.map(|()| TcpStream::from(socket)).map_err(Into::into),
+    }
+}
