@@ -29,6 +29,8 @@ pub async fn application(
 ) -> io::Result<TcpStream> {
     let from = match target {
         SocketAddr::V4(_) => IpAddr::V4(spread(client)),
+        // From ::1 no route leads to an address that is bound to a device: the kernel chooses the pod's own on it.
+        SocketAddr::V6(to) if to.ip().is_unicast_link_local() => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
     let socket = socket(pod, from)?;
