@@ -7,6 +7,7 @@ mod join;
 mod namespace;
 mod netns;
 mod registry;
+mod remembered;
 mod table;
 
 pub use cgroup::{agents_in, enter_agent_cgroup, remove_agent_cgroup};
