@@ -95,6 +95,7 @@ impl Admin {
                 .collect(),
             open_connections: self.flows.open(),
             last_nack: control.last_nack.unwrap_or_default(),
+            configuration_from_disk: control.from_disk,
             ..Default::default()
         }
     }

@@ -1,6 +1,12 @@
 //! Arguments in, a running agent out: opens everything in order, and waits for the signal to stop.
 
-use std::{fs, io, io::IsTerminal as _, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    fs, io,
+    io::IsTerminal as _,
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicBool},
+    time::SystemTime,
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -14,7 +20,7 @@ use crate::{
     admin::{self, Admin},
     bpf::{self, Datapath},
     config::Run,
-    control,
+    control, durable,
     identity::{Certificates, Identity, SignError, Signer, Signing},
     pods::{self, PodTable, Registry},
     private_socket,
@@ -50,6 +56,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let started = SystemTime::now();
     fs::create_dir_all(&settings.places.run_dir)
         .with_context(|| format!("--run-dir {}", settings.places.run_dir.display()))?;
+    let state = &settings.places.state_dir;
+    durable::folder(state).with_context(|| format!("--state-dir {}", state.display()))?;
     if let Some(address) = settings.metrics {
         telemetry::serve_metrics(address)?;
     }
@@ -71,6 +79,9 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let datapath = Arc::new(datapath);
 
     let store = Arc::new(Store::default());
+    let ours = Arc::new(AtomicBool::new(true));
+    let memory = control::Memory::recall(state, &settings.node, &store, Arc::clone(&ours))
+        .with_context(|| format!("cannot read the last configuration in {}", state.display()))?;
     let signer = Authority { ca: control::CaClient::new(connection.clone()), ttl: settings.certificate_ttl };
     let certificates = Certificates::new(Arc::new(signer), Default::default());
     let flows = FlowLog::new();
@@ -86,13 +97,14 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         hbone_port: settings.hbone_port,
     });
     let (registry, pod_status) = Registry::new(
-        pods::Settings { cgroup: settings.places.cgroup.clone() },
+        pods::Settings { cgroup: settings.places.cgroup.clone(), state: state.clone() },
         Arc::clone(&datapath),
         Arc::clone(&certificates),
         Arc::clone(&store),
         Arc::clone(&table),
         Arc::new(Server(Arc::clone(&proxy))),
-    );
+    )
+    .with_context(|| format!("cannot remember pods in {}", state.display()))?;
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
@@ -118,6 +130,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         connection,
         node,
         Arc::clone(&store),
+        memory,
         control_status,
         states_seen,
         Arc::clone(&admin) as Arc<dyn control::Responder>,
@@ -177,6 +190,7 @@ async fn copy_counters(datapath: Arc<Datapath>) {
     let mut tick = tokio::time::interval(COUNTER_INTERVAL);
     loop {
         tick.tick().await;
+        telemetry::map_entries(datapath.map_entries());
         telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
     }
 }

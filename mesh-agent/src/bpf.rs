@@ -3,11 +3,13 @@
 #![expect(unsafe_code, reason = "BPF_OBJ_GET and BPF_LINK_UPDATE, which aya does not offer for these link types")]
 
 mod events;
+mod inspect;
 mod link;
 mod maps;
 mod open_ports;
 mod programs;
 
 pub use events::{KernelEvent, read_events, read_logs};
+pub use inspect::{Hooked, PodLink};
 pub use open_ports::open_ports;
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

@@ -111,6 +111,9 @@ pub struct Places {
     /// Folder for the sockets agent.sock and cni.sock
     #[arg(long, default_value = "/run/nodemesh")]
     pub run_dir: PathBuf,
+    /// Folder for what outlives a restart: the last configuration, and which pods joined
+    #[arg(long, default_value = "/var/lib/nodemesh-agent")]
+    pub state_dir: PathBuf,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

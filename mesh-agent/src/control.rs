@@ -6,6 +6,7 @@ mod ca;
 mod channel;
 mod discovery;
 mod link;
+mod memory;
 mod resources;
 mod subscription;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use tokio::{sync::watch, task::JoinSet};
 pub use ca::CaClient;
 pub use channel::Connection;
 pub use link::Responder;
+pub use memory::Memory;
 
 use crate::state::Store;
 
@@ -47,6 +49,8 @@ pub struct ControlStatus {
     /// Why configuration was refused, as long as resources of a refused answer have neither been accepted nor
     /// removed since.
     pub last_nack: Option<String>,
+    /// The configuration was read from the disk, and no controller has confirmed it yet.
+    pub from_disk: bool,
 }
 
 /// Running control. Dropping it ends its tasks at once.
@@ -65,11 +69,13 @@ impl Control {
 
 /// Starts to keep `store` as the controller says, to tell how that goes by `status`, to report `pod_states` and to
 /// answer questions. Returns at once; the controller need not be there yet. `shutdown` ends it when true or when its
-/// sender is gone.
+/// sender is gone. `memory` is what an earlier agent held.
+#[expect(clippy::too_many_arguments, reason = "each is another side of the agent, and there is one caller")]
 pub fn spawn(
     connection: Connection,
     node: NodeFacts,
     store: Arc<Store>,
+    memory: Memory,
     status: watch::Sender<ControlStatus>,
     pod_states: watch::Receiver<Vec<PodState>>,
     responder: Arc<dyn Responder>,
@@ -77,11 +83,7 @@ pub fn spawn(
 ) -> Control {
     let mut tasks = JoinSet::new();
 
-    let discovery = discovery::run(connection.clone(), node, store, status);
-    let until = stop(shutdown.clone());
-    tasks.spawn(async move {
-        tokio::select! { () = discovery => {}, () = until => {} }
-    });
+    tasks.spawn(discovery::run(connection.clone(), node, store, memory, status, stop(shutdown.clone())));
     let link = link::run(connection, pod_states, responder);
     let until = stop(shutdown);
     tasks.spawn(async move {

@@ -5,6 +5,7 @@ mod app;
 mod bpf;
 mod config;
 mod control;
+mod durable;
 mod identity;
 mod pods;
 mod private_socket;
@@ -54,15 +55,16 @@ fn tell(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-fn take_away(Places { cgroup, bpffs, run_dir }: &Places) -> Result<()> {
+fn take_away(Places { cgroup, bpffs, run_dir, state_dir }: &Places) -> Result<()> {
     // The hooks of a running agent would go before it does, and its pods' traffic be plaintext at once.
     let running = pods::agents_in(cgroup).with_context(|| format!("cannot look below {}", cgroup.display()))?;
     if let Some(pid) = running.first() {
         bail!("the agent still runs (pid {pid}); stop it first");
     }
     let removed = bpf::uninstall(bpffs).with_context(|| format!("cannot remove {}", bpffs.display()))?;
-    for socket in ["agent.sock", "cni.sock"] {
-        let path = run_dir.join(socket);
+    let sockets = ["agent.sock", "cni.sock"].map(|name| run_dir.join(name));
+    let files = ["configuration", "pods.json"].map(|name| state_dir.join(name));
+    for path in sockets.into_iter().chain(files) {
         match fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("cannot remove {}", path.display()));
@@ -72,6 +74,7 @@ fn take_away(Places { cgroup, bpffs, run_dir }: &Places) -> Result<()> {
     }
     // Empty, or somebody else's.
     let _ = fs::remove_dir(run_dir);
+    let _ = fs::remove_dir(state_dir);
     pods::remove_agent_cgroup(cgroup)
         .with_context(|| format!("cannot remove the agent's cgroup below {}", cgroup.display()))?;
     println!("mesh-agent: {removed} links and maps removed");

@@ -8,6 +8,7 @@ mod listeners;
 mod namespace;
 mod netns;
 mod registry;
+mod remembered;
 mod table;
 
 pub use cgroup::{agents_in, enter_agent_cgroup, remove_agent_cgroup};

@@ -165,6 +165,8 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
             "pod_uid": pod.pod_uid,
             "redirection": words::redirection(pod.redirection()),
             "message": pod.message,
+            "fault": pod.fault,
+            "proven": words::time(pod.proven.map(|time| (time.seconds, time.nanos))),
         })
     });
     let counters = status.counters.iter().map(|counter| (counter.name.clone(), counter.value.into()));
@@ -180,6 +182,9 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
         "policies": status.policies,
         "open_connections": status.open_connections,
         "last_nack": status.last_nack,
+        "not_ready": status.not_ready,
+        "configuration_from_disk": status.configuration_from_disk,
+        "draining": status.draining,
         "pods": pods.collect::<Vec<_>>(),
         "counters": counters.collect::<serde_json::Map<_, _>>(),
     })

@@ -17,6 +17,7 @@ mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
 mod redirect_and_addresses;
+mod restarted;
 mod server_speaks_first;
 mod stays_closed;
 mod strict_and_permissive;

@@ -27,6 +27,7 @@ impl Agent {
             format!("--cgroup={}", node.cgroup.display()),
             format!("--bpffs={}", node.bpffs.display()),
             format!("--run-dir={}", node.run_dir.display()),
+            format!("--state-dir={}", node.state_dir().display()),
             "--log=info".to_owned(),
         ];
         arguments.extend_from_slice(options);
@@ -61,5 +62,6 @@ pub(crate) fn uninstall(node: &Node) -> Result<()> {
     let mut command = Command::new(config::built("mesh-agent")?);
     command.arg("uninstall").arg("--cgroup").arg(&node.cgroup);
     command.arg("--bpffs").arg(&node.bpffs).arg("--run-dir").arg(&node.run_dir);
+    command.arg("--state-dir").arg(node.state_dir());
     place::succeed(command, JOIN_LIMIT).map(drop)
 }

@@ -117,6 +117,11 @@ impl Node {
         self.run_dir.join("agent.sock")
     }
 
+    /// What the agent keeps over a restart.
+    pub fn state_dir(&self) -> PathBuf {
+        self.run_dir.with_extension("state")
+    }
+
     /// The socket at which pods join.
     pub fn cni_socket(&self) -> PathBuf {
         self.run_dir.join("cni.sock")

@@ -20,6 +20,10 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
+// enum bpf_link_type, likewise
+const LINK_TYPE_CGROUP: u32 = 3;
+const LINK_TYPE_NETNS: u32 = 5;
+
 /// `union bpf_attr` of BPF_OBJ_GET
 #[repr(C)]
 #[derive(Default)]
@@ -47,17 +51,27 @@ struct GetInfo {
     info: u64,
 }
 
-/// `struct bpf_link_info` of a cgroup link
+/// The first words of `struct bpf_link_info`; what follows `prog_id` depends on the kind.
 #[repr(C)]
 #[derive(Default)]
-struct CgroupLinkInfo {
+struct RawInfo {
     kind: u32,
     id: u32,
     prog_id: u32,
     _padding: u32,
-    cgroup_id: u64,
-    attach_type: u32,
-    _end: u32,
+    // A cgroup's id and then the type, or a namespace's inode and the type.
+    words: [u32; 4],
+}
+
+/// What a pinned link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A cgroup, by its id; 0: it is gone.
+    Cgroup(u64),
+    /// A network namespace, by its inode; 0: it is gone.
+    Netns(u32),
+    /// Nothing of ours.
+    Other,
 }
 
 /// Makes `program` the one that the link pinned at `path` runs; `attach` makes the link if there is none, or if what
@@ -103,14 +117,39 @@ fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 }
 
 fn attached_cgroup(link: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut info = CgroupLinkInfo::default();
+    match target(link)? {
+        Target::Cgroup(id) => Ok(id),
+        Target::Netns(_) | Target::Other => Err(io::Error::other("it is no link to a cgroup")),
+    }
+}
+
+/// What the link pinned at `path` is attached to; `None`: nothing is pinned there.
+pub fn pinned_target(path: &Path) -> io::Result<Option<Target>> {
+    match open_pinned(path) {
+        Ok(link) => target(link.as_fd()).map(Some),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn target(link: BorrowedFd<'_>) -> io::Result<Target> {
+    let mut info = RawInfo::default();
     let mut attr = GetInfo {
         bpf_fd: link.as_raw_fd() as u32,
-        info_len: size_of::<CgroupLinkInfo>() as u32,
+        info_len: size_of::<RawInfo>() as u32,
         info: (&raw mut info) as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.cgroup_id)
+    let [first, second, ..] = info.words;
+    Ok(match info.kind {
+        LINK_TYPE_CGROUP => {
+            let [a, b, c, d] = first.to_ne_bytes();
+            let [e, f, g, h] = second.to_ne_bytes();
+            Target::Cgroup(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
+        }
+        LINK_TYPE_NETNS => Target::Netns(first),
+        _ => Target::Other,
+    })
 }
 
 fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {

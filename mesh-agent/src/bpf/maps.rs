@@ -73,6 +73,14 @@ impl Maps {
         lock(&self.cgroups).insert(id, index, 0)
     }
 
+    pub fn cgroups(&self) -> Vec<(u64, u32)> {
+        lock(&self.cgroups).iter().filter_map(Result::ok).collect()
+    }
+
+    pub fn remove_cgroup(&self, id: u64) -> Result<(), MapError> {
+        absent_is_fine(lock(&self.cgroups).remove(&id))
+    }
+
     /// By the pod's index: the folder, and with it the id, may be gone before the pod is taken out.
     pub fn remove_cgroups_of(&self, index: u32) -> Result<(), MapError> {
         let mut cgroups = lock(&self.cgroups);
@@ -83,6 +91,10 @@ impl Maps {
 
     pub fn set_epoch(&self, index: u32, epoch: u32) -> Result<(), MapError> {
         lock(&self.epochs).set(index, epoch, 0)
+    }
+
+    pub fn epoch(&self, index: u32) -> Result<u32, MapError> {
+        lock(&self.epochs).get(&index, 0)
     }
 
     pub fn set_listener(&self, index: u32, listener: &impl AsRawFd) -> Result<(), MapError> {

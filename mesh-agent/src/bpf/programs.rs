@@ -72,9 +72,9 @@ pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// The loaded data path of one node.
 pub struct Datapath {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     settings: Settings,
-    maps: Maps,
+    pub(super) maps: Maps,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -281,7 +281,7 @@ impl Datapath {
         RingBuf::try_from(Map::RingBuf(data)).map_err(|e| DatapathError::map("EVENTS", e))
     }
 
-    fn pod_link(&self, netns_cookie: u64) -> PathBuf {
+    pub(super) fn pod_link(&self, netns_cookie: u64) -> PathBuf {
         self.dir.join("links").join(format!("ingress-{netns_cookie}"))
     }
 }

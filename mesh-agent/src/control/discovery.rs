@@ -1,6 +1,6 @@
 //! The discovery stream: keeps the store as the controller says, over reconnects.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use mesh_common::proto::{
     core::Node,
@@ -18,20 +18,25 @@ use super::{
     ControlStatus, NodeFacts,
     backoff::Backoff,
     channel::{Connection, LARGEST_MESSAGE, TokenError, explain},
-    resources::{KINDS, type_url},
+    memory::Memory,
+    resources::type_url,
     subscription::Subscription,
 };
-use crate::state::Store;
+use crate::{durable, state::Store};
 
 /// Requests on their way: the three first ones and an answer to each response, which the loop waits to send.
 const REQUESTS: usize = 8;
+/// Changes of this long are written to the disk at once.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
 
 struct Discovery {
     connection: Connection,
     node: Node,
     store: Arc<Store>,
     status: watch::Sender<ControlStatus>,
-    subscriptions: [Subscription; 3],
+    memory: Memory,
+    /// When what changed is to be written to the disk.
+    save_at: Option<tokio::time::Instant>,
 }
 
 /// Why a stream ended.
@@ -45,24 +50,43 @@ enum StreamError {
     Closed,
 }
 
-/// Runs until it is dropped.
-pub async fn run(connection: Connection, node: NodeFacts, store: Arc<Store>, status: watch::Sender<ControlStatus>) {
-    let subscriptions = KINDS.map(Subscription::new);
-    let mut discovery = Discovery { connection, node: wire_node(&node), store, status, subscriptions };
-    let mut backoff = Backoff::default();
-    loop {
-        let Err(error) = discovery.stream(&mut backoff).await;
-        discovery.status.send_if_modified(|status| std::mem::take(&mut status.connected));
-        let delay = backoff.delay();
-        tracing::warn!(%error, retry_in = ?delay, "no discovery stream; the last good configuration stays");
-        tokio::time::sleep(delay).await;
+/// Runs until `until` is ready; what changed last is on the disk then.
+pub async fn run(
+    connection: Connection,
+    node: NodeFacts,
+    store: Arc<Store>,
+    memory: Memory,
+    status: watch::Sender<ControlStatus>,
+    until: impl Future<Output = ()>,
+) {
+    status.send_modify(|status| status.from_disk = memory.recalled());
+    let mut discovery = Discovery { connection, node: wire_node(&node), store, status, memory, save_at: None };
+    tokio::select! { () = discovery.streams() => {}, () = until => {} }
+    if discovery.save_at.is_some() {
+        discovery.save().await;
     }
 }
 
 impl Discovery {
+    async fn streams(&mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let Err(error) = self.stream(&mut backoff).await;
+            self.status.send_if_modified(|status| std::mem::take(&mut status.connected));
+            let delay = backoff.delay();
+            tracing::warn!(%error, retry_in = ?delay, "no discovery stream; the last good configuration stays");
+            let again = tokio::time::Instant::now() + delay;
+            while let Some(at) = self.save_at.filter(|at| *at < again) {
+                tokio::time::sleep_until(at).await;
+                self.save().await;
+            }
+            tokio::time::sleep_until(again).await;
+        }
+    }
+
     async fn stream(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, StreamError> {
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        for (i, subscription) in self.subscriptions.iter().enumerate() {
+        for (i, subscription) in self.memory.subscriptions.iter().enumerate() {
             // The first message of a stream says who asks.
             let node = (i == 0).then(|| self.node.clone());
             requests.try_send(subscription.first_request(node)).map_err(|_| StreamError::Closed)?;
@@ -74,18 +98,43 @@ impl Discovery {
         tracing::info!("discovery stream open");
         self.status.send_if_modified(|status| !std::mem::replace(&mut status.connected, true));
 
-        while let Some(response) = responses.message().await? {
+        loop {
+            let response = tokio::select! {
+                response = responses.message() => response?.ok_or(StreamError::Closed)?,
+                () = until(self.save_at) => {
+                    self.save().await;
+                    continue;
+                }
+            };
             backoff.reset();
             let answer = self.take(response);
+            self.save_at.get_or_insert_with(|| tokio::time::Instant::now() + SAVE_AFTER);
             self.report();
             requests.send(answer).await.map_err(|_| StreamError::Closed)?;
         }
-        Err(StreamError::Closed)
+    }
+
+    /// Writes what is held to the disk. What fails, or is another agent's to write, is tried again.
+    async fn save(&mut self) {
+        let Some((path, content)) = self.memory.file() else {
+            self.save_at = Some(tokio::time::Instant::now() + SAVE_AFTER);
+            return;
+        };
+        let shown = path.display().to_string();
+        let written = tokio::task::spawn_blocking(move || durable::replace(&path, &content)).await;
+        self.save_at = match written.map_err(std::io::Error::other).flatten() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(file = shown, %error, "a restart would not remember the configuration");
+                Some(tokio::time::Instant::now() + SAVE_AFTER)
+            }
+        };
     }
 
     fn take(&mut self, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         let (updated, removed) = (response.resources.len(), response.removed_resources.len());
-        let Some(subscription) = self.subscriptions.iter_mut().find(|s| type_url(s.kind()) == response.type_url) else {
+        let Some(subscription) = self.memory.subscriptions.iter_mut().find(|s| type_url(s.kind()) == response.type_url)
+        else {
             let message = format!("type `{}` was not asked for", response.type_url);
             tracing::warn!(error = message, "configuration refused");
             return DeltaDiscoveryRequest {
@@ -110,16 +159,24 @@ impl Discovery {
     }
 
     fn report(&self) {
-        let synced = self.subscriptions.iter().all(Subscription::answered);
-        let last_nack = self.subscriptions.iter().find_map(Subscription::refusal);
+        let synced = self.memory.subscriptions.iter().all(Subscription::answered);
+        let last_nack = self.memory.subscriptions.iter().find_map(Subscription::refusal);
         self.status.send_if_modified(|status| {
             let changed = status.synced != synced || status.last_nack.as_deref() != last_nack;
             if changed {
                 status.synced = synced;
+                status.from_disk &= !synced;
                 status.last_nack = last_nack.map(ToOwned::to_owned);
             }
             changed
         });
+    }
+}
+
+async fn until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,7 @@ use mesh_common::{
     model::PolicyName,
     proto::{
         core::Node,
-        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
         rpc,
     },
 };
@@ -18,8 +18,12 @@ use crate::state::{Delta, Kind, Store, Unreadable};
 #[derive(Debug)]
 pub struct Subscription {
     kind: Kind,
-    /// Name -> version of every resource of this type in the store.
-    versions: BTreeMap<String, String>,
+    /// Every resource of this type in the store as it came, by name.
+    held: BTreeMap<String, Resource>,
+    /// Policies that exist and of which no version could be read: a restart must find them unreadable again.
+    unread: BTreeMap<String, Resource>,
+    /// There was a response, or one is remembered.
+    heard: bool,
     /// A response was accepted.
     answered: bool,
     refused: Option<Refused>,
@@ -35,7 +39,8 @@ struct Refused {
 
 impl Subscription {
     pub fn new(kind: Kind) -> Self {
-        Self { kind, versions: BTreeMap::new(), answered: false, refused: None }
+        let (held, unread) = Default::default();
+        Self { kind, held, unread, heard: false, answered: false, refused: None }
     }
 
     pub fn kind(&self) -> Kind {
@@ -56,9 +61,24 @@ impl Subscription {
         DeltaDiscoveryRequest {
             node,
             type_url: type_url(self.kind).to_owned(),
-            initial_resource_versions: self.versions.clone(),
+            initial_resource_versions: self.held.iter().map(|(name, r)| (name.clone(), r.version.clone())).collect(),
             ..Default::default()
         }
+    }
+
+    /// Takes what was held by an earlier agent. The controller has confirmed nothing of it.
+    pub fn recall(&mut self, store: &Store, response: DeltaDiscoveryResponse) {
+        self.take(store, response);
+        (self.answered, self.refused) = (false, None);
+    }
+
+    /// Everything that is held, as one response; `None` before there was any.
+    pub fn held_response(&self) -> Option<DeltaDiscoveryResponse> {
+        self.heard.then(|| DeltaDiscoveryResponse {
+            type_url: type_url(self.kind).to_owned(),
+            resources: self.held.values().chain(self.unread.values()).cloned().collect(),
+            ..Default::default()
+        })
     }
 
     /// Applies what can be read of a response to the store as one change, and returns the ACK, or the NACK that names
@@ -66,16 +86,20 @@ impl Subscription {
     /// whom it may be about unreachable.
     pub fn take(&mut self, store: &Store, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         let DeltaDiscoveryResponse { system_version_info: _, resources, type_url, nonce, removed_resources } = response;
-        let mut versions = Vec::with_capacity(resources.len());
+        let mut taken = Vec::with_capacity(resources.len());
+        let mut unread = Vec::new();
         let mut upserts = Vec::with_capacity(resources.len());
         let mut rejections = Vec::new();
         for resource in resources {
             match resources::object(self.kind, &resource) {
                 Ok(object) => {
                     upserts.push((resource.name.clone(), object));
-                    versions.push((resource.name, resource.version));
+                    taken.push(resource);
                 }
-                Err(rejection) => rejections.push(rejection),
+                Err(rejection) => {
+                    rejections.push(rejection);
+                    unread.push(resource);
+                }
             }
         }
         let delta = Delta {
@@ -90,7 +114,8 @@ impl Subscription {
             (Ok(_), [only]) => Some(only.to_string()),
             (Ok(_), [first, more @ ..]) => Some(format!("{first} (and {} more resources)", more.len())),
         };
-        self.held(versions, &removed_resources);
+        self.hold(taken, unread, &removed_resources);
+        self.heard = true;
         self.answered |= error.is_none();
         let error_detail = error.map(|why| {
             let refused = self.refused.get_or_insert_with(|| Refused { why: String::new(), stale: BTreeSet::new() });
@@ -101,9 +126,9 @@ impl Subscription {
         DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..Default::default() }
     }
 
-    fn held(&mut self, versions: Vec<(String, String)>, removed: &[String]) {
+    fn hold(&mut self, taken: Vec<Resource>, unread: Vec<Resource>, removed: &[String]) {
         if let Some(refused) = &mut self.refused {
-            for name in removed.iter().chain(versions.iter().map(|(name, _)| name)) {
+            for name in removed.iter().chain(taken.iter().map(|resource| &resource.name)) {
                 refused.stale.remove(name);
             }
             if refused.stale.is_empty() {
@@ -111,9 +136,16 @@ impl Subscription {
             }
         }
         for name in removed {
-            self.versions.remove(name);
+            self.held.remove(name);
+            self.unread.remove(name);
         }
-        self.versions.extend(versions);
+        for resource in taken {
+            self.unread.remove(&resource.name);
+            self.held.insert(resource.name.clone(), resource);
+        }
+        // The last good version stands for one that cannot be read.
+        let unread = unread.into_iter().filter(|r| self.kind == Kind::Policy && !self.held.contains_key(&r.name));
+        self.unread.extend(unread.map(|resource| (resource.name.clone(), resource)));
     }
 }
 

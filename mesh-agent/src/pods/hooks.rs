@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{Netns, Pod, cgroup, listeners, namespace, table::Addresses, table::Presence};
-use crate::bpf::{Datapath, PodHooks};
+use crate::bpf::{Datapath, Hooked, PodHooks};
 
 /// Serves the connections of one pod's listener; the task ends when it is aborted.
 pub trait Start: Send + Sync + 'static {
@@ -49,6 +49,21 @@ impl Hooks {
         // Epochs of an earlier agent must not be given again while its sockets live.
         let next_epoch = datapath.known_pods().iter().map(|(_, entry)| entry.epoch).max().unwrap_or(0) + 1;
         Self { datapath, start, next_epoch }
+    }
+
+    /// What the kernel holds for pods, by this agent or an earlier one.
+    pub fn hooked(&self) -> Vec<Hooked> {
+        self.datapath.hooked().unwrap_or_else(|e| {
+            tracing::error!(error = %anyhow::Error::from(e), "cannot look at the hooks of pods");
+            Vec::new()
+        })
+    }
+
+    /// Ends what an agent that died left half done.
+    pub fn remove_half_done(&self) {
+        if let Err(e) = self.datapath.remove_half_done() {
+            tracing::error!(error = %anyhow::Error::from(e), "cannot remove what an earlier agent left half done");
+        }
     }
 
     /// The namespace is hooked, by this agent or an earlier one.
@@ -144,8 +159,8 @@ impl Hooks {
     }
 
     /// Takes every hook of the namespace away, also those of an earlier agent.
-    pub fn unhook(&self, netns: &Netns, active: Option<Active>, presence: Presence) {
-        let known = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns.cookie());
+    pub fn unhook(&self, netns_cookie: u64, active: Option<Active>, presence: Presence) {
+        let known = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns_cookie);
         if let Some((cookie, entry)) = known
             && let Err(e) = self.datapath.detach_pod(entry.index, cookie)
         {

@@ -46,6 +46,11 @@ impl Netns {
         self.cookie
     }
 
+    /// Device and inode of its file: what stat(2) tells, and what the kernel tells of a link to it.
+    pub fn device_and_inode(&self) -> io::Result<(u64, u64)> {
+        identity(self.fd.as_fd())
+    }
+
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

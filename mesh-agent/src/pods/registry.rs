@@ -1,8 +1,11 @@
 //! One task owns which pods joined and which are redirected, and brings the two together: a pod is redirected when it
 //! joined, the configuration wants it in the mesh, and its certificate is there.
 
+mod restore;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
@@ -10,14 +13,17 @@ use std::{
 };
 
 use mesh_common::model::{Identity, LocalPod, Mode};
+use restore::Lost;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::AbortHandle,
+    time::Instant,
 };
 
 use super::{
     Netns, PodTable, Request, cgroup,
     hooks::{Active, Hooks, Start},
+    remembered::Remembered,
     table::{Addresses, Presence},
 };
 use crate::{
@@ -34,6 +40,8 @@ const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Where the cgroup programs are attached.
     pub cgroup: PathBuf,
+    /// Folder in which is remembered who joined.
+    pub state: PathBuf,
 }
 
 /// A request by the local socket.
@@ -68,6 +76,11 @@ pub struct Registry {
     table: Arc<PodTable>,
     hooks: Hooks,
     joined: BTreeMap<Key, Joined>,
+    /// Joined an earlier agent, and not found yet.
+    lost: BTreeMap<Key, Lost>,
+    /// When to look for them.
+    look_at: Instant,
+    remembered: Remembered,
     states: watch::Sender<Vec<PodStatus>>,
     wake: Arc<Notify>,
 }
@@ -84,6 +97,13 @@ struct Joined {
     redirection: Redirection,
     /// Somebody waits for its certificate and will wake the registry.
     waiting: Option<AbortHandle>,
+}
+
+impl Joined {
+    fn new(pod_uid: String, cgroup: PathBuf, netns: Arc<Netns>) -> Self {
+        let (active, waiting) = (None, None);
+        Self { pod_uid, cgroup, netns, active, redirection: Redirection::Disabled, waiting }
+    }
 }
 
 /// What the configuration says of a pod.
@@ -103,26 +123,31 @@ impl Registry {
         store: Arc<Store>,
         table: Arc<PodTable>,
         start: Arc<dyn Start>,
-    ) -> (Self, watch::Receiver<Vec<PodStatus>>) {
+    ) -> io::Result<(Self, watch::Receiver<Vec<PodStatus>>)> {
         let (states, seen) = watch::channel(Vec::new());
         let registry = Self {
+            remembered: Remembered::new(&settings.state)?,
             settings,
             certificates,
             store,
             table,
             hooks: Hooks::new(datapath, start),
             joined: BTreeMap::new(),
+            lost: BTreeMap::new(),
+            look_at: Instant::now(),
             states,
             wake: Arc::default(),
         };
-        (registry, seen)
+        Ok((registry, seen))
     }
 
     /// Runs until every sender of commands is gone.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut changes = self.store.subscribe();
+        self.restore();
         loop {
-            let wait = self.reconcile(&changes.borrow_and_update().clone());
+            let unfinished = self.reconcile(&changes.borrow_and_update().clone());
+            let wait = unfinished.into_iter().chain(self.look_again()).min();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Join { request, netns, done }) => {
@@ -150,23 +175,21 @@ impl Registry {
         if let Some((other, _)) = self.joined.iter().find(|(other, joined)| **other != key && same_netns(joined)) {
             return Err(format!("its network namespace joined already, as {}/{}", other.0, other.1));
         }
+        if let Some(lost) = self.lost.get(&key)
+            && lost.entry.cookie == netns.cookie()
+        {
+            self.lost.remove(&key);
+        }
         if let Some(old) = self.joined.get(&key) {
             if same_netns(old) && old.pod_uid == request.pod_uid && old.cgroup == cgroup {
                 return Ok(());
             }
-            // The same name again is another pod: what was known of the old one must not serve it.
-            self.forget(&key);
         }
+        // The same name again is another pod: what was known of the old one must not serve it.
+        self.forget(&key);
         tracing::info!(namespace = key.0, pod = key.1, "pod joined");
-        let joined = Joined {
-            pod_uid: request.pod_uid,
-            cgroup,
-            netns: Arc::new(netns),
-            active: None,
-            redirection: Redirection::Disabled,
-            waiting: None,
-        };
-        self.joined.insert(key, joined);
+        self.joined.insert(key, Joined::new(request.pod_uid, cgroup, Arc::new(netns)));
+        self.remember();
         Ok(())
     }
 
@@ -174,13 +197,18 @@ impl Registry {
         let key = (namespace, name);
         // CNI DEL must succeed for a pod that is gone already.
         if self.forget(&key) {
+            self.remember();
             tracing::info!(namespace = key.0, pod = key.1, "pod left");
         }
     }
 
     fn forget(&mut self, key: &Key) -> bool {
+        if let Some(lost) = self.lost.remove(key) {
+            self.hooks.unhook(lost.entry.cookie, None, Presence::Removed);
+            return true;
+        }
         let Some(mut joined) = self.joined.remove(key) else { return false };
-        self.hooks.unhook(&joined.netns, joined.active.take(), Presence::Removed);
+        self.hooks.unhook(joined.netns.cookie(), joined.active.take(), Presence::Removed);
         self.publish();
         true
     }
@@ -222,7 +250,7 @@ impl Registry {
         if let Some(joined) = self.joined.get_mut(key) {
             let active = joined.active.take();
             if active.is_some() || self.hooks.known(&joined.netns) {
-                self.hooks.unhook(&joined.netns, active, Presence::Unhooked);
+                self.hooks.unhook(joined.netns.cookie(), active, Presence::Unhooked);
                 self.publish();
             }
         }
@@ -244,35 +272,45 @@ impl Registry {
 
     /// One pod that shall be in the mesh. What is redirected stays so until its successor can take over.
     fn advance(&mut self, key: &Key, want: &LocalPod, identity: Option<Identity>) -> Redirection {
-        let Some(joined) = self.joined.get(key) else { return Redirection::Disabled };
         let Some(identity) = identity else {
             return Redirection::Pending("its workload is not known yet".to_owned());
         };
         let Some(ips) = Addresses::of(&want.addresses) else {
             return Redirection::Failed("it has no address".to_owned());
         };
-        if joined.active.as_ref().is_some_and(|a| a.serves(&identity, ips)) {
-            let active = self.joined.get_mut(key).and_then(|joined| joined.active.as_mut());
-            return match active.map_or(Ok(()), |active| self.hooks.probe_ports(active, want)) {
-                Ok(()) => Redirection::Enabled,
-                Err(why) => Redirection::Failed(why),
-            };
+        let active = self.joined.get_mut(key).and_then(|joined| joined.active.as_mut());
+        let served = active.as_ref().is_some_and(|a| a.serves(&identity, ips));
+        if served
+            && let Some(active) = active
+            && let Err(why) = self.hooks.probe_ports(active, want)
+        {
+            return Redirection::Failed(why);
         }
-        if self.certificates.current(&identity).is_none() {
-            let state = self.certificates.list().into_iter().find(|c| c.identity == identity).map(|c| c.state);
-            let why = format!("no certificate for {identity} yet: {}", state.as_deref().unwrap_or("not asked for"));
-            self.await_certificate(key, identity);
-            return Redirection::Pending(why);
-        }
-        match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity, ips) {
-            Ok(active) => {
-                let before = self.joined.get_mut(key).and_then(|joined| joined.active.replace(active));
-                self.hooks.replaced(before);
-                self.publish();
-                Redirection::Enabled
+        let Some(joined) = self.joined.get(key) else { return Redirection::Disabled };
+        let certified = self.certificates.current(&identity).is_some();
+        // What an earlier agent redirected is refused by now: it is served at once, tunnels follow with the key.
+        let refused = joined.active.is_none() && self.hooks.known(&joined.netns);
+        if !served && (certified || refused) {
+            match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity.clone(), ips) {
+                Ok(active) => {
+                    let before = self.joined.get_mut(key).and_then(|joined| joined.active.replace(active));
+                    self.hooks.replaced(before);
+                    self.publish();
+                }
+                Err(why) => return Redirection::Failed(why),
             }
-            Err(why) => Redirection::Failed(why),
         }
+        if certified {
+            return Redirection::Enabled;
+        }
+        let state = self.certificates.list().into_iter().find(|c| c.identity == identity).map(|c| c.state);
+        let state = state.as_deref().unwrap_or("not asked for");
+        let why = match served || refused {
+            true => format!("redirected, but its tunnels are refused: no certificate for {identity}: {state}"),
+            false => format!("no certificate for {identity} yet: {state}"),
+        };
+        self.await_certificate(key, identity);
+        Redirection::Pending(why)
     }
 
     /// Wakes the registry when the certificate is there, refused, or late.
@@ -307,6 +345,7 @@ impl Registry {
                 pod_uid: joined.active.as_ref().map_or(&joined.pod_uid, |active| &active.pod_uid).clone(),
                 redirection: joined.redirection.clone(),
             })
+            .chain(self.lost_states())
             .collect();
         self.states.send_if_modified(|old| {
             let changed = *old != states;

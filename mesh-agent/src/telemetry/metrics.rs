@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
-use metrics::counter;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::flow::{Direction, Flow, Verdict};
@@ -52,5 +52,12 @@ pub(super) fn closed(flow: &Flow) {
 pub fn kernel_counters(counters: impl Iterator<Item = (&'static str, u64)>) {
     for (name, value) in counters {
         counter!("mesh_bpf_verdicts_total", "verdict" => name).absolute(value);
+    }
+}
+
+/// How full the kernel's tables are.
+pub fn map_entries(maps: impl IntoIterator<Item = (&'static str, usize)>) {
+    for (name, entries) in maps {
+        gauge!("mesh_bpf_map_entries", "map" => name).set(entries as f64);
     }
 }

@@ -24,7 +24,7 @@ impl World {
     /// travels, and both agents must list it.
     pub fn settle(&mut self) -> Result<()> {
         self.settled += 1;
-        let name = format!("settled-{}", self.settled);
+        let name = self.marker();
         let ip = format!("10.96.255.{}", self.settled % 250 + 1);
         self.manifests.write(
             "settled",
@@ -46,6 +46,11 @@ impl World {
             })?;
         }
         Ok(())
+    }
+
+    /// The name of what [`World::settle`] wrote last.
+    pub fn marker(&self) -> String {
+        format!("settled-{}", self.settled)
     }
 
     /// Removes what [`World::settle`] wrote: it is nothing for a user to see.

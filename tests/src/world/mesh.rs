@@ -46,6 +46,25 @@ impl World {
         Ok(())
     }
 
+    /// As a node's supervisor does: with the token that it had, and nobody tells it of any pod. The controller need not
+    /// be there.
+    pub fn restart_agent(&mut self, node: NodeId) -> Result<()> {
+        let token = self.root().join(format!("token-{}", node.name()));
+        let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)?;
+        self.agents[node.index()] = Some(started);
+        Ok(())
+    }
+
+    /// Every pod of the node is announced once more, as a CNI plugin may.
+    pub fn join_again(&self, node: NodeId) -> Result<()> {
+        self.pods.iter().filter(|pod| pod.node == node).try_for_each(|pod| agent::add_pod(self.node(node), pod))
+    }
+
+    /// SIGKILL: nothing is configured and nothing signed until it is started again.
+    pub fn kill_controller(&self) -> Result<()> {
+        self.controller()?.process.kill()
+    }
+
     /// SIGKILL: it cannot say good-bye.
     pub fn kill_agent(&mut self, node: NodeId) -> Result<()> {
         let agent = self.agents[node.index()].take().with_context(|| format!("agent {} does not run", node.name()))?;

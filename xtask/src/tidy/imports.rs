@@ -7,7 +7,7 @@ use super::{
 
 /// The rooms of mesh-agent from the ground up. A room imports from lower layers only, and never from its neighbours.
 const LAYERS: &[&[&str]] = &[
-    &["config", "private_socket", "sockopt", "telemetry"],
+    &["config", "durable", "private_socket", "sockopt", "telemetry"],
     &["identity", "state"],
     &["bpf", "tunnel"],
     // It hooks pods by bpf.

@@ -297,3 +297,73 @@ async fn a_controller_of_another_name_is_not_spoken_to() {
     let spoken = tokio::time::timeout(std::time::Duration::from_millis(500), world.discoveries.recv()).await;
     assert!(spoken.is_err() && !control.status.borrow().connected);
 }
+
+#[tokio::test]
+async fn the_last_good_configuration_outlives_the_agent() {
+    let mut world = World::new().await;
+    let control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let (cart, gone) = (pod_resource("7", pod("cart", 1)), pod_resource("1", pod("gone", 2)));
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "1", vec![cart, gone], vec![])).await, None);
+    assert_eq!(exchange(&mut stream, response(type_url::ADDRESS, "2", vec![], vec![uid("gone")])).await, None);
+    // A policy that cannot be read must not be forgotten: it may be a DENY.
+    let policy = security::Authorization {
+        name: "odd".into(),
+        namespace: "shop".into(),
+        scope: security::Scope::Namespace.into(),
+        action: 77,
+        ..Default::default()
+    };
+    let odd = resource(type_url::AUTHORIZATION, "shop/odd", "1", &policy);
+    assert!(exchange(&mut stream, response(type_url::AUTHORIZATION, "3", vec![odd], vec![])).await.is_some());
+    world.shutdown.send_replace(true);
+    soon("control ends", control.stopped()).await;
+
+    let before = world.store.snapshot();
+    world.store = Default::default();
+    world.shutdown.send_replace(false);
+    let mut control = world.start(Mute);
+    let after = world.store.snapshot();
+    assert_eq!(after.workloads().len(), 1);
+    let cart = after.workload(&uid("cart")).expect("held");
+    assert_eq!(before.policies_of(cart).unknown, after.policies_of(cart).unknown);
+    assert!(after.policies_of(cart).unknown.is_some(), "unreadable as before");
+    status(&mut control.status, "from the disk", |status| status.from_disk && !status.synced).await;
+
+    let mut stream = world.discovery().await;
+    let requests = subscriptions(&mut stream).await;
+    assert_eq!(requests[type_url::ADDRESS].initial_resource_versions, BTreeMap::from([(uid("cart"), "7".into())]));
+    assert!(requests[type_url::AUTHORIZATION].initial_resource_versions.is_empty(), "it is to be sent again");
+    for kind in [type_url::ADDRESS, type_url::LOCAL_POD, type_url::AUTHORIZATION] {
+        exchange(&mut stream, response(kind, "n", vec![], vec![])).await;
+    }
+    status(&mut control.status, "confirmed", |status| !status.from_disk && status.synced).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_not_whole_is_not_used() {
+    let mut world = World::new().await;
+    let control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    exchange(&mut stream, response(type_url::ADDRESS, "1", vec![pod_resource("7", pod("cart", 1))], vec![])).await;
+    world.shutdown.send_replace(true);
+    soon("control ends", control.stopped()).await;
+    let good = std::fs::read(world.memory_file()).expect("written at the end");
+
+    let cut = good[..good.len() - 1].to_vec();
+    let mut flipped = good.clone();
+    *flipped.last_mut().expect("long") ^= 1;
+    let other = [b"nodemesh configuration 2\n".as_slice(), &good[25..]].concat();
+    for bad in [cut, flipped, other, Vec::new()] {
+        world.store = Default::default();
+        std::fs::write(world.memory_file(), &bad).expect("written");
+        assert!(!world.memory().recalled());
+        assert_eq!(world.store.snapshot().generation(), 0);
+        assert_eq!(std::fs::read(world.memory_file().with_extension("unreadable")).expect("kept"), bad);
+    }
+    std::fs::write(world.memory_file(), &good).expect("written");
+    assert!(world.memory().recalled());
+    assert_eq!(world.store.snapshot().workloads().len(), 1);
+}

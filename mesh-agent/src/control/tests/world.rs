@@ -1,6 +1,11 @@
 //! A controller played in-process over TLS on loopback.
 
-use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use mesh_common::proto::{
     auth::{
@@ -34,7 +39,7 @@ use tonic::{
 
 use super::soon;
 use crate::{
-    control::{CaClient, Connection, Control, ControlStatus, NodeFacts, Responder, spawn},
+    control::{CaClient, Connection, Control, ControlStatus, Memory, NodeFacts, Responder, spawn},
     state::Store,
 };
 
@@ -88,7 +93,7 @@ pub struct World {
     pub links: mpsc::Receiver<Link>,
     pub shutdown: watch::Sender<bool>,
     server: JoinHandle<()>,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 struct Streams<I, O>(mpsc::Sender<Session<I, O>>);
@@ -157,7 +162,7 @@ impl World {
             links,
             shutdown: watch::Sender::new(false),
             server,
-            _files: files,
+            files,
         }
     }
 
@@ -173,12 +178,24 @@ impl World {
             connection,
             self.settings.node.clone(),
             Arc::clone(&self.store),
+            self.memory(),
             status,
             self.pods.subscribe(),
             Arc::new(responder),
             self.shutdown.subscribe(),
         );
         Started { status: status_seen, ca, control }
+    }
+
+    /// What the agent of this world has on its disk.
+    pub fn memory(&self) -> Memory {
+        let ours = Arc::new(AtomicBool::new(true));
+        Memory::recall(self.files.path(), "n1", &self.store, ours).expect("a folder")
+    }
+
+    /// Where it is.
+    pub fn memory_file(&self) -> PathBuf {
+        self.files.path().join("configuration")
     }
 
     pub async fn discovery(&mut self) -> Discovery {

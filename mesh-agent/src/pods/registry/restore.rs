@@ -1,0 +1,133 @@
+//! After a restart: the pods that joined are found again without anybody's help, and what the kernel holds for pods
+//! that are gone is removed. A pod that is redirected and cannot be found stays refused.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant};
+
+use super::{Joined, Key, PodStatus, Redirection, Registry};
+use crate::{
+    bpf::{Hooked, PodLink},
+    pods::{
+        Netns, cgroup,
+        remembered::{Entry, find},
+        table::Presence,
+    },
+};
+
+/// How often a pod that was not found is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A pod that joined an earlier agent and was not found yet.
+pub(super) struct Lost {
+    pub entry: Entry,
+    why: String,
+}
+
+impl Registry {
+    /// To be called once, before anything is hooked.
+    pub(super) fn restore(&mut self) {
+        self.hooks.remove_half_done();
+        let entries = self.remembered.load();
+        let known = entries.len();
+        self.look_for(entries);
+        self.remove_dead();
+        if known > 0 {
+            tracing::info!(joined = self.joined.len(), lost = self.lost.len(), "pods of an earlier agent");
+        }
+        self.remember();
+    }
+
+    /// Looks again for what was not found. Says when to look next.
+    pub(super) fn look_again(&mut self) -> Option<Duration> {
+        let left = self.look_at.saturating_duration_since(Instant::now());
+        if self.lost.is_empty() {
+            return None;
+        }
+        if !left.is_zero() {
+            return Some(left);
+        }
+        let entries = std::mem::take(&mut self.lost).into_values().map(|lost| lost.entry).collect();
+        self.look_for(entries);
+        self.remove_dead();
+        self.remember();
+        self.look_at = Instant::now() + LOOK_AGAIN;
+        (!self.lost.is_empty()).then_some(LOOK_AGAIN)
+    }
+
+    fn look_for(&mut self, entries: Vec<Entry>) {
+        let mut namespaces = find(&entries);
+        for entry in entries {
+            let key = (entry.namespace.clone(), entry.name.clone());
+            let found = namespaces
+                .remove(&(entry.device, entry.inode))
+                .ok_or_else(|| "its network namespace cannot be found".to_owned())
+                .and_then(|fd| Netns::new(fd).map_err(|e| format!("its network namespace cannot be entered: {e}")))
+                .and_then(|netns| {
+                    // The inode may have been given to another namespace.
+                    let same = netns.cookie() == entry.cookie;
+                    same.then_some(netns).ok_or_else(|| "its network namespace is another's now".to_owned())
+                })
+                .and_then(|netns| Ok((netns, cgroup::below(&self.settings.cgroup, &entry.cgroup)?)));
+            match found {
+                Ok((netns, cgroup)) => {
+                    tracing::info!(namespace = key.0, pod = key.1, "pod found again");
+                    self.joined.insert(key, Joined::new(entry.pod_uid, cgroup, Arc::new(netns)));
+                }
+                Err(why) => drop(self.lost.insert(key, Lost { entry, why })),
+            }
+        }
+    }
+
+    /// Takes away what the kernel holds for namespaces that are gone.
+    fn remove_dead(&mut self) {
+        let hooked = self.hooks.hooked();
+        for Hooked { cookie, link, .. } in hooked.iter().filter(|hooked| hooked.link == PodLink::Dead) {
+            tracing::info!(cookie, ?link, "a pod went while no agent ran; its entries are removed");
+            self.hooks.unhook(*cookie, None, Presence::Removed);
+        }
+        let refused = |cookie| hooked.iter().any(|h| h.cookie == cookie && h.link != PodLink::Dead);
+        // What nothing holds back needs nobody to look for it.
+        self.lost.retain(|_, lost| refused(lost.entry.cookie));
+        let mine = |cookie| {
+            self.joined.values().any(|joined| joined.netns.cookie() == cookie)
+                || self.lost.values().any(|lost| lost.entry.cookie == cookie)
+        };
+        for Hooked { cookie, .. } in hooked.iter().filter(|h| h.link != PodLink::Dead && !mine(h.cookie)) {
+            tracing::warn!(
+                cookie,
+                "a namespace is redirected and nobody said whose it is; it stays refused until its pod joins"
+            );
+        }
+    }
+
+    /// The pods that nobody found, for the report.
+    pub(super) fn lost_states(&self) -> impl Iterator<Item = PodStatus> {
+        self.lost.values().map(|Lost { entry, why }| PodStatus {
+            namespace: entry.namespace.clone(),
+            name: entry.name.clone(),
+            pod_uid: entry.pod_uid.clone(),
+            redirection: Redirection::Pending(format!("an earlier agent redirected it and {why}; it is refused")),
+        })
+    }
+
+    /// Writes down who joined.
+    pub(super) fn remember(&mut self) {
+        let joined = self.joined.iter().filter_map(|(key, joined)| entry(key, joined));
+        let pods = joined.chain(self.lost.values().map(|lost| lost.entry.clone())).collect();
+        self.remembered.save(pods);
+    }
+}
+
+fn entry((namespace, name): &Key, joined: &Joined) -> Option<Entry> {
+    let (device, inode) = joined.netns.device_and_inode().ok()?;
+    Some(Entry {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        pod_uid: joined.pod_uid.clone(),
+        cgroup: joined.cgroup.clone(),
+        cookie: joined.netns.cookie(),
+        device,
+        inode,
+    })
+}

@@ -1,0 +1,158 @@
+//! An agent that comes back finds its pods and its rules by itself: nobody tells it who joined, and its controller may
+//! be away.
+
+use std::{fs, time::Instant};
+
+use anyhow::{Context, Result};
+use mesh_tests::{A, B, End, NodeId, Patience, World, eventually};
+
+use crate::cast::{Cast, policy};
+
+/// From the start of the program to pods that are served; asked for 0.5 s, with room for a machine that is busy.
+const SERVING_MS: u128 = 3000;
+
+/// On each node's own loopback device.
+const METRICS: &str = "127.0.0.1:15020";
+
+fn links(world: &World, node: NodeId) -> Result<usize> {
+    let links = fs::read_dir(world.node(node).bpffs.join("v1/links"))?.collect::<Result<Vec<_>, _>>()?;
+    Ok(links.iter().filter(|link| link.file_name().to_string_lossy().starts_with("ingress-")).count())
+}
+
+#[test]
+fn a_killed_agent_serves_its_pods_again_without_being_told() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::meshed("restarted")?;
+    for server in [&near, &far, &client] {
+        server.serve("echo", 7000)?;
+    }
+    assert!(client.say(far.at(7000), "before")?.echoed());
+    world.kill_agent(A)?;
+    assert_eq!(client.say(near.at(7000), "nobody")?.end, End::Refused);
+
+    let start = Instant::now();
+    world.restart_agent(A)?;
+    eventually("both pods are served", Patience::LONG, || Ok((world.redirected(A)?.len() == 2).then_some(())))?;
+    let served = start.elapsed().as_millis();
+    println!("served again after {served} ms");
+    assert!(served < SERVING_MS, "{served} ms");
+    assert!(client.say(far.at(7000), "again")?.echoed());
+    assert!(client.say(near.at(7000), "again")?.echoed());
+    let other = world.node(B).host.say(near.at(7000), "in plaintext")?;
+    assert!(other.echoed(), "{other:?}");
+
+    // What CNI says once more changes nothing: connections live on.
+    let held = client.hold(far.at(7000))?;
+    world.join_again(A)?;
+    assert!(held.is_open()?);
+    assert!(client.say(near.at(7000), "joined twice")?.echoed());
+    Ok(())
+}
+
+#[test]
+fn without_the_controller_the_last_rules_hold() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::waiting("rules from the disk")?;
+    let outsider = world.pod("other", "outsider", A)?;
+    world.mesh("shop")?;
+    for server in [&near, &far, &outsider] {
+        server.serve("echo", 7000)?;
+        server.serve("peer", 7001)?;
+    }
+    let rules =
+        "[{ from: [{ source: { serviceAccounts: [shop/client] } }], to: [{ operation: { ports: [\"7001\"] } }] }]";
+    world.apply("no-7001", &policy("no-7001", "near", "DENY", rules))?;
+    world.settle()?;
+    let file = world.node(A).state_dir().join("configuration");
+    eventually("the rule is on the disk", Patience::SHORT, || {
+        let bytes = fs::read(&file).context("no configuration yet")?;
+        let marker = world.marker();
+        Ok(bytes.windows(marker.len()).any(|part| part == marker.as_bytes()).then_some(()))
+    })?;
+
+    world.kill_controller()?;
+    world.kill_agent(A)?;
+    world.restart_agent(A)?;
+    eventually("the pods answer", Patience::LONG, || {
+        Ok(client.say(near.at(7000), "by the old rules")?.echoed().then_some(()))
+    })?;
+    let status = world.status(A)?;
+    assert_eq!(status["configuration_from_disk"], true, "{status}");
+    assert!(client.say(near.at(7001), "denied as before")?.turned_away());
+    world.flow(A, "denied from the disk", |flow| flow.reason == "POLICY_DENY")?;
+    // Keys are never on the disk.
+    assert!(client.say(far.at(7000), "no key")?.turned_away());
+    world.flow(A, "without a key", |flow| flow.reason == "NO_CERTIFICATE")?;
+    assert!(outsider.say(outsider.at(7000), "as ever")?.echoed());
+
+    // It is back, with another configuration.
+    world.manifests.remove("no-7001")?;
+    world.start_controller()?;
+    eventually("tunnels work again", Patience::LONG, || {
+        Ok(client.say(far.at(7000), "with a key")?.echoed().then_some(()))
+    })?;
+    eventually("the rule is gone", Patience::LONG, || {
+        Ok((client.say(near.at(7001), "permitted")?.received > 0).then_some(()))
+    })?;
+    eventually("the controller confirmed it", Patience::SHORT, || {
+        Ok((world.status(A)?["configuration_from_disk"] == false).then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_damaged_configuration_opens_nothing() -> Result<()> {
+    let Cast { mut world, client, near, .. } = Cast::meshed("damaged configuration")?;
+    near.serve("echo", 7000)?;
+    assert!(client.say(near.at(7000), "before")?.echoed());
+    let file = world.node(A).state_dir().join("configuration");
+    eventually("there is something on the disk", Patience::SHORT, || Ok(file.exists().then_some(())))?;
+    world.kill_controller()?;
+    world.kill_agent(A)?;
+    let mut bytes = fs::read(&file)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&file, &bytes)?;
+
+    world.restart_agent(A)?;
+    assert_eq!(client.say(near.at(7000), "by no rules")?.end, End::Refused);
+    assert_eq!(fs::read(file.with_extension("unreadable"))?, bytes, "kept for somebody to look at");
+    let log = world.agent(A)?.process.log()?;
+    assert!(log.contains("its content is not what its digest says"), "{log}");
+    world.start_controller()?;
+    eventually("with the controller it works", Patience::LONG, || {
+        Ok(client.say(near.at(7000), "after")?.echoed().then_some(()))
+    })
+}
+
+#[test]
+fn a_pod_that_went_meanwhile_leaves_nothing() -> Result<()> {
+    let mut world = World::new("went meanwhile")?;
+    world.agent_options.push(format!("--metrics={METRICS}"));
+    let client = world.pod("shop", "client", A)?;
+    let near = world.pod("shop", "near", A)?;
+    let far = world.pod("shop", "far", B)?;
+    world.start()?;
+    world.mesh("shop")?;
+    far.serve("echo", 7000)?;
+    world.kill_agent(A)?;
+    assert_eq!(links(&world, A)?, 2);
+    // Nobody is there to be told.
+    world.delete_pod(&near)?;
+    world.restart_agent(A)?;
+    eventually("one pod's link is left", Patience::LONG, || Ok((links(&world, A)? == 1).then_some(())))?;
+    eventually("client is served", Patience::LONG, || Ok((world.redirected(A)?.len() == 1).then_some(())))?;
+    eventually("one entry of each sort is left", Patience::LONG, || {
+        Ok((entries(&world, A, "PODS")? == 1 && entries(&world, A, "CGROUPS")? == 1).then_some(()))
+    })?;
+    let status = world.status(A)?.to_string();
+    assert!(!status.contains("\"near\""), "{status}");
+    assert!(client.say(far.at(7000), "hello")?.echoed());
+    Ok(())
+}
+
+/// Entries of an eBPF map, as the agent's metrics tell.
+fn entries(world: &World, node: NodeId, map: &str) -> Result<usize> {
+    let text = world.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;
+    let prefix = format!("mesh_bpf_map_entries{{map=\"{map}\"}} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+    Ok(line.with_context(|| format!("no metric {prefix}in:\n{text}"))?.parse()?)
+}
