@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_common::{
-    model::{Action, Scope, Tunnel},
+    model::{Scope, Tunnel},
     proto::nodemesh::{self, ConfigKind, ConfigQuery, item},
 };
 use tonic::Status;
@@ -69,11 +69,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                         Scope::WorkloadSelector => "selector",
                     }
                     .to_owned(),
-                    action: match p.action {
-                        Action::Allow => "ALLOW",
-                        Action::Deny => "DENY",
-                    }
-                    .to_owned(),
+                    action: p.action.name().to_owned(),
                     rules: p.rules.len() as u32,
                     workloads: applies.map(|w| w.uid.clone()).collect(),
                 })
