@@ -1,8 +1,12 @@
 //! What meshctl asks: the same questions over the agent's own socket and, relayed, over the link to the controller.
 
+mod advice;
 mod authz;
 mod config;
+mod edges;
+mod explain;
 mod flows;
+mod identity;
 mod socket;
 
 use std::{pin::Pin, sync::Arc, time::SystemTime};
@@ -60,11 +64,14 @@ impl Responder for Admin {
                 Ok(answer) => self.items(vec![item::Kind::Authz(answer)]),
                 Err(status) => Box::pin(tokio_stream::once(Err(status))),
             },
-            Some(query::Kind::Edges(_) | query::Kind::Explain(_) | query::Kind::Identity(_)) | None => {
-                Box::pin(tokio_stream::once(Err(Status::unimplemented(
-                    "this agent does not know that question; is meshctl newer than the agent?",
-                ))))
+            Some(query::Kind::Edges(query)) => self.items(edges::answer(self, &query)),
+            Some(query::Kind::Explain(query)) => {
+                self.items(explain::answer(self, &query).map(item::Kind::Explanation).into_iter().collect())
             }
+            Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
+            None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
+                "this agent does not know that question; is meshctl newer than the agent?",
+            )))),
         }
     }
 }

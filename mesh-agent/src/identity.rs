@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-pub use cache::Certificates;
+pub use cache::{CertificateState, Certificates};
 pub use certificate::{Certificate, ChainError};
 pub use mesh_common::model::Identity;
 pub use peer::Peer;

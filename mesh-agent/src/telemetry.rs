@@ -1,10 +1,15 @@
 //! What the agent tells of its work: flow records and metrics. Knows nothing of sockets.
 
+mod edges;
 mod flow;
 mod flows;
+mod kept;
 mod metrics;
 pub mod reason;
+#[cfg(test)]
+mod tests;
 
+pub use edges::{Edge, Totals};
 pub use flow::{Direction, Flow, Party, Path, Security, Verdict};
 pub use flows::{FlowLog, OpenFlow};
-pub use metrics::{kernel_counters, map_entries, serve as serve_metrics};
+pub use metrics::{flows_lost, kernel_counters, map_entries, serve as serve_metrics};

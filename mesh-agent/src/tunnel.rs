@@ -16,6 +16,8 @@ mod tests;
 
 pub use address::parse_forwarded;
 pub use connection::ConnectRequest;
+#[cfg(test)]
+pub use error::CODES;
 pub use error::TunnelError;
 pub use keepalive::Keepalive;
 pub use pool::{Pool, PoolKey, PoolSettings};

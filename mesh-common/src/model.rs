@@ -1,14 +1,20 @@
 //! The mesh's facts as plain data, and pure functions over them. Nothing here does I/O or waits.
 
 mod authorize;
+mod decision;
+mod explain;
 mod identity;
+mod observe;
 mod policy;
 mod service;
 mod validity;
 mod workload;
 
 pub use authorize::{Connection, Denied, Permit, Reason, authorize};
+pub use decision::{Asked, Decision};
+pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};
 pub use identity::{Identity, IdentityError};
+pub use observe::{Observation, ObservedAs, observe};
 pub use policy::{Action, Clause, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch};
 pub use service::{NameError, Service, ServiceName, ServicePort};
 pub use validity::Validity;

@@ -8,7 +8,7 @@ use mesh_common::{
 };
 use tonic::Status;
 
-use super::Admin;
+use super::{Admin, explain};
 use crate::state::Snapshot;
 
 pub fn answer(admin: &Admin, query: &AuthzQuery) -> Result<AuthzAnswer, Status> {
@@ -43,7 +43,10 @@ pub fn answer(admin: &Admin, query: &AuthzQuery) -> Result<AuthzAnswer, Status> 
         rule: -1,
         ..AuthzAnswer::default()
     };
-    let (policy, rule) = match snapshot.authorize(destination, &connection) {
+    let decision = snapshot.decide(destination, &connection);
+    let considered = decision.asked.as_ref().map(|asked| asked.explain()).unwrap_or_default();
+    answer.policies = considered.into_iter().map(explain::policy).collect();
+    let (policy, rule) = match decision.outcome {
         Ok(permit) => {
             answer.set_verdict(Verdict::Forwarded);
             answer.message = match permit.policy() {

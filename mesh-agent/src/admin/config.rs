@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use mesh_common::{
-    model::{Action, Scope, Tunnel},
+    model::{Scope, Tunnel},
     proto::nodemesh::{self, ConfigKind, ConfigQuery, item},
 };
 use tonic::Status;
 
-use super::Admin;
+use super::{Admin, edges, identity};
 
 pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Status> {
     let snapshot = admin.store.snapshot();
@@ -69,11 +69,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                         Scope::WorkloadSelector => "selector",
                     }
                     .to_owned(),
-                    action: match p.action {
-                        Action::Allow => "ALLOW",
-                        Action::Deny => "DENY",
-                    }
-                    .to_owned(),
+                    action: p.action.name().to_owned(),
                     rules: p.rules.len() as u32,
                     workloads: applies.map(|w| w.uid.clone()).collect(),
                 })
@@ -84,17 +80,9 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
             .list()
             .into_iter()
             .filter(|c| in_namespace(c.identity.namespace()))
-            .map(|c| {
-                item::Kind::Certificate(nodemesh::CertificateInfo {
-                    identity: c.identity.to_string(),
-                    serial: c.serial,
-                    not_before: c.not_before.map(Into::into),
-                    not_after: c.not_after.map(Into::into),
-                    state: c.state,
-                })
-            })
+            .map(|c| item::Kind::Certificate(identity::certificate(&c)))
             .collect(),
-        ConfigKind::Connections => return Err(Status::unimplemented("connections are not listed yet")),
+        ConfigKind::Connections => edges::connections(admin, &query.namespace),
         ConfigKind::ConfigUnspecified => return Err(Status::invalid_argument("kind: is not set")),
     })
 }

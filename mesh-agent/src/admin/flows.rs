@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use mesh_common::proto::nodemesh::{self, FlowsQuery, item};
+use mesh_common::{
+    model::{Observation, ObservedAs},
+    proto::nodemesh::{self, FlowsQuery, item},
+};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answer, QUEUE};
-use crate::telemetry::{Direction, Flow, FlowLog, Party, Path, Security, Verdict};
+use crate::telemetry::{Direction, Flow, FlowLog, Party, Path, Security, Verdict, flows_lost};
 
 /// The kept records that match, and with `follow` those that come after them.
 pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
@@ -40,6 +43,7 @@ pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
                 Ok(_) => continue,
                 // An error ends the stream: better than a gap that nobody sees.
                 Err(RecvError::Lagged(lost)) => {
+                    flows_lost("slow_reader", lost);
                     let told = Status::data_loss(format!("the reader was too slow; {lost} flows were lost"));
                     let _ = send.send(Err(told)).await;
                     return;
@@ -75,6 +79,11 @@ fn matches(flow: &Flow, query: &FlowsQuery) -> bool {
 }
 
 fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
+    nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(message(node, flow))) }
+}
+
+/// In the words of the wire.
+pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
     let Flow {
         id,
         start,
@@ -94,6 +103,11 @@ fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
         generation,
         error,
         tls,
+        // Shown of open connections.
+        tunnel: _,
+        observations,
+        // Explained on demand.
+        asked: _,
     } = flow;
     let path = match path {
         None => nodemesh::Path::Unspecified,
@@ -107,7 +121,7 @@ fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
         Security::KernelAttested => nodemesh::Security::KernelAttested,
     };
     let (tls_version, tls_cipher) = tls.unwrap_or_default();
-    let message = nodemesh::Flow {
+    nodemesh::Flow {
         id: *id,
         start: Some((*start).into()),
         end: Some((*end).into()),
@@ -128,9 +142,22 @@ fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
         error: error.clone().unwrap_or_default(),
         tls_version: tls_version.to_owned(),
         tls_cipher: tls_cipher.to_owned(),
-        observations: Vec::new(),
+        observations: observations.iter().map(observation).collect(),
+    }
+}
+
+fn observation(seen: &Observation) -> nodemesh::Observation {
+    let Observation { policy, observed_as, rule, would_refuse } = seen;
+    let observed_as = match observed_as {
+        ObservedAs::DryRun => nodemesh::ObservedAs::DryRun,
+        ObservedAs::Audited => nodemesh::ObservedAs::Audited,
     };
-    nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(message)) }
+    nodemesh::Observation {
+        policy: policy.to_string(),
+        observed_as: observed_as.into(),
+        rule: rule.and_then(|rule| i32::try_from(rule).ok()).unwrap_or(-1),
+        would_refuse: *would_refuse,
+    }
 }
 
 fn endpoint(party: &Party) -> nodemesh::Endpoint {
@@ -148,6 +175,7 @@ fn endpoint(party: &Party) -> nodemesh::Endpoint {
 fn verdict(verdict: Verdict) -> nodemesh::Verdict {
     match verdict {
         Verdict::Forwarded => nodemesh::Verdict::Forwarded,
+        Verdict::Audit => nodemesh::Verdict::Audit,
         Verdict::Dropped => nodemesh::Verdict::Dropped,
         Verdict::Error => nodemesh::Verdict::Error,
     }

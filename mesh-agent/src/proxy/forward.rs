@@ -5,11 +5,12 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use mesh_common::model::{Denied, Permit};
+use mesh_common::model::{Decision, Permit};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncBufRead, AsyncWrite, BufReader},
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    telemetry::{Flow, reason},
+    telemetry::{OpenFlow, reason},
     tunnel::TunnelStream,
 };
 
@@ -82,12 +83,13 @@ pub async fn forward(
     _permit: &Permit,
     mut client: impl End,
     mut server: impl End,
-    denied: impl Future<Output = Denied>,
-    flow: &mut Flow,
+    denied: impl Future<Output = Decision>,
+    flow: &mut OpenFlow,
 ) {
+    let live = flow.live();
     client.arm(true);
     server.arm(true);
-    let (mut there, mut back) = (Direction::default(), Direction::default());
+    let (mut there, mut back) = (Direction::new(&live.sent), Direction::new(&live.received));
     let mut denied = pin!(denied);
     let outcome = {
         let (client, server, there, back) = (&mut client, &mut server, &mut there, &mut back);
@@ -128,7 +130,7 @@ pub async fn forward(
             client.reset();
             server.reset();
             match broken {
-                Broken::Denied(denied) => flow.denied(&denied),
+                Broken::Denied(decision) => flow.decided(&decision),
                 // A reset is a way for applications to end a connection; the verdict on it stands.
                 Broken::End(error) => {
                     flow.reason = Some(reason::RESET.into());
@@ -140,14 +142,15 @@ pub async fn forward(
 }
 
 enum Broken {
-    Denied(Denied),
+    Denied(Decision),
     End(io::Error),
 }
 
 /// One way of a connection.
-#[derive(Default)]
-struct Direction {
+struct Direction<'a> {
     bytes: u64,
+    /// Those who ask about live connections read it.
+    shown: &'a AtomicU64,
     state: State,
 }
 
@@ -160,7 +163,11 @@ enum State {
     Closed,
 }
 
-impl Direction {
+impl<'a> Direction<'a> {
+    fn new(shown: &'a AtomicU64) -> Self {
+        Self { bytes: 0, shown, state: State::default() }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl End, to: &mut impl End) -> Poll<io::Result<()>> {
         while self.state == State::Copying {
             let data = ready!(Pin::new(&mut *from).poll_fill_buf(cx))?;
@@ -174,6 +181,7 @@ impl Direction {
             }
             Pin::new(&mut *from).consume(written);
             self.bytes += written as u64;
+            self.shown.store(self.bytes, Ordering::Relaxed);
         }
         if self.state == State::Closing {
             ready!(Pin::new(to).poll_shutdown(cx)).or_else(gone_already)?;

@@ -59,6 +59,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     flow.path = Some(Path::Tunnel);
     flow.security = Security::MutualTls;
     flow.tls = Some((tls.version, tls.cipher));
+    flow.tunnel = Some(remote);
     let misdirected = if authority.ip() != local.ip() || !pod.ips.owns(local.ip()) {
         Some(reason::HBONE_ADDRESS_MISMATCH)
     } else if authority.port() == proxy.hbone_port {
@@ -69,7 +70,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     };
     if let Some(reason) = misdirected {
         // No policy decided that.
-        (flow.policy, flow.rule) = (None, None);
+        flow.undecided();
         flow.dropped(reason, format!("{authority} was asked for at {local}"));
         return respond.refuse(StatusCode::BAD_REQUEST, reason);
     }
@@ -156,14 +157,11 @@ fn decide(
         return (flow, Err(Refusal { status: StatusCode::FORBIDDEN, reason: reason::WORKLOAD_UNKNOWN }));
     };
     let connection = Connection { source_identity: identity, source_ip: client.ip(), destination };
-    match snapshot.authorize(&workload, &connection) {
-        Ok(permit) => {
-            flow.permitted(&permit);
-            (flow, Ok((permit, connection, workload)))
-        }
-        Err(denied) => {
-            flow.denied(&denied);
-            let Denied { reason, .. } = denied;
+    let decision = snapshot.decide(&workload, &connection);
+    flow.decided(&decision);
+    match decision.outcome {
+        Ok(permit) => (flow, Ok((permit, connection, workload))),
+        Err(Denied { reason, .. }) => {
             let status = StatusCode::FORBIDDEN;
             (flow, Err(Refusal { status, reason: reason.code() }))
         }

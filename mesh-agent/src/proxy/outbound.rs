@@ -122,14 +122,9 @@ async fn local_pod(
         return refuse(&stream);
     };
     let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip, destination: target };
-    let permit = match snapshot.authorize(workload, &connection) {
-        Ok(permit) => permit,
-        Err(denied) => {
-            flow.denied(&denied);
-            return refuse(&stream);
-        }
-    };
-    flow.permitted(&permit);
+    let decision = snapshot.decide(workload, &connection);
+    flow.decided(&decision);
+    let Ok(permit) = decision.outcome else { return refuse(&stream) };
     match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
         Ok(server) => {
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
@@ -165,6 +160,7 @@ async fn tunnel(
     };
     let request = ConnectRequest { authority: target, forwarded: flow.source.address, baggage: own.map(baggage) };
     let hbone = key.address;
+    flow.tunnel = Some(hbone);
     let dialler = Arc::clone(pod);
     let dial = move || {
         let pod = Arc::clone(&dialler);

@@ -1,23 +1,35 @@
 //! A live connection watches the configuration and ends when a change denies it.
 
-use mesh_common::model::{Connection, Denied, Reason};
+use std::sync::Arc;
 
-use crate::state::Store;
+use mesh_common::model::{Connection, Decision, Denied, Reason};
 
-/// Resolves when the configuration no longer permits `connection` to the workload with this uid.
-pub async fn denied_later(store: &Store, uid: String, connection: Connection) -> Denied {
+use crate::state::{Snapshot, Store};
+
+/// Resolves when the configuration no longer permits `connection` to the workload with this uid. It is decided again
+/// only after a change of that workload or of a policy that applies to it.
+pub async fn denied_later(store: &Store, uid: String, connection: Connection) -> Decision {
     let mut changes = store.subscribe();
+    let mut decided: Option<Arc<Snapshot>> = None;
     loop {
         let snapshot = changes.borrow_and_update().clone();
-        match snapshot.workload(&uid) {
-            Some(workload) => {
-                if let Err(denied) = snapshot.authorize(workload, &connection) {
-                    return denied;
+        if !decided.is_some_and(|earlier| snapshot.decides_like(&earlier, &uid)) {
+            match snapshot.workload(&uid) {
+                Some(workload) => {
+                    let decision = snapshot.decide(workload, &connection);
+                    if decision.outcome.is_err() {
+                        return decision;
+                    }
+                }
+                // Gone from the configuration: nobody can say any more that the connection is permitted.
+                None => {
+                    let outcome = Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
+                    let generation = snapshot.generation();
+                    return Decision { outcome, observations: Vec::new(), asked: None, generation };
                 }
             }
-            // Gone from the configuration: nobody can say any more that the connection is permitted.
-            None => return Denied { reason: Reason::PolicyUnknown, policy: None, rule: None },
         }
+        decided = Some(snapshot);
         if changes.changed().await.is_err() {
             // The agent is shutting down, which ends the connection in its own way.
             std::future::pending::<()>().await;

@@ -9,10 +9,13 @@ use std::{
 };
 
 use mesh_common::model::{
-    self, Connection, Denied, LocalPod, Permit, Policy, PolicyName, Reason, Service, ServiceName, Tunnel, Workload,
+    self, Asked, Connection, Decision, Denied, LocalPod, Policy, PolicyName, Reason, Service, ServiceName, Tunnel,
+    Workload,
 };
 
 use super::{Reach, index::Index};
+#[cfg(test)]
+use model::Permit;
 
 /// The mesh at one generation. It never changes; readers hold it as long as they like.
 ///
@@ -104,7 +107,6 @@ impl Snapshot {
         self.pods.values().find(|pod| pod.namespace == namespace && pod.name == name)
     }
 
-    #[cfg(test)]
     pub fn policy(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
         self.policies.get(name)
     }
@@ -149,18 +151,43 @@ impl Snapshot {
 
     /// May this connection reach this workload? See [`model::authorize`]. Nothing is permitted before it was said
     /// what policies there are.
-    pub fn authorize(&self, destination: &Workload, connection: &Connection) -> Result<Permit, Denied> {
+    pub fn decide(&self, destination: &Workload, connection: &Connection) -> Decision {
         if !self.policies_known {
-            return Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
+            let outcome = Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
+            return Decision { outcome, observations: Vec::new(), asked: None, generation: self.generation };
         }
         let Applicable { policies, unknown } = self.policies_of(destination);
-        model::authorize(policies.iter().map(|policy| &***policy), unknown, connection).map_err(|mut denied| {
+        let asked = Asked {
+            policies: policies.into_iter().cloned().collect(),
+            unknown: unknown.cloned(),
             // By the name that the user gave it, where this node is told.
-            let strict_by = self.pods.get(&destination.uid).and_then(|pod| pod.strict_by.as_ref());
-            if let (Reason::PlaintextStrict, Some(name)) = (denied.reason, strict_by) {
-                denied.policy = Some(name.clone());
-            }
-            denied
-        })
+            strict_by: self.pods.get(&destination.uid).and_then(|pod| pod.strict_by.clone()),
+            connection: connection.clone(),
+        };
+        asked.decide(self.generation)
+    }
+
+    /// As [`Snapshot::decide`], without what explains it.
+    #[cfg(test)]
+    pub fn authorize(&self, destination: &Workload, connection: &Connection) -> Result<Permit, Denied> {
+        self.decide(destination, connection).outcome
+    }
+
+    /// Whether decisions about this workload are what they were: neither it nor a policy that applies to it changed.
+    /// Pointers are compared; a change elsewhere in the mesh costs a live connection no decision.
+    pub fn decides_like(&self, earlier: &Self, uid: &str) -> bool {
+        let (Some(now), Some(then)) = (self.workload(uid), earlier.workload(uid)) else { return false };
+        if !Arc::ptr_eq(now, then) || self.policies_known != earlier.policies_known {
+            return false;
+        }
+        // The usual change is of a workload elsewhere, and leaves the tables of policies alone.
+        let tables =
+            Arc::ptr_eq(&self.policies, &earlier.policies) && Arc::ptr_eq(&self.unreadable, &earlier.unreadable);
+        tables || {
+            let (now, then) = (self.policies_of(now), earlier.policies_of(then));
+            now.unknown == then.unknown
+                && now.policies.len() == then.policies.len()
+                && now.policies.iter().zip(&then.policies).all(|(now, then)| Arc::ptr_eq(now, then))
+        }
     }
 }

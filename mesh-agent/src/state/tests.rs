@@ -11,7 +11,7 @@ use mesh_common::model::{
     ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
 };
 
-use super::{Delta, Kind, Object, Snapshot, Store, store::StoreError};
+use super::{Delta, Kind, Object, Reach, Snapshot, Store, Unreadable, store::StoreError};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
@@ -253,4 +253,48 @@ fn decides_by_the_policies_of_the_destination() {
     assert_eq!(snapshot.authorize(&target, &plaintext).expect_err("STRICT").reason, Reason::PlaintextStrict);
     let mesh = Connection { source_identity: Some(target.identity.clone()), ..plaintext };
     assert_eq!(snapshot.authorize(&target, &mesh).expect("permitted").policy(), None);
+}
+
+#[test]
+fn a_change_elsewhere_leaves_decisions_as_they_are() {
+    let store = Store::default();
+    let mut target = workload("a", "10.0.0.1");
+    target.policies = vec!["shop/by-label".parse().expect("a policy name")];
+    let uid = target.uid.clone();
+    let before = put(
+        &store,
+        [
+            Object::Workload(target.clone()),
+            Object::Policy(policy("shop", "all", Scope::Namespace, Action::Allow)),
+            Object::Policy(policy("shop", "by-label", Scope::WorkloadSelector, Action::Deny)),
+            Object::Policy(policy("other", "all", Scope::Namespace, Action::Deny)),
+        ],
+    );
+    assert!(before.decides_like(&before, &uid));
+    for elsewhere in [
+        Object::Workload(workload("b", "10.0.0.2")),
+        Object::Service(service("10.96.0.1")),
+        Object::Policy(policy("other", "all", Scope::Namespace, Action::Allow)),
+        Object::Policy(policy("shop", "not-named", Scope::WorkloadSelector, Action::Deny)),
+    ] {
+        let after = put(&store, [elsewhere.clone()]);
+        assert!(after.generation() > before.generation() && after.decides_like(&before, &uid), "{elsewhere:?}");
+    }
+    let matching = |name, scope| Policy { rules: vec![Rule::default()], ..policy("shop", name, scope, Action::Deny) };
+    for here in [
+        Object::Policy(matching("all", Scope::Namespace)),
+        Object::Policy(matching("by-label", Scope::WorkloadSelector)),
+        Object::Policy(policy("istio-system", "new", Scope::Global, Action::Audit)),
+        Object::Workload(Workload { policies: vec![], ..target.clone() }),
+    ] {
+        let earlier = store.snapshot();
+        let after = put(&store, [here.clone()]);
+        assert!(!after.decides_like(&earlier, &uid), "{here:?}");
+    }
+    let earlier = store.snapshot();
+    let unreadable = Unreadable { name: "shop/x".parse().expect("a name"), reach: Reach::Everybody };
+    let after = store.apply(Delta { unreadable: vec![unreadable], ..Delta::default() }).expect("accepted");
+    assert!(!after.decides_like(&earlier, &uid), "a policy that cannot be read denies");
+    let after = remove(&store, Kind::Address, &uid);
+    assert!(!after.decides_like(&earlier, &uid), "gone");
 }

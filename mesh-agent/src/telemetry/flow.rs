@@ -1,8 +1,8 @@
 //! The record of one connection.
 
-use std::{borrow::Cow, net::SocketAddr, time::SystemTime};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
 
-use mesh_common::model::{Denied, Identity, Permit, PolicyName, ServiceName};
+use mesh_common::model::{Asked, Decision, Identity, Observation, ObservedAs, PolicyName, ServiceName};
 
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -30,6 +30,12 @@ pub struct Flow {
     /// For people.
     pub error: Option<String>,
     pub tls: Option<(&'static str, &'static str)>,
+    /// The other end of the outer connection, for a tunnel.
+    pub tunnel: Option<SocketAddr>,
+    /// What policies that are not enforced said of it.
+    pub observations: Vec<Observation>,
+    /// What the decision was made of; `None` where no policy was asked here.
+    pub asked: Option<Arc<Asked>>,
 }
 
 /// One end of a connection.
@@ -43,7 +49,7 @@ pub struct Party {
     pub address: Option<SocketAddr>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// Seen by the source's agent.
     Outbound,
@@ -54,13 +60,15 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Forwarded,
+    /// Forwarded, and an AUDIT policy matched.
+    Audit,
     /// Refused by a decision.
     Dropped,
     /// Permitted, but it did not work.
     Error,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Path {
     /// Both pods on this node, through this agent.
     Local,
@@ -70,7 +78,7 @@ pub enum Path {
     Passthrough,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Security {
     Plaintext,
     MutualTls,
@@ -78,17 +86,33 @@ pub enum Security {
 }
 
 impl Flow {
-    pub fn permitted(&mut self, permit: &Permit) {
-        self.policy = permit.policy().cloned();
-        self.rule = permit.rule();
+    pub fn decided(&mut self, decision: &Decision) {
+        let Decision { outcome, observations, asked, generation } = decision;
+        self.generation = *generation;
+        self.observations.clone_from(observations);
+        self.asked.clone_from(asked);
+        match outcome {
+            Ok(permit) => {
+                self.policy = permit.policy().cloned();
+                self.rule = permit.rule();
+                if observations.iter().any(|seen| seen.observed_as == ObservedAs::Audited) {
+                    self.verdict = Verdict::Audit;
+                }
+            }
+            Err(denied) => {
+                self.verdict = Verdict::Dropped;
+                self.reason = Some(Cow::Borrowed(denied.reason.code()));
+                self.policy = denied.policy.clone();
+                self.rule = denied.rule;
+                self.error = Some(denied.to_string());
+            }
+        }
     }
 
-    pub fn denied(&mut self, denied: &Denied) {
-        self.verdict = Verdict::Dropped;
-        self.reason = Some(Cow::Borrowed(denied.reason.code()));
-        self.policy = denied.policy.clone();
-        self.rule = denied.rule;
-        self.error = Some(denied.to_string());
+    /// Whatever policies said of it does not count.
+    pub fn undecided(&mut self) {
+        (self.policy, self.rule, self.asked) = (None, None, None);
+        self.observations.clear();
     }
 
     /// Refused by a rule that is no policy.
@@ -107,9 +131,15 @@ impl Flow {
 }
 
 impl Verdict {
+    /// The connection was refused or failed.
+    pub fn is_bad(self) -> bool {
+        matches!(self, Self::Dropped | Self::Error)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Forwarded => "FORWARDED",
+            Self::Audit => "AUDIT",
             Self::Dropped => "DROPPED",
             Self::Error => "ERROR",
         }

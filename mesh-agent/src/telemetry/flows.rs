@@ -1,10 +1,11 @@
-//! The newest flow records, bounded, and a live feed of them.
+//! The flow records: those in the making, the newest written ones, totals by edge, and a live feed. Everything is
+//! bounded.
 
 use std::{
-    collections::VecDeque,
+    collections::HashMap,
     ops::{Deref, DerefMut},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -13,7 +14,9 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{
+    edges::{Edge, Edges, Totals},
     flow::{Direction, Flow, Party, Security, Verdict},
+    kept::Kept,
     metrics,
 };
 
@@ -21,6 +24,8 @@ use super::{
 const KEPT: usize = 8192;
 /// Records that a slow follower may lag behind before it loses some; the loss is told.
 const FEED: usize = 4096;
+/// Edges whose totals are kept; beyond, those that were silent for longest make room.
+const EDGES: usize = 4096;
 
 /// Lines about refused and failed connections that go to the agent's log each second. All of them are recorded.
 const LINES_A_SECOND: u32 = 50;
@@ -28,7 +33,9 @@ const LINES_A_SECOND: u32 = 50;
 #[derive(Debug)]
 pub struct FlowLog {
     lines: Mutex<(u64, u32)>,
-    newest: Mutex<VecDeque<Arc<Flow>>>,
+    newest: Mutex<Kept>,
+    edges: Mutex<Edges>,
+    forwarded: Mutex<HashMap<u64, Connection>>,
     feed: broadcast::Sender<Arc<Flow>>,
     next: AtomicU64,
     open: AtomicU32,
@@ -39,13 +46,30 @@ pub struct FlowLog {
 pub struct OpenFlow {
     log: Arc<FlowLog>,
     flow: Option<Flow>,
+    live: Option<Arc<Live>>,
+}
+
+/// What changes while a connection is forwarded: payload bytes until now.
+#[derive(Debug, Default)]
+pub struct Live {
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
+}
+
+/// A connection that is forwarded now, as it was when that began.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    flow: Arc<Flow>,
+    live: Arc<Live>,
 }
 
 impl FlowLog {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             lines: Mutex::new((0, 0)),
-            newest: Mutex::new(VecDeque::with_capacity(KEPT)),
+            newest: Mutex::new(Kept::new(KEPT)),
+            edges: Mutex::new(Edges::new(EDGES)),
+            forwarded: Mutex::default(),
             feed: broadcast::Sender::new(FEED),
             next: AtomicU64::new(1),
             open: AtomicU32::new(0),
@@ -58,6 +82,7 @@ impl FlowLog {
         metrics::opened(direction);
         OpenFlow {
             log: Arc::clone(self),
+            live: None,
             flow: Some(Flow {
                 id: self.next.fetch_add(1, Ordering::Relaxed),
                 start: now,
@@ -77,6 +102,9 @@ impl FlowLog {
                 generation: 0,
                 error: None,
                 tls: None,
+                tunnel: None,
+                observations: Vec::new(),
+                asked: None,
             }),
         }
     }
@@ -88,7 +116,38 @@ impl FlowLog {
 
     /// The kept records, oldest first.
     pub fn newest(&self) -> Vec<Arc<Flow>> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        locked(&self.newest).all()
+    }
+
+    /// Those that are forwarded now, oldest first; `end` is now.
+    pub fn connections(&self) -> Vec<Flow> {
+        let connections: Vec<Connection> = locked(&self.forwarded).values().cloned().collect();
+        let mut flows: Vec<_> = connections.iter().map(Connection::now).collect();
+        flows.sort_unstable_by_key(|flow| flow.id);
+        flows
+    }
+
+    /// The record with this id, in the making or written.
+    pub fn find(&self, id: u64) -> Option<Arc<Flow>> {
+        let live = locked(&self.forwarded).get(&id).cloned();
+        live.map(|connection| Arc::new(connection.now())).or_else(|| locked(&self.newest).find(id))
+    }
+
+    /// Totals of the connections that ended, and how many are open now, by edge.
+    pub fn edges(&self) -> Vec<(Edge, Totals, u64)> {
+        let connections: Vec<Connection> = locked(&self.forwarded).values().cloned().collect();
+        let mut edges: HashMap<Edge, (Totals, u64)> =
+            locked(&self.edges).all().into_iter().map(|(edge, totals)| (edge, (totals, 0))).collect();
+        for Connection { flow, live } in connections {
+            let now = SystemTime::now();
+            let (totals, open) = edges.entry(Edge(flow)).or_insert_with(|| (Totals::none(now), 0));
+            *open += 1;
+            totals.connections += 1;
+            totals.sent += live.sent.load(Ordering::Relaxed);
+            totals.received += live.received.load(Ordering::Relaxed);
+            totals.last = now;
+        }
+        edges.into_iter().map(|(edge, (totals, open))| (edge, totals, open)).collect()
     }
 
     /// Records from now on.
@@ -99,7 +158,7 @@ impl FlowLog {
     /// A pod that dials in a loop must not fill the node's disk.
     fn may_log(&self) -> bool {
         let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = locked(&self.lines);
         if lines.0 != second {
             *lines = (second, 0);
         }
@@ -112,7 +171,7 @@ impl FlowLog {
 
     fn write(&self, flow: Flow) {
         metrics::closed(&flow);
-        if flow.verdict == Verdict::Forwarded {
+        if !flow.verdict.is_bad() {
             tracing::debug!(target: "access", id = flow.id, "connection ended");
         } else if self.may_log() {
             tracing::info!(
@@ -127,15 +186,40 @@ impl FlowLog {
             );
         }
         let flow = Arc::new(flow);
-        {
-            let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-            if newest.len() == KEPT {
-                newest.pop_front();
-            }
-            newest.push_back(Arc::clone(&flow));
+        let dropped = locked(&self.newest).push(Arc::clone(&flow));
+        if dropped {
+            metrics::flows_lost("replaced", 1);
+        }
+        let evicted = locked(&self.edges).ended(&flow);
+        if evicted > 0 {
+            metrics::edges_evicted(evicted);
         }
         // Nobody may be following.
         let _ = self.feed.send(flow);
+    }
+}
+
+/// Nothing that holds one of these locks can panic half way through a change.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
+    fn now(&self) -> Flow {
+        let Self { flow, live } = self;
+        let (sent, received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));
+        Flow { end: SystemTime::now(), sent, received, ..Flow::clone(flow) }
+    }
+}
+
+impl OpenFlow {
+    /// From now on the connection is forwarded: it is listed as it is now, with the bytes that are counted here.
+    pub fn live(&mut self) -> Arc<Live> {
+        let live = Arc::new(Live::default());
+        let connection = Connection { flow: Arc::new(Flow::clone(self)), live: Arc::clone(&live) };
+        locked(&self.log.forwarded).insert(self.id, connection);
+        self.live = Some(Arc::clone(&live));
+        live
     }
 }
 
@@ -157,6 +241,9 @@ impl Drop for OpenFlow {
     fn drop(&mut self) {
         if let Some(mut flow) = self.flow.take() {
             flow.end = SystemTime::now();
+            if self.live.take().is_some() {
+                locked(&self.log.forwarded).remove(&flow.id);
+            }
             self.log.open.fetch_sub(1, Ordering::Relaxed);
             self.log.write(flow);
         }

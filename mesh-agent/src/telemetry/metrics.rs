@@ -7,6 +7,7 @@ use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::flow::{Direction, Flow, Verdict};
+use mesh_common::model::ObservedAs;
 
 /// Serves `/metrics` on `address` from now on.
 pub fn serve(address: SocketAddr) -> Result<()> {
@@ -33,19 +34,42 @@ pub(super) fn closed(flow: &Flow) {
         ("response_flags", flow.reason.as_deref().unwrap_or("-").to_owned()),
     ];
     counter!("istio_tcp_connections_closed_total", &labels).increment(1);
-    if flow.verdict != Verdict::Forwarded {
+    if flow.verdict.is_bad() {
         counter!("istio_tcp_connections_failed_total", &labels).increment(1);
     }
     counter!("istio_tcp_sent_bytes_total", &labels).increment(flow.received);
     counter!("istio_tcp_received_bytes_total", &labels).increment(flow.sent);
     let policy = flow.policy.as_ref().map(ToString::to_string).unwrap_or_default();
+    verdict(flow.verdict, policy, flow.reason.as_deref().unwrap_or_default().to_owned(), "false");
+    // Beside the connection's own verdict, so that a sum without dry runs counts connections.
+    for seen in &flow.observations {
+        let would = match (seen.observed_as, seen.would_refuse) {
+            (ObservedAs::Audited, _) => Verdict::Audit,
+            (ObservedAs::DryRun, true) => Verdict::Dropped,
+            (ObservedAs::DryRun, false) => Verdict::Forwarded,
+        };
+        verdict(would, seen.policy.to_string(), String::new(), "true");
+    }
+}
+
+/// `dry_run`: what a policy says that is not enforced.
+fn verdict(verdict: Verdict, policy: String, reason: String, dry_run: &'static str) {
     counter!(
         "mesh_policy_verdicts_total",
-        "verdict" => flow.verdict.name(),
-        "policy" => policy,
-        "reason" => flow.reason.as_deref().unwrap_or_default().to_owned()
+        "verdict" => verdict.name(), "policy" => policy, "reason" => reason, "dry_run" => dry_run
     )
     .increment(1);
+}
+
+/// Records that somebody could have asked for and that are gone: the oldest for newer ones, or those that a reader was
+/// too slow for.
+pub fn flows_lost(why: &'static str, count: u64) {
+    counter!("mesh_flow_events_lost_total", "why" => why).increment(count);
+}
+
+/// Edges whose totals made room for others.
+pub(super) fn edges_evicted(count: u64) {
+    counter!("mesh_edges_evicted_total").increment(count);
 }
 
 /// The kernel's own counters, as they stand now.

@@ -7,7 +7,7 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         $($(#[$doc])* pub const $name: &str = stringify!($name);)*
 
-        const ALL: &[&str] = &[$($name,)*];
+        pub const ALL: &[&str] = &[$($name,)*];
     };
 }
 

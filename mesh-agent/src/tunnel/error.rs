@@ -62,6 +62,18 @@ pub enum ServeError {
     Unresponsive,
 }
 
+/// Every word of [`TunnelError::code`] and [`ServeError::code`].
+#[cfg(test)]
+pub const CODES: &[&str] = &[
+    "CONNECT",
+    "TLS_FAILURE",
+    "IDENTITY_ERROR",
+    "H2_HANDSHAKE_FAILURE",
+    "REFUSED",
+    "NO_CLIENT_CERTIFICATE",
+    "H2_CONNECTION_FAILURE",
+];
+
 impl TunnelError {
     /// The response flag of flow records and metrics. Stable.
     pub fn code(&self) -> &'static str {

@@ -109,11 +109,10 @@ pub fn authorize<'a>(
     if let Some(name) = unknown {
         return Err(Denied { reason: Reason::PolicyUnknown, policy: Some(name.clone()), rule: None });
     }
-    let enforced = policies.filter(|p| !p.dry_run);
-    let matching = |policy: &Policy| policy.rules.iter().position(|rule| rule.matches(connection));
+    let enforced = policies.filter(|p| p.is_enforced());
 
     for policy in enforced.clone().filter(|p| p.action == Action::Deny) {
-        if let Some(rule) = matching(policy) {
+        if let Some(rule) = policy.matching_rule(connection) {
             let strict = policy.is_strict_mtls();
             return Err(Denied {
                 reason: if strict { Reason::PlaintextStrict } else { Reason::PolicyDeny },
@@ -124,7 +123,7 @@ pub fn authorize<'a>(
     }
     let mut first_allow = None;
     for policy in enforced.filter(|p| p.action == Action::Allow) {
-        if let Some(rule) = matching(policy) {
+        if let Some(rule) = policy.matching_rule(connection) {
             return Ok(Permit { policy: Some(policy.name.clone()), rule: Some(rule) });
         }
         first_allow.get_or_insert(&policy.name);

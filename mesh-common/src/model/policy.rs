@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     Connection,
@@ -23,7 +23,7 @@ pub struct Policy {
     pub scope: Scope,
     pub action: Action,
     pub rules: Vec<Rule>,
-    /// Evaluated and reported, never enforced.
+    /// Evaluated and reported, never enforced. Without meaning for [`Action::Audit`], which refuses nobody anyway.
     pub dry_run: bool,
 }
 
@@ -42,6 +42,8 @@ pub enum Scope {
 pub enum Action {
     Allow,
     Deny,
+    /// Tells of the connections that it matches, and decides none.
+    Audit,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,6 +88,29 @@ pub struct ServiceAccountMatch {
     pub service_account: String,
 }
 
+impl Action {
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+        }
+    }
+}
+
+impl Policy {
+    /// Whether it takes part in the decision.
+    pub fn is_enforced(&self) -> bool {
+        !self.dry_run && self.action != Action::Audit
+    }
+
+    /// The first rule that matches, from 0.
+    pub fn matching_rule(&self, connection: &Connection) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.matches(connection))
+    }
+}
+
 impl StringMatch {
     /// `None` stands for a connection without the attribute: nothing matches it.
     pub fn matches(&self, value: Option<&str>) -> bool {
@@ -114,6 +139,13 @@ impl Clause {
 }
 
 impl Match {
+    /// Matches no connection, also for readers that know nothing of it: it stands for conditions that only an HTTP
+    /// request could meet.
+    pub fn nobody() -> Self {
+        let anywhere = [Ipv4Net::default().into(), Ipv6Net::default().into()];
+        Self { not_destination_ips: anywhere.into(), ..Self::default() }
+    }
+
     pub fn matches(&self, connection: &Connection) -> bool {
         let identity = connection.source_identity.as_ref();
         let principal = identity.map(super::Identity::principal);
@@ -145,7 +177,7 @@ impl Match {
 
 /// `ip` is canonical. A network of IPv4-mapped addresses is the IPv4 network that it stands for; no other IPv6 network
 /// holds an IPv4 address.
-fn covers(net: &IpNet, ip: IpAddr) -> bool {
+pub(super) fn covers(net: &IpNet, ip: IpAddr) -> bool {
     match (net, ip) {
         (IpNet::V6(mapped), IpAddr::V4(v4)) => mapped.prefix_len() >= 96 && mapped.contains(&v4.to_ipv6_mapped()),
         _ => net.contains(&ip),
@@ -155,6 +187,24 @@ fn covers(net: &IpNet, ip: IpAddr) -> bool {
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// As users write it.
+impl fmt::Display for StringMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(text) => f.write_str(text),
+            Self::Prefix(text) => write!(f, "{text}*"),
+            Self::Suffix(text) => write!(f, "*{text}"),
+            Self::Presence => f.write_str("*"),
+        }
+    }
+}
+
+impl fmt::Display for ServiceAccountMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service_account)
     }
 }
 

@@ -27,6 +27,13 @@ impl TryFrom<wire::Authorization> for Policy {
             Ok(wire::Action::Deny) => Action::Deny,
             Err(e) => return Err(WireError::new("action", e)),
         };
+        let action = match (message.audit, action, message.dry_run) {
+            (false, action, _) => action,
+            // A reader that does not know the field would enforce it.
+            (true, _, false) => return Err(WireError::new("audit", "needs dry_run, for readers that do not know it")),
+            (true, Action::Allow, true) => Action::Audit,
+            (true, _, true) => return Err(WireError::new("audit", "needs action ALLOW")),
+        };
         let rules = message
             .rules
             .into_iter()
@@ -41,13 +48,13 @@ impl TryFrom<wire::Authorization> for Policy {
                 Ok(Rule { clauses })
             })
             .collect::<Result<_, WireError>>()?;
-        Ok(Self {
-            name: PolicyName { namespace: message.namespace, name: message.name },
-            scope,
-            action,
-            rules,
-            dry_run: message.dry_run,
-        })
+        let dry_run = message.dry_run && action != Action::Audit;
+        let name = PolicyName { namespace: message.namespace, name: message.name };
+        let policy = Self { name, scope, action, rules, dry_run };
+        if policy.is_strict_mtls() && !policy.is_enforced() {
+            return Err(WireError::new("dry_run", "what makes STRICT is always enforced"));
+        }
+        Ok(policy)
     }
 }
 
@@ -162,8 +169,9 @@ impl From<&Policy> for wire::Authorization {
             Scope::Namespace => wire::Scope::Namespace,
             Scope::WorkloadSelector => wire::Scope::WorkloadSelector,
         };
+        let audit = *action == Action::Audit;
         let action = match action {
-            Action::Allow => wire::Action::Allow,
+            Action::Allow | Action::Audit => wire::Action::Allow,
             Action::Deny => wire::Action::Deny,
         };
         Self {
@@ -181,8 +189,9 @@ impl From<&Policy> for wire::Authorization {
                         .collect(),
                 })
                 .collect(),
-            dry_run: *dry_run,
-            audit: false,
+            // Who does not know what AUDIT is enforces nothing.
+            dry_run: *dry_run || audit,
+            audit,
         }
     }
 }

@@ -124,14 +124,13 @@ fn policy() -> impl Strategy<Value = Policy> {
         1 => Just("converted_peer_authentication_db"),
     ];
     let scope = select(vec![Scope::Global, Scope::Namespace, Scope::WorkloadSelector]);
-    let action = select(vec![Action::Allow, Action::Allow, Action::Deny]);
-    (select(&NAMESPACES[..]), name, scope, action, collection::vec(rule, 0..3), prop::bool::weighted(0.1)).prop_map(
-        |(namespace, name, scope, action, rules, dry_run)| Policy {
-            name: PolicyName { namespace: namespace.into(), name: name.into() },
-            scope,
-            action,
-            rules,
-            dry_run,
+    let action = select(vec![Action::Allow, Action::Allow, Action::Allow, Action::Deny, Action::Deny, Action::Audit]);
+    (select(&NAMESPACES[..]), name, scope, action, collection::vec(rule, 0..3), prop::bool::weighted(0.2)).prop_map(
+        |(namespace, name, scope, action, rules, dry_run)| {
+            let name = PolicyName { namespace: namespace.into(), name: name.into() };
+            let policy = Policy { name, scope, action, rules, dry_run: dry_run && action != Action::Audit };
+            // What makes STRICT is always enforced.
+            if policy.is_strict_mtls() { Policy { action: Action::Deny, dry_run: false, ..policy } } else { policy }
         },
     )
 }

@@ -1,5 +1,6 @@
 //! The decision against a second, slow reading of the same rules; what travels; and the rules one by one.
 
+mod explain;
 mod generate;
 mod reference;
 mod table;

@@ -57,6 +57,7 @@ pub fn decide(policies: &[Policy], unknown: Option<&PolicyName>, connection: &Co
                 match policy.action {
                     Action::Deny => denying.push((policy, number)),
                     Action::Allow => allowing.push((policy, number)),
+                    Action::Audit => {}
                 }
             }
         }

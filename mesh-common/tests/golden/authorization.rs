@@ -1,6 +1,9 @@
 //! Bytes of `istio.security`.
 
-use mesh_common::proto::security;
+use mesh_common::{
+    model::{self, Policy, PolicyName},
+    proto::security,
+};
 
 use super::golden;
 
@@ -65,4 +68,26 @@ fn authorization_with_every_condition() {
             audit: false,
         },
     );
+}
+
+#[test]
+fn audit_enforces_nothing_at_readers_that_do_not_know_it() {
+    use security::{Action, Authorization};
+    let policy = |name: &str, action| Policy {
+        name: PolicyName { namespace: "a".into(), name: name.into() },
+        scope: model::Scope::Namespace,
+        action,
+        rules: vec![],
+        dry_run: false,
+    };
+    let audit = Authorization::from(&policy("p", model::Action::Audit));
+    assert_eq!((audit.action(), audit.dry_run, audit.audit), (Action::Allow, true, true));
+    let bytes = prost::Message::encode_to_vec(&audit);
+    assert!(bytes.ends_with(b"\x30\x01\xc0\x3e\x01"), "field 1000: {bytes:x?}");
+    let refused = |message: Authorization| Policy::try_from(message).expect_err("refused").field;
+    assert_eq!(refused(Authorization { dry_run: false, ..audit.clone() }), "audit");
+    assert_eq!(refused(Authorization { action: Action::Deny.into(), ..audit.clone() }), "audit");
+    let strict = Authorization { name: Policy::STRICT_STATIC.into(), ..audit };
+    assert_eq!(refused(strict.clone()), "dry_run");
+    assert_eq!(refused(Authorization { audit: false, action: Action::Deny.into(), ..strict }), "dry_run");
 }

@@ -5,7 +5,7 @@ mod status;
 pub use status::status;
 
 use mesh_common::{
-    model::{Action, Policy, Scope, ServicePort, Tunnel, Workload},
+    model::{Policy, Scope, ServicePort, Tunnel, Workload},
     proto::nodemesh::{PolicyInfo, ServiceInfo, WorkloadInfo, item::Kind},
 };
 
@@ -65,11 +65,7 @@ pub fn policies(world: &World, namespace: &str) -> Vec<Kind> {
                     Scope::WorkloadSelector => "WORKLOAD_SELECTOR",
                 }
                 .to_owned(),
-                action: match policy.action {
-                    Action::Allow => "ALLOW",
-                    Action::Deny => "DENY",
-                }
-                .to_owned(),
+                action: policy.action.name().to_owned(),
                 rules: count(policy.rules.len()),
                 workloads: concerned.map(|workload| workload.uid.clone()).collect(),
             })

@@ -3,7 +3,7 @@
 //! - A policy that cannot be honoured (a field that is unknown or has no meaning, CUSTOM, `targetRefs`) is
 //!   served in a form that refuses: ALLOW without rules, or DENY for everybody. An action that is not known counts as
 //!   DENY, a selector that cannot be read as none.
-//! - AUDIT refuses nobody, as in Istio: it travels as a dry run.
+//! - AUDIT refuses nobody, as in Istio.
 //! - An ALLOW rule with HTTP conditions never matches. It keeps its place, so that a rule's number is that of the YAML.
 //! - A DENY rule loses its HTTP conditions; one with nothing left refuses everybody.
 //!
@@ -42,7 +42,7 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),
     };
-    let mut dry_run = match metadata.annotations.as_ref().and_then(|a| a.get(DRY_RUN)).map(String::as_str) {
+    let dry_run = match metadata.annotations.as_ref().and_then(|a| a.get(DRY_RUN)).map(String::as_str) {
         None | Some("false") => false,
         Some("true") => true,
         Some(other) => {
@@ -73,18 +73,13 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
     let action = match action.as_deref() {
         None | Some("ALLOW") => Action::Allow,
         Some("DENY") => Action::Deny,
-        // AUDIT never refuses anybody: evaluated like a dry run, and said.
-        Some("AUDIT") => {
-            faults.push(Fault::new("spec.action", "AUDIT is not shown in flows yet; the policy refuses nobody"));
-            dry_run = true;
-            Action::Deny
-        }
+        Some("AUDIT") => Action::Audit,
         Some("CUSTOM") => {
             errors.push(Fault::new("spec.action", "CUSTOM is not supported yet"));
             Action::Deny
         }
         Some(other) => {
-            errors.push(Fault::new("spec.action", format_args!("`{other}` is none of ALLOW, DENY")));
+            errors.push(Fault::new("spec.action", format_args!("`{other}` is none of ALLOW, DENY, AUDIT")));
             Action::Deny
         }
     };
@@ -98,6 +93,7 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
         let (form, refuse) = match action {
             Action::Allow => ("it allows nothing", Vec::new()),
             Action::Deny => ("it denies everybody", vec![only(everybody())]),
+            Action::Audit => ("it audits nothing", Vec::new()),
         };
         rules = refuse;
         faults.extend(errors.into_iter().map(|Fault { field, why }| Fault {
@@ -111,6 +107,8 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
         None if name.namespace == settings.root_namespace => Scope::Global,
         None => Scope::Namespace,
     };
+    // An AUDIT policy is none to begin with.
+    let dry_run = dry_run && action != Action::Audit;
     AuthorizationPolicy { policy: Policy { name, scope, action, rules, dry_run }, selector }
 }
 
@@ -126,11 +124,6 @@ fn anywhere() -> Vec<IpNet> {
 /// Matches every connection, also for readers that skip a match without conditions.
 fn everybody() -> Match {
     Match { source_ips: anywhere(), ..Match::default() }
-}
-
-/// Matches no connection.
-fn nobody() -> Match {
-    Match { not_destination_ips: anywhere(), ..Match::default() }
 }
 
 fn only(m: Match) -> Rule {

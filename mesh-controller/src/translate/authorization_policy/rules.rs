@@ -3,7 +3,7 @@
 use mesh_common::model::{Action, Clause, Match, Rule};
 
 use super::{
-    everybody, nobody, only,
+    everybody, only,
     spec::{Condition, From, List, Operation, RuleSpec, Source, To},
 };
 use crate::{status::Fault, translate::Settings};
@@ -40,8 +40,8 @@ impl Context<'_> {
         // Sources are alternatives of each other, so are operations; every condition must hold.
         let groups: Vec<Vec<Part>> = [from, to].into_iter().chain(when.into_iter().map(|part| vec![part])).collect();
         let http = groups.iter().flatten().any(|part| part.http);
-        if http && self.action == Action::Allow {
-            return only(nobody());
+        if http && matches!(self.action, Action::Allow | Action::Audit) {
+            return only(Match::nobody());
         }
         let clauses: Vec<Clause> = groups.into_iter().filter_map(clause).collect();
         if http && clauses.is_empty() { only(everybody()) } else { Rule { clauses } }
@@ -158,7 +158,7 @@ impl Context<'_> {
 
     fn note(&mut self, field: String) {
         let why = match self.action {
-            Action::Allow => "HTTP conditions are not supported yet: the rule never matches",
+            Action::Allow | Action::Audit => "HTTP conditions are not supported yet: the rule never matches",
             Action::Deny => "HTTP conditions are not supported yet: the rule matches by its other conditions alone",
         };
         self.notes.push(Fault::new(field, why));

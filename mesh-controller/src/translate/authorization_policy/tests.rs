@@ -55,7 +55,7 @@ fn the_shape_that_users_write() {
     assert_eq!(policy.policy.action, Action::Allow);
     assert_eq!(policy.policy.scope, Scope::WorkloadSelector);
     // The rule with HTTP conditions keeps its place and never matches.
-    assert_eq!(policy.policy.rules[0], only(nobody()));
+    assert_eq!(policy.policy.rules[0], only(Match::nobody()));
     let gateway = Some("spiffe://cluster.local/ns/production/sa/api-gateway");
     assert_eq!(matching(&policy, &from(gateway, "10.0.0.1", 8080)), None);
     assert_eq!(matching(&policy, &from(CART, "10.0.0.1", 8080)), Some(1));
@@ -174,9 +174,15 @@ fn what_cannot_be_honoured_refuses() {
 }
 
 #[test]
-fn audit_refuses_nobody() {
-    let (policy, said) = translated("  action: AUDIT\n  rules: [{}]");
-    assert!(said[0].starts_with("spec.action: AUDIT is not shown in flows yet"), "{said:?}");
+fn audit_refuses_nobody_and_is_no_problem() {
+    let (policy, said) = translated("  action: AUDIT\n  rules: [{from: [{source: {namespaces: [shop]}}]}]");
+    assert_eq!(said, [] as [String; 0]);
+    assert_eq!((policy.policy.action, policy.policy.dry_run), (Action::Audit, false));
+    assert_eq!(matching(&policy, &from(CART, "10.0.0.1", 80)), Some(0));
+    assert!(authorize([&policy.policy].into_iter(), None, &from(CART, "10.0.0.1", 80)).is_ok());
+    // One that cannot be honoured refuses nobody either, and is told.
+    let (policy, said) = translated("  action: AUDIT\n  rules: [{form: []}]");
+    assert!(said[0].contains("until that is mended it audits nothing"), "{said:?}");
     assert!(authorize([&policy.policy].into_iter(), None, &from(None, "10.0.0.1", 80)).is_ok());
 }
 

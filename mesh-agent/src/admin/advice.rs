@@ -1,0 +1,136 @@
+//! What a reason code means and what to do about it, in one place. Complete over all codes: see the test.
+
+/// One sentence or two; `None` for a code that this agent does not know.
+pub fn advice(code: &str) -> Option<&'static str> {
+    Some(match code {
+        // Policies
+        "POLICY_DENY" => "A DENY policy of the destination matches. Change the policy or the client.",
+        "POLICY_NO_ALLOW" => {
+            "ALLOW policies apply to the destination and none of their rules matches. Add a rule for this client, or \
+             remove the ALLOW policies."
+        }
+        "PLAINTEXT_STRICT" => {
+            "The client has no mesh identity, and a PeerAuthentication asks for one. Put the client into the mesh, or \
+             make the port PERMISSIVE."
+        }
+        "POLICY_UNKNOWN" => {
+            "A policy that applies is not known to the agent, so it refuses. See `meshctl status` for a configuration \
+             that was refused or a controller that is not connected."
+        }
+        // The agent
+        "ORIGINAL_DESTINATION_UNKNOWN" => {
+            "The connection reached the agent without having been redirected by the kernel: somebody dialled the \
+             agent's listener itself, or the kernel's table of connections was full (see PENDING_FULL in `meshctl \
+             status -v`)."
+        }
+        "NO_SUCH_PORT" => "The service has no such port. See `meshctl config services`.",
+        "NO_HEALTHY_ENDPOINT" => {
+            "The service has no ready pod for the port. See `meshctl config services` and the readiness of its pods."
+        }
+        "CONNECT" => {
+            "The destination did not take the connection. Does its program listen on the port, and is there a route or \
+             a network policy between the nodes?"
+        }
+        "NO_CERTIFICATE" => {
+            "There is no valid certificate for the pod on this node. See `meshctl identity`: its state says why."
+        }
+        "PEER_REFUSED" | "REFUSED" => {
+            "The destination's agent refused and named no reason that is known here. Its own record says more."
+        }
+        "HBONE_ADDRESS_MISMATCH" => {
+            "The tunnel asked for another address than that of the pod at which it arrived. The client's configuration \
+             may be old: compare `meshctl config workloads` on both nodes."
+        }
+        "HBONE_PORT" => "Port 15008 of a pod in the mesh belongs to the agents. Use another port.",
+        "WORKLOAD_UNKNOWN" => {
+            "The destination is not in the agent's configuration (yet), or its address is another pod's. See `meshctl \
+             config workloads` and `meshctl status`."
+        }
+        "RESET" => "One end reset the connection. The mesh let it pass: look at the two programs.",
+        "INTERNAL" => "A fault of the agent itself. The record's error and the agent's log say more.",
+        // TLS and HTTP/2 between agents
+        "TLS_FAILURE" => {
+            "The TLS handshake between the agents failed. See the record's error, `meshctl config certs`, and the \
+             clocks of both nodes."
+        }
+        "IDENTITY_ERROR" => {
+            "The other end proved another identity than the configuration names for it, or none of this mesh. A pod's \
+             address may have been handed on: compare `meshctl config workloads` with `meshctl identity`."
+        }
+        "NO_CLIENT_CERTIFICATE" => {
+            "Somebody dialled port 15008 and showed no certificate. Only agents may; who it was is the source address."
+        }
+        "H2_HANDSHAKE_FAILURE" => {
+            "The other end does not speak HTTP/2 as agents do. Is another program listening on port 15008 there?"
+        }
+        "H2_CONNECTION_FAILURE" => {
+            "The connection between the agents broke or its other end stopped answering. See the network between the \
+             nodes and the other agent's log."
+        }
+        // The kernel
+        "CONNECT_IPV6" | "STEERED_IPV6" => {
+            "Native IPv6 of pods in the mesh is refused, since it is not redirected yet. Use IPv4."
+        }
+        "BOUND_DEVICE" => {
+            "The socket is bound to a device, which would lead it past the mesh. Do not bind the program to a device."
+        }
+        "UNKNOWN_NAMESPACE" => {
+            "A process of a pod in the mesh opened a connection in a network namespace that is not the pod's. Take the \
+             pod out of the mesh if it must make namespaces."
+        }
+        "STORAGE_FULL" | "TAKEN_STORAGE_FULL" => {
+            "The kernel had no memory for the socket's record. See the node's memory and the cgroup's limits."
+        }
+        "PENDING_FULL" => {
+            "The kernel's table of pending connections is full. Raise --max-pending of the agent, or find who opens so \
+             many."
+        }
+        "ATTEST_FOREIGN_ADDRESS" => "The connection did not start at the pod's own address, so it cannot be attested.",
+        "ATTEST_TAKEN" => "Another pod's entry stands for the same addresses and ports; the client may try again.",
+        "ATTEST_FULL" => {
+            "The kernel's table of attested connections is full. Raise --max-pending of the agent, or find who opens so \
+             many."
+        }
+        "AGENT_DOWN" => {
+            "The agent of the node did not listen for the pod, and nothing passes without it. See whether it runs, and \
+             whether the pod is joined (`meshctl status`)."
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::{abi::Counter, model::Reason};
+
+    use super::*;
+    use crate::{telemetry::reason, tunnel};
+
+    #[test]
+    fn every_code_has_its_sentence() {
+        let policies = [Reason::PolicyDeny, Reason::PolicyNoAllow, Reason::PlaintextStrict, Reason::PolicyUnknown];
+        // What the kernel counts without refusing anybody.
+        let fine = [
+            Counter::ConnectAgent,
+            Counter::ConnectNotEnrolled,
+            Counter::ConnectOwnPod,
+            Counter::ConnectNotTcp,
+            Counter::ConnectRedirected,
+            Counter::PendingPublished,
+            Counter::PendingTaken,
+            Counter::Attested,
+            Counter::SteeredAgent,
+            Counter::SteeredOwnPod,
+            Counter::SteeredAttested,
+            Counter::SteeredNotTcp,
+            Counter::EventsLost,
+        ];
+        let kernel = Counter::ALL.iter().filter(|counter| !fine.contains(counter)).map(|counter| counter.name());
+        let codes = reason::ALL.iter().copied().chain(policies.map(Reason::code)).chain(kernel);
+        for code in codes.chain(tunnel::CODES.iter().copied()) {
+            let sentence = advice(code).unwrap_or_else(|| panic!("{code} has no sentence in advice.rs"));
+            assert!(sentence.ends_with(['.', '?']) && !sentence.contains("  "), "{code}: {sentence}");
+        }
+        assert_eq!(advice("NO_SUCH_CODE"), None);
+    }
+}

@@ -1,0 +1,54 @@
+//! Who speaks to whom, and which connections are open now.
+
+use std::sync::Arc;
+
+use mesh_common::proto::nodemesh::{ConnectionInfo, EdgeInfo, EdgesQuery, item};
+
+use super::{Admin, flows};
+use crate::telemetry::{Edge, Flow, Party, Totals};
+
+/// By source and destination.
+pub fn answer(admin: &Admin, query: &EdgesQuery) -> Vec<item::Kind> {
+    let mut edges: Vec<(Edge, Totals, u64)> =
+        admin.flows.edges().into_iter().filter(|(edge, ..)| concerns(&query.namespace, &edge.0)).collect();
+    let name = |party: &Party| (party.namespace.clone(), party.pod.clone(), party.address);
+    edges.sort_by_cached_key(|(Edge(flow), ..)| (name(&flow.source), name(&flow.destination)));
+    edges.into_iter().map(|(edge, totals, open)| item::Kind::Edge(message(&edge.0, totals, open))).collect()
+}
+
+fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
+    let Totals { connections, refused, failed, sent, received, last } = totals;
+    // One connection's facts stand for all: what differs between them does not belong to the edge.
+    let facts = flows::message("", flow);
+    let mut source = facts.source.unwrap_or_default();
+    source.address = flow.source.address.map(|address| address.ip().to_string()).unwrap_or_default();
+    EdgeInfo {
+        source: Some(source),
+        destination: facts.destination,
+        service: facts.service,
+        path: facts.path,
+        security: facts.security,
+        direction: facts.direction,
+        connections,
+        refused,
+        failed,
+        open,
+        bytes_sent: sent,
+        bytes_received: received,
+        last: Some(last.into()),
+    }
+}
+
+/// Those that are forwarded now, oldest first.
+pub fn connections(admin: &Admin, namespace: &str) -> Vec<item::Kind> {
+    let all = admin.flows.connections().into_iter().filter(|flow| concerns(namespace, flow));
+    all.map(|flow| {
+        let tunnel = flow.tunnel.map(|address| address.to_string()).unwrap_or_default();
+        item::Kind::Connection(ConnectionInfo { flow: Some(flows::message(&admin.node, &flow)), tunnel })
+    })
+    .collect()
+}
+
+fn concerns(namespace: &str, flow: &Flow) -> bool {
+    namespace.is_empty() || [&flow.source, &flow.destination].iter().any(|party| party.namespace == namespace)
+}

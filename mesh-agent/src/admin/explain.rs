@@ -1,0 +1,138 @@
+//! How one connection was decided: from what its record kept, not from what the configuration says now.
+
+use mesh_common::{
+    model::{Action, Considered, Known, PolicyName, Scope},
+    proto::nodemesh::{
+        ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
+        Explanation,
+    },
+};
+
+use super::{Admin, advice::advice, flows};
+use crate::{
+    state::Snapshot,
+    telemetry::{Direction, Flow, Path, Verdict},
+};
+
+/// Nothing for a record that this node does not have (any more): another node may have it.
+pub fn answer(admin: &Admin, query: &ExplainQuery) -> Option<Explanation> {
+    let flow = admin.flows.find(query.flow)?;
+    let considered = flow.asked.as_ref().map(|asked| asked.explain()).unwrap_or_default();
+    let snapshot = admin.store.snapshot();
+    Some(Explanation {
+        flow: Some(flows::message(&admin.node, &flow)),
+        summary: summary(&flow, &considered, &snapshot),
+        policies: considered.into_iter().map(policy).collect(),
+    })
+}
+
+fn summary(flow: &Flow, considered: &[Considered], snapshot: &Snapshot) -> String {
+    let mut said = vec![decision(flow)];
+    if flow.verdict.is_bad() || flow.reason.is_some() {
+        said.extend(flow.reason.as_deref().and_then(advice).map(str::to_owned));
+    }
+    said.extend(elsewhere(flow, snapshot));
+    said.extend(since(flow, considered, snapshot));
+    said.join(" ")
+}
+
+/// The first sentence.
+fn decision(flow: &Flow) -> String {
+    let because = flow.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+    match (flow.verdict, &flow.policy, flow.rule) {
+        (Verdict::Dropped, ..) => format!("Refused{because}."),
+        (Verdict::Error, ..) => format!("Failed{because}."),
+        (_, Some(policy), Some(rule)) => format!("Permitted by rule {rule} of {policy}."),
+        (_, Some(policy), None) => format!("Permitted by {policy}."),
+        (..) if flow.direction == Direction::Outbound && flow.path == Some(Path::Tunnel) => {
+            "Permitted; the destination's agent decided.".to_owned()
+        }
+        (..) if flow.direction == Direction::Outbound && flow.path == Some(Path::Passthrough) => {
+            "Passed on as dialled: no policy is asked about destinations outside the mesh.".to_owned()
+        }
+        _ => "Permitted: no ALLOW policy applies and no DENY policy matches.".to_owned(),
+    }
+}
+
+/// The record that has the detail, where the destination's agent decided.
+fn elsewhere(flow: &Flow, snapshot: &Snapshot) -> Option<String> {
+    if flow.direction != Direction::Outbound || flow.path != Some(Path::Tunnel) || flow.asked.is_some() {
+        return None;
+    }
+    let (source, destination) = (&flow.source, &flow.destination);
+    let node = &snapshot.workload_by_name(&destination.namespace, &destination.pod)?.node;
+    Some(format!(
+        "The record of node {node} has the detail: `meshctl flows --node {node} --from {}/{} --to {}/{}`, then `meshctl \
+         explain ID --node {node}`.",
+        source.namespace, source.pod, destination.namespace, destination.pod
+    ))
+}
+
+/// What is not any more as it was when the connection was decided.
+fn since(flow: &Flow, considered: &[Considered], snapshot: &Snapshot) -> Option<String> {
+    let asked = flow.asked.as_ref()?;
+    let changed = asked.policies.iter().filter_map(|then| {
+        // Under the name that is shown for it.
+        let strict = then.is_strict_mtls();
+        let shown = match &asked.strict_by {
+            Some(name) if strict => name,
+            _ => &then.name,
+        };
+        match snapshot.policy(&then.name) {
+            None => Some(format!("{shown} is gone")),
+            Some(now) if now != then => Some(format!("{shown} is different")),
+            Some(_) => None,
+        }
+    });
+    let known = |name: &PolicyName| snapshot.policy(name).map(|_| format!("{name} is known"));
+    let unknown = considered.iter().filter(|c| c.known.is_none()).filter_map(|c| known(&c.name));
+    let all: Vec<_> = changed.chain(unknown).collect();
+    (!all.is_empty()).then(|| {
+        let now = snapshot.generation();
+        format!("Since then the configuration changed (it is at {now} now): {}.", all.join(", "))
+    })
+}
+
+/// In the words of the wire.
+pub fn policy(considered: Considered) -> ConsideredPolicy {
+    let Considered { name, known, decided, rules } = considered;
+    let (action, scope, dry_run) = match known {
+        Some(Known { action: Action::Deny, scope, dry_run, strict: true }) => ("STRICT", scope_name(scope), dry_run),
+        Some(Known { action, scope, dry_run, strict: _ }) => (action.name(), scope_name(scope), dry_run),
+        None => ("", "", false),
+    };
+    let rules = rules.into_iter().enumerate().map(|(number, rule)| ConsideredRule {
+        rule: u32::try_from(number).unwrap_or(u32::MAX),
+        matched: rule.matched,
+        clauses: rule.clauses.into_iter().map(clause).collect(),
+    });
+    ConsideredPolicy {
+        policy: name.to_string(),
+        action: action.to_owned(),
+        scope: scope.to_owned(),
+        dry_run,
+        decided,
+        unknown: known.is_none(),
+        rules: rules.collect(),
+    }
+}
+
+fn clause(clause: mesh_common::model::ConsideredClause) -> ConsideredClause {
+    let matches = clause.matches.into_iter().map(|m| ConsideredMatch {
+        matched: m.matched,
+        conditions: m
+            .conditions
+            .into_iter()
+            .map(|c| ConsideredCondition { field: c.field, values: c.values, actual: c.actual, holds: c.holds })
+            .collect(),
+    });
+    ConsideredClause { matched: clause.matched, matches: matches.collect() }
+}
+
+fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Global => "global",
+        Scope::Namespace => "namespace",
+        Scope::WorkloadSelector => "workload",
+    }
+}

@@ -1,0 +1,106 @@
+//! Records, shares and edges.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{
+    edges::Edges,
+    flow::{Direction, Flow, Party, Verdict},
+    kept::Kept,
+    *,
+};
+
+fn pod(name: &str) -> Party {
+    let address = Some(SocketAddr::from(([10, 0, 0, 1], 4711)));
+    Party { namespace: "shop".into(), pod: name.into(), address, ..Party::default() }
+}
+
+fn stranger(last: u8, port: u16) -> Party {
+    Party { address: Some(SocketAddr::from(([192, 0, 2, last], port))), ..Party::default() }
+}
+
+/// A record that was written.
+fn flow(log: &Arc<FlowLog>, source: Party, destination: Party) -> Flow {
+    Flow::clone(&log.begin(Direction::Inbound, source, destination))
+}
+
+#[test]
+fn a_pod_that_floods_pushes_out_its_own_records_only() {
+    let log = FlowLog::new();
+    let mut kept = Kept::new(100);
+    let mut push = |source: Party| kept.push(Arc::new(flow(&log, source, pod("web"))));
+    for _ in 0..10 {
+        assert!(!push(pod("quiet")));
+        assert!(!push(stranger(1, 1)));
+    }
+    let lost = (0..1000).filter(|_| push(pod("flood"))).count();
+    assert_eq!(lost, 920);
+    // Addresses are no way to more than one share.
+    for last in 0..200 {
+        push(stranger(last, last.into()));
+    }
+    let all = kept.all();
+    let of = |name: &str| all.iter().filter(|flow| flow.source.pod == name).count();
+    assert_eq!(all.len(), 100);
+    assert_eq!(of("quiet"), 10, "flood {} strangers {}", of("flood"), of(""));
+    assert!(of("flood") >= 33 && of("") >= 33, "flood {} strangers {}", of("flood"), of(""));
+    assert!(all.is_sorted_by_key(|flow| flow.id), "oldest first, whoever wrote them");
+    assert_eq!(kept.find(all[50].id).expect("kept").id, all[50].id);
+    assert!(kept.find(21).is_none(), "the first of the flood is gone");
+}
+
+#[test]
+fn connections_are_listed_while_they_are_forwarded_and_found_afterwards() {
+    let log = FlowLog::new();
+    let mut open = log.begin(Direction::Outbound, pod("cart"), pod("web"));
+    assert!(log.connections().is_empty(), "it is not decided yet");
+    let live = open.live();
+    live.sent.store(5, std::sync::atomic::Ordering::Relaxed);
+    let listed = log.connections();
+    assert_eq!((listed.len(), listed[0].id, listed[0].sent), (1, open.id, 5));
+    assert_eq!(log.find(open.id).expect("open").sent, 5);
+    let [(_, totals, 1)] = log.edges()[..] else { panic!("one edge with one open connection") };
+    assert_eq!((totals.connections, totals.sent), (1, 5));
+    let id = open.id;
+    open.sent = 7;
+    drop(open);
+    assert!(log.connections().is_empty());
+    assert_eq!(log.find(id).expect("written").sent, 7);
+    let [(_, totals, 0)] = log.edges()[..] else { panic!("one edge, nothing open") };
+    assert_eq!((totals.connections, totals.sent), (1, 7));
+    assert!(log.find(id + 1).is_none());
+}
+
+#[test]
+fn edges_are_of_pods_and_not_of_ports() {
+    let log = FlowLog::new();
+    let mut edges = Edges::new(64);
+    let mut end = |source: Party, verdict: Verdict| {
+        let mut flow = flow(&log, source, pod("web"));
+        (flow.verdict, flow.sent) = (verdict, 3);
+        edges.ended(&Arc::new(flow))
+    };
+    for verdict in [Verdict::Forwarded, Verdict::Audit, Verdict::Dropped, Verdict::Error] {
+        end(pod("cart"), verdict);
+        end(stranger(1, verdict as u16), verdict);
+    }
+    let all = edges.all();
+    assert_eq!(all.len(), 2);
+    for totals in all.values() {
+        assert_eq!((totals.connections, totals.refused, totals.failed, totals.sent), (4, 1, 1, 12));
+    }
+}
+
+#[test]
+fn the_number_of_edges_is_bounded() {
+    let log = FlowLog::new();
+    let mut edges = Edges::new(64);
+    let mut evicted = 0;
+    for last in 0..=255 {
+        evicted += edges.ended(&Arc::new(flow(&log, stranger(last, 1), pod("web"))));
+        assert!(edges.all().len() <= 64);
+    }
+    assert_eq!(evicted + edges.all().len() as u64, 256);
+    // The newest are there.
+    let newest = Arc::new(flow(&log, stranger(255, 9), pod("web")));
+    assert_eq!(edges.ended(&newest), 0);
+}
