@@ -5,6 +5,7 @@
 
 mod cache;
 mod certificate;
+mod fault;
 mod key;
 mod peer;
 mod renew;
@@ -25,8 +26,9 @@ use std::{
 
 pub use cache::{CertificateState, Certificates};
 pub use certificate::{Certificate, ChainError};
+pub use fault::{fault, of_peer};
 pub use mesh_common::model::Identity;
-pub use peer::Peer;
+pub use peer::{Peer, PeerError};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use verify::refusal;
 

@@ -6,6 +6,7 @@ mod connection;
 mod error;
 mod keepalive;
 mod pool;
+mod resets;
 mod respond;
 mod server;
 mod stream;
@@ -22,7 +23,7 @@ pub use error::TunnelError;
 pub use keepalive::Keepalive;
 pub use pool::{Pool, PoolKey, PoolSettings};
 pub use respond::{Inbound, Respond};
-pub use server::{ServerSettings, serve};
+pub use server::{Malformed, ServerSettings, serve};
 pub use stream::TunnelStream;
 pub use tls::TlsFacts;
 
@@ -35,6 +36,8 @@ const FORWARDED_HEADER: &str = "forwarded";
 
 /// No peer needs more headers than this, in bytes as HTTP/2 counts them.
 const HEADER_LIST: u32 = 16 * 1024;
+/// What HTTP/2 itself takes, so that what is too large for us is refused with a reason. Beyond it, it is a fault.
+const HEADER_LIST_READ: u32 = 2 * HEADER_LIST;
 
 /// How much a peer may send before it must wait for us, in bytes. The same on both sides, so that either can be the
 /// fast one.

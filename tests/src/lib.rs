@@ -12,13 +12,16 @@ mod cleanup;
 mod config;
 mod controller;
 mod ctl;
+pub mod forge;
 mod manifest;
 mod network;
 mod node;
 mod place;
 mod pod;
 mod process;
+pub mod refused;
 mod report;
+pub mod rogue;
 mod wait;
 mod world;
 

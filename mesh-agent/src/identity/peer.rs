@@ -4,10 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use mesh_common::model::{Identity, IdentityError};
 use rustls::pki_types::CertificateDer;
-use x509_parser::{extensions::GeneralName, prelude::*};
+use x509_parser::{extensions::GeneralName, prelude::*, public_key::PublicKey};
 
 /// How much of a name that a peer chose is worth repeating in an error.
 const SHOWN: usize = 128;
+
+/// Shorter RSA keys are refused, as rustls refuses signatures made with them.
+const RSA_BITS: usize = 2048;
 
 /// What a leaf certificate says of its holder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,13 @@ pub enum PeerError {
     NotUri,
     #[error("the certificate's URI `{uri}` is not a workload identity")]
     Shape { uri: String, source: IdentityError },
+    /// Without one a certificate would serve for anything.
+    #[error("the certificate does not say what it is for (no extended key usage)")]
+    NoPurpose,
+    #[error("the certificate's RSA key has {0} bits; 2048 are the least")]
+    WeakKey(usize),
+    #[error("{0} certificates follow the peer's own")]
+    Chain(usize),
     #[error("the peer `{peer}` is not of our trust domain `{ours}`")]
     TrustDomain { peer: Box<Identity>, ours: String },
     #[error("the peer is `{peer}`, `{expected}` was expected")]
@@ -42,7 +52,8 @@ pub enum PeerError {
 }
 
 impl Peer {
-    /// Reads a leaf; its identity is its only subject alternative name, a URI of the form of [`Identity`]. Says nothing of its issuer, its signature or the time.
+    /// Reads a leaf; its identity is its only subject alternative name, a URI of the form of [`Identity`]. Says nothing
+    /// of its issuer, its signature or the time.
     pub fn read(leaf: &CertificateDer<'_>) -> Result<Self, PeerError> {
         let encoding = |error: &dyn std::fmt::Display| PeerError::Encoding(error.to_string());
         let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|error| encoding(&error))?;
@@ -54,6 +65,14 @@ impl Peer {
         let usage = certificate.key_usage().map_err(|error| encoding(&error))?;
         if constraints.is_some_and(|c| c.value.ca) || usage.is_some_and(|u| u.value.key_cert_sign()) {
             return Err(PeerError::Authority);
+        }
+        if certificate.extended_key_usage().map_err(|error| encoding(&error))?.is_none() {
+            return Err(PeerError::NoPurpose);
+        }
+        if let Ok(PublicKey::RSA(key)) = certificate.public_key().parsed()
+            && key.key_size() < RSA_BITS
+        {
+            return Err(PeerError::WeakKey(key.key_size()));
         }
         let names =
             certificate.subject_alternative_name().map_err(|error| encoding(&error))?.ok_or(PeerError::NoName)?;

@@ -23,6 +23,9 @@ use super::{
     provider,
 };
 
+/// A peer sends its leaf and at most this many certificates more. Chains are short; what is longer is work for us.
+const INTERMEDIATES: usize = 10;
+
 /// What the server side asks of a client: a certificate for TLS clients, from our roots, with an identity of our
 /// trust domain. Which identity may do what is policy, decided later.
 #[derive(Debug)]
@@ -61,6 +64,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        bounded(intermediates)?;
         let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
         let peer = Peer::read(leaf).map_err(refused)?.identity;
         if peer.trust_domain() != self.trust_domain {
@@ -114,6 +118,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        bounded(intermediates)?;
         let algorithms = provider().signature_verification_algorithms.all;
         let parsed = ParsedCertificate::try_from(leaf)?;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
@@ -148,6 +153,13 @@ impl ServerCertVerifier for ServerVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
     }
+}
+
+fn bounded(intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+    if intermediates.len() > INTERMEDIATES {
+        return Err(refused(PeerError::Chain(intermediates.len())));
+    }
+    Ok(())
 }
 
 /// Keeps the reason inside rustls' error, so that whoever handles the handshake can tell a wrong name from a bad chain.

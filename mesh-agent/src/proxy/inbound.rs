@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::StatusCode;
-use mesh_common::model::{Connection, Denied, Permit, Workload};
+use mesh_common::model::{Connection, Denied, Identity, Permit, Workload};
 use tokio::net::TcpStream;
 
 use super::{
@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     pods::Pod,
+    state::Snapshot,
     telemetry::{Direction, OpenFlow, Party, Path, Security, reason},
-    tunnel::{self, Inbound, Respond, ServerSettings},
+    tunnel::{self, Inbound, Malformed, Respond, ServerSettings},
 };
 
 /// An HBONE connection: mutual TLS, then a decision for each stream.
@@ -38,8 +39,20 @@ pub async fn tunnelled(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
             async move { one_stream(&proxy, &pod, local, inbound, respond).await }
         }
     };
+    // No policy was asked: whoever it was did not say what they want.
+    let malformed = |Malformed { peer, remote, reason, why, tls }: Malformed| {
+        let snapshot = proxy.store.snapshot();
+        let own = own_party(pod, local, snapshot.workload(&pod.uid).map(|w| &**w));
+        let mut flow = proxy.flows.begin(Direction::Inbound, source(&snapshot, remote, Some(&peer.identity)), own);
+        flow.path = Some(Path::Tunnel);
+        flow.security = Security::MutualTls;
+        flow.tls = Some((tls.version, tls.cipher));
+        flow.generation = snapshot.generation();
+        flow.dropped(reason, why);
+    };
     let settings = ServerSettings::default();
-    let served = tunnel::serve(stream, certificate.server_config(), &settings, handler, pod.unhooked()).await;
+    let tls = certificate.server_config();
+    let served = tunnel::serve(stream, tls, &settings, handler, malformed, pod.unhooked()).await;
     if let Err(e) = served {
         refused(e.code(), format!("{:#}", anyhow::Error::from(e)));
     }
@@ -133,22 +146,23 @@ struct Refusal {
 
 type Decided = Result<(Permit, Connection, Arc<Workload>), Refusal>;
 
+/// Who is at the other end: by its address, but for the identity, which is what the connection proved.
+fn source(snapshot: &Snapshot, client: SocketAddr, identity: Option<&Identity>) -> Party {
+    let known = snapshot.workload_by_address(client.ip()).map(|known| party(known, client));
+    Party { identity: identity.cloned(), ..known.unwrap_or_else(|| stranger(client)) }
+}
+
 /// Opens the record and asks the destination's policies.
 fn decide(
     proxy: &Proxy,
     pod: &Pod,
     client: SocketAddr,
-    identity: Option<mesh_common::model::Identity>,
+    identity: Option<Identity>,
     destination: SocketAddr,
 ) -> (OpenFlow, Decided) {
     let snapshot = proxy.store.snapshot();
     let workload = snapshot.workload(&pod.uid).cloned();
-    let mut source = match snapshot.workload_by_address(client.ip()) {
-        Some(known) => party(known, client),
-        None => Party { address: Some(client), ..Party::default() },
-    };
-    // What the connection proved, not what the address suggests.
-    source.identity = identity.clone();
+    let source = source(&snapshot, client, identity.as_ref());
     let own = own_party(pod, destination, workload.as_deref());
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
     flow.generation = snapshot.generation();

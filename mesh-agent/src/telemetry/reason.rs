@@ -30,6 +30,48 @@ codes! {
     HBONE_PORT,
     /// The destination's workload is not known, so no policy can be asked.
     WORKLOAD_UNKNOWN,
+    /// A tunnelled request is not CONNECT.
+    METHOD_NOT_ALLOWED,
+    /// A tunnelled CONNECT names no `ip:port`, or spells it in another way than the one that agents use.
+    BAD_AUTHORITY,
+    /// A tunnelled CONNECT carries more headers than a tunnel needs.
+    HEADERS_TOO_LARGE,
+    /// A tunnelled request is malformed as HTTP/2.
+    BAD_REQUEST,
+    /// TLS broke off, or failed for a reason that has no code of its own.
+    TLS_FAILURE,
+    /// The client offers no TLS 1.3.
+    TLS_VERSION,
+    /// The client offers no HTTP/2 inside TLS.
+    ALPN_MISMATCH,
+    /// HTTP/2 failed before the first stream.
+    H2_HANDSHAKE_FAILURE,
+    /// HTTP/2 failed later; all its streams ended with it.
+    H2_CONNECTION_FAILURE,
+    /// A client offered no certificate.
+    NO_CLIENT_CERTIFICATE,
+    /// The peer proved an identity, and not the one that is expected.
+    IDENTITY_ERROR,
+    /// The peer's certificate is over.
+    CERT_EXPIRED,
+    /// The peer's certificate is not valid yet.
+    CERT_NOT_YET_VALID,
+    /// No root of ours stands behind the peer's certificate.
+    CERT_UNKNOWN_ISSUER,
+    /// A signature is wrong, or of an algorithm that is not accepted.
+    CERT_BAD_SIGNATURE,
+    /// The key in the peer's certificate is too short.
+    CERT_WEAK_KEY,
+    /// The peer's certificate is not for this side of a TLS connection.
+    CERT_PURPOSE,
+    /// The peer's certificate names no workload, or more than one.
+    CERT_BAD_IDENTITY,
+    /// The peer's certificate names a workload of another trust domain.
+    CERT_TRUST_DOMAIN,
+    /// The peer sends more certificates than a chain needs.
+    CERT_CHAIN_TOO_LONG,
+    /// The peer's certificate cannot be used for another reason: unreadable, or a certificate authority's.
+    CERT_INVALID,
     /// One end reset the connection.
     RESET,
     /// The agent's own fault; the flow's error says more.

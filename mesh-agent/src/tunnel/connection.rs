@@ -98,7 +98,7 @@ where
     }
     let facts = TlsFacts::of(state).expect("the handshake is done");
     let leaf = state.peer_certificates().and_then(|chain| chain.first()).expect("the verifier has seen it");
-    let peer = Peer::read(leaf).map_err(|error| TunnelError::Identity { address, reason: error.to_string() })?;
+    let peer = Peer::read(leaf).map_err(|error| TunnelError::identity(address, &error))?;
 
     let (io, last_tls_error) = Observed::new(tls);
     let windows = settings.windows;

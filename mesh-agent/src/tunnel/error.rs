@@ -3,8 +3,12 @@
 use std::{error::Error, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::StatusCode;
+use rustls::PeerIncompatible;
 
-use crate::identity::{self, Identity};
+use crate::{
+    identity::{self, Identity, PeerError},
+    telemetry::reason,
+};
 
 /// Why [`Pool::open`](super::Pool::open) gave no stream. Clones: openers that shared a handshake share its failure.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -21,7 +25,7 @@ pub enum TunnelError {
     TlsTimeout { address: SocketAddr, after: Duration },
     /// Authenticated, but as somebody else.
     #[error("{address} is not who it should be: {reason}")]
-    Identity { address: SocketAddr, reason: String },
+    Identity { address: SocketAddr, code: &'static str, reason: String },
     #[error("the certificate is for `{certificate}`, the source is `{asked}`")]
     WrongCertificate { certificate: Box<Identity>, asked: Box<Identity> },
     #[error("{0} does not speak HTTP/2 inside TLS")]
@@ -48,8 +52,10 @@ pub enum ServeError {
     Tls(#[source] io::Error),
     #[error("the client presented no certificate")]
     NoClientCertificate,
-    #[error("the client's certificate names no peer of ours: {0}")]
-    Identity(String),
+    #[error("the client's certificate is no workload's: {0}")]
+    Identity(#[source] PeerError),
+    #[error("the client does not speak TLS 1.3: {0}")]
+    Version(#[source] io::Error),
     #[error("the client did not offer HTTP/2 inside TLS")]
     Alpn,
     #[error("the HTTP/2 handshake with the client failed: {0}")]
@@ -78,10 +84,15 @@ impl TunnelError {
     /// The response flag of flow records and metrics. Stable.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Reset { .. } | Self::SourceGone => "CONNECT",
-            Self::Tls { .. } | Self::TlsIo { .. } | Self::TlsTimeout { .. } => "TLS_FAILURE",
-            Self::Identity { .. } | Self::WrongCertificate { .. } => "IDENTITY_ERROR",
-            Self::Alpn(_) | Self::Http2 { .. } => "H2_HANDSHAKE_FAILURE",
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Reset { .. } | Self::SourceGone => {
+                reason::CONNECT
+            }
+            Self::Tls { source, .. } => identity::fault(source).unwrap_or(reason::TLS_FAILURE),
+            Self::TlsIo { .. } | Self::TlsTimeout { .. } => reason::TLS_FAILURE,
+            Self::Identity { code, .. } => code,
+            Self::WrongCertificate { .. } => reason::IDENTITY_ERROR,
+            Self::Alpn(_) => reason::ALPN_MISMATCH,
+            Self::Http2 { .. } => reason::H2_HANDSHAKE_FAILURE,
             Self::Refused { .. } => "REFUSED",
         }
     }
@@ -96,9 +107,13 @@ impl TunnelError {
 
     pub(super) fn tls(address: SocketAddr, error: &rustls::Error) -> Self {
         match identity::refusal(error) {
-            Some(reason) => Self::Identity { address, reason: reason.to_string() },
+            Some(refused) => Self::identity(address, refused),
             None => Self::Tls { address, source: Arc::new(error.clone()) },
         }
+    }
+
+    pub(super) fn identity(address: SocketAddr, refused: &PeerError) -> Self {
+        Self::Identity { address, code: identity::of_peer(refused), reason: refused.to_string() }
     }
 }
 
@@ -106,11 +121,14 @@ impl ServeError {
     /// The word that the failure is counted under. Stable.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TlsTimeout(_) | Self::Tls(_) => "TLS_FAILURE",
-            Self::NoClientCertificate => "NO_CLIENT_CERTIFICATE",
-            Self::Identity(_) => "IDENTITY_ERROR",
-            Self::Alpn | Self::Handshake(_) | Self::HandshakeTimeout(_) => "H2_HANDSHAKE_FAILURE",
-            Self::Connection(_) | Self::Unresponsive => "H2_CONNECTION_FAILURE",
+            Self::Tls(error) => tls_error(error).and_then(identity::fault).unwrap_or(reason::TLS_FAILURE),
+            Self::TlsTimeout(_) => reason::TLS_FAILURE,
+            Self::Version(_) => reason::TLS_VERSION,
+            Self::NoClientCertificate => reason::NO_CLIENT_CERTIFICATE,
+            Self::Identity(error) => identity::of_peer(error),
+            Self::Alpn => reason::ALPN_MISMATCH,
+            Self::Handshake(_) | Self::HandshakeTimeout(_) => reason::H2_HANDSHAKE_FAILURE,
+            Self::Connection(_) | Self::Unresponsive => reason::H2_CONNECTION_FAILURE,
         }
     }
 
@@ -118,7 +136,12 @@ impl ServeError {
     pub(super) fn handshake(error: io::Error) -> Self {
         match tls_error(&error) {
             Some(rustls::Error::NoCertificatesPresented) => Self::NoClientCertificate,
-            Some(tls) if let Some(reason) = identity::refusal(tls) => Self::Identity(reason.to_string()),
+            Some(rustls::Error::NoApplicationProtocol) => Self::Alpn,
+            Some(rustls::Error::PeerIncompatible(
+                PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::SupportedVersionsExtensionRequired,
+            )) => Self::Version(error),
             _ => Self::Tls(error),
         }
     }

@@ -3,8 +3,7 @@
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
-use http::{Method, Request, StatusCode};
+use http::{HeaderMap, Method, StatusCode, request::Parts};
 use rustls::ServerConfig;
 use tokio::{
     net::TcpStream,
@@ -14,14 +13,15 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, Windows,
+    BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, HEADER_LIST_READ, Windows,
     address::parse_authority,
     error::ServeError,
     keepalive::Keepalive,
+    resets::Resets,
     respond::{Inbound, Respond},
     tls::{ALPN, TlsFacts},
 };
-use crate::identity::Peer;
+use crate::{identity::Peer, telemetry::reason};
 
 /// Streams that a peer opened and reset before we looked at them, beyond which it is taken for an attack.
 const PENDING_RESETS: usize = 100;
@@ -50,8 +50,24 @@ impl Default for ServerSettings {
     }
 }
 
+/// A stream that was refused here, because no handler could decide on it.
+#[derive(Clone, Debug)]
+pub struct Malformed {
+    pub peer: Arc<Peer>,
+    /// The other end of the TCP connection.
+    pub remote: SocketAddr,
+    /// A stable code.
+    pub reason: &'static str,
+    /// For people; the peer's own words are cut and escaped.
+    pub why: String,
+    pub tls: TlsFacts,
+}
+
+/// How much of what a peer wrote is worth repeating.
+const SHOWN: usize = 128;
+
 /// Serves one accepted connection until the peer leaves. `handler` runs as a task of its own for every well-formed
-/// CONNECT. When `drain` is ready the peer is told to open no more streams; those that are open go on.
+/// CONNECT; what is refused before, `malformed` gets to record. When `drain` is ready the peer is told to open no more streams; those that are open go on.
 ///
 /// Returns when the connection and all its handlers have ended. Dropped before, it ends both at once.
 pub async fn serve<H, F>(
@@ -59,6 +75,7 @@ pub async fn serve<H, F>(
     tls: Arc<ServerConfig>,
     settings: &ServerSettings,
     handler: H,
+    malformed: impl Fn(Malformed),
     drain: impl Future<Output = ()>,
 ) -> Result<(), ServeError>
 where
@@ -72,6 +89,7 @@ where
         .map_err(|_| ServeError::TlsTimeout(limit))?
         .map_err(ServeError::handshake)?;
     let (peer, facts) = authenticated(&tls)?;
+    let (tls, mut resets) = Resets::new(tls);
     let mut connection = timeout(limit, builder(settings).handshake::<_, Bytes>(tls))
         .await
         .map_err(|_| ServeError::HandshakeTimeout(limit))?
@@ -86,14 +104,25 @@ where
         tokio::select! {
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, send))) => {
-                    if let Some((inbound, respond)) = admit(request, send, &peer, remote, facts) {
-                        handlers.spawn(handler(inbound, respond));
+                    let (head, recv) = request.into_parts();
+                    let respond = Respond::new(send, recv);
+                    match admit(&head) {
+                        Ok(Wanted { authority, forwarded, baggage }) => {
+                            let inbound =
+                                Inbound { peer: peer.clone(), remote, authority, forwarded, baggage, tls: facts };
+                            handlers.spawn(handler(inbound, respond));
+                        }
+                        Err(Refused { status, reason, why }) => {
+                            respond.refuse(status, reason);
+                            malformed(Malformed { peer: peer.clone(), remote, reason, why, tls: facts });
+                        }
                     }
                 }
                 Some(Err(error)) => break Err(ServeError::Connection(error)),
                 None => break Ok(()),
             },
             Some(ended) = handlers.join_next() => report(ended),
+            Some(stream) = resets.recv() => malformed(reset(stream, &peer, remote, facts)),
             () = &mut drain, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
@@ -101,6 +130,9 @@ where
             () = &mut dead => break Err(ServeError::Unresponsive),
         }
     };
+    while let Ok(stream) = resets.try_recv() {
+        malformed(reset(stream, &peer, remote, facts));
+    }
     // Tells the streams, and so the handlers, that the connection is over.
     drop(connection);
     while let Some(ended) = handlers.join_next().await {
@@ -116,7 +148,7 @@ fn authenticated(tls: &TlsStream<TcpStream>) -> Result<(Arc<Peer>, TlsFacts), Se
         return Err(ServeError::Alpn);
     }
     let leaf = state.peer_certificates().and_then(|chain| chain.first()).ok_or(ServeError::NoClientCertificate)?;
-    let peer = Peer::read(leaf).map_err(|error| ServeError::Identity(error.to_string()))?;
+    let peer = Peer::read(leaf).map_err(ServeError::Identity)?;
     let facts = TlsFacts::of(state).expect("the handshake is done");
     Ok((Arc::new(peer), facts))
 }
@@ -130,33 +162,59 @@ fn builder(settings: &ServerSettings) -> h2::server::Builder {
         .max_frame_size(windows.frame)
         .data_frame_budget(windows.frame_budget())
         .max_concurrent_streams(*streams)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(HEADER_LIST_READ)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(FAULTY_STREAMS));
     builder
 }
 
-/// Answers what is no tunnel itself, so that a handler sees only what it can decide on.
-fn admit(
-    request: Request<RecvStream>,
-    send: SendResponse<Bytes>,
-    peer: &Arc<Peer>,
-    remote: SocketAddr,
-    tls: TlsFacts,
-) -> Option<(Inbound, Respond)> {
-    let (head, recv) = request.into_parts();
-    let respond = Respond::new(send, recv);
+/// The record of a stream that HTTP/2 itself refused.
+fn reset(stream: u32, peer: &Arc<Peer>, remote: SocketAddr, tls: TlsFacts) -> Malformed {
+    let why = format!("stream {stream} is malformed or has endless headers");
+    Malformed { peer: peer.clone(), remote, reason: reason::BAD_REQUEST, why, tls }
+}
+
+/// What a well-formed CONNECT says.
+struct Wanted {
+    authority: SocketAddr,
+    forwarded: Option<String>,
+    baggage: Option<String>,
+}
+
+/// Why a request is none.
+struct Refused {
+    status: StatusCode,
+    reason: &'static str,
+    why: String,
+}
+
+/// Refuses what is no tunnel itself, so that a handler sees only what it can decide on.
+fn admit(head: &Parts) -> Result<Wanted, Refused> {
+    let refused = |status, reason, why| Err(Refused { status, reason, why });
     if head.method != Method::CONNECT {
-        respond.refuse(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED");
-        return None;
+        let method: String = head.method.as_str().chars().take(SHOWN).collect();
+        return refused(StatusCode::METHOD_NOT_ALLOWED, reason::METHOD_NOT_ALLOWED, format!("{method} is not CONNECT"));
     }
-    let Some(authority) = head.uri.authority().and_then(|authority| parse_authority(authority.as_str())) else {
-        respond.refuse(StatusCode::BAD_REQUEST, "BAD_AUTHORITY");
-        return None;
+    let size = size(&head.headers);
+    if size > HEADER_LIST as usize {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let why = format!("{size} bytes of headers; {HEADER_LIST} are the most");
+        return refused(status, reason::HEADERS_TOO_LARGE, why);
+    }
+    let text = head.uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+    // CONNECT with `:protocol` (RFC 8441) has a path; a tunnel has none.
+    let plain = head.uri.path_and_query().is_none();
+    let Some(authority) = parse_authority(text).filter(|_| plain) else {
+        let shown: String = text.chars().take(SHOWN).flat_map(char::escape_default).collect();
+        return refused(StatusCode::BAD_REQUEST, reason::BAD_AUTHORITY, format!("`{shown}` is not ip:port"));
     };
     let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
-    let (forwarded, baggage) = (header(FORWARDED_HEADER), header(BAGGAGE_HEADER));
-    Some((Inbound { peer: peer.clone(), remote, authority, forwarded, baggage, tls }, respond))
+    Ok(Wanted { authority, forwarded: header(FORWARDED_HEADER), baggage: header(BAGGAGE_HEADER) })
+}
+
+/// As HTTP/2 counts (RFC 9113, section 6.5.2).
+fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// A handler's panic costs its own stream only, but is never silent.

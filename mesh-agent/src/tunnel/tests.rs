@@ -74,7 +74,7 @@ impl Peer {
                         let (tls, handler, codes, mut drained) = (tls.clone(), handler.clone(), codes.clone(), drained.clone());
                         serving.spawn(async move {
                             let drain = async move { drop(drained.wait_for(|drained| *drained).await) };
-                            if let Err(error) = serve(tcp, tls, &ServerSettings::default(), handler, drain).await {
+                            if let Err(error) = serve(tcp, tls, &ServerSettings::default(), handler, |_| {}, drain).await {
                                 codes.lock().expect("codes").push(error.code());
                             }
                         });

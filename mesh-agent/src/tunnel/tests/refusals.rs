@@ -94,7 +94,7 @@ async fn a_server_of_another_root_is_refused() {
     let peer = Peer::start(theirs.certificate(&cart()).server_config(), echo).await;
     let source = Source::new(&ours, "pod-1", &peer);
     let error = source.open(&Pool::new(PoolSettings::default())).await.expect_err("unknown issuer");
-    assert_eq!(error.code(), "TLS_FAILURE");
+    assert_eq!(error.code(), "CERT_UNKNOWN_ISSUER");
     assert_eq!(peer.error().await, "TLS_FAILURE");
 }
 
@@ -106,7 +106,7 @@ async fn an_alert_after_the_handshake_is_a_tls_failure() {
     source.certificate = trusting(&theirs, &ours);
     let error = source.open(&Pool::new(PoolSettings::default())).await.expect_err("the server knows no such root");
     assert_eq!(error.code(), "TLS_FAILURE", "{error:?}");
-    assert_eq!(peer.error().await, "TLS_FAILURE");
+    assert_eq!(peer.error().await, "CERT_UNKNOWN_ISSUER");
 }
 
 /// A client certificate of `issuer` that trusts servers of `also` too.
@@ -126,9 +126,9 @@ async fn clients_that_prove_nothing_are_counted_by_reason() {
     let named = |key| Arc::new(SingleCertAndKey::from(key));
     for (alpn, key, code) in [
         ("h2", None, "NO_CLIENT_CERTIFICATE"),
-        ("h2", Some(named(authority.raw(stranger))), "IDENTITY_ERROR"),
-        ("http/1.1", Some(named(authority.raw(authority.leaf(&identity("shop", "web"))))), "TLS_FAILURE"),
-        ("", Some(named(authority.raw(authority.leaf(&identity("shop", "web"))))), "H2_HANDSHAKE_FAILURE"),
+        ("h2", Some(named(authority.raw(stranger))), "CERT_TRUST_DOMAIN"),
+        ("http/1.1", Some(named(authority.raw(authority.leaf(&identity("shop", "web"))))), "ALPN_MISMATCH"),
+        ("", Some(named(authority.raw(authority.leaf(&identity("shop", "web"))))), "ALPN_MISMATCH"),
     ] {
         // The agent's own verifier, on a client that is not the agent's.
         let mut config =

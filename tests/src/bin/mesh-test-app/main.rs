@@ -3,6 +3,7 @@
 
 mod dial;
 mod enter;
+mod hbone;
 mod serve;
 mod socket;
 
@@ -52,6 +53,11 @@ enum Verb {
     Sink(Listen),
     /// Client: connects, sends, prints one JSON line for each connection
     Send(dial::Send),
+    /// Client: HBONE in every wrong way, as a file says
+    Hbone {
+        #[arg(long)]
+        plan: PathBuf,
+    },
     /// Client: one connection, a byte there and back each 20 ms until it ends
     Hold {
         #[arg(long)]
@@ -79,6 +85,7 @@ fn main() -> Result<()> {
         Verb::Reset(at) => serve::run(at.address, at.port, serve::reset),
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Send(send) => dial::send(&send),
+        Verb::Hbone { plan } => hbone::run(&plan),
         Verb::Hold { to } => dial::hold(to),
     }
 }
