@@ -1,6 +1,7 @@
 //! The programs that pods run in tests, and the helper that puts a program into a pod. Blocking and simple on purpose:
 //! they know nothing of a mesh.
 
+mod bench;
 mod dial;
 mod enter;
 mod serve;
@@ -56,6 +57,9 @@ enum Verb {
         #[arg(long)]
         to: SocketAddr,
     },
+    /// Load for benchmarks, and what it meets
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 #[derive(Args)]
@@ -79,5 +83,6 @@ fn main() -> Result<()> {
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Send(send) => dial::send(&send),
         Verb::Hold { to } => dial::hold(to),
+        Verb::Bench(bench) => bench::run(bench),
     }
 }
