@@ -4,6 +4,7 @@ use std::{
     env,
     path::{Path, PathBuf},
     process,
+    sync::OnceLock,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -11,8 +12,19 @@ use anyhow::{Context, Result, ensure};
 /// The packages whose programs a world runs; `cargo build` with them before.
 pub const BUILT: [&str; 4] = ["mesh-agent", "mesh-controller", "meshctl", "mesh-tests"];
 
-/// The folder with the built programs: that of the running program, or the one above it for a test.
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes the programs from `dir`, as from `target/release`, for all worlds of this process. Only the first call, made
+/// before the first world, has an effect.
+pub fn take_programs_from(dir: PathBuf) {
+    CHOSEN.get_or_init(|| dir);
+}
+
+/// The folder with the built programs: the chosen one, that of the running program, or the one above it for a test.
 pub fn programs_dir() -> Result<PathBuf> {
+    if let Some(chosen) = CHOSEN.get() {
+        return Ok(chosen.clone());
+    }
     let own = env::current_exe().context("the running program has no path")?;
     own.ancestors()
         .skip(1)

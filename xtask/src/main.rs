@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask <command>`.
 
+mod bench;
 mod check;
 mod demo;
 mod dependencies;
@@ -45,6 +46,9 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// What the mesh costs, measured against no mesh in the same run (root)
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Write the wire types anew from mesh-common/proto
     Generate,
     /// Fail if tests or demo left a namespace, link, cgroup, pin or process on this machine
@@ -70,6 +74,7 @@ fn run(command: Command, root: &Path) -> Result<()> {
             let ready = setup::run(root, Scope::Everything)?;
             demo::run(&ready, root, keep)
         }
+        Command::Bench(command) => bench::run(root, &command),
         Command::Generate => generate::write(root),
         Command::Leftovers => leftovers::none(),
     }

@@ -36,6 +36,8 @@ const PROGRAMS: &[Program] = &[
     XZ,
 ];
 
+const FOR_BENCHMARKS: &[Program] = &[Program { binary: "wrk", package: "wrk", why: "loads nginx in benchmarks" }];
+
 /// Refuses every start of a service while this process lives; the file goes with the guard, and would do nothing
 /// should it stay.
 #[derive(Debug)]
@@ -46,7 +48,16 @@ struct NoServices {
 
 /// Programs of tests and demo that this machine lacks.
 pub fn missing() -> Vec<Program> {
-    PROGRAMS.iter().copied().filter(|program| shell::find(program.binary).is_none()).collect()
+    lacking(PROGRAMS)
+}
+
+/// The same, of benchmarks alone.
+pub fn missing_for_benchmarks() -> Vec<Program> {
+    lacking(FOR_BENCHMARKS)
+}
+
+fn lacking(programs: &[Program]) -> Vec<Program> {
+    programs.iter().copied().filter(|program| shell::find(program.binary).is_none()).collect()
 }
 
 /// Installs the packages of `programs`.

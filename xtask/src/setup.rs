@@ -13,6 +13,8 @@ pub enum Scope {
     Build,
     /// To run system tests and demo as well
     Everything,
+    /// And to measure
+    Benchmarks,
 }
 
 /// A machine that can build the mesh.
@@ -29,6 +31,7 @@ pub fn run(root: &Path, scope: Scope) -> Result<Ready> {
     let missing = match scope {
         Scope::Build => Vec::new(),
         Scope::Everything => packages::missing(),
+        Scope::Benchmarks => [packages::missing(), packages::missing_for_benchmarks()].concat(),
     };
     packages::install(&missing)?;
     let (nightly, installed) = toolchain::nightly(&pin)?;

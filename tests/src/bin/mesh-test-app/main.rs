@@ -1,6 +1,7 @@
 //! The programs that pods run in tests, and the helper that puts a program into a pod. Blocking and simple on purpose:
 //! they know nothing of a mesh.
 
+mod bench;
 mod dial;
 mod enter;
 mod hbone;
@@ -63,6 +64,9 @@ enum Verb {
         #[arg(long)]
         to: SocketAddr,
     },
+    /// Load for benchmarks, and what it meets
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 #[derive(Args)]
@@ -87,5 +91,6 @@ fn main() -> Result<()> {
         Verb::Send(send) => dial::send(&send),
         Verb::Hbone { plan } => hbone::run(&plan),
         Verb::Hold { to } => dial::hold(to),
+        Verb::Bench(bench) => bench::run(bench),
     }
 }

@@ -1,0 +1,82 @@
+//! Load for benchmarks: servers that cost little, clients that print one JSON line of figures. A client fails only if
+//! it could not measure; errors of single connections are counted.
+
+mod clients;
+mod serve;
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Server: echoes on --echo, counts and forgets on --sink, where it answers the number of bytes at the end
+    Serve {
+        #[arg(long)]
+        echo: u16,
+        #[arg(long)]
+        sink: u16,
+    },
+    /// Client: pushes bytes into a sink
+    Bulk {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+    /// Client: one message there and back at a time, on one connection to an echo
+    PingPong {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 1024)]
+        size: usize,
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+    /// Client: connect, one byte there and back, close, again and again
+    Connects {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// For this long; or see --count
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+        /// This many in all, and the rate of each tenth of them
+        #[arg(long)]
+        count: Option<usize>,
+    },
+    /// Client: one connection after the other to each of these, one byte there and back
+    Each {
+        #[arg(long, value_delimiter = ',', required = true)]
+        to: Vec<SocketAddr>,
+        /// Threads
+        #[arg(long, default_value_t = 16)]
+        threads: usize,
+        /// Seconds after which those that have not answered are given up
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+    },
+    /// Client: opens connections, lets each be answered once, prints "holding" and keeps them until it is killed
+    Hold {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        connections: usize,
+    },
+}
+
+pub fn run(bench: Bench) -> Result<()> {
+    serve::raise_descriptors()?;
+    match bench {
+        Bench::Serve { echo, sink } => serve::run(echo, sink),
+        Bench::Bulk { to, connections, seconds } => clients::bulk(to, connections, seconds),
+        Bench::PingPong { to, size, seconds } => clients::ping_pong(to, size, seconds),
+        Bench::Connects { to, threads, seconds, count } => clients::connects(to, threads, seconds, count),
+        Bench::Each { to, threads, seconds } => clients::each(&to, threads, seconds),
+        Bench::Hold { to, connections } => clients::hold(to, connections),
+    }
+}

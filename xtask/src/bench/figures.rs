@@ -1,0 +1,100 @@
+//! Raw figures, and their medians.
+
+use serde_json::{Value, json};
+
+/// With the mesh, or the same work by pods outside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Plain,
+    Mesh,
+}
+
+/// One measurement.
+#[derive(Debug)]
+pub struct Sample {
+    pub item: &'static str,
+    pub side: Side,
+    pub round: u32,
+    /// As the client printed it, and `cpu_a`, `cpu_b` in seconds.
+    pub figures: Value,
+}
+
+#[derive(Debug, Default)]
+pub struct Samples(Vec<Sample>);
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "no mesh",
+            Self::Mesh => "mesh",
+        }
+    }
+}
+
+impl Samples {
+    pub fn add(&mut self, sample: Sample) {
+        self.0.push(sample);
+    }
+
+    /// For the file.
+    pub fn all(&self) -> Vec<Value> {
+        let one = |sample: &Sample| {
+            let Sample { item, side, round, figures } = sample;
+            json!({ "item": item, "side": side.name(), "round": round, "figures": figures })
+        };
+        self.0.iter().map(one).collect()
+    }
+
+    /// The median of what `figure` finds in the item's measurements; `None`: there are none.
+    pub fn median(&self, item: &str, side: Side, figure: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+        let of_item = self.0.iter().filter(|sample| sample.item == item && sample.side == side);
+        median(of_item.filter_map(|sample| figure(&sample.figures)).collect())
+    }
+
+    /// The median of mesh divided by no mesh, round by round.
+    pub fn ratio(&self, item: &str, figure: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+        let find = |side, round| {
+            let found = self.0.iter().find(|s| s.item == item && s.side == side && s.round == round)?;
+            figure(&found.figures)
+        };
+        let rounds = self.0.iter().filter(|sample| sample.item == item && sample.side == Side::Mesh);
+        let ratios = rounds.filter_map(|s| Some(find(Side::Mesh, s.round)? / find(Side::Plain, s.round)?));
+        median(ratios.collect())
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        length if length % 2 == 1 => Some(values[middle]),
+        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_is_taken_within_each_round() {
+        let mut samples = Samples::default();
+        // Round 1 met a busy machine: both sides were slow.
+        for (round, plain, mesh) in [(0, 100.0, 25.0), (1, 10.0, 3.0), (2, 100.0, 50.0)] {
+            for (side, rate) in [(Side::Plain, plain), (Side::Mesh, mesh)] {
+                samples.add(Sample { item: "bulk", side, round, figures: json!({ "rate": rate }) });
+            }
+        }
+        let rate = |figures: &Value| figures["rate"].as_f64();
+        assert_eq!(samples.ratio("bulk", rate), Some(0.3));
+        assert_eq!(samples.median("bulk", Side::Mesh, rate), Some(25.0));
+        assert_eq!(samples.ratio("none", rate), None);
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(vec![]), None);
+    }
+}

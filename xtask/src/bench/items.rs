@@ -1,0 +1,158 @@
+//! Work that is measured with and without the mesh, turn by turn.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{
+    figures::{Sample, Samples, Side},
+    meter,
+    stage::{ECHO, HTTP, SINK, Stage},
+};
+
+/// Beyond the seconds of a measurement: starting, warming up, draining.
+const MARGIN: f64 = 30.0;
+
+struct Item {
+    name: &'static str,
+    near: bool,
+    work: Work,
+}
+
+enum Work {
+    Bulk { connections: usize },
+    PingPong,
+    Connects { threads: usize },
+    Http,
+}
+
+const ITEMS: &[Item] = &[
+    Item { name: "bulk-1", near: false, work: Work::Bulk { connections: 1 } },
+    Item { name: "bulk-8", near: false, work: Work::Bulk { connections: 8 } },
+    Item { name: "bulk-16", near: false, work: Work::Bulk { connections: 16 } },
+    Item { name: "ping-pong", near: false, work: Work::PingPong },
+    Item { name: "connects", near: false, work: Work::Connects { threads: 16 } },
+    Item { name: "serial", near: false, work: Work::Connects { threads: 1 } },
+    Item { name: "http", near: false, work: Work::Http },
+    Item { name: "near-bulk", near: true, work: Work::Bulk { connections: 1 } },
+    Item { name: "near-ping-pong", near: true, work: Work::PingPong },
+];
+
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ITEMS.iter().map(|item| item.name)
+}
+
+pub fn rounds(
+    stage: &Stage,
+    samples: &mut Samples,
+    rounds: u32,
+    seconds: f64,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<()> {
+    for round in 0..rounds {
+        for item in ITEMS.iter().filter(|item| wanted(item.name)) {
+            // Neither side is always the one that comes second.
+            let order = if round % 2 == 0 { [Side::Plain, Side::Mesh] } else { [Side::Mesh, Side::Plain] };
+            let mut told = String::new();
+            for side in order {
+                let figures = measured(stage, || item.run(stage, side, seconds))
+                    .with_context(|| format!("{}, {}", item.name, side.name()))?;
+                told += &format!("  {} {}", side.name(), item.work.short(&figures));
+                samples.add(Sample { item: item.name, side, round, figures });
+            }
+            eprintln!("bench: round {}/{rounds} {:<15}{told}", round + 1, item.name);
+        }
+    }
+    Ok(())
+}
+
+/// Adds `cpu_a` and `cpu_b`, what the agents have used meanwhile, in seconds.
+pub fn measured(stage: &Stage, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
+    let before = meter::cpu(&stage.world)?;
+    let mut figures = work()?;
+    let after = meter::cpu(&stage.world)?;
+    (figures["cpu_a"], figures["cpu_b"]) = (json!(after[0] - before[0]), json!(after[1] - before[1]));
+    Ok(figures)
+}
+
+impl Item {
+    fn run(&self, stage: &Stage, side: Side, seconds: f64) -> Result<Value> {
+        let (limit, length) = (seconds + MARGIN, seconds.to_string());
+        let to = |port| stage.target(side, self.near, port).to_string();
+        match self.work {
+            Work::Bulk { connections } => {
+                let words =
+                    ["bulk", "--to", &to(SINK), "--seconds", &length, "--connections", &connections.to_string()];
+                stage.client(side, &words, limit)
+            }
+            Work::PingPong => stage.client(side, &["ping-pong", "--to", &to(ECHO), "--seconds", &length], limit),
+            Work::Connects { threads } => {
+                let words = ["connects", "--to", &to(ECHO), "--seconds", &length, "--threads", &threads.to_string()];
+                stage.client(side, &words, limit)
+            }
+            Work::Http => {
+                let program =
+                    crate::shell::find("wrk").context("wrk is not installed: cargo xtask bench l4 does it")?;
+                let whole = format!("{}s", seconds.ceil());
+                let words = ["-t1", "-c32", "--latency", &format!("-d{whole}"), &format!("http://{}/", to(HTTP))];
+                wrk(&stage.program(side, &program, &words, limit)?)
+            }
+        }
+    }
+}
+
+impl Work {
+    fn short(&self, figures: &Value) -> String {
+        let number = |key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
+        match self {
+            Self::Bulk { .. } => format!("{:.2} Gb/s", number("bytes_per_second") * 8.0 / 1e9),
+            Self::PingPong => format!("p50 {:.0} us", number("p50")),
+            Self::Connects { .. } => format!("{:.0}/s, errors {}", number("rate"), figures["errors"]),
+            Self::Http => format!("{:.0}/s", number("rate")),
+        }
+    }
+}
+
+/// `rate`, `count`, `p50` and `p99` in microseconds, and `failed`, the lines about errors, from what wrk prints.
+fn wrk(text: &str) -> Result<Value> {
+    let after = |prefix: &str| text.lines().find_map(|line| line.trim().strip_prefix(prefix)).map(str::trim);
+    let rate: f64 = after("Requests/sec:").and_then(|rate| rate.parse().ok()).context("wrk says no rate")?;
+    let count: Option<f64> = text.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    let micros = |text: &str| {
+        let split = text.find(|c: char| c.is_alphabetic())?;
+        let unit = match &text[split..] {
+            "us" => 1.0,
+            "ms" => 1e3,
+            "s" => 1e6,
+            _ => return None,
+        };
+        Some(text[..split].parse::<f64>().ok()? * unit)
+    };
+    let failed: Vec<&str> =
+        text.lines().map(str::trim).filter(|l| l.starts_with("Socket errors") || l.starts_with("Non-2xx")).collect();
+    Ok(json!({
+        "rate": rate,
+        "count": count,
+        "p50": after("50%").and_then(micros),
+        "p99": after("99%").and_then(micros),
+        "failed": failed,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_wrk_prints_is_understood() {
+        let text = "Running 2s test @ http://10.244.2.10:8080/\n  1 threads and 32 connections\n  \
+                    Latency Distribution\n     50%  752.00us\n     75%    1.10ms\n     99%    2.50ms\n  \
+                    52812 requests in 2.00s, 58.47MB read\n  Socket errors: connect 0, read 3, write 0, timeout 0\n\
+                    Requests/sec:  26400.11\nTransfer/sec:     29.23MB\n";
+        let figures = wrk(text).unwrap();
+        assert_eq!(figures["rate"], 26400.11);
+        assert_eq!(figures["count"], 52812.0);
+        assert_eq!((figures["p50"].as_f64(), figures["p99"].as_f64()), (Some(752.0), Some(2500.0)));
+        assert_eq!(figures["failed"][0], "Socket errors: connect 0, read 3, write 0, timeout 0");
+        assert!(wrk("unable to connect").is_err());
+    }
+}
