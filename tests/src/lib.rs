@@ -19,6 +19,7 @@ mod place;
 mod pod;
 mod process;
 mod report;
+pub mod talk;
 mod wait;
 mod world;
 
@@ -26,7 +27,7 @@ pub use agent::Agent;
 pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
-pub use config::{BUILT, programs_dir};
+pub use config::{BUILT, asked, programs_dir};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, expect_flow};
 pub use manifest::Manifests;

@@ -3,6 +3,7 @@
 use std::{
     fmt, io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,8 +18,8 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 /// it are read first), a lost connection [`io::ErrorKind::ConnectionAborted`].
 ///
 /// Writes wait until the peer has room. Shutdown sends END_STREAM and leaves reading open. Dropped before both
-/// directions have ended, the stream is reset, and what was not sent yet is lost: as with a TCP socket that is closed
-/// while its peer still sends.
+/// directions have ended, the stream is reset, and what was not sent yet is lost: who must not lose it waits until the
+/// stream [`is_sent`](TunnelStream::is_sent).
 pub struct TunnelStream {
     send: SendStream<Bytes>,
     recv: RecvStream,
@@ -27,13 +28,30 @@ pub struct TunnelStream {
     ended: bool,
     shut: bool,
     reset: bool,
+    /// Every piece that h2 still has holds one of these.
+    unsent: Arc<()>,
     /// Held for what its drop does: the stream's place in a pooled connection.
     _place: Option<Box<dyn Send + Sync>>,
 }
 
 impl TunnelStream {
     pub(super) fn new(send: SendStream<Bytes>, recv: RecvStream, place: Option<Box<dyn Send + Sync>>) -> Self {
-        Self { send, recv, chunk: Bytes::new(), ended: false, shut: false, reset: false, _place: place }
+        Self {
+            send,
+            recv,
+            chunk: Bytes::new(),
+            ended: false,
+            shut: false,
+            reset: false,
+            unsent: Arc::new(()),
+            _place: place,
+        }
+    }
+
+    /// Whether all that was written is on its way to the peer. A reset before that takes back what is not: h2 clears
+    /// the stream's queue.
+    pub fn is_sent(&self) -> bool {
+        Arc::strong_count(&self.unsent) == 1
     }
 
     /// Ends the stream both ways at once: RST_STREAM(CANCEL). What was written and not sent yet is lost, as with a
@@ -59,6 +77,18 @@ impl TunnelStream {
             Poll::Ready(error) => error,
             Poll::Pending => io::ErrorKind::BrokenPipe.into(),
         }
+    }
+}
+
+/// Bytes that h2 drops when it has sent them.
+struct Piece {
+    bytes: Box<[u8]>,
+    _unsent: Arc<()>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -116,7 +146,8 @@ impl AsyncWrite for TunnelStream {
             };
         }
         let amount = room.min(buf.len());
-        match this.send.send_data(Bytes::copy_from_slice(&buf[..amount]), false) {
+        let piece = Piece { bytes: buf[..amount].into(), _unsent: this.unsent.clone() };
+        match this.send.send_data(Bytes::from_owner(piece), false) {
             Ok(()) => Poll::Ready(Ok(amount)),
             Err(_) => Poll::Ready(Err(this.write_error(cx))),
         }

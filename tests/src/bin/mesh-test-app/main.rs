@@ -4,6 +4,7 @@
 mod dial;
 mod enter;
 mod serve;
+mod talk;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -56,6 +57,10 @@ enum Verb {
         #[arg(long)]
         to: SocketAddr,
     },
+    /// Client: plays the client's part of scripts, prints a JSON line for each
+    Talk(talk::Talk),
+    /// Server: plays the server's part of scripts
+    ListenToScripts(talk::Stage),
 }
 
 #[derive(Args)]
@@ -79,5 +84,7 @@ fn main() -> Result<()> {
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Send(send) => dial::send(&send),
         Verb::Hold { to } => dial::hold(to),
+        Verb::Talk(talk) => talk::talk(&talk),
+        Verb::ListenToScripts(stage) => talk::listen(&stage),
     }
 }
