@@ -84,11 +84,7 @@ impl Stage {
         for (way, others) in ways.iter().zip(&played).skip(1) {
             for (script, (plain, other)) in scripts.iter().zip(played[0].iter().zip(others)) {
                 if settled(plain) != settled(other) {
-                    let (plain, other) = (settled(plain), settled(other));
-                    differences.push(format!(
-                        "{}, {way:?}:\n  without a mesh {plain:?}\n  with it        {other:?}\n  script {script:?}",
-                        script.name
-                    ));
+                    differences.push(format!("{}, {way:?}: {}\n  {script:?}", script.name, difference(plain, other)));
                 }
             }
         }
@@ -115,6 +111,19 @@ fn settled(played: &Played) -> Played {
         server: played.server.iter().map(settled).collect(),
         ..played.clone()
     }
+}
+
+/// Where two runs differ first.
+fn difference(plain: &Played, other: &Played) -> String {
+    let (plain, other) = (settled(plain), settled(other));
+    for (end, plain, other) in [("client", &plain.client, &other.client), ("server", &plain.server, &other.server)] {
+        let differing = plain.iter().zip(other).position(|(plain, other)| plain != other);
+        if let Some(round) = differing {
+            let (plain, other) = (&plain[round], &other[round]);
+            return format!("round {round}, {end}\n  without a mesh {plain:?}\n  with it        {other:?}");
+        }
+    }
+    format!("without a mesh {:?}, with it {:?}", plain.broken, other.broken)
 }
 
 fn text(path: &std::path::Path) -> String {
