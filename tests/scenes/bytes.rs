@@ -105,6 +105,48 @@ fn ends_arrive_as_they_were_meant() -> Result<()> {
 }
 
 #[test]
+fn what_is_in_flight_at_a_close_arrives() -> Result<()> {
+    let stage = Stage::new("in flight")?;
+    let much = 4 * MIB;
+    let slow = || to_end().after(400);
+    let scripts = [
+        script("a server that closes after its answer", [(write(1), read(1)), (slow(), write(much).then(Then::Close))]),
+        script(
+            "a client that had ended, too",
+            [(write(1).then(Then::Fin), to_end()), (slow(), write(much).then(Then::Close))],
+        ),
+        script("a client that writes and exits", [(write(much).then(Then::Close), slow())]),
+        script(
+            "both ended before either is read",
+            [(write(30_000).then(Then::Fin), write(30_000).then(Then::Fin)), (slow(), slow())],
+        ),
+        script(
+            "both close what both have written",
+            [
+                (write(30_000), write(30_000)),
+                (idle().then(Then::Fin), idle().then(Then::Fin)),
+                (slow(), slow()),
+                (idle().then(Then::Close), idle().then(Then::Close)),
+            ],
+        ),
+        script(
+            "a client that exits before its answer",
+            [
+                (write(3), read(3)),
+                (idle().then(Then::Fin), write(30_000).after(50)),
+                (idle().after(ARRIVED).then(Then::Close), idle()),
+                (idle(), idle().then(Then::Poke)),
+            ],
+        ),
+    ];
+    let heard = stage.compare(&scripts, 6)?;
+    for (end, played) in [(&heard[0].client[1], 0), (&heard[1].client[1], 1), (&heard[2].server[0], 2)] {
+        assert_eq!((end.read, &end.end), (much, &Ending::Eof), "{}", scripts[played].name);
+    }
+    Ok(())
+}
+
+#[test]
 fn every_size_and_every_way_to_read_and_write() -> Result<()> {
     let stage = Stage::new("sizes")?;
     let mut scripts = Vec::new();

@@ -45,6 +45,11 @@ pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
     /// Whether all that was written to this end has left for its peer: a reset overtakes what has not.
     fn is_sent(&self) -> bool;
 
+    /// To be called while nobody can take what is read; `false`: nothing comes after it but a reset.
+    fn gather(&mut self, _cx: &mut Context<'_>) -> bool {
+        true
+    }
+
     /// Ready when the end is gone, also while nobody reads or writes.
     fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
@@ -142,6 +147,10 @@ impl End for TunnelStream {
 
     fn is_sent(&self) -> bool {
         Self::is_sent(self)
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        Self::gather(self, cx)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -283,7 +292,11 @@ impl Direction {
                 self.state = State::Closing;
                 break;
             }
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, data)).map_err(Fault::Target)?;
+            let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, data) else {
+                from.gather(cx);
+                return Poll::Pending;
+            };
+            let written = written.map_err(Fault::Target)?;
             if written == 0 {
                 return Poll::Ready(Err(Fault::Target(io::ErrorKind::WriteZero.into())));
             }

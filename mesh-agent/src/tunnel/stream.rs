@@ -1,15 +1,19 @@
 //! One CONNECT stream as a socket: bytes, half-close, reset and back-pressure, mapped to HTTP/2 frames.
 
 use std::{
+    collections::VecDeque,
     fmt, io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+/// Pieces below this size are copied together while they wait.
+const SMALL: usize = 4 * 1024;
 
 /// An open stream to the peer's agent.
 ///
@@ -25,6 +29,12 @@ pub struct TunnelStream {
     recv: RecvStream,
     /// Received and not yet consumed; counts against the peer's window until it is.
     chunk: Bytes,
+    /// What came after it while nobody could take it: see [`TunnelStream::gather`]. The small pieces at its end lie in
+    /// `tail`.
+    waiting: VecDeque<Bytes>,
+    tail: BytesMut,
+    /// What ends the stream after all that waits.
+    fault: Option<h2::Error>,
     ended: bool,
     shut: bool,
     reset: bool,
@@ -40,6 +50,9 @@ impl TunnelStream {
             send,
             recv,
             chunk: Bytes::new(),
+            waiting: VecDeque::new(),
+            tail: BytesMut::new(),
+            fault: None,
             ended: false,
             shut: false,
             reset: false,
@@ -60,7 +73,32 @@ impl TunnelStream {
         self.reset = true;
         self.shut = true;
         self.chunk.clear();
+        self.waiting.clear();
+        self.tail.clear();
         self.send.send_reset(Reason::CANCEL);
+    }
+
+    /// Takes from h2 what has arrived while nobody can have it yet; the peer gets no more room by that. h2 keeps a record
+    /// of each frame, larger than a small frame itself, and ends the whole connection when there are too many: one
+    /// stalled stream whose peer writes single bytes would end all others.
+    ///
+    /// `false`: the peer has reset the stream, or the connection is lost.
+    pub fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        while !self.ended && self.fault.is_none() {
+            match self.recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(piece))) if piece.len() < SMALL => self.tail.extend_from_slice(&piece),
+                Poll::Ready(Some(Ok(piece))) => {
+                    if !self.tail.is_empty() {
+                        self.waiting.push_back(self.tail.split().freeze());
+                    }
+                    self.waiting.push_back(piece);
+                }
+                Poll::Ready(Some(Err(error))) => self.fault = Some(error),
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => break,
+            }
+        }
+        self.fault.is_none()
     }
 
     /// Ready when the peer resets the stream or the connection is lost, also while nobody reads or writes.
@@ -98,11 +136,21 @@ impl AsyncBufRead for TunnelStream {
         if this.reset {
             return Poll::Ready(Err(reset_by(Reason::CANCEL)));
         }
-        while this.chunk.is_empty() && !this.ended {
-            match ready!(this.recv.poll_data(cx)) {
-                Some(Ok(chunk)) => this.chunk = chunk,
-                Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
-                None => this.ended = true,
+        while this.chunk.is_empty() {
+            if let Some(piece) = this.waiting.pop_front() {
+                this.chunk = piece;
+            } else if !this.tail.is_empty() {
+                this.chunk = this.tail.split().freeze();
+            } else if let Some(error) = this.fault.take() {
+                return Poll::Ready(Err(io_error(error)));
+            } else if this.ended {
+                break;
+            } else {
+                match ready!(this.recv.poll_data(cx)) {
+                    Some(Ok(piece)) => this.chunk = piece,
+                    Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
+                    None => this.ended = true,
+                }
             }
         }
         Poll::Ready(Ok(&this.chunk))
