@@ -1,5 +1,5 @@
 //! The socket options that no library offers. The only unsafe code outside `bpf`.
-#![expect(unsafe_code, reason = "setsockopt and getsockopt with options that socket2 and rustix do not know")]
+#![expect(unsafe_code, reason = "setsockopt, getsockopt and ioctl with options that socket2 and rustix do not know")]
 
 use std::{
     io,
@@ -41,4 +41,15 @@ pub fn set_bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// include/uapi/linux/sockios.h
+const SIOCOUTQNSD: libc::Ioctl = 0x894B;
+
+/// Bytes that a TCP socket took and has not sent yet, because its peer has no room or the path is full.
+pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one int to `bytes`
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCOUTQNSD, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or_default()) } else { Err(io::Error::last_os_error()) }
 }

@@ -39,6 +39,9 @@ const HEADER_LIST: u32 = 16 * 1024;
 /// What HTTP/2 itself takes, so that what is too large for us is refused with a reason. Beyond it, it is a fault.
 const HEADER_LIST_READ: u32 = 2 * HEADER_LIST;
 
+/// Streams of one connection at the same time, on either side.
+const STREAMS: usize = 100;
+
 /// How much a peer may send before it must wait for us, in bytes. The same on both sides, so that either can be the
 /// fast one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +56,20 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        Self { stream: 4 << 20, connection: 16 << 20, frame: 1 << 20 }
+        // A connection has room for all of its streams: were it less, a few streams whose readers rest would fill it and
+        // stop everybody else on it. So it is the streams' windows that bound memory: what an agent holds is at most one
+        // of them for each stalled stream, and 100 MiB for a connection on which all are stalled. A mebibyte carries a
+        // gigabyte each second over a round trip of a millisecond.
+        let stream = 1 << 20;
+        Self { stream, connection: STREAMS as u32 * stream, frame: 1 << 20 }
     }
 }
 
 impl Windows {
-    /// What unread frames may cost beyond their bytes, over one connection. h2's own default ends a connection whose
-    /// reader rests while the writer sends a few ten thousand tiny messages, which is what slow readers do.
+    /// What frames may cost beyond their bytes before a stream takes them (see [`TunnelStream::gather`]), over one
+    /// connection. h2's own default ends a connection whose reader rests while the writer sends a few ten thousand tiny
+    /// messages, which is what slow readers do.
     fn frame_budget(self) -> usize {
-        2 * self.connection as usize
+        32 << 20
     }
 }

@@ -4,6 +4,10 @@
 mod admin_socket;
 mod agent_killed;
 mod bad_object;
+mod bytes;
+mod bytes_memory;
+mod bytes_random;
+mod bytes_stage;
 mod canary;
 mod cast;
 mod full_table;

@@ -34,6 +34,11 @@ pub fn programs_dir() -> Result<PathBuf> {
         .with_context(|| format!("no mesh-test-app beside {}: cargo build -p mesh-tests", own.display()))
 }
 
+/// The number in an environment variable: what a nightly run asks for beyond the usual. Unset or no number: `None`.
+pub fn asked(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
 /// One built program.
 pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let path = programs_dir()?.join(name);

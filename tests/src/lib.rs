@@ -22,6 +22,7 @@ mod process;
 pub mod refused;
 mod report;
 pub mod rogue;
+pub mod talk;
 mod wait;
 mod world;
 
@@ -29,7 +30,7 @@ pub use agent::Agent;
 pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
-pub use config::{BUILT, programs_dir, take_programs_from};
+pub use config::{BUILT, asked, programs_dir, take_programs_from};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, expect_flow};
 pub use manifest::Manifests;

@@ -74,6 +74,8 @@ fn listener(open: impl Fn(Domain) -> io::Result<Socket>) -> io::Result<Socket> {
         }
         Err(e) => return Err(e),
     };
+    // What it accepts inherits that: an urgent byte stays in its place of the stream instead of being lost.
+    socket.set_out_of_band_inline(true)?;
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)

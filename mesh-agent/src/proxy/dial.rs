@@ -80,6 +80,8 @@ fn socket(pod: &Pod, local: IpAddr) -> io::Result<Socket> {
     sockopt::set_bind_address_no_port(&socket)?;
     socket.bind(&local.into())?;
     socket.set_tcp_nodelay(true)?;
+    // An urgent byte (MSG_OOB) would be taken out of the stream and lost.
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
     Ok(socket)
 }

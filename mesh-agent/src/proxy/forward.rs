@@ -4,6 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     io,
+    ops::Range,
     pin::{Pin, pin},
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, ready},
@@ -13,17 +14,25 @@ use std::{
 use mesh_common::model::{Decision, Permit};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncBufRead, AsyncWrite, BufReader},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 
 use crate::{
+    sockopt,
     telemetry::{OpenFlow, reason},
     tunnel::TunnelStream,
 };
 
 /// Bytes that are read from a socket at once: four TLS records.
 const BUFFER: usize = 64 * 1024;
+
+/// How long a reset waits for what its sender wrote before it. Without a mesh it would be in the receiver's kernel by
+/// then; what finds no room there would be lost without a mesh, too, and is here.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether the last words are out.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// One end of a forwarded connection.
 pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
@@ -34,6 +43,14 @@ pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
     /// Makes the drop of this end a reset instead of a close.
     fn reset(&mut self);
 
+    /// Whether all that was written to this end has left for its peer: a reset overtakes what has not.
+    fn is_sent(&self) -> bool;
+
+    /// To be called while nobody can take what is read; `false`: nothing comes after it but a reset.
+    fn gather(&mut self, _cx: &mut Context<'_>) -> bool {
+        true
+    }
+
     /// Ready when the end is gone, also while nobody reads or writes.
     fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
@@ -41,10 +58,62 @@ pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
 }
 
 /// A socket as an end.
-pub type Socket = BufReader<TcpStream>;
+pub struct Socket {
+    stream: TcpStream,
+    buffer: Box<[u8]>,
+    /// What of the buffer was read and not yet consumed.
+    filled: Range<usize>,
+}
 
 pub fn socket(stream: TcpStream) -> Socket {
-    BufReader::with_capacity(BUFFER, stream)
+    Socket { stream, buffer: vec![0; BUFFER].into(), filled: 0..0 }
+}
+
+impl AsyncBufRead for Socket {
+    /// Reads until the kernel says that there is no more. tokio's own reading takes a read that brings less than it
+    /// could for the last one, but a read ends before an urgent byte (tcp(7)): the byte would stay in the kernel until
+    /// another came.
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.filled.is_empty() {
+            ready!(this.stream.poll_read_ready(cx))?;
+            match this.stream.try_read(&mut this.buffer) {
+                Ok(0) => break,
+                Ok(length) => this.filled = 0..length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(&this.buffer[this.filled.clone()]))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        self.filled.start += amount;
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let available = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let amount = available.len().min(buf.remaining());
+        buf.put_slice(&available[..amount]);
+        self.consume(amount);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 /// The next close of the socket sends RST: the client sees that it was refused, not an answer of nothing.
@@ -56,11 +125,16 @@ pub fn refuse(stream: &TcpStream) {
 impl End for Socket {
     fn arm(&mut self, on: bool) {
         // Fails only for sockets that are gone already.
-        let _ = SockRef::from(self.get_ref()).set_linger(on.then_some(Duration::ZERO));
+        let _ = SockRef::from(&self.stream).set_linger(on.then_some(Duration::ZERO));
     }
 
     fn reset(&mut self) {
-        refuse(self.get_ref());
+        refuse(&self.stream);
+    }
+
+    fn is_sent(&self) -> bool {
+        // A socket that cannot tell is gone: nothing leaves it any more.
+        sockopt::unsent(&self.stream).map_or(true, |bytes| bytes == 0)
     }
 }
 
@@ -70,6 +144,14 @@ impl End for TunnelStream {
 
     fn reset(&mut self) {
         Self::reset(self);
+    }
+
+    fn is_sent(&self) -> bool {
+        Self::is_sent(self)
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        Self::gather(self, cx)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -100,9 +182,8 @@ pub async fn forward(
             // Both ways move before a fault of either counts: an answer that came before a reset is delivered.
             let (sent, received) = (there.poll(cx, client, server), back.poll(cx, server, client));
             match (sent, received) {
-                (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                    return Poll::Ready(Err(Broken::End(error)));
-                }
+                (Poll::Ready(Err(fault)), _) => return Poll::Ready(Err(fault.of(Side::Client))),
+                (_, Poll::Ready(Err(fault))) => return Poll::Ready(Err(fault.of(Side::Server))),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
                 _ => {}
             }
@@ -111,15 +192,21 @@ pub async fn forward(
                 State::Closed => end(),
                 State::Copying | State::Closing => Poll::Pending,
             };
-            let client_gone = gone(&there.state, &mut || client.poll_gone(cx));
-            let server_gone = gone(&back.state, &mut || server.poll_gone(cx));
-            if let (Poll::Ready(error), _) | (_, Poll::Ready(error)) = (client_gone, server_gone) {
-                return Poll::Ready(Err(Broken::End(error)));
+            if let Poll::Ready(error) = gone(&there.state, &mut || client.poll_gone(cx)) {
+                return Poll::Ready(Err(Broken::End(Side::Client, error)));
+            }
+            if let Poll::Ready(error) = gone(&back.state, &mut || server.poll_gone(cx)) {
+                return Poll::Ready(Err(Broken::End(Side::Server, error)));
             }
             Poll::Pending
         })
         .await
     };
+    match &outcome {
+        Err(Broken::End(Side::Client, _)) => there.last_words(&mut client, &mut server, denied.as_mut()).await,
+        Err(Broken::End(Side::Server, _)) => back.last_words(&mut server, &mut client, denied.as_mut()).await,
+        Ok(()) | Err(Broken::Denied(_)) => {}
+    }
     (flow.sent, flow.received) = (there.bytes, back.bytes);
     match outcome {
         Ok(()) => {
@@ -132,7 +219,7 @@ pub async fn forward(
             match broken {
                 Broken::Denied(decision) => flow.decided(&decision),
                 // A reset is a way for applications to end a connection; the verdict on it stands.
-                Broken::End(error) => {
+                Broken::End(_, error) => {
                     flow.reason = Some(reason::RESET.into());
                     flow.error = Some(error.to_string());
                 }
@@ -143,7 +230,34 @@ pub async fn forward(
 
 enum Broken {
     Denied(Decision),
-    End(io::Error),
+    /// The end that is gone.
+    End(Side, io::Error),
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// What stopped one way of a connection.
+enum Fault {
+    Source(io::Error),
+    Target(io::Error),
+}
+
+impl Fault {
+    /// The end that is gone, if `source` is where this way begins.
+    fn of(self, source: Side) -> Broken {
+        match (self, source) {
+            (Self::Source(error), Side::Client) | (Self::Target(error), Side::Server) => {
+                Broken::End(Side::Client, error)
+            }
+            (Self::Source(error), Side::Server) | (Self::Target(error), Side::Client) => {
+                Broken::End(Side::Server, error)
+            }
+        }
+    }
 }
 
 /// One way of a connection.
@@ -168,26 +282,53 @@ impl<'a> Direction<'a> {
         Self { bytes: 0, shown, state: State::default() }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl End, to: &mut impl End) -> Poll<io::Result<()>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl End, to: &mut impl End) -> Poll<Result<(), Fault>> {
+        ready!(self.copy(cx, from, to))?;
+        if self.state == State::Closing {
+            ready!(Pin::new(to).poll_shutdown(cx)).or_else(gone_already).map_err(Fault::Target)?;
+            self.state = State::Closed;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when the source is at its end.
+    fn copy(&mut self, cx: &mut Context<'_>, from: &mut impl End, to: &mut impl End) -> Poll<Result<(), Fault>> {
         while self.state == State::Copying {
-            let data = ready!(Pin::new(&mut *from).poll_fill_buf(cx))?;
+            let data = ready!(Pin::new(&mut *from).poll_fill_buf(cx)).map_err(Fault::Source)?;
             if data.is_empty() {
                 self.state = State::Closing;
                 break;
             }
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, data))?;
+            let Poll::Ready(written) = Pin::new(&mut *to).poll_write(cx, data) else {
+                from.gather(cx);
+                return Poll::Pending;
+            };
+            let written = written.map_err(Fault::Target)?;
             if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                return Poll::Ready(Err(Fault::Target(io::ErrorKind::WriteZero.into())));
             }
             Pin::new(&mut *from).consume(written);
             self.bytes += written as u64;
             self.shown.store(self.bytes, Ordering::Relaxed);
         }
-        if self.state == State::Closing {
-            ready!(Pin::new(to).poll_shutdown(cx)).or_else(gone_already)?;
-            self.state = State::Closed;
-        }
         Poll::Ready(Ok(()))
+    }
+
+    /// Hands on what `from` wrote before it was gone, for as long as the other end has room and the policy permits. Its
+    /// end is not handed on: what comes after this is a reset.
+    async fn last_words(&mut self, from: &mut impl End, to: &mut impl End, denied: impl Future<Output = Decision>) {
+        let words = async {
+            // The end of `from` is near: it is gone, and only what is here already can still be read.
+            let copied = poll_fn(|cx| self.copy(cx, from, to)).await;
+            while !matches!(copied, Err(Fault::Target(_))) && !to.is_sent() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = denied => {}
+            _ = tokio::time::timeout(LAST_WORDS, words) => {}
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use self::entries::{Inner, Lease, Turn};
-use super::{ConnectRequest, Keepalive, TlsFacts, TunnelError, TunnelStream, Windows};
+use super::{ConnectRequest, Keepalive, STREAMS, TlsFacts, TunnelError, TunnelStream, Windows};
 use crate::identity::{Certificate, Identity};
 
 /// Connections tried for one stream: a peer that accepts and drops must not keep an app waiting for ever.
@@ -61,7 +61,7 @@ impl Default for PoolSettings {
     fn default() -> Self {
         Self {
             windows: Windows::default(),
-            streams: 100,
+            streams: STREAMS,
             idle_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),

@@ -13,7 +13,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, HEADER_LIST_READ, Windows,
+    BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, HEADER_LIST_READ, STREAMS, Windows,
     address::parse_authority,
     error::ServeError,
     keepalive::Keepalive,
@@ -43,7 +43,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             windows: Windows::default(),
-            streams: 200,
+            streams: STREAMS as u32,
             handshake_timeout: Duration::from_secs(10),
             keepalive: Keepalive::default(),
         }

@@ -158,13 +158,13 @@ async fn a_writer_waits_for_a_slow_reader() {
     // Nobody reads: the writer must stall, after the reader's window and its own buffer at most.
     while let Ok(written) = timeout(Duration::from_millis(500), near.write(&block)).await {
         sent += written.expect("open");
-        assert!(sent <= 5 << 20, "{sent} bytes were taken without a reader");
+        assert!(sent <= 2 << 20, "{sent} bytes were taken without a reader");
     }
-    assert!(sent >= 4 << 20, "the window is {sent} bytes only");
+    assert!(sent >= 1 << 20, "the window is {sent} bytes only");
 
     // Reading makes room again, and only what was read.
     let mut read = 0;
-    while read < 3 << 20 {
+    while read < 700 << 10 {
         let chunk = within(far.fill_buf()).await.expect("open").len();
         far.consume(chunk);
         read += chunk;
@@ -172,9 +172,9 @@ async fn a_writer_waits_for_a_slow_reader() {
     let mut more = 0;
     while let Ok(written) = timeout(Duration::from_millis(500), near.write(&block)).await {
         more += written.expect("open");
-        assert!(more <= read + (1 << 20), "{more} bytes for {read} that were read");
+        assert!(more <= read + (512 << 10), "{more} bytes for {read} that were read");
     }
-    assert!(more > 1 << 20, "only {more} bytes for {read} that were read");
+    assert!(more > 256 << 10, "only {more} bytes for {read} that were read");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod enter;
 mod hbone;
 mod serve;
 mod socket;
+mod talk;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -67,6 +68,10 @@ enum Verb {
     /// Load for benchmarks, and what it meets
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Client: plays the client's part of scripts, prints a JSON line for each
+    Talk(talk::Talk),
+    /// Server: plays the server's part of scripts
+    ListenToScripts(talk::Stage),
 }
 
 #[derive(Args)]
@@ -92,5 +97,7 @@ fn main() -> Result<()> {
         Verb::Hbone { plan } => hbone::run(&plan),
         Verb::Hold { to } => dial::hold(to),
         Verb::Bench(bench) => bench::run(bench),
+        Verb::Talk(talk) => talk::talk(&talk),
+        Verb::ListenToScripts(stage) => talk::listen(&stage),
     }
 }

@@ -1,0 +1,131 @@
+//! Readers that rest: their senders wait, the agents' memory stays within the windows, and nobody else waits.
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use mesh_tests::{
+    A, B, NodeId,
+    talk::{Ending, Then},
+};
+
+use crate::bytes_stage::{Stage, Way, Words, idle, read, script, to_end, write};
+
+const MIB: u64 = 1 << 20;
+
+/// The agent's window of a stream (`Windows` in mesh-agent/src/tunnel.rs).
+const WINDOW: u64 = MIB;
+/// What a connection costs beside it: a buffer of 64 KiB each way at both agents, h2's send buffer and the allocator's
+/// odds and ends.
+const EACH: u64 = MIB / 2;
+/// What an agent's memory moves by without any load: threads' arenas, logs, flow records.
+const NOISE: u64 = 12 * MIB;
+
+/// Resident memory of a node's agent, in bytes.
+fn memory(stage: &Stage, node: NodeId) -> Result<u64> {
+    let path = format!("/proc/{}/status", stage.world.agent(node)?.process.pid());
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse().context("no number")?;
+    Ok(kib << 10)
+}
+
+/// The most that either agent has grown while `work` ran, and what came of it.
+fn growth<T: Send>(stage: &Stage, work: impl FnOnce() -> Result<T> + Send) -> Result<(u64, T)> {
+    let before = [memory(stage, A)?, memory(stage, B)?];
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let outcome = work();
+            done.store(true, Ordering::Release);
+            outcome
+        });
+        let mut most = 0;
+        while !done.load(Ordering::Acquire) {
+            for (node, before) in [A, B].into_iter().zip(before) {
+                most = most.max(memory(stage, node)?.saturating_sub(before));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok((most, working.join().expect("it does not panic")?))
+    })
+}
+
+#[test]
+fn a_resting_reader_holds_its_sender_and_costs_a_window() -> Result<()> {
+    let stage = Stage::new("resting reader")?;
+    let size = 48 * MIB;
+    let scripts = [script("", [(write(size).then(Then::Fin), to_end().after(1500)), (idle(), idle())])];
+    for way in [Way::SameNode, Way::Tunnel] {
+        let (grown, played) = growth(&stage, || stage.play(way, &scripts, 1))?;
+        let (client, server) = (&played[0].client[0], &played[0].server[0]);
+        assert_eq!((server.read, server.wrong_at, &server.end), (size, None, &Ending::Eof), "{way:?}: {played:?}");
+        assert!(client.took_ms >= 1400, "{way:?}: {size} bytes were taken in {} ms without a reader", client.took_ms);
+        assert!(grown <= WINDOW + EACH + NOISE, "{way:?}: {} KiB", grown >> 10);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hundred_resting_readers_cost_a_hundred_windows() -> Result<()> {
+    let stage = Stage::new("hundred readers")?;
+    let (count, size) = (100, 2 * MIB + MIB / 2);
+    let one = script("", [(write(size), read(size).after(2500)), (idle().then(Then::Fin), to_end())]);
+    let scripts = vec![one; count as usize];
+    let (grown, played) = growth(&stage, || stage.play(Way::Tunnel, &scripts, scripts.len()))?;
+    for one in &played {
+        assert_eq!((one.server[0].read, one.server[0].wrong_at), (size, None), "{one:?}");
+        assert_eq!(one.server[1].end, Ending::Eof, "{one:?}");
+    }
+    println!("a hundred resting readers: {} MiB", grown / MIB);
+    assert!(grown <= count * (WINDOW + EACH) + NOISE, "{} MiB", grown / MIB);
+    Ok(())
+}
+
+#[test]
+fn resting_readers_stop_nobody_else_on_their_connection() -> Result<()> {
+    let stage = Stage::new("head of line")?;
+    stage.far.serve("echo", 7000)?;
+    let held = stage.client.hold(stage.far.at(7000))?;
+    let (count, size) = (8, 12 * MIB);
+    let one = script("", [(write(size), read(size).after(4000)), (idle().then(Then::Fin), to_end())]);
+    let scripts = vec![one; count];
+    thread::scope(|scope| {
+        let resting = scope.spawn(|| stage.play(Way::Tunnel, &scripts, count));
+        let start = Instant::now();
+        // Until the readers rest no more, and by then all windows are full.
+        while start.elapsed() < Duration::from_millis(3500) {
+            let echo = stage.client.dial_once(stage.far.at(7000), &["--text", "still there?", "--timeout", "1.5"])?;
+            assert!(echo.echoed(), "after {:?}: {echo:?}", start.elapsed());
+            assert!(held.is_open()?, "the connection that was there before");
+            thread::sleep(Duration::from_millis(100));
+        }
+        let tunnels = stage.far.clients_of(15008)?;
+        assert_eq!(tunnels.len(), 1, "all of them share one connection: {tunnels:?}");
+        for one in resting.join().expect("it does not panic")? {
+            assert!(one.client[0].took_ms > 3000, "its sender did not wait: {one:?}");
+            assert_eq!((one.server[0].read, one.server[0].wrong_at), (size, None), "{one:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn tiny_writes_to_a_resting_reader_end_nothing() -> Result<()> {
+    let stage = Stage::new("tiny writes")?;
+    stage.far.serve("echo", 7000)?;
+    let held = stage.client.hold(stage.far.at(7000))?;
+    let size = 400_000;
+    let scripts =
+        [script("", [(write(size).in_chunks(1), read(size).after(6000)), (idle().then(Then::Fin), to_end())])];
+    let (grown, played) = growth(&stage, || stage.play(Way::Tunnel, &scripts, 1))?;
+    assert_eq!((played[0].server[0].read, played[0].server[0].wrong_at), (size, None), "{played:?}");
+    assert!(held.is_open()?, "another connection of the same tunnel");
+    println!("tiny writes took {} ms, {} KiB", played[0].client[0].took_ms, grown >> 10);
+    assert!(grown <= WINDOW + EACH + NOISE, "{} KiB", grown >> 10);
+    Ok(())
+}
