@@ -14,11 +14,6 @@ const SERVING_MS: u128 = 3000;
 /// On each node's own loopback device.
 const METRICS: &str = "127.0.0.1:15020";
 
-fn links(world: &World, node: NodeId) -> Result<usize> {
-    let links = fs::read_dir(world.node(node).bpffs.join("v1/links"))?.collect::<Result<Vec<_>, _>>()?;
-    Ok(links.iter().filter(|link| link.file_name().to_string_lossy().starts_with("ingress-")).count())
-}
-
 #[test]
 fn a_killed_agent_serves_its_pods_again_without_being_told() -> Result<()> {
     let Cast { mut world, client, near, far } = Cast::meshed("restarted")?;
@@ -134,11 +129,11 @@ fn a_pod_that_went_meanwhile_leaves_nothing() -> Result<()> {
     world.mesh("shop")?;
     far.serve("echo", 7000)?;
     world.kill_agent(A)?;
-    assert_eq!(links(&world, A)?, 2);
+    assert_eq!(world.node(A).hooked_pods()?, 2);
     // Nobody is there to be told.
     world.delete_pod(&near)?;
     world.restart_agent(A)?;
-    eventually("one pod's link is left", Patience::LONG, || Ok((links(&world, A)? == 1).then_some(())))?;
+    eventually("one pod's link is left", Patience::LONG, || Ok((world.node(A).hooked_pods()? == 1).then_some(())))?;
     eventually("client is served", Patience::LONG, || Ok((world.redirected(A)?.len() == 1).then_some(())))?;
     eventually("one entry of each sort is left", Patience::LONG, || {
         Ok((entries(&world, A, "PODS")? == 1 && entries(&world, A, "CGROUPS")? == 1).then_some(()))

@@ -112,6 +112,18 @@ impl Node {
         Ok(Self { id, netns, cgroup, bpffs, run_dir, host })
     }
 
+    /// Network namespaces that the node's agents hooked: the pinned links of `sk_lookup`, of every layout.
+    pub fn hooked_pods(&self) -> Result<usize> {
+        let mut hooked = 0;
+        for layout in fs::read_dir(&self.bpffs).with_context(|| format!("read {}", self.bpffs.display()))? {
+            let links = layout?.path().join("links");
+            for link in fs::read_dir(&links).with_context(|| format!("read {}", links.display()))? {
+                hooked += usize::from(link?.file_name().to_string_lossy().starts_with("ingress-"));
+            }
+        }
+        Ok(hooked)
+    }
+
     /// The socket at which meshctl asks this node's agent.
     pub fn agent_socket(&self) -> PathBuf {
         self.run_dir.join("agent.sock")

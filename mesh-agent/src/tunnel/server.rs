@@ -118,6 +118,11 @@ where
                         }
                     }
                 }
+                // The peer left without a word, as one does that was killed. Its streams have records of their own.
+                Some(Err(error)) if error.is_io() => {
+                    tracing::debug!(%remote, %error, "the peer of a tunnel is gone");
+                    break Ok(());
+                }
                 Some(Err(error)) => break Err(ServeError::Connection(error)),
                 None => break Ok(()),
             },
