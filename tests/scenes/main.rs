@@ -6,6 +6,7 @@ mod agent_killed;
 mod bad_object;
 mod canary;
 mod cast;
+mod closed_ports;
 mod full_table;
 mod half_close_reset_slow;
 mod harness;

@@ -35,7 +35,7 @@ fn a_new_pod_at_an_old_address_has_its_own_identity() -> Result<()> {
     assert_eq!(again.say(near.at(7001), "")?.seen()?.accepted.ip(), again.ip);
 
     // The one that is gone left nothing in the kernel: a link for each pod that is redirected, and no more.
-    let links = fs::read_dir(world.node(A).bpffs.join("v1/links"))?.collect::<Result<Vec<_>, _>>()?;
+    let links = fs::read_dir(world.node(A).bpffs.join("v2/links"))?.collect::<Result<Vec<_>, _>>()?;
     let ingress = links.iter().filter(|link| link.file_name().to_string_lossy().starts_with("ingress-")).count();
     assert_eq!(ingress, world.redirected(A)?.len(), "{links:?}");
     Ok(())
