@@ -6,8 +6,10 @@ mod events;
 mod link;
 mod maps;
 mod open_ports;
+mod probes;
 mod programs;
 
 pub use events::{KernelEvent, read_events, read_logs};
 pub use open_ports::open_ports;
+pub use probes::{keep_probes, remove_probes};
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

@@ -13,6 +13,7 @@ mod harness;
 mod identities;
 mod ipv6;
 mod leave_and_uninstall;
+mod origins;
 mod own_pod;
 mod pod_recreated;
 mod policy_allow_deny_default;

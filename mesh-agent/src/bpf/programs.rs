@@ -281,6 +281,15 @@ impl Datapath {
         RingBuf::try_from(Map::RingBuf(data)).map_err(|e| DatapathError::map("EVENTS", e))
     }
 
+    /// The whole object once more, for programs of other cgroups.
+    pub(super) fn object(&self) -> Result<Ebpf, DatapathError> {
+        load_object(&self.dir, &self.settings, None)
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
     fn pod_link(&self, netns_cookie: u64) -> PathBuf {
         self.dir.join("links").join(format!("ingress-{netns_cookie}"))
     }
@@ -364,14 +373,14 @@ fn load_object(dir: &Path, settings: &Settings, pod: Option<(PodEntry, u64)>) ->
     loader.load(OBJECT).map_err(|e| DatapathError::Load(Box::new(e)))
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
 where
     &'a mut P: TryFrom<&'a mut Program>,
 {
     ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(DatapathError::Missing(name))
 }
 
-fn fd_of(
+pub(super) fn fd_of(
     fd: Result<&aya::programs::ProgramFd, ProgramError>,
     name: &str,
 ) -> Result<std::os::fd::OwnedFd, DatapathError> {
@@ -380,6 +389,6 @@ fn fd_of(
 }
 
 /// Kernels before 5.7 have no links; they are not supported anyway.
-fn fd_link(link: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
+pub(super) fn fd_link(link: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
     link.map_err(|_| ProgramError::NotAttached)
 }
