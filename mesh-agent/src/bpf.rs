@@ -1,8 +1,9 @@
 //! The only door to the kernel: loads, pins and attaches the eBPF programs and gives their maps types. Links and maps
 //! are pinned, so that a dead agent means refused connections and never plaintext ones.
-#![expect(unsafe_code, reason = "BPF_OBJ_GET and BPF_LINK_UPDATE, which aya does not offer for these link types")]
+#![expect(unsafe_code, reason = "bpf(2) with commands that aya does not offer for these programs and links")]
 
 mod events;
+mod ingress;
 mod link;
 mod maps;
 mod open_ports;

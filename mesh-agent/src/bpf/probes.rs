@@ -13,6 +13,7 @@ use aya::{
     Ebpf,
     programs::{CgroupAttachMode, CgroupSockAddr, SockOps},
 };
+use tokio::task::block_in_place;
 
 use super::{
     link::attach_or_replace,
@@ -39,7 +40,8 @@ pub async fn keep_probes(datapath: Arc<Datapath>, cgroup: PathBuf) {
         let outcome = match fs::metadata(&cgroup) {
             Ok(folder) if attached == Some(folder.ino()) => Ok(()),
             // A cgroup's id is the inode number of its folder.
-            Ok(folder) => attach(&datapath, &mut probes, &cgroup, folder.ino()).map(|()| {
+            // Reading the object takes its time.
+            Ok(folder) => block_in_place(|| attach(&datapath, &mut probes, &cgroup, folder.ino())).map(|()| {
                 tracing::info!(cgroup = %cgroup.display(), "health probes of declared ports pass");
                 attached = Some(folder.ino());
             }),
