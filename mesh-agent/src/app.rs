@@ -77,6 +77,10 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         max_pending: settings.max_pending,
     })?;
     let datapath = Arc::new(datapath);
+    match settings.kubelet_cgroup {
+        Some(cgroup) => drop(tokio::spawn(bpf::keep_probes(Arc::clone(&datapath), cgroup))),
+        None => bpf::remove_probes(&datapath)?,
+    }
 
     let store = Arc::new(Store::default());
     let ours = Arc::new(AtomicBool::new(true));

@@ -1,15 +1,18 @@
 //! The only door to the kernel: loads, pins and attaches the eBPF programs and gives their maps types. Links and maps
 //! are pinned, so that a dead agent means refused connections and never plaintext ones.
-#![expect(unsafe_code, reason = "BPF_OBJ_GET and BPF_LINK_UPDATE, which aya does not offer for these link types")]
+#![expect(unsafe_code, reason = "bpf(2) with commands that aya does not offer for these programs and links")]
 
 mod events;
+mod ingress;
 mod inspect;
 mod link;
 mod maps;
 mod open_ports;
+mod probes;
 mod programs;
 
 pub use events::{KernelEvent, read_events, read_logs};
 pub use inspect::{Hooked, PodLink};
 pub use open_ports::open_ports;
+pub use probes::{keep_probes, remove_probes};
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

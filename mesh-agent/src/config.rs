@@ -48,6 +48,10 @@ pub struct Run {
     /// Port of the tunnel between nodes
     #[arg(long, default_value_t = 15008)]
     pub hbone_port: u16,
+    /// The kubelet's cgroup v2 folder, outside that of the pods: its probes of declared ports pass. Without it they are
+    /// connections without identity, and policies decide
+    #[arg(long)]
+    pub kubelet_cgroup: Option<PathBuf>,
     /// Connections of this node that may be between connect and accept; more are refused
     #[arg(long, default_value_t = mesh_common::abi::MAX_PENDING, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_pending: u32,

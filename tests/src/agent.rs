@@ -26,6 +26,7 @@ impl Agent {
             format!("--token={}", token.display()),
             format!("--cgroup={}", node.cgroup.display()),
             format!("--bpffs={}", node.bpffs.display()),
+            format!("--kubelet-cgroup={}", node.kubelet_cgroup().display()),
             format!("--run-dir={}", node.run_dir.display()),
             format!("--state-dir={}", node.state_dir().display()),
             "--log=info".to_owned(),

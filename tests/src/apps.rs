@@ -71,7 +71,12 @@ impl Place {
             "add table inet block; add chain inet block in {{ type filter hook input priority 0; }}; \
              add rule inet block in tcp dport {port} {verdict}"
         );
-        let output = self.output(&config::installed("nft")?, &arguments(&[&rules]), NFT_LIMIT)?;
+        self.nft(&rules)
+    }
+
+    /// Runs these commands of nftables in its network namespace.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        let output = self.output(&config::installed("nft")?, &arguments(&[rules]), NFT_LIMIT)?;
         ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(())
     }

@@ -78,7 +78,11 @@ impl Manifests {
         )
     }
 
-    pub(crate) fn pod(&self, pod: &Pod, labels: &BTreeMap<String, String>) -> Result<()> {
+    pub(crate) fn pod(&self, pod: &Pod, labels: &BTreeMap<String, String>, probe: Option<u16>) -> Result<()> {
+        let mut container = json!({ "name": "app", "image": "example.com/app" });
+        if let Some(port) = probe {
+            container["readinessProbe"] = json!({ "tcpSocket": { "port": port } });
+        }
         let ips: Vec<Value> = pod.addresses().iter().map(|ip| json!({ "ip": ip })).collect();
         self.put(
             &format!("pod-{}-{}", pod.namespace, pod.name),
@@ -89,7 +93,7 @@ impl Manifests {
                 "spec": {
                     "nodeName": pod.node.name(),
                     "serviceAccountName": pod.service_account,
-                    "containers": [{ "name": "app", "image": "example.com/app" }],
+                    "containers": [container],
                 },
                 "status": {
                     "phase": "Running",

@@ -124,6 +124,17 @@ impl Node {
         Ok(hooked)
     }
 
+    /// The kubelet of the node, in a cgroup of its own beside the node's; it is there from now on.
+    pub fn kubelet(&self) -> Result<Place> {
+        let cgroup = self.kubelet_cgroup();
+        fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
+        Ok(Place { cgroup, ..self.host.clone() })
+    }
+
+    pub(crate) fn kubelet_cgroup(&self) -> PathBuf {
+        self.cgroup.with_file_name(format!("kubelet-{}", self.id.name()))
+    }
+
     /// The socket at which meshctl asks this node's agent.
     pub fn agent_socket(&self) -> PathBuf {
         self.run_dir.join("agent.sock")

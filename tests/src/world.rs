@@ -40,6 +40,7 @@ pub struct World {
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pods: Vec<Arc<Pod>>,
     pod_labels: BTreeMap<String, BTreeMap<String, String>>,
+    pod_probes: BTreeMap<String, u16>,
     /// Pods ever made, for their UIDs.
     born: u32,
     services: u8,
@@ -96,6 +97,7 @@ impl World {
             pods: Vec::new(),
             agent_options: Vec::new(),
             pod_labels: BTreeMap::new(),
+            pod_probes: BTreeMap::new(),
             born: 0,
             services: 0,
             settled: 0,

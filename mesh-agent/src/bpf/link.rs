@@ -16,6 +16,7 @@ use aya::programs::{ProgramError, links::FdLink};
 use super::programs::DatapathError;
 
 // enum bpf_cmd, include/uapi/linux/bpf.h
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -24,7 +25,7 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 const LINK_TYPE_CGROUP: u32 = 3;
 const LINK_TYPE_NETNS: u32 = 5;
 
-/// `union bpf_attr` of BPF_OBJ_GET
+/// `union bpf_attr` of BPF_OBJ_GET and BPF_OBJ_PIN
 #[repr(C)]
 #[derive(Default)]
 struct ObjGet {
@@ -83,6 +84,17 @@ pub fn attach_or_replace(
     cgroup: Option<u64>,
     attach: impl FnOnce() -> Result<FdLink, ProgramError>,
 ) -> Result<(), DatapathError> {
+    if replace(path, program, cgroup)? {
+        return Ok(());
+    }
+    let link = attach().map_err(|e| DatapathError::program("attach", path, e))?;
+    // The pin keeps the link; the descriptor may go.
+    link.pin(path).map_err(|e| DatapathError::Pin { path: path.to_owned(), source: Box::new(e) })?;
+    Ok(())
+}
+
+/// The first half of [`attach_or_replace`]: `false` if there is no link, or no longer one that could be used.
+pub fn replace(path: &Path, program: impl AsFd, cgroup: Option<u64>) -> Result<bool, DatapathError> {
     let elsewhere = |link: &OwnedFd| match cgroup {
         Some(want) => attached_cgroup(link.as_fd()).map(|is| is != want),
         None => Ok(false),
@@ -91,8 +103,8 @@ pub fn attach_or_replace(
         Ok(link) if elsewhere(&link).map_err(|e| DatapathError::io("look at the link", path, e))? => {
             std::fs::remove_file(path).map_err(|e| DatapathError::io("remove", path, e))?;
         }
-        Ok(link) => match update(link.as_fd(), program) {
-            Ok(()) => return Ok(()),
+        Ok(link) => match update(link.as_fd(), program.as_fd()) {
+            Ok(()) => return Ok(true),
             // The cgroup or the namespace of the old link is gone (ENOLINK), and with it its effect.
             Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {
                 std::fs::remove_file(path).map_err(|e| DatapathError::io("remove", path, e))?;
@@ -102,16 +114,23 @@ pub fn attach_or_replace(
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(DatapathError::io("open the link", path, e)),
     }
-    let link = attach().map_err(|e| DatapathError::program("attach", path, e))?;
-    // The pin keeps the link; the descriptor may go.
-    link.pin(path).map_err(|e| DatapathError::Pin { path: path.to_owned(), source: Box::new(e) })?;
-    Ok(())
+    Ok(false)
 }
 
-fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
-    let mut attr = ObjGet { pathname: name.as_ptr() as u64, ..ObjGet::default() };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    create_fd(BPF_OBJ_GET, &mut ObjGet { pathname: name.as_ptr() as u64, ..ObjGet::default() })
+}
+
+pub fn pin(object: &OwnedFd, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = ObjGet { pathname: name.as_ptr() as u64, bpf_fd: object.as_raw_fd() as u32, file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// For commands that answer a new descriptor.
+pub fn create_fd<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
     // SAFETY: the kernel just gave this descriptor to us alone
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -161,7 +180,7 @@ fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_UPDATE, &mut attr).map(|_| ())
 }
 
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+pub fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: `attr` is the repr(C) prefix of `union bpf_attr` that the command reads, and its size is passed
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }

@@ -19,14 +19,15 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use mesh_common::abi::{Counter, Ip, LAYOUT_VERSION, MAX_PODS, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
+use mesh_common::abi::{Counter, Ip, LAYOUT_VERSION, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
 
 use super::{
+    ingress::Ingress,
     link::attach_or_replace,
     maps::{Maps, NAMES},
 };
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// include/uapi/linux/magic.h
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -75,6 +76,7 @@ pub struct Datapath {
     pub(super) dir: PathBuf,
     settings: Settings,
     pub(super) maps: Maps,
+    ingress: Ingress,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +120,7 @@ impl Datapath {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|e| DatapathError::io("create", &path, e))?;
         }
-        let mut ebpf = load_object(&dir, &settings, None)?;
+        let mut ebpf = load_object(&dir, &settings)?;
         let logs = aya_log::EbpfLogger::init(&mut ebpf).map_err(|e| DatapathError::Logs(Box::new(e)))?;
         let cgroup = fs::File::open(&settings.cgroup).map_err(|e| DatapathError::io("open", &settings.cgroup, e))?;
         // A cgroup's id is the inode number of its folder.
@@ -140,8 +142,12 @@ impl Datapath {
             let id = sockops.attach(&cgroup, CgroupAttachMode::Single)?;
             fd_link(sockops.take_link(id)?.try_into())
         })?;
+        // Only to hear here, with the verifier's words, if a pod's program would not load.
+        let trial: &mut SkLookup = program(&mut ebpf, "ingress")?;
+        trial.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
         let maps = Maps::open(&dir.join("maps"))?;
-        Ok((Self { dir, settings, maps }, logs))
+        let ingress = Ingress::link(&dir.join("maps"), &settings)?;
+        Ok((Self { dir, settings, maps, ingress }, logs))
     }
 
     /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
@@ -156,14 +162,7 @@ impl Datapath {
             Some(ports) => self.add_listening(index, netns_cookie, ports)?,
             None => self.maps.overflow().map_err(|e| DatapathError::map("OVERFLOWED", e))?,
         }
-        let mut ebpf = load_object(&self.dir, &self.settings, Some((entry, netns_cookie)))?;
-        let program: &mut SkLookup = program(&mut ebpf, "ingress")?;
-        program.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
-        let fd = fd_of(program.fd(), "ingress")?;
-        attach_or_replace(&self.pod_link(netns_cookie), fd.as_fd(), None, || {
-            let id = program.attach(netns)?;
-            Ok(program.take_link(id)?.into())
-        })?;
+        self.ingress.attach(&self.pod_link(netns_cookie), netns, netns_cookie, entry)?;
         self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
         self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))?;
         let ips = [ip4.map(IpAddr::V4), ip6.map(IpAddr::V6)];
@@ -281,6 +280,15 @@ impl Datapath {
         RingBuf::try_from(Map::RingBuf(data)).map_err(|e| DatapathError::map("EVENTS", e))
     }
 
+    /// The whole object once more, for programs of other cgroups.
+    pub(super) fn object(&self) -> Result<Ebpf, DatapathError> {
+        load_object(&self.dir, &self.settings)
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.dir.join("links")
+    }
+
     pub(super) fn pod_link(&self, netns_cookie: u64) -> PathBuf {
         self.dir.join("links").join(format!("ingress-{netns_cookie}"))
     }
@@ -341,10 +349,8 @@ fn layout_dir(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("v{LAYOUT_VERSION}"))
 }
 
-/// Parses the object with its maps bound to the pinned ones; `pod` for the programs that are loaded once a pod.
-fn load_object(dir: &Path, settings: &Settings, pod: Option<(PodEntry, u64)>) -> Result<Ebpf, DatapathError> {
-    let nobody = PodEntry { ip4: Ip::NONE, ip6: Ip::NONE, index: MAX_PODS, epoch: 0 };
-    let (pod, netns) = pod.unwrap_or((nobody, 0));
+/// Parses the object with its maps bound to the pinned ones.
+fn load_object(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError> {
     let (outbound, hbone) = (u32::from(settings.outbound_port), u32::from(settings.hbone_port));
     let mut loader = EbpfLoader::new();
     for name in NAMES {
@@ -355,23 +361,18 @@ fn load_object(dir: &Path, settings: &Settings, pod: Option<(PodEntry, u64)>) ->
         .map_max_entries("ATTESTED", settings.max_pending)
         .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
         .override_global("OUTBOUND_PORT", &outbound, true)
-        .override_global("HBONE_PORT", &hbone, true)
-        .override_global("POD_IP4", &pod.ip4.0, true)
-        .override_global("POD_IP6", &pod.ip6.0, true)
-        .override_global("POD_NETNS", &netns, true)
-        .override_global("POD_INDEX", &pod.index, true)
-        .override_global("POD_EPOCH", &pod.epoch, true);
+        .override_global("HBONE_PORT", &hbone, true);
     loader.load(OBJECT).map_err(|e| DatapathError::Load(Box::new(e)))
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, DatapathError>
 where
     &'a mut P: TryFrom<&'a mut Program>,
 {
     ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(DatapathError::Missing(name))
 }
 
-fn fd_of(
+pub(super) fn fd_of(
     fd: Result<&aya::programs::ProgramFd, ProgramError>,
     name: &str,
 ) -> Result<std::os::fd::OwnedFd, DatapathError> {
@@ -380,6 +381,6 @@ fn fd_of(
 }
 
 /// Kernels before 5.7 have no links; they are not supported anyway.
-fn fd_link(link: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
+pub(super) fn fd_link(link: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
     link.map_err(|_| ProgramError::NotAttached)
 }

@@ -78,7 +78,13 @@ impl World {
     pub(super) fn write_pod(&self, pod: &Pod) -> Result<()> {
         let mut labels = BTreeMap::from([("app".to_owned(), pod.name.clone())]);
         labels.extend(self.pod_labels.get(&pod.name).cloned().unwrap_or_default());
-        self.manifests.pod(pod, &labels)
+        self.manifests.pod(pod, &labels, self.pod_probes.get(&pod.name).copied())
+    }
+
+    /// The pod declares a readiness probe of this port, instead of any before.
+    pub fn probe(&mut self, pod: &Pod, port: u16) -> Result<()> {
+        self.pod_probes.insert(pod.name.clone(), port);
+        self.write_pod(pod)
     }
 
     /// Deletes a pod as Kubernetes and a CNI plugin do.

@@ -1,0 +1,67 @@
+//! A port on which nobody listens is refused at connect, as without a mesh, and never accepted first by the agent.
+
+use anyhow::Result;
+use mesh_tests::{A, B, Dialled, End, Families, Patience, Pod, World, eventually};
+
+fn closed(report: &Dialled) -> bool {
+    (report.connected, report.end) == (false, End::Refused)
+}
+
+#[test]
+fn a_closed_port_is_refused_until_it_opens_and_after_it_closed() -> Result<()> {
+    let mut world = World::new("closed ports")?;
+    let server = world.pod_with("shop", "server", "server", A, Families::Dual)?;
+    let stranger = world.pod_with("legacy", "stranger", "stranger", B, Families::Dual)?;
+    let host = world.node(A).host.clone();
+    // Older than the agent and than the pod's place in the mesh.
+    let old = server.serve_at("echo", "::".parse()?, 7000)?;
+    server.serve_at("echo", "::1".parse()?, 7005)?;
+    server.serve_at("echo", "127.0.0.1".parse()?, 7005)?;
+    world.start()?;
+    // The agent is there, the pod is not in the mesh yet.
+    let between = server.serve("echo", 7001)?;
+    world.mesh("shop")?;
+
+    for dialler in [&*stranger, &host] {
+        for to in [server.at(7000), server.at6(7000), server.at(7001)] {
+            assert!(dialler.say(to, "open")?.echoed(), "{to}");
+        }
+        // The others reach no listener of the loopback addresses.
+        for to in [server.at(7999), server.at6(7999), server.at(7005), server.at6(7005)] {
+            let report = dialler.say(to, "closed")?;
+            assert!(closed(&report), "{to}: {report:?}");
+        }
+    }
+    for (port, process) in [(7000, old), (7001, between)] {
+        process.kill()?;
+        // The agent looks when it hears of it.
+        refused_soon(&stranger, &server, port)?;
+    }
+    // A second one on the same port keeps it open when the first closes.
+    for round in 0..3 {
+        let opened = server.serve("echo", 7002)?;
+        assert!(stranger.say(server.at(7002), "just opened")?.echoed(), "round {round}");
+        let other = server.serve_at("echo", server.ip6.into(), 7002)?;
+        opened.kill()?;
+        eventually("the first one is gone", Patience::SHORT, || {
+            Ok(stranger.say(server.at(7002), "")?.turned_away().then_some(()))
+        })?;
+        assert!(stranger.say(server.at6(7002), "still open")?.echoed(), "round {round}");
+        other.kill()?;
+        refused_soon(&stranger, &server, 7002)?;
+    }
+
+    // Nobody asks the agent, so it need not be there.
+    world.kill_agent(A)?;
+    let report = stranger.say(server.at(7999), "closed")?;
+    assert!(closed(&report), "{report:?}");
+    Ok(())
+}
+
+fn refused_soon(stranger: &Pod, server: &Pod, port: u16) -> Result<()> {
+    eventually(format_args!("port {port} is refused"), Patience::SHORT, || {
+        let report = stranger.say(server.at(port), "closed again")?;
+        assert!(report.turned_away(), "{report:?}");
+        Ok(closed(&report).then_some(()))
+    })
+}
