@@ -3,13 +3,16 @@
 
 mod admin_socket;
 mod agent_killed;
+mod audit_and_dry_run;
 mod bad_object;
 mod canary;
 mod cast;
+mod explain;
 mod full_table;
 mod half_close_reset_slow;
 mod harness;
 mod identities;
+mod l4_conditions;
 mod leave_and_uninstall;
 mod own_pod;
 mod pod_recreated;
