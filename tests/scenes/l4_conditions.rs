@@ -282,13 +282,14 @@ fn a_change_ends_the_live_connections_that_it_denies_and_no_other() -> Result<()
         assert!(client.is_open()? && stranger.is_open()?, "{}: the others proved who they are", server.name);
 
         let rules = "[{ from: [{ source: { namespaces: [shop] } }] }]";
-        stage.world.manifests.write("change", &authorization("shop", "own", "ALLOW", "", rules))?;
+        stage.world.manifests.write("own", &authorization("shop", "own", "ALLOW", "", rules))?;
         stage.world.within_a_second("an ALLOW for others ends it", || Ok(!stranger.is_open()?))?;
         stage.world.settle()?;
         assert!(client.is_open()?, "{}: the policy names it", server.name);
         for ended in [&plain, &stranger] {
             assert!(ended.ended(Patience::SHORT)?.received > 0, "it had worked before");
         }
+        stage.world.delete("own")?;
         stage.world.delete("change")?;
     }
     Ok(())
