@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::{
     Outcome,
     client::{Failure, Servers},
+    explain,
     output::{Format, Mood, Screen},
     words,
 };
@@ -22,6 +23,10 @@ pub enum Question {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meshctl authz check shop/cart shop/web --port 80
+  meshctl authz check - shop/web --port 80 --verbose      # a client without identity, rule by rule
+  meshctl authz check spiffe://cluster.local/ns/shop/sa/cart shop/web --port 80 -o json")]
 pub struct Check {
     /// The client: NAMESPACE/POD, spiffe://… for an identity, or - for one without identity
     #[arg(value_name = "A", value_parser = source)]
@@ -32,6 +37,9 @@ pub struct Check {
     /// The port that the server's program listens on
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
+    /// Every policy that was asked, with each rule and condition
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 fn source(text: &str) -> Result<String, String> {
@@ -54,7 +62,7 @@ fn pod_of_namespace(text: &str) -> Result<String, String> {
 /// Prints the answer of the destination's own node if it is among the answers. Found: denied. Unsure: permitted by what
 /// another node knows, which does not decide.
 pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
-    let Question::Check(Check { source, destination, port }) = question;
+    let Question::Check(Check { source, destination, port, verbose }) = question;
     let asked = AuthzQuery { source: source.clone(), destination: destination.clone(), port: (*port).into() };
     let (items, complete) = servers.ask(query::Kind::Authz(asked)).all().await;
     let answers = items.into_iter().filter_map(|(node, kind)| match kind {
@@ -77,6 +85,9 @@ pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut 
         node_of(servers, destination).await
     };
     show(&node, deciding.as_deref(), &answer, *port, (source, destination), screen)?;
+    if *verbose && screen.format == Format::Table {
+        explain::policies_text(&answer.policies, screen)?;
+    }
     Ok(match (is_permitted(&answer), answer.authoritative) {
         (true, true) => Outcome::Fine,
         (true, false) => Outcome::Unsure,
@@ -111,8 +122,8 @@ fn show<W: Write>(
     screen: &mut Screen<W>,
 ) -> Result<(), Failure> {
     let rule = (!answer.policy.is_empty() && answer.rule >= 0).then_some(answer.rule);
-    if screen.format == Format::Json {
-        screen.json(&json!({
+    if screen.format != Format::Table {
+        screen.object(&json!({
             "permitted": is_permitted(answer),
             "verdict": words::verdict(answer.verdict()),
             "reason": answer.reason,
@@ -128,6 +139,7 @@ fn show<W: Write>(
             "authoritative": answer.authoritative,
             "deciding_node": deciding,
             "generation": answer.generation,
+            "policies": explain::policies_record(&answer.policies),
         }))?;
         return Ok(());
     }

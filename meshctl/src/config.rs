@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::{
     Outcome,
     client::{Failure, Servers},
-    output::{Cell, Format, Mood, Screen, Table},
+    edges,
+    output::{Cell, Format, Mood, Namespaces, Screen, Table},
     words,
 };
 
@@ -25,13 +26,18 @@ pub enum Kind {
     Policies(Filter),
     /// Certificates that the node holds in memory
     Certs(Filter),
+    /// Connections that are open now, with their bytes until now
+    Connections(Filter),
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meshctl config workloads -n shop
+  meshctl config certs --node node-a -o json
+  meshctl config connections -o yaml")]
 pub struct Filter {
-    /// Only this namespace
-    #[arg(short, long)]
-    namespace: Option<String>,
+    #[command(flatten)]
+    namespaces: Namespaces,
 }
 
 /// Found: a certificate that is not there, or that cannot be renewed.
@@ -41,15 +47,16 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
         Kind::Services(filter) => (ConfigKind::Services, filter),
         Kind::Policies(filter) => (ConfigKind::Policies, filter),
         Kind::Certs(filter) => (ConfigKind::Certificates, filter),
+        Kind::Connections(filter) => (ConfigKind::Connections, filter),
     };
-    let namespace = filter.namespace.clone().unwrap_or_default();
+    let namespace = filter.namespaces.wanted();
     let question = query::Kind::Config(ConfigQuery { kind: asked.into(), namespace });
     let (items, complete) = servers.ask(question).all().await;
     let mut outcome = Outcome::Fine;
-    if screen.format == Format::Json {
+    if screen.format != Format::Table {
         for (node, kind) in &items {
             if let Some(object) = record(node, kind) {
-                screen.json(&object)?;
+                screen.object(&object)?;
             }
         }
     } else {
@@ -57,9 +64,9 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
             ConfigKind::Workloads => workloads(&items, screen)?,
             ConfigKind::Services => services(&items, screen)?,
             ConfigKind::Policies => policies(&items, screen)?,
-            ConfigKind::Certificates | ConfigKind::Connections | ConfigKind::ConfigUnspecified => {
-                certificates(&items, screen)?
-            }
+            ConfigKind::Certificates => certificates(&items, screen)?,
+            ConfigKind::Connections => edges::connections_text(&items, screen)?,
+            ConfigKind::ConfigUnspecified => {}
         }
     }
     complete?;
@@ -146,7 +153,7 @@ fn validity(info: &CertificateInfo) -> (Option<String>, Option<String>) {
     )
 }
 
-/// The record of `-o json`; `seen_by` is the node whose view it is. Nothing for an answer of another kind.
+/// The record of `-o json` and `-o yaml`; `seen_by` is the node whose view it is. Nothing for an answer of another kind.
 fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
     Some(match kind {
         item::Kind::Workload(WorkloadInfo {
@@ -179,6 +186,7 @@ fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
                 "not_after": not_after, "state": info.state,
             })
         }
+        item::Kind::Connection(info) => edges::connection_record(seen_by, info),
         _ => return None,
     })
 }

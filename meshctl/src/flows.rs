@@ -1,22 +1,27 @@
 //! `meshctl flows`: one line a connection, with both identities, the way it took and what decided.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    time::{Duration, SystemTime},
+};
 
-use clap::builder::NonEmptyStringValueParser;
-use mesh_common::proto::nodemesh::{Direction, Endpoint, Flow, FlowsQuery, Security, Verdict, item, query};
+use mesh_common::proto::nodemesh::{
+    Direction, Endpoint, Flow, FlowsQuery, Observation, ObservedAs, Security, Verdict, item, query,
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Outcome,
     client::{Answers, Failure, Servers},
-    output::{Cell, Format, Mood, Screen, Table},
+    output::{Cell, Format, Mood, Namespaces, Screen, Table},
     words::{self, DirectionFilter, VerdictFilter},
 };
 
-const HEADER: [&str; 13] = [
+const HEADER: [&str; 15] = [
     "TIME",
     "NODE",
+    "ID",
     "DIR",
     "SOURCE",
     "DESTINATION",
@@ -26,17 +31,27 @@ const HEADER: [&str; 13] = [
     "VERDICT",
     "REASON",
     "POLICY#RULE",
+    "OBSERVED",
     "BYTES",
     "DURATION",
 ];
 /// While following, a row cannot wait for the widths of those after it.
-const FOLLOW_WIDTHS: [usize; 13] = [24, 8, 8, 36, 36, 28, 11, 15, 9, 16, 24, 14, 8];
+const FOLLOW_WIDTHS: [usize; 15] = [24, 8, 7, 8, 36, 36, 28, 11, 15, 9, 16, 24, 8, 14, 8];
 /// While following, recorded flows arrive in one go from each server; such a pause ends them.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long flows without a pause are taken for recorded ones.
 const LONGEST_BACKLOG: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default, clap::Args)]
+#[command(
+    after_help = "The verdict is AUDIT where a connection was forwarded and an AUDIT policy matched; OBSERVED names
+it, and dry-run policies that would have decided otherwise.
+
+Examples:
+  meshctl flows -f -n shop
+  meshctl flows --verdict dropped --since 5m
+  meshctl flows --from shop/cart --to shop/web --last 1 -o yaml"
+)]
 pub struct Arguments {
     /// Go on with the connections to come
     #[arg(short, long)]
@@ -44,9 +59,12 @@ pub struct Arguments {
     /// Only the newest N of those recorded
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     last: Option<u32>,
-    /// Source or destination is in this namespace
-    #[arg(short, long, value_parser = NonEmptyStringValueParser::new())]
-    namespace: Option<String>,
+    /// Only those that ended within this time: 30s, 5m, 2h, 1d
+    #[arg(long, value_name = "TIME", value_parser = words::duration)]
+    since: Option<Duration>,
+    /// Source or destination is in it
+    #[command(flatten)]
+    namespaces: Namespaces,
     /// Source or destination is this pod: NAME or NAMESPACE/NAME
     #[arg(long, value_parser = pod)]
     pod: Option<String>,
@@ -82,7 +100,7 @@ pub async fn run<W: Write>(
     if !arguments.follow {
         let (items, complete) = answers.all().await;
         let flows = items.into_iter().filter_map(|(node, kind)| flow_of(node, kind)).collect();
-        show(&newest(flows, arguments.last), &mut Table::new(HEADER), screen)?;
+        show(&newest(flows, arguments), &mut Table::new(HEADER), screen)?;
         return complete.map(|()| Outcome::Fine);
     }
     let mut table = Table::new(HEADER).with_widths(FOLLOW_WIDTHS);
@@ -97,7 +115,7 @@ pub async fn run<W: Write>(
             eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
         }
     };
-    let recorded = newest(backlog(&mut answers, &mut failures).await, arguments.last);
+    let recorded = newest(backlog(&mut answers, &mut failures).await, arguments);
     if !recorded.is_empty() {
         show(&recorded, &mut table, screen)?;
     }
@@ -125,7 +143,13 @@ async fn backlog(answers: &mut Answers, failures: &mut impl FnMut(Failure)) -> V
 }
 
 /// Those of all servers in order of time; each sent its own newest, of which only the newest `last` are kept.
-fn newest(mut flows: Vec<Flow>, last: Option<u32>) -> Vec<Flow> {
+fn newest(mut flows: Vec<Flow>, arguments: &Arguments) -> Vec<Flow> {
+    let Arguments { last, since, .. } = arguments;
+    if let Some(earliest) = since.and_then(|since| SystemTime::now().checked_sub(since)) {
+        let earliest = earliest.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        flows
+            .retain(|flow| ended(flow).is_some_and(|(seconds, _)| u64::try_from(seconds).is_ok_and(|s| s >= earliest)));
+    }
     flows.sort_by_key(ended);
     let excess = last.map_or(0, |last| flows.len().saturating_sub(last as usize));
     flows.drain(..excess);
@@ -133,11 +157,11 @@ fn newest(mut flows: Vec<Flow>, last: Option<u32>) -> Vec<Flow> {
 }
 
 fn question(arguments: &Arguments) -> FlowsQuery {
-    let Arguments { follow, last, namespace, pod, from, to, verdict, direction } = arguments;
+    let Arguments { follow, last, since: _, namespaces, pod, from, to, verdict, direction } = arguments;
     FlowsQuery {
         follow: *follow,
         last: last.unwrap_or(0),
-        namespace: namespace.clone().unwrap_or_default(),
+        namespace: namespaces.wanted(),
         pod: pod.clone().unwrap_or_default(),
         from: from.clone().unwrap_or_default(),
         to: to.clone().unwrap_or_default(),
@@ -158,9 +182,9 @@ fn flow_of(node: String, kind: item::Kind) -> Option<Flow> {
     }
 }
 
-fn show<W: Write>(flows: &[Flow], table: &mut Table<13>, screen: &mut Screen<W>) -> Result<(), Failure> {
+fn show<W: Write>(flows: &[Flow], table: &mut Table<15>, screen: &mut Screen<W>) -> Result<(), Failure> {
     match screen.format {
-        Format::Json => flows.iter().try_for_each(|flow| screen.json(&record(flow)))?,
+        Format::Json | Format::Yaml => flows.iter().try_for_each(|flow| screen.object(&record(flow)))?,
         Format::Table => {
             flows.iter().for_each(|flow| table.push(row(flow)));
             screen.table(table)?;
@@ -169,7 +193,7 @@ fn show<W: Write>(flows: &[Flow], table: &mut Table<13>, screen: &mut Screen<W>)
     Ok(())
 }
 
-fn row(flow: &Flow) -> [Cell; 13] {
+fn row(flow: &Flow) -> [Cell; 15] {
     let verdict = match flow.verdict() {
         Verdict::Forwarded => Mood::Good,
         Verdict::Dropped | Verdict::Error => Mood::Bad,
@@ -179,14 +203,10 @@ fn row(flow: &Flow) -> [Cell; 13] {
         Security::Plaintext => Mood::Dim,
         _ => Mood::Plain,
     };
-    let deciding = match (flow.policy.as_str(), flow.rule) {
-        ("", _) => String::new(),
-        (policy, rule @ 0..) => format!("{policy}#{rule}"),
-        (policy, _) => policy.to_string(),
-    };
     [
         words::time(ended(flow)).unwrap_or_default().into(),
         (&flow.node).into(),
+        flow.id.to_string().into(),
         words::direction(flow.direction()).into(),
         end_text(flow.source.as_ref()).into(),
         end_text(flow.destination.as_ref()).into(),
@@ -195,14 +215,38 @@ fn row(flow: &Flow) -> [Cell; 13] {
         Cell::new(words::security(flow.security()), security),
         Cell::new(words::verdict(flow.verdict()), verdict),
         (&flow.reason).into(),
-        deciding.into(),
+        deciding(flow).into(),
+        flow.observations.iter().map(observed).collect::<Vec<_>>().join("; ").into(),
         format!("{}/{}", flow.bytes_sent, flow.bytes_received).into(),
         milliseconds(flow).map(words::span).unwrap_or_default().into(),
     ]
 }
 
+fn named(policy: &str, rule: i32) -> String {
+    match (policy, rule) {
+        ("", _) => String::new(),
+        (policy, rule @ 0..) => format!("{policy}#{rule}"),
+        (policy, _) => policy.to_string(),
+    }
+}
+
+/// The policy and rule that decided.
+pub(crate) fn deciding(flow: &Flow) -> String {
+    named(&flow.policy, flow.rule)
+}
+
+fn observed(seen: &Observation) -> String {
+    let policy = named(&seen.policy, seen.rule);
+    match (seen.observed_as(), seen.would_refuse) {
+        (ObservedAs::Audited, _) => format!("audited by {policy}"),
+        (ObservedAs::DryRun, true) => format!("dry run {policy} would refuse"),
+        (ObservedAs::DryRun, false) => format!("dry run {policy} would permit"),
+        (ObservedAs::Unspecified, _) => policy,
+    }
+}
+
 /// `namespace/pod (namespace/service-account)`, or the address of whom the mesh does not know.
-fn end_text(end: Option<&Endpoint>) -> String {
+pub(crate) fn end_text(end: Option<&Endpoint>) -> String {
     let Some(end) = end else { return String::new() };
     let who = match (end.namespace.as_str(), end.pod.as_str()) {
         (_, "") => end.address.clone(),
@@ -218,24 +262,33 @@ fn ended(flow: &Flow) -> Option<(i64, i32)> {
     flow.end.or(flow.start).map(|time| (time.seconds, time.nanos))
 }
 
-fn milliseconds(flow: &Flow) -> Option<f64> {
+pub(crate) fn milliseconds(flow: &Flow) -> Option<f64> {
     let (start, end) = (flow.start?, flow.end?);
     let elapsed = (end.seconds - start.seconds) as f64 * 1e3 + f64::from(end.nanos - start.nanos) / 1e6;
     Some(elapsed.max(0.0))
 }
 
-/// The record of `-o json`. Its names and words do not change.
-fn record(flow: &Flow) -> Value {
+pub(crate) fn end_record(end: Option<&Endpoint>) -> Value {
+    let end = end.cloned().unwrap_or_default();
+    json!({
+        "namespace": end.namespace,
+        "pod": end.pod,
+        "workload": end.workload,
+        "service_account": end.service_account,
+        "identity": end.identity,
+        "address": end.address,
+    })
+}
+
+/// The record of `-o json` and `-o yaml`. Its names and words do not change.
+pub(crate) fn record(flow: &Flow) -> Value {
     let time = |time: Option<(i64, i32)>| words::time(time);
-    let end = |end: Option<&Endpoint>| {
-        let end = end.cloned().unwrap_or_default();
+    let observed = |seen: &Observation| {
         json!({
-            "namespace": end.namespace,
-            "pod": end.pod,
-            "workload": end.workload,
-            "service_account": end.service_account,
-            "identity": end.identity,
-            "address": end.address,
+            "policy": seen.policy,
+            "rule": (seen.rule >= 0).then_some(seen.rule),
+            "observed_as": words::observed_as(seen.observed_as()),
+            "would_refuse": seen.would_refuse,
         })
     };
     json!({
@@ -247,8 +300,8 @@ fn record(flow: &Flow) -> Value {
         "direction": words::direction(flow.direction()),
         "verdict": words::verdict(flow.verdict()),
         "reason": flow.reason,
-        "source": end(flow.source.as_ref()),
-        "destination": end(flow.destination.as_ref()),
+        "source": end_record(flow.source.as_ref()),
+        "destination": end_record(flow.destination.as_ref()),
         "service": flow.service,
         "path": words::path(flow.path()),
         "security": words::security(flow.security()),
@@ -260,8 +313,9 @@ fn record(flow: &Flow) -> Value {
         "rule": (!flow.policy.is_empty() && flow.rule >= 0).then_some(flow.rule),
         "generation": flow.generation,
         "error": flow.error,
+        "observations": flow.observations.iter().map(observed).collect::<Vec<_>>(),
     })
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,10 @@
 mod authz;
 mod client;
 mod config;
+mod edges;
+mod explain;
 mod flows;
+mod identity;
 mod output;
 mod status;
 mod words;
@@ -18,8 +21,17 @@ use crate::{
     output::{Format, Screen},
 };
 
-const EXIT_CODES: &str = "Exit codes: 0 as it should be (or permitted), 1 denied or something found, \
-                          2 the question was wrong, 3 no answer, or permitted but not by the node that decides.";
+const EXIT_CODES: &str = "Examples:
+  meshctl status                                      # what runs, and what is wrong
+  meshctl flows -f --verdict dropped                  # refusals as they happen
+  meshctl explain 4711 --node node-a                  # why one of them was refused
+  meshctl authz check shop/cart shop/web --port 80    # would it be permitted?
+
+Exit codes:
+  0  as it should be, or permitted
+  1  denied, or something found that somebody should look at
+  2  the question was wrong
+  3  no answer, or permitted but not by the node that decides";
 
 /// Ask the mesh: its state, its connections, its configuration and what it permits
 #[derive(Debug, Parser)]
@@ -61,6 +73,21 @@ enum Verb {
     /// Ask the policies
     #[command(subcommand)]
     Authz(authz::Question),
+    /// How one connection was decided: every policy that was asked, and why each rule matched or not
+    Explain(explain::Arguments),
+    /// Who speaks to whom: connections, refusals and bytes since the agents started
+    Edges(edges::Arguments),
+    /// Which pod speaks as whom, and how it stands with its certificate
+    Identity(identity::Arguments),
+    /// A script for the shell that completes meshctl's verbs and options
+    #[command(after_help = "Examples:
+  source <(meshctl completion bash)
+  meshctl completion zsh > ~/.zfunc/_meshctl
+  meshctl completion fish > ~/.config/fish/completions/meshctl.fish")]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
 }
 
 /// What a question found, as the exit code says it.
@@ -94,13 +121,27 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) -> Result<Outcome, Failure> {
     let Arguments { common: Common { agent, controller, node, output, no_color }, verb } = arguments;
+    if let Verb::Completion { shell } = verb {
+        // Into memory first: clap would panic where a pipe's reader is gone.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "meshctl", &mut script);
+        io::Write::write_all(&mut io::stdout(), &script)?;
+        return Ok(Outcome::Fine);
+    }
     let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), node)?;
-    let mut screen = Screen::stdout(output, no_color);
+    answer(verb, &servers, &mut Screen::stdout(output, no_color)).await
+}
+
+async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
     match verb {
-        Verb::Status(arguments) => status::run(&servers, &arguments, &mut screen).await,
-        Verb::Flows(arguments) => flows::run(&servers, &arguments, &mut screen).await,
-        Verb::Config(kind) => config::run(&servers, &kind, &mut screen).await,
-        Verb::Authz(question) => authz::run(&servers, &question, &mut screen).await,
+        Verb::Status(arguments) => status::run(servers, &arguments, screen).await,
+        Verb::Flows(arguments) => flows::run(servers, &arguments, screen).await,
+        Verb::Config(kind) => config::run(servers, &kind, screen).await,
+        Verb::Authz(question) => authz::run(servers, &question, screen).await,
+        Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
+        Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
+        Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
+        Verb::Completion { shell: _ } => Ok(Outcome::Fine),
     }
 }
 

@@ -1,9 +1,9 @@
-//! What reaches the screen: tables and JSON lines. Text from the wire is escaped in tables, so that no name and no
+//! What reaches the screen: tables, JSON lines and YAML documents. Text from the wire is escaped in tables, so that no name and no
 //! error text can move the cursor or paint over what stands there.
 
 use std::io::{self, IsTerminal as _, Write};
 
-use clap::ValueEnum;
+use clap::{ValueEnum, builder::NonEmptyStringValueParser};
 use serde::Serialize;
 
 /// How to write.
@@ -14,6 +14,27 @@ pub enum Format {
     Table,
     /// One object a line
     Json,
+    /// One document an object
+    Yaml,
+}
+
+/// Which namespaces a list is about.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Namespaces {
+    /// Only this namespace
+    #[arg(short, long, value_parser = NonEmptyStringValueParser::new())]
+    namespace: Option<String>,
+    /// Every namespace, as without -n
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+}
+
+impl Namespaces {
+    /// As in questions: empty means every one.
+    pub fn wanted(&self) -> String {
+        let Self { namespace, all_namespaces: _ } = self;
+        namespace.clone().unwrap_or_default()
+    }
 }
 
 /// A colour's meaning; only a terminal shows it.
@@ -143,10 +164,15 @@ impl<W: Write> Screen<W> {
         self.out.flush()
     }
 
-    /// One object on a line of its own.
-    pub fn json(&mut self, object: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.out, object)?;
-        self.out.write_all(b"\n")?;
+    /// One object: on a line of its own as JSON, or as a document of YAML.
+    pub fn object(&mut self, object: &impl Serialize) -> io::Result<()> {
+        if self.format == Format::Yaml {
+            self.out.write_all(b"---\n")?;
+            serde_yaml_ng::to_writer(&mut self.out, object).map_err(io::Error::other)?;
+        } else {
+            serde_json::to_writer(&mut self.out, object)?;
+            self.out.write_all(b"\n")?;
+        }
         self.out.flush()
     }
 

@@ -39,12 +39,12 @@ pub async fn run<W: Write>(
     }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
     match screen.format {
-        Format::Json => {
+        Format::Json | Format::Yaml => {
             for (node, status) in &nodes {
-                screen.json(&node_json(node, status))?;
+                screen.object(&node_json(node, status))?;
             }
             for (node, status) in &controllers {
-                screen.json(&controller::record(node, status))?;
+                screen.object(&controller::record(node, status))?;
             }
         }
         Format::Table => {

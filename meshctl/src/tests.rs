@@ -1,5 +1,6 @@
 //! Every verb against a server on a unix socket that answers as told: what is printed, and the exit code's meaning.
 
+mod explain;
 mod servers;
 mod status;
 
@@ -85,12 +86,7 @@ async fn asked(line: &str, sockets: &[&Path]) -> (Result<Outcome, Failure>, Stri
     let servers = Servers::choose((sockets, true), (None, false), arguments.common.node).unwrap();
     let mut out = Vec::new();
     let mut screen = Screen::new(&mut out, arguments.common.output, false);
-    let outcome = match arguments.verb {
-        Verb::Status(arguments) => crate::status::run(&servers, &arguments, &mut screen).await,
-        Verb::Flows(arguments) => flows::run(&servers, &arguments, &mut screen).await,
-        Verb::Config(kind) => config::run(&servers, &kind, &mut screen).await,
-        Verb::Authz(question) => authz::run(&servers, &question, &mut screen).await,
-    };
+    let outcome = answer(arguments.verb, &servers, &mut screen).await;
     (outcome, String::from_utf8(out).unwrap())
 }
 

@@ -1,5 +1,7 @@
 //! The stable words for the enums of the wire, in tables and JSON alike, and times and durations as people read them.
 
+use std::time::Duration;
+
 use clap::ValueEnum;
 use jiff::Timestamp;
 use mesh_common::proto::nodemesh;
@@ -79,6 +81,26 @@ pub fn security(security: nodemesh::Security) -> &'static str {
         nodemesh::Security::MutualTls => "mutual_tls",
         nodemesh::Security::KernelAttested => "kernel_attested",
     }
+}
+
+/// In what sense a policy that is not enforced spoke.
+pub fn observed_as(observed_as: nodemesh::ObservedAs) -> &'static str {
+    match observed_as {
+        nodemesh::ObservedAs::Unspecified => "unknown",
+        nodemesh::ObservedAs::DryRun => "dry_run",
+        nodemesh::ObservedAs::Audited => "audited",
+    }
+}
+
+/// A whole number and its unit: `30s`, `5m`, `2h`, `1d`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (unit, seconds) = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)]
+        .into_iter()
+        .find(|(unit, _)| text.ends_with(*unit))
+        .ok_or("a time is a whole number and one of s, m, h, d, as 5m")?;
+    let number = text.strip_suffix(unit).and_then(|number| number.parse::<u32>().ok()).filter(|number| *number > 0);
+    let number = number.ok_or("a time is a whole number above 0 and one of s, m, h, d, as 5m")?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 /// As in the annotation `nodemesh.io/redirection`.

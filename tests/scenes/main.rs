@@ -3,6 +3,7 @@
 
 mod admin_socket;
 mod agent_killed;
+mod audit_and_dry_run;
 mod bad_object;
 mod bytes;
 mod bytes_memory;
@@ -11,11 +12,13 @@ mod bytes_stage;
 mod canary;
 mod cast;
 mod closed_ports;
+mod explain;
 mod full_table;
 mod half_close_reset_slow;
 mod harness;
 mod identities;
 mod ipv6;
+mod l4_conditions;
 mod leave_and_uninstall;
 mod origins;
 mod own_pod;

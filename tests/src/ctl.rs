@@ -10,6 +10,8 @@ use crate::{config, place};
 /// One connection as an agent recorded it. Words are lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
+    /// Unique on its node.
+    pub id: u64,
     pub node: String,
     /// outbound, inbound
     pub direction: String,
@@ -31,8 +33,23 @@ pub struct Flow {
     pub policy: String,
     /// Its rule that decided, from 0; `None`: no rule of it matched.
     pub rule: Option<i64>,
+    /// The configuration that decided.
+    pub generation: u64,
+    /// What policies that are not enforced said of it.
+    pub observations: Vec<Observation>,
     pub error: String,
     pub tls_version: String,
+}
+
+/// One of [`Flow::observations`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    pub policy: String,
+    /// `None`: no rule of it matched.
+    pub rule: Option<i64>,
+    /// dry_run, audited
+    pub observed_as: String,
+    pub would_refuse: bool,
 }
 
 /// One end of a flow.
@@ -85,7 +102,11 @@ pub(crate) fn ask_with_code(option: &str, socket: &Path, arguments: &[&str]) -> 
 
 impl Flow {
     pub(crate) fn of(value: &Value) -> Self {
+        let observations = value["observations"].as_array().map(Vec::as_slice).unwrap_or_default();
         Self {
+            id: number(value, "id"),
+            generation: number(value, "generation"),
+            observations: observations.iter().map(Observation::of).collect(),
             node: text(value, "node"),
             direction: word(value, "direction"),
             verdict: word(value, "verdict"),
@@ -101,6 +122,17 @@ impl Flow {
             rule: value["rule"].as_i64(),
             error: text(value, "error"),
             tls_version: text(value, "tls_version"),
+        }
+    }
+}
+
+impl Observation {
+    fn of(value: &Value) -> Self {
+        Self {
+            policy: text(value, "policy"),
+            rule: value["rule"].as_i64(),
+            observed_as: word(value, "observed_as"),
+            would_refuse: value["would_refuse"] == true,
         }
     }
 }

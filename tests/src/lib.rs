@@ -32,7 +32,7 @@ pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
 pub use config::{BUILT, asked, programs_dir, take_programs_from};
 pub use controller::Controller;
-pub use ctl::{Denial, Flow, expect_flow};
+pub use ctl::{Denial, Flow, Observation, expect_flow};
 pub use manifest::Manifests;
 pub use network::inside;
 pub use node::{

@@ -9,13 +9,12 @@ use std::{
 };
 
 use mesh_common::model::{
-    self, Asked, Connection, Decision, Denied, LocalPod, Policy, PolicyName, Reason, Service, ServiceName, Tunnel,
-    Workload,
+    Asked, Connection, Decision, Denied, LocalPod, Policy, PolicyName, Reason, Service, ServiceName, Tunnel, Workload,
 };
 
 use super::{Reach, index::Index};
 #[cfg(test)]
-use model::Permit;
+use mesh_common::model::Permit;
 
 /// The mesh at one generation. It never changes; readers hold it as long as they like.
 ///
@@ -35,7 +34,7 @@ pub struct Snapshot {
     by_name: Index<(String, String), Workload>,
     endpoints: Index<ServiceName, Workload>,
     by_virtual_address: Index<IpAddr, Service>,
-    /// Policies with [`model::Scope::Global`] under `None`, with [`model::Scope::Namespace`] under their namespace.
+    /// Policies with [`mesh_common::model::Scope::Global`] under `None`, with [`mesh_common::model::Scope::Namespace`] under their namespace.
     scoped: Arc<HashMap<Option<String>, PoliciesByName>>,
 
     /// It was said what policies there are.
@@ -149,7 +148,7 @@ impl Snapshot {
         Applicable { policies, unknown: unknown.or(unreadable) }
     }
 
-    /// May this connection reach this workload? See [`model::authorize`]. Nothing is permitted before it was said
+    /// May this connection reach this workload? See [`mesh_common::model::authorize`]. Nothing is permitted before it was said
     /// what policies there are.
     pub fn decide(&self, destination: &Workload, connection: &Connection) -> Decision {
         if !self.policies_known {

@@ -85,6 +85,7 @@ fn observations_are_the_decisions_that_would_have_turned() {
                 permitted(&with.collect::<Vec<_>>())
             };
             let allows = enforced(&|_, p| p.action == Action::Allow);
+            let mut wanted = 0;
             for (i, policy) in policies.iter().enumerate() {
                 let rule = policy.rules.iter().position(|rule| rule.matches(&connection));
                 let want = match policy.action {
@@ -102,6 +103,7 @@ fn observations_are_the_decisions_that_would_have_turned() {
                     o.policy == policy.name && o.rule == rule && Some((o.observed_as, o.would_refuse)) == want
                 });
                 prop_assert_eq!(got.is_some(), want.is_some(), "{:?}: {:?} of {:?}", policy, said, policies);
+                wanted += usize::from(want.is_some());
                 if let Some((as_what, refuse)) = want {
                     seen.borrow_mut()[match (as_what, policy.action, refuse) {
                         (ObservedAs::Audited, _, _) => 0,
@@ -111,6 +113,7 @@ fn observations_are_the_decisions_that_would_have_turned() {
                     }] += 1;
                 }
             }
+            prop_assert_eq!(said.len(), wanted, "{:?} of {:?}", said, policies);
             Ok(())
         })
         .expect("both agree");

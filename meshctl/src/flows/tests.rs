@@ -68,6 +68,7 @@ fn a_table_names_both_ends_and_what_decided() {
         [
             "2023-11-14T22:13:20.250Z",
             "node-a",
+            "7",
             "inbound",
             "shop/web (shop/web)",
             "shop/redis",
@@ -77,6 +78,7 @@ fn a_table_names_both_ends_and_what_decided() {
             "DROPPED",
             "DENY",
             "shop/deny-web#2",
+            "-",
             "5/0",
             "250ms",
         ]
@@ -116,9 +118,54 @@ fn json_is_one_object_a_line_with_these_names() {
         },
         "service": "shop/redis.shop.svc.cluster.local", "path": "tunnel", "security": "mutual_tls", "tls_version": "",
         "tls_cipher": "", "bytes_sent": 5, "bytes_received": 0, "policy": "shop/deny-web", "rule": 2, "generation": 41,
-        "error": "",
+        "error": "", "observations": [],
     });
     assert_eq!(record, expected);
+}
+
+#[test]
+fn policies_that_are_not_enforced_are_named() {
+    let seen = |policy: &str, observed_as: ObservedAs, rule, would_refuse| Observation {
+        policy: policy.into(),
+        observed_as: observed_as.into(),
+        rule,
+        would_refuse,
+    };
+    let mut flow = refused();
+    flow.observations = vec![
+        seen("shop/audit", ObservedAs::Audited, 0, false),
+        seen("shop/new", ObservedAs::DryRun, -1, true),
+        seen("shop/old", ObservedAs::DryRun, 1, false),
+    ];
+    let text = shown(&[flow.clone()], Format::Table);
+    let said = "audited by shop/audit#0; dry run shop/new would refuse; dry run shop/old#1 would permit";
+    assert!(text.contains(said), "{text}");
+    let record: Value = serde_json::from_str(&shown(&[flow], Format::Json)).unwrap();
+    let expected = json!({ "policy": "shop/new", "rule": null, "observed_as": "dry_run", "would_refuse": true });
+    assert_eq!(record["observations"][1], expected);
+}
+
+#[test]
+fn yaml_is_the_same_record() {
+    let text = shown(&[refused(), refused()], Format::Yaml);
+    let documents: Vec<_> = text.split("---\n").filter(|text| !text.is_empty()).collect();
+    assert_eq!(documents.len(), 2);
+    let yaml: Value = serde_yaml_ng::from_str(documents[0]).unwrap();
+    let json: Value = serde_json::from_str(&shown(&[refused()], Format::Json)).unwrap();
+    assert_eq!(yaml, json);
+}
+
+#[test]
+fn since_leaves_out_what_ended_before() {
+    let arguments = |line: &[&str]| Line::try_parse_from([&["flows"], line].concat()).unwrap().arguments;
+    let mut recent = refused();
+    recent.end = Some(SystemTime::now().into());
+    let flows = vec![refused(), recent.clone()];
+    assert_eq!(newest(flows.clone(), &arguments(&["--since", "5m"])), [recent]);
+    assert_eq!(newest(flows, &arguments(&["--since", "36500d"])).len(), 2);
+    for wrong in ["5", "m", "0s", "-1m", "1.5h", "5 m"] {
+        assert!(Line::try_parse_from(["flows", "--since", wrong]).is_err(), "{wrong}");
+    }
 }
 
 #[test]

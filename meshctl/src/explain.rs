@@ -1,0 +1,167 @@
+//! `meshctl explain`: how one connection was decided, policy by policy, as it was when it was decided.
+
+use std::io::Write;
+
+use mesh_common::proto::nodemesh::{
+    ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
+    Explanation, Verdict, item, query,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Outcome,
+    client::{Failure, Servers},
+    flows,
+    output::{Format, Mood, Screen},
+    words,
+};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meshctl flows --verdict dropped --last 5      # the ids
+  meshctl explain 4711 --node node-a            # ids are unique on a node
+  meshctl explain 4711 -o yaml")]
+pub struct Arguments {
+    /// The id of a flow, as `meshctl flows` and `meshctl config connections` show it
+    #[arg(value_name = "FLOW", value_parser = clap::value_parser!(u64).range(1..))]
+    flow: u64,
+}
+
+/// Prints the explanation of the one node that knows the flow.
+pub async fn run<W: Write>(
+    servers: &Servers,
+    arguments: &Arguments,
+    screen: &mut Screen<W>,
+) -> Result<Outcome, Failure> {
+    let Arguments { flow } = arguments;
+    let (items, complete) = servers.ask(query::Kind::Explain(ExplainQuery { flow: *flow })).all().await;
+    let mut known: Vec<(String, Explanation)> = items
+        .into_iter()
+        .filter_map(|(node, kind)| match kind {
+            item::Kind::Explanation(explanation) => Some((node, explanation)),
+            _ => None,
+        })
+        .collect();
+    known.sort_by(|a, b| a.0.cmp(&b.0));
+    let (node, explanation) = match known.as_slice() {
+        [] => {
+            complete?;
+            return Err(Failure::Usage(format!(
+                "no node has a record of flow {flow}: `meshctl flows` shows those that there are; agents keep the \
+                 newest, and none over a restart"
+            )));
+        }
+        [one] => one,
+        several => {
+            let nodes = several.iter().map(|(node, _)| node.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Failure::Usage(format!(
+                "ids of flows are unique on a node, and several have a flow {flow} ({nodes}): name one by --node"
+            )));
+        }
+    };
+    show(node, explanation, screen)?;
+    // Another node may know another flow of that id; this one is told anyway.
+    if let Err(failure) = complete {
+        eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
+    }
+    Ok(Outcome::Fine)
+}
+
+fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>) -> Result<(), Failure> {
+    let Explanation { flow, policies: considered, summary } = explanation;
+    let flow = flow.clone().unwrap_or_default();
+    if screen.format != Format::Table {
+        let object = json!({
+            "node": node, "summary": summary, "flow": flows::record(&flow), "policies": policies_record(considered),
+        });
+        return Ok(screen.object(&object)?);
+    }
+    let service = match flow.service.as_str() {
+        "" => String::new(),
+        service => format!(" by service {}", words::short_service(service)),
+    };
+    let (source, destination) = (flows::end_text(flow.source.as_ref()), flows::end_text(flow.destination.as_ref()));
+    let address = flow.destination.as_ref().map(|end| end.address.as_str()).unwrap_or_default();
+    screen
+        .line(&format!("flow {} on node {node}: {source} -> {destination} {address}{service}", flow.id), Mood::Plain)?;
+    let mood = match flow.verdict() {
+        Verdict::Dropped | Verdict::Error => Mood::Bad,
+        _ => Mood::Good,
+    };
+    let words = [
+        words::verdict(flow.verdict()),
+        &flow.reason,
+        words::direction(flow.direction()),
+        words::path(flow.path()),
+        words::security(flow.security()),
+    ];
+    let words = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ");
+    screen.line(&format!("{words}; configuration {}", flow.generation), mood)?;
+    screen.line(summary, Mood::Plain)?;
+    policies_text(considered, screen)
+}
+
+/// Every policy with its rules, clauses and conditions, for people.
+pub fn policies_text<W: Write>(policies: &[ConsideredPolicy], screen: &mut Screen<W>) -> Result<(), Failure> {
+    for policy in policies {
+        let ConsideredPolicy { policy, action, scope, dry_run, decided, unknown, rules } = policy;
+        let matched = rules.iter().find(|rule| rule.matched).map(|rule| rule.rule);
+        let found = match (unknown, matched) {
+            (true, _) => "what it says is not known, so it denies".to_owned(),
+            (_, Some(rule)) => format!("rule {rule} matches"),
+            (_, None) if rules.is_empty() => "it has no rules".to_owned(),
+            (_, None) => "no rule matches".to_owned(),
+        };
+        let kind = if *dry_run { format!("{action} (dry run)") } else { action.clone() };
+        let decisive = if *decided { "decided: " } else { "" };
+        let mood = match (decided, action.as_str(), matched) {
+            (true, "ALLOW", Some(_)) => Mood::Good,
+            (true, ..) => Mood::Bad,
+            (false, ..) => Mood::Plain,
+        };
+        screen.line("", Mood::Plain)?;
+        screen.line(&format!("{policy}  {kind} {scope}  {decisive}{found}").replace("   ", "  "), mood)?;
+        for rule in rules {
+            rule_text(rule, screen)?;
+        }
+    }
+    Ok(())
+}
+
+fn rule_text<W: Write>(rule: &ConsideredRule, screen: &mut Screen<W>) -> Result<(), Failure> {
+    let ConsideredRule { rule, matched, clauses } = rule;
+    let found = if *matched { "matches" } else { "does not match" };
+    let everybody = if clauses.is_empty() { ": it has no conditions" } else { "" };
+    screen.line(&format!("  rule {rule} {found}{everybody}"), Mood::Plain)?;
+    for ConsideredClause { matched: _, matches } in clauses {
+        for (index, ConsideredMatch { matched: _, conditions }) in matches.iter().enumerate() {
+            if index > 0 {
+                screen.line("    or", Mood::Dim)?;
+            }
+            for ConsideredCondition { field, values, actual, holds } in conditions {
+                let (word, mood) = if *holds { ("yes", Mood::Plain) } else { ("no ", Mood::Bad) };
+                let actual = if actual.is_empty() { "nothing" } else { actual };
+                let values = values.join(", ");
+                screen.line(&format!("    {word}  {field} [{values}]: the connection has {actual}"), mood)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same in `-o json` and `-o yaml`. Names and words do not change.
+pub fn policies_record(policies: &[ConsideredPolicy]) -> Vec<Value> {
+    let condition =
+        |c: &ConsideredCondition| json!({ "field": c.field, "values": c.values, "actual": c.actual, "holds": c.holds });
+    let one_match = |m: &ConsideredMatch| json!({ "matched": m.matched, "conditions": m.conditions.iter().map(condition).collect::<Vec<_>>() });
+    let clause = |c: &ConsideredClause| json!({ "matched": c.matched, "matches": c.matches.iter().map(one_match).collect::<Vec<_>>() });
+    let rule = |r: &ConsideredRule| json!({ "rule": r.rule, "matched": r.matched, "clauses": r.clauses.iter().map(clause).collect::<Vec<_>>() });
+    let policy = |p: &ConsideredPolicy| {
+        let rules: Vec<_> = p.rules.iter().map(rule).collect();
+        json!({
+            "policy": p.policy, "action": p.action, "scope": p.scope, "dry_run": p.dry_run, "decided": p.decided,
+            "unknown": p.unknown, "rules": rules,
+        })
+    };
+    policies.iter().map(policy).collect()
+}
