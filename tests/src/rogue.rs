@@ -127,7 +127,7 @@ fn config(attempt: &Attempt) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-/// `None` if the library would not send that.
+/// `None` if the library would not send that, or would mend it.
 fn request(attempt: &Attempt) -> Option<Request<()>> {
     let method = Method::from_bytes(attempt.method.as_bytes()).ok()?;
     let uri = match method {
@@ -136,6 +136,9 @@ fn request(attempt: &Attempt) -> Option<Request<()>> {
     };
     let mut builder = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
     for (name, value) in &attempt.headers {
+        if name.chars().any(char::is_uppercase) {
+            return None;
+        }
         builder = builder.header(name, value);
     }
     let request = builder.body(()).ok()?;
