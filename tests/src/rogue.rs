@@ -52,6 +52,8 @@ pub struct Attempt {
 /// What became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
+    /// Its own address, by which records name it.
+    pub local: Option<SocketAddr>,
     /// connect, tls, answered, reset, closed: how far it came.
     pub how: String,
     /// Of the answer; 0 without one.
@@ -75,6 +77,11 @@ async fn run(attempt: &Attempt) -> Outcome {
         Ok(tcp) => tcp,
         Err(error) => return Outcome::failed("connect", error),
     };
+    let local = tcp.local_addr().ok();
+    Outcome { local, ..over(attempt, tcp).await }
+}
+
+async fn over(attempt: &Attempt, tcp: TcpStream) -> Outcome {
     let tls = match config(attempt) {
         Ok(config) => TlsConnector::from(config).connect(ServerName::from(attempt.to.ip()), tcp).await,
         Err(error) => return Outcome::failed("own fault", error),
