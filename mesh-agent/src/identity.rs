@@ -83,7 +83,7 @@ impl Error for SignError {
 }
 
 /// The one set of algorithms of the agent. Taken explicitly everywhere, so that no process-wide default decides.
-fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider())).clone()
 }

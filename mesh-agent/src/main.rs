@@ -10,6 +10,12 @@ mod identity;
 mod pods;
 mod private_socket;
 mod proxy;
+#[cfg(test)]
+#[path = "../../tests/src/refused.rs"]
+mod refused;
+#[cfg(test)]
+#[path = "../../tests/src/rogue.rs"]
+mod rogue;
 mod sockopt;
 mod state;
 mod telemetry;

@@ -18,7 +18,11 @@ pub struct Cast {
 impl Cast {
     /// The pods of namespace shop, with the mesh running and nobody in it.
     pub fn waiting(title: &str) -> Result<Self> {
-        let mut world = World::new(title)?;
+        Self::in_world(World::new(title)?)
+    }
+
+    /// The same in a world that was prepared.
+    pub fn in_world(mut world: World) -> Result<Self> {
         let client = world.pod("shop", "client", A)?;
         let near = world.pod("shop", "near", A)?;
         let far = world.pod("shop", "far", B)?;

@@ -52,6 +52,8 @@ pub struct Attempt {
 /// What became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
+    /// Its own address, by which records name it.
+    pub local: Option<SocketAddr>,
     /// connect, tls, answered, reset, closed: how far it came.
     pub how: String,
     /// Of the answer; 0 without one.
@@ -75,6 +77,11 @@ async fn run(attempt: &Attempt) -> Outcome {
         Ok(tcp) => tcp,
         Err(error) => return Outcome::failed("connect", error),
     };
+    let local = tcp.local_addr().ok();
+    Outcome { local, ..over(attempt, tcp).await }
+}
+
+async fn over(attempt: &Attempt, tcp: TcpStream) -> Outcome {
     let tls = match config(attempt) {
         Ok(config) => TlsConnector::from(config).connect(ServerName::from(attempt.to.ip()), tcp).await,
         Err(error) => return Outcome::failed("own fault", error),
@@ -127,7 +134,7 @@ fn config(attempt: &Attempt) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-/// `None` if the library would not send that.
+/// `None` if the library would not send that, or would mend it.
 fn request(attempt: &Attempt) -> Option<Request<()>> {
     let method = Method::from_bytes(attempt.method.as_bytes()).ok()?;
     let uri = match method {
@@ -136,6 +143,9 @@ fn request(attempt: &Attempt) -> Option<Request<()>> {
     };
     let mut builder = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
     for (name, value) in &attempt.headers {
+        if name.chars().any(char::is_uppercase) {
+            return None;
+        }
         builder = builder.header(name, value);
     }
     let request = builder.body(()).ok()?;

@@ -32,6 +32,7 @@ const PROGRAMS: &[Program] = &[
     Program { binary: "redis-server", package: "redis-server", why: "a pod" },
     Program { binary: "redis-cli", package: "redis-tools", why: "a pod" },
     Program { binary: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
+    Program { binary: "openssl", package: "openssl", why: "signs certificates as nobody should" },
     Program { binary: "nft", package: "nftables", why: "closes ports to break connections on purpose" },
     XZ,
 ];

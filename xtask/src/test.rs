@@ -1,5 +1,6 @@
 //! `cargo xtask test`: builds once, then runs the tiers. What a tier leaves on the machine is a failure too.
 
+mod refused;
 mod runner;
 
 use std::{path::Path, time::Instant};
@@ -81,6 +82,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let ready = setup::run(root, if system { Scope::Everything } else { Scope::Build })?;
     let runner = Runner::choose(&ready, root);
     let mut steps = Steps::new("test");
+    refused::forget()?;
     let mut built = false;
     steps.run("build", || {
         build(&ready, &runner, root)?;
@@ -91,6 +93,9 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         for tier in tiers {
             steps.run(tier.name(), || in_tier(tier, &runner, arguments.filter.as_deref()));
         }
+        // Parts of the tests see parts of the attacks.
+        let whole = arguments.tier.is_none() && arguments.filter.is_none() && system;
+        steps.run("refused inputs", || refused::told(whole).map(Into::into));
     }
     let done = steps.finish();
     println!("  total {:.1} s", start.elapsed().as_secs_f64());

@@ -90,6 +90,12 @@ impl Authority {
         Arc::new(certificate.expect("a good chain"))
     }
 
+    /// The same as PEM: chain and key.
+    pub fn raw_pem(&self, params: CertificateParams) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        (params.signed_by(&key, &self.issuer).expect("a leaf").pem(), key.serialize_pem())
+    }
+
     /// Any leaf with its key, unchecked: what an attacker or a careless authority might present.
     pub fn raw(&self, params: CertificateParams) -> CertifiedKey {
         let key = KeyPair::generate().expect("a key");

@@ -3,6 +3,7 @@
 mod bytes;
 mod pool;
 mod refusals;
+mod refused;
 
 use std::{
     future::Future,
@@ -73,8 +74,10 @@ impl Peer {
                         count.fetch_add(1, Ordering::SeqCst);
                         let (tls, handler, codes, mut drained) = (tls.clone(), handler.clone(), codes.clone(), drained.clone());
                         serving.spawn(async move {
+                            let refused = codes.clone();
+                            let malformed = move |m: Malformed| refused.lock().expect("codes").push(m.reason);
                             let drain = async move { drop(drained.wait_for(|drained| *drained).await) };
-                            if let Err(error) = serve(tcp, tls, &ServerSettings::default(), handler, |_| {}, drain).await {
+                            if let Err(error) = serve(tcp, tls, &ServerSettings::default(), handler, malformed, drain).await {
                                 codes.lock().expect("codes").push(error.code());
                             }
                         });
@@ -92,6 +95,18 @@ impl Peer {
 
     fn crash_connections(&self) {
         self.connections.send_modify(|crashes| *crashes += 1);
+    }
+
+    /// Waits until a failure or a refusal is counted under `code`.
+    async fn told(&self, code: &str) {
+        let told = async {
+            while !self.errors.lock().expect("codes").contains(&code) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let outcome = timeout(Duration::from_secs(3), told).await;
+        let all = std::mem::take(&mut *self.errors.lock().expect("codes"));
+        assert!(outcome.is_ok(), "{code} was not told; {all:?}");
     }
 
     /// The code under which the next failure was counted.
