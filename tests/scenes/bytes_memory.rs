@@ -113,19 +113,3 @@ fn resting_readers_stop_nobody_else_on_their_connection() -> Result<()> {
         Ok(())
     })
 }
-
-#[test]
-fn tiny_writes_to_a_resting_reader_end_nothing() -> Result<()> {
-    let stage = Stage::new("tiny writes")?;
-    stage.far.serve("echo", 7000)?;
-    let held = stage.client.hold(stage.far.at(7000))?;
-    let size = 400_000;
-    let scripts =
-        [script("", [(write(size).in_chunks(1), read(size).after(6000)), (idle().then(Then::Fin), to_end())])];
-    let (grown, played) = growth(&stage, || stage.play(Way::Tunnel, &scripts, 1))?;
-    assert_eq!((played[0].server[0].read, played[0].server[0].wrong_at), (size, None), "{played:?}");
-    assert!(held.is_open()?, "another connection of the same tunnel");
-    println!("tiny writes took {} ms, {} KiB", played[0].client[0].took_ms, grown >> 10);
-    assert!(grown <= WINDOW + EACH + NOISE, "{} KiB", grown >> 10);
-    Ok(())
-}
