@@ -5,6 +5,7 @@ mod admin_socket;
 mod agent_killed;
 mod bad_object;
 mod bytes;
+mod bytes_changes;
 mod bytes_memory;
 mod bytes_random;
 mod bytes_stage;
