@@ -13,6 +13,9 @@ pub enum TunnelError {
     Connect { address: SocketAddr, source: Arc<io::Error> },
     #[error("{address} did not answer within {after:?}")]
     ConnectTimeout { address: SocketAddr, after: Duration },
+    /// The peer's agent took the stream and said nothing.
+    #[error("{address} gave no answer within {} s", .after.as_secs_f64())]
+    AnswerTimeout { address: SocketAddr, after: Duration },
     #[error("TLS with {address} failed: {source}")]
     Tls { address: SocketAddr, source: Arc<rustls::Error> },
     #[error("TLS with {address} broke off: {source}")]
@@ -66,7 +69,11 @@ impl TunnelError {
     /// The response flag of flow records and metrics. Stable.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Reset { .. } | Self::SourceGone => "CONNECT",
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::AnswerTimeout { .. }
+            | Self::Reset { .. }
+            | Self::SourceGone => "CONNECT",
             Self::Tls { .. } | Self::TlsIo { .. } | Self::TlsTimeout { .. } => "TLS_FAILURE",
             Self::Identity { .. } | Self::WrongCertificate { .. } => "IDENTITY_ERROR",
             Self::Alpn(_) | Self::Http2 { .. } => "H2_HANDSHAKE_FAILURE",
