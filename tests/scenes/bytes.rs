@@ -87,6 +87,16 @@ fn ends_arrive_as_they_were_meant() -> Result<()> {
             "reset by the one that ended",
             [(write(3).then(Then::Fin), to_end()), (idle().then(Then::Reset), idle().then(Then::Poke))],
         ),
+        // The server is told before it writes, as its own kernel would tell it.
+        script(
+            "reset by the one that ended, while nobody speaks",
+            [
+                (write(3).then(Then::Fin), to_end()),
+                (idle().then(Then::Reset), idle().after(ARRIVED)),
+                (idle(), idle().after(ARRIVED)),
+                (idle(), write(1)),
+            ],
+        ),
         script(
             "reset while the other writes",
             [(write(3), read(3)), (write(1000).then(Then::Reset), idle()), (idle(), idle().then(Then::Poke))],

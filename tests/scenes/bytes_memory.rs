@@ -2,14 +2,15 @@
 
 use std::{
     fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    A, B, NodeId,
+    A, B, NodeId, Pod,
     talk::{Ending, Then},
 };
 
@@ -55,6 +56,14 @@ fn growth<T: Send>(stage: &Stage, work: impl FnOnce() -> Result<T> + Send) -> Re
     })
 }
 
+/// Lets the kernel keep little for a pod's connections, so that it is the agents that would keep the rest.
+fn small_buffers(pod: &Pod) -> Result<()> {
+    let small = "for way in wmem rmem; do echo 4096 65536 131072 > /proc/sys/net/ipv4/tcp_$way || exit 1; done";
+    let output = pod.output(Path::new("/bin/sh"), &["-c".to_owned(), small.to_owned()], Duration::from_secs(5))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 #[test]
 fn a_resting_reader_holds_its_sender_and_costs_a_window() -> Result<()> {
     let stage = Stage::new("resting reader")?;
@@ -73,8 +82,10 @@ fn a_resting_reader_holds_its_sender_and_costs_a_window() -> Result<()> {
 #[test]
 fn a_hundred_resting_readers_cost_a_hundred_windows() -> Result<()> {
     let stage = Stage::new("hundred readers")?;
-    let (count, size) = (100, 2 * MIB + MIB / 2);
-    let one = script("", [(write(size), read(size).after(2500)), (idle().then(Then::Fin), to_end())]);
+    small_buffers(&stage.client)?;
+    small_buffers(&stage.far)?;
+    let (count, size) = (100, 3 * MIB);
+    let one = script("", [(write(size), read(size).after(3000)), (idle().then(Then::Fin), to_end())]);
     let scripts = vec![one; count as usize];
     let (grown, played) = growth(&stage, || stage.play(Way::Tunnel, &scripts, scripts.len()))?;
     for one in &played {
@@ -82,6 +93,7 @@ fn a_hundred_resting_readers_cost_a_hundred_windows() -> Result<()> {
         assert_eq!(one.server[1].end, Ending::Eof, "{one:?}");
     }
     println!("a hundred resting readers: {} MiB", grown / MIB);
+    assert!(grown > count * WINDOW / 2, "the windows were not filled: {} MiB", grown / MIB);
     assert!(grown <= count * (WINDOW + EACH) + NOISE, "{} MiB", grown / MIB);
     Ok(())
 }
@@ -112,20 +124,4 @@ fn resting_readers_stop_nobody_else_on_their_connection() -> Result<()> {
         }
         Ok(())
     })
-}
-
-#[test]
-fn tiny_writes_to_a_resting_reader_end_nothing() -> Result<()> {
-    let stage = Stage::new("tiny writes")?;
-    stage.far.serve("echo", 7000)?;
-    let held = stage.client.hold(stage.far.at(7000))?;
-    let size = 400_000;
-    let scripts =
-        [script("", [(write(size).in_chunks(1), read(size).after(6000)), (idle().then(Then::Fin), to_end())])];
-    let (grown, played) = growth(&stage, || stage.play(Way::Tunnel, &scripts, 1))?;
-    assert_eq!((played[0].server[0].read, played[0].server[0].wrong_at), (size, None), "{played:?}");
-    assert!(held.is_open()?, "another connection of the same tunnel");
-    println!("tiny writes took {} ms, {} KiB", played[0].client[0].took_ms, grown >> 10);
-    assert!(grown <= WINDOW + EACH + NOISE, "{} KiB", grown >> 10);
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Where conversations are played: the same one without a mesh, within a node, and across nodes through HBONE.
 
-use std::{fs, sync::Arc, thread, time::Duration};
+use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -50,27 +50,7 @@ impl Stage {
             Way::SameNode => (&self.client, &self.near),
             Way::Tunnel => (&self.client, &self.far),
         };
-        let app = programs_dir()?.join("mesh-test-app");
-        let file = self.world.root().join(format!("{way:?}.json"));
-        let control = self.world.root().join(format!("{way:?}.sock"));
-        let _ = fs::remove_file(&control);
-        fs::write(&file, serde_json::to_string(scripts)?)?;
-        let stage = ["--scripts", &text(&file), "--control", &text(&control)].map(str::to_owned);
-        let listening = [&["listen-to-scripts".to_owned()], &stage[..]].concat();
-        let listener = server.start(&format!("{way:?}-server"), &app, &listening)?;
-        listener.says("ready", Patience::SHORT)?;
-        let to = ["--to".to_owned(), server.ip.to_string(), "--workers".to_owned(), workers.to_string()];
-        let talking = [&["talk".to_owned()], &stage[..], &to[..]].concat();
-        let output = client.output(&app, &talking, limit).with_context(|| format!("{way:?}: {:?}", listener.log()))?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{way:?}: {errors}; the server: {}", listener.log()?);
-        let mut played = Vec::new();
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            played.push(serde_json::from_str::<Played>(line).with_context(|| format!("not a report: {line}"))?);
-        }
-        played.sort_by_key(|one| one.script);
-        ensure!(played.len() == scripts.len(), "{way:?}: {} of {} scripts", played.len(), scripts.len());
-        Ok(played)
+        play_between(self.world.root(), &format!("{way:?}"), (client, server), scripts, workers, limit)
     }
 
     /// Plays the scripts on all ways at once. What both ends heard must be the same on each, and is given.
@@ -100,6 +80,38 @@ impl Stage {
     }
 }
 
+/// Plays the scripts between two pods; `name` is for files below `root`.
+pub fn play_between(
+    root: &Path,
+    name: &str,
+    (client, server): (&Pod, &Pod),
+    scripts: &[Script],
+    workers: usize,
+    limit: Duration,
+) -> Result<Vec<Played>> {
+    let app = programs_dir()?.join("mesh-test-app");
+    let file = root.join(format!("{name}.json"));
+    let control = root.join(format!("{name}.sock"));
+    let _ = fs::remove_file(&control);
+    fs::write(&file, serde_json::to_string(scripts)?)?;
+    let stage = ["--scripts", &text(&file), "--control", &text(&control)].map(str::to_owned);
+    let listening = [&["listen-to-scripts".to_owned()], &stage[..]].concat();
+    let listener = server.start(&format!("{name}-server"), &app, &listening)?;
+    listener.says("ready", Patience::SHORT)?;
+    let to = ["--to".to_owned(), server.ip.to_string(), "--workers".to_owned(), workers.to_string()];
+    let talking = [&["talk".to_owned()], &stage[..], &to[..]].concat();
+    let output = client.output(&app, &talking, limit).with_context(|| format!("{name}: {:?}", listener.log()))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name}: {errors}; the server: {}", listener.log()?);
+    let mut played = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        played.push(serde_json::from_str::<Played>(line).with_context(|| format!("not a report: {line}"))?);
+    }
+    played.sort_by_key(|one| one.script);
+    ensure!(played.len() == scripts.len(), "{name}: {} of {} scripts", played.len(), scripts.len());
+    Ok(played)
+}
+
 /// What two runs have in common: a write that fails may have been anywhere in the stream.
 fn settled(played: &Played) -> Played {
     let settled = |heard: &Heard| match heard.settled() {
@@ -126,7 +138,7 @@ fn difference(plain: &Played, other: &Played) -> String {
     format!("without a mesh {:?}, with it {:?}", plain.broken, other.broken)
 }
 
-fn text(path: &std::path::Path) -> String {
+fn text(path: &Path) -> String {
     path.display().to_string()
 }
 

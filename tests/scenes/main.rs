@@ -6,6 +6,7 @@ mod agent_killed;
 mod audit_and_dry_run;
 mod bad_object;
 mod bytes;
+mod bytes_changes;
 mod bytes_memory;
 mod bytes_random;
 mod bytes_stage;

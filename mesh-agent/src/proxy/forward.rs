@@ -4,9 +4,13 @@
 use std::{
     future::{Future, poll_fn},
     io,
+    net::Shutdown,
     ops::Range,
     pin::{Pin, pin},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,7 +18,7 @@ use std::{
 use mesh_common::model::{Decision, Permit};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 
@@ -52,21 +56,21 @@ pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
     }
 
     /// Ready when the end is gone, also while nobody reads or writes.
-    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
-        Poll::Pending
-    }
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error>;
 }
 
 /// A socket as an end.
 pub struct Socket {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     buffer: Box<[u8]>,
     /// What of the buffer was read and not yet consumed.
     filled: Range<usize>,
+    /// Waits for an error on the socket; made when somebody asks.
+    gone: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
 }
 
 pub fn socket(stream: TcpStream) -> Socket {
-    Socket { stream, buffer: vec![0; BUFFER].into(), filled: 0..0 }
+    Socket { stream: Arc::new(stream), buffer: vec![0; BUFFER].into(), filled: 0..0, gone: None }
 }
 
 impl AsyncBufRead for Socket {
@@ -103,16 +107,32 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    /// Nothing to do: the kernel sends what it has as soon as it can.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
+    }
+}
+
+/// Returns when the socket has an error that nobody has been told of: its peer has reset it.
+async fn gone(stream: Arc<TcpStream>) -> io::Error {
+    match stream.ready(Interest::ERROR).await.and_then(|_| stream.take_error()) {
+        Ok(Some(error)) | Err(error) => error,
+        // It was told to a read or a write.
+        Ok(None) => std::future::pending().await,
     }
 }
 
@@ -125,7 +145,7 @@ pub fn refuse(stream: &TcpStream) {
 impl End for Socket {
     fn arm(&mut self, on: bool) {
         // Fails only for sockets that are gone already.
-        let _ = SockRef::from(&self.stream).set_linger(on.then_some(Duration::ZERO));
+        let _ = SockRef::from(&*self.stream).set_linger(on.then_some(Duration::ZERO));
     }
 
     fn reset(&mut self) {
@@ -134,7 +154,12 @@ impl End for Socket {
 
     fn is_sent(&self) -> bool {
         // A socket that cannot tell is gone: nothing leaves it any more.
-        sockopt::unsent(&self.stream).map_or(true, |bytes| bytes == 0)
+        sockopt::unsent(&*self.stream).map_or(true, |bytes| bytes == 0)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Self { stream, gone: waiting, .. } = self;
+        waiting.get_or_insert_with(|| Box::pin(gone(Arc::clone(stream)))).as_mut().poll(cx)
     }
 }
 

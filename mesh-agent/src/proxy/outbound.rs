@@ -1,6 +1,6 @@
 //! A connection that a pod of this node opened: original destination, route, decision or tunnel, forward.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use mesh_common::model::{Connection, Permit, Workload};
 use tokio::net::TcpStream;
@@ -19,9 +19,6 @@ use crate::{
     telemetry::{Direction, OpenFlow, Path, Security, reason},
     tunnel::{ConnectRequest, PoolKey, TunnelError},
 };
-
-/// The other end's agent answers once its application took the connection.
-const ANSWER: Duration = Duration::from_secs(20);
 
 /// `local` is the loopback address to which the kernel redirected the connection.
 pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
@@ -166,12 +163,7 @@ async fn tunnel(
         let pod = Arc::clone(&dialler);
         async move { dial::from_pod(&pod, hbone).await }
     };
-    let opened = tokio::time::timeout(ANSWER, proxy.pool.open(&key, &certificate, dial, &request)).await;
-    let Ok(opened) = opened else {
-        flow.failed(reason::CONNECT, format!("{hbone} gave no answer within {} s", ANSWER.as_secs()));
-        return refuse(&stream);
-    };
-    match opened {
+    match proxy.pool.open(&key, &certificate, dial, &request).await {
         Ok((server, tls)) => {
             flow.security = Security::MutualTls;
             flow.tls = Some((tls.version, tls.cipher));

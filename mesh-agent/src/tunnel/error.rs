@@ -17,6 +17,9 @@ pub enum TunnelError {
     Connect { address: SocketAddr, source: Arc<io::Error> },
     #[error("{address} did not answer within {after:?}")]
     ConnectTimeout { address: SocketAddr, after: Duration },
+    /// The peer's agent took the stream and said nothing.
+    #[error("{address} gave no answer within {} s", .after.as_secs_f64())]
+    AnswerTimeout { address: SocketAddr, after: Duration },
     #[error("TLS with {address} failed: {source}")]
     Tls { address: SocketAddr, source: Arc<rustls::Error> },
     #[error("TLS with {address} broke off: {source}")]
@@ -84,9 +87,11 @@ impl TunnelError {
     /// The response flag of flow records and metrics. Stable.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Reset { .. } | Self::SourceGone => {
-                reason::CONNECT
-            }
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::AnswerTimeout { .. }
+            | Self::Reset { .. }
+            | Self::SourceGone => reason::CONNECT,
             Self::Tls { source, .. } => identity::fault(source).unwrap_or(reason::TLS_FAILURE),
             Self::TlsIo { .. } | Self::TlsTimeout { .. } => reason::TLS_FAILURE,
             Self::Identity { code, .. } => code,

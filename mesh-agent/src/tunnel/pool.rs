@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use self::entries::{Inner, Lease, Turn};
 use super::{ConnectRequest, Keepalive, STREAMS, TlsFacts, TunnelError, TunnelStream, Windows};
@@ -49,6 +49,8 @@ pub struct PoolSettings {
     pub connect_timeout: Duration,
     /// For TLS.
     pub handshake_timeout: Duration,
+    /// For all of [`Pool::open`]: the peer's agent answers once its application took the connection.
+    pub answer_timeout: Duration,
     pub keepalive: Keepalive,
 }
 
@@ -65,6 +67,7 @@ impl Default for PoolSettings {
             idle_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(20),
             keepalive: Keepalive::default(),
         }
     }
@@ -77,7 +80,8 @@ impl Pool {
 
     /// Opens a stream on a pooled connection, or on a new one made with `dial`, which is called for each connection
     /// that is needed. Openers of one key share a handshake. A pooled connection that turns out dead is replaced
-    /// without notice. `certificate` is the source's; one newer than a connection's retires that connection.
+    /// without notice. `certificate` is the source's; one newer than a connection's retires that connection. It fails if there is no answer in time: a peer that
+    /// takes the stream and is silent keeps no app waiting for ever.
     pub async fn open<D, F>(
         &self,
         key: &PoolKey,
@@ -93,6 +97,23 @@ impl Pool {
             let (certificate, asked) = (Box::new(certificate.identity().clone()), Box::new(key.source.clone()));
             return Err(TunnelError::WrongCertificate { certificate, asked });
         }
+        let after = self.inner.settings.answer_timeout;
+        timeout(after, self.open_in_time(key, certificate, dial, request))
+            .await
+            .unwrap_or(Err(TunnelError::AnswerTimeout { address: key.address, after }))
+    }
+
+    async fn open_in_time<D, F>(
+        &self,
+        key: &PoolKey,
+        certificate: &Certificate,
+        dial: D,
+        request: &ConnectRequest,
+    ) -> Result<(TunnelStream, TlsFacts), TunnelError>
+    where
+        D: Fn() -> F,
+        F: Future<Output = io::Result<TcpStream>>,
+    {
         let mut tries = 0;
         loop {
             tries += 1;

@@ -178,6 +178,58 @@ async fn a_writer_waits_for_a_slow_reader() {
 }
 
 #[tokio::test]
+async fn tiny_messages_to_a_stalled_stream_end_nothing() {
+    let Pair { mut near, mut far, _peer: peer, _pool, .. } = pair().await;
+    // More frames than h2 would keep records of, in a small part of the window.
+    let count = 140_000;
+    let written = Arc::new(AtomicUsize::new(0));
+    let counter = written.clone();
+    let writing = tokio::spawn(async move {
+        for n in 0..count {
+            near.write_all(&[n as u8]).await.expect("sent");
+            counter.fetch_add(1, Ordering::SeqCst);
+            // Each byte is a frame of its own.
+            while !near.is_sent() {
+                tokio::task::yield_now().await;
+            }
+        }
+        near
+    });
+    let gathering = std::future::poll_fn(|cx| {
+        assert!(far.gather(cx), "the connection ended after {written:?} messages");
+        if written.load(Ordering::SeqCst) == count {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    });
+    timeout(6 * PATIENCE, gathering).await.expect("in time");
+    let mut near = within(writing).await.expect("sent");
+    near.shutdown().await.expect("ended");
+    let received = all(&mut far).await.expect("to the end");
+    assert_eq!(received.len(), count);
+    assert!(received.iter().enumerate().all(|(n, byte)| *byte == n as u8));
+    drop(peer);
+}
+
+#[tokio::test]
+async fn a_reset_waits_for_nobody_but_loses_nothing_that_is_sent() {
+    let Pair { mut near, mut far, _peer, _pool, .. } = pair().await;
+    near.write_all(&[7; 500_000]).await.expect("sent");
+    assert!(!near.is_sent(), "nobody has moved it yet");
+    within(async {
+        while !near.is_sent() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    near.reset();
+    let mut received = Vec::new();
+    let error = within(far.read_to_end(&mut received)).await.expect_err("reset");
+    assert_eq!((received.len(), error.kind()), (500_000, io::ErrorKind::ConnectionReset));
+}
+
+#[tokio::test]
 async fn a_lost_connection_is_not_an_end() {
     let Pair { mut near, _peer: peer, _pool, far, .. } = pair().await;
     peer.crash_connections();

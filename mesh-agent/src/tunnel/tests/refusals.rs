@@ -192,3 +192,26 @@ async fn only_connect_to_an_address_is_served() {
     }
     driver.abort();
 }
+
+#[tokio::test]
+async fn a_peer_that_never_answers_keeps_nobody_waiting() {
+    let authority = Authority::new("root");
+    let (gave_up, mut noticed) = tokio::sync::mpsc::unbounded_channel();
+    let silent = move |_: Inbound, mut respond: Respond| {
+        let gave_up = gave_up.clone();
+        async move {
+            respond.cancelled().await;
+            let _ = gave_up.send(());
+        }
+    };
+    let peer = Peer::start(authority.certificate(&cart()).server_config(), silent).await;
+    let limit = Duration::from_millis(300);
+    let pool = Pool::new(PoolSettings { answer_timeout: limit, ..PoolSettings::default() });
+    let source = Source::new(&authority, "pod-1", &peer);
+    let error = source.open(&pool).await.expect_err("nobody answers");
+    assert!(matches!(error, TunnelError::AnswerTimeout { after, .. } if after == limit), "{error}");
+    assert_eq!(error.code(), "CONNECT");
+    within(noticed.recv()).await.expect("the peer learns that it is no longer wanted");
+    // The connection itself is sound and stays for others.
+    assert_eq!((pool.connections(), peer.accepted()), (1, 1));
+}
