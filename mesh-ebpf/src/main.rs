@@ -2,6 +2,7 @@
 //! kernel is asked and told. Every path that cannot do its work refuses and counts.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "kernel helpers and contexts are raw pointers")]
 
 mod connect;

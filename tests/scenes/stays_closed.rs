@@ -50,6 +50,22 @@ fn ipv6_of_a_pod_without_it_is_refused_and_mapped_addresses_are_ipv4() -> Result
 }
 
 #[test]
+fn multipath_tcp_is_no_way_round() -> Result<()> {
+    let Cast { world, client, near, far } = Cast::meshed("mptcp")?;
+    let capture = world.capture()?;
+    for server in [&near, &far] {
+        server.serve("echo", 7000)?;
+        let report = client.dial_once(server.at(7000), &["--mptcp", "--text", "canary-on-many-paths"])?;
+        assert!(report.echoed(), "{}: {report:?}", server.name);
+        world.flow(A, "over MPTCP", |flow| {
+            flow.destination.pod == server.full_name() && flow.source.identity == client.identity()
+        })?;
+    }
+    assert!(!capture.contains(b"canary-on-many-paths")?);
+    Ok(())
+}
+
+#[test]
 fn the_agents_own_ports_are_not_for_applications() -> Result<()> {
     let Cast { world, client, near, far } = Cast::meshed("own ports")?;
     for server in [&near, &far] {

@@ -17,16 +17,24 @@ pub struct Options {
     /// A socket that can do IPv6 only
     #[arg(long)]
     v6only: bool,
+    /// A socket of Multipath TCP
+    #[arg(long)]
+    mptcp: bool,
 }
 
 /// Without options it is std's connect.
 pub fn connect(to: &SocketAddr, limit: Duration, options: &Options) -> io::Result<TcpStream> {
-    let Options { from, v6only } = options;
-    if from.is_none() && !v6only {
+    let Options { from, v6only, mptcp } = options;
+    if from.is_none() && !v6only && !mptcp {
         return TcpStream::connect_timeout(to, limit);
     }
     let family = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
+    let socket = socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        Some(if *mptcp { ipproto::MPTCP } else { ipproto::TCP }),
+    )?;
     if *v6only {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
