@@ -7,4 +7,4 @@ pub mod reason;
 
 pub use flow::{Direction, Flow, Party, Path, Security, Verdict};
 pub use flows::{FlowLog, OpenFlow};
-pub use metrics::{kernel_counters, map_entries, serve as serve_metrics};
+pub use metrics::{Metrics, kernel_counters, map_entries};

@@ -16,6 +16,7 @@ mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
 mod redirect_and_addresses;
+mod replaced;
 mod restarted;
 mod server_speaks_first;
 mod stays_closed;

@@ -1,6 +1,14 @@
 //! Hooks one pod's namespace and cgroup, swaps what serves it, and takes the hooks away.
 
-use std::{collections::HashSet, net::IpAddr, os::fd::AsFd as _, path::Path, sync::Arc};
+mod adopt;
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
 
 use mesh_common::{
     abi::MAX_PODS,
@@ -23,6 +31,8 @@ pub struct Active {
     pub pod: Arc<Pod>,
     /// As the controller knows it; whoever joined the pod may not have known it.
     pub pod_uid: String,
+    /// The socket that is served, for a successor and for mending.
+    listener: OwnedFd,
     task: AbortHandle,
 }
 
@@ -81,6 +91,7 @@ impl Hooks {
         let (index, fresh) =
             self.slot(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
         let listener = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
+        let kept = listener.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?.into();
         let listener = TcpListener::from_std(listener.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
         let epoch = self.next_epoch;
         self.next_epoch += 1;
@@ -112,7 +123,7 @@ impl Hooks {
             presence: watch::Sender::new(Presence::Redirected),
         });
         let task = self.start.start(Arc::clone(&pod), listener);
-        Ok(Active { pod, pod_uid: want.pod_uid.clone(), task })
+        Ok(Active { pod, pod_uid: want.pod_uid.clone(), listener: kept, task })
     }
 
     /// Ends what served a pod before its successor took over.
