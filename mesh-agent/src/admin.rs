@@ -19,10 +19,12 @@ use tonic::Status;
 use crate::{
     bpf::Datapath,
     control::{ControlStatus, Responder},
+    health::Readiness,
     identity::Certificates,
     pods::{PodStatus, Redirection},
     state::Store,
     telemetry::FlowLog,
+    tunnel::Pool,
 };
 
 pub use socket::serve;
@@ -41,6 +43,8 @@ pub struct Admin {
     pub pods: watch::Receiver<Vec<PodStatus>>,
     /// Set once the controller is being talked to.
     pub control: watch::Receiver<ControlStatus>,
+    pub readiness: Readiness,
+    pub pool: Arc<Pool>,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<nodemesh::Item, Status>> + Send>>;
@@ -103,7 +107,9 @@ impl Admin {
             open_connections: self.flows.open(),
             last_nack: control.last_nack.unwrap_or_default(),
             configuration_from_disk: control.from_disk,
-            ..Default::default()
+            not_ready: self.readiness.not_ready().unwrap_or_default(),
+            draining: self.readiness.draining(),
+            tunnels: u32::try_from(self.pool.connections()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -121,7 +127,7 @@ pub async fn report(mut pods: watch::Receiver<Vec<PodStatus>>, states: watch::Se
 
 /// A pod's state in the words of the link and of meshctl.
 fn pod_state(status: &PodStatus) -> nodemesh::PodState {
-    let PodStatus { namespace, name, pod_uid, redirection } = status;
+    let PodStatus { namespace, name, pod_uid, redirection, wanted: _, fault, proven } = status;
     let (redirection, message) = match redirection {
         Redirection::Disabled => (nodemesh::Redirection::Disabled, ""),
         Redirection::Pending(why) => (nodemesh::Redirection::Pending, why.as_str()),
@@ -134,7 +140,7 @@ fn pod_state(status: &PodStatus) -> nodemesh::PodState {
         pod_uid: pod_uid.clone(),
         redirection: redirection.into(),
         message: message.to_owned(),
-        fault: String::new(),
-        proven: None,
+        fault: fault.clone(),
+        proven: proven.map(Into::into),
     }
 }

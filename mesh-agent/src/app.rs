@@ -1,10 +1,16 @@
-//! Arguments in, a running agent out: opens everything in order, and waits for the signal to stop.
+//! Arguments in, a running agent out: opens everything in order, and waits until it is told to end or replaced.
+
+mod begin;
+mod drain;
 
 use std::{
     fs, io,
     io::IsTerminal as _,
-    net::IpAddr,
-    sync::{Arc, atomic::AtomicBool},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -16,17 +22,19 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
+use begin::Beginning;
+
 use crate::{
     admin::{self, Admin},
     bpf::{self, Datapath},
     config::Run,
-    control, durable,
+    control, durable, handover,
+    health::{self, Readiness},
     identity::{Certificates, Identity, SignError, Signer, Signing},
-    pods::{self, PodTable, Registry},
-    private_socket,
+    pods::{self, Ended, PodTable, Registry},
     proxy::{Proxy, Server},
     state::Store,
-    telemetry::{self, FlowLog},
+    telemetry::{self, FlowLog, Metrics},
     tunnel::{Pool, PoolSettings},
 };
 
@@ -58,9 +66,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         .with_context(|| format!("--run-dir {}", settings.places.run_dir.display()))?;
     let state = &settings.places.state_dir;
     durable::folder(state).with_context(|| format!("--state-dir {}", state.display()))?;
-    if let Some(address) = settings.metrics {
-        telemetry::serve_metrics(address)?;
-    }
+    let metrics = Metrics::install()?;
     // Before the kernel is touched: settings that cannot work leave nothing behind.
     let connection = control::Connection::new(
         &settings.controller,
@@ -68,6 +74,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         &settings.controller_ca,
         settings.token.clone(),
     )?;
+    let about = handover::About::new(&settings.node, settings.outbound_port, settings.hbone_port);
+    let takeover = handover::find(&settings.places.run_dir.join("handover.sock"), &about)?;
     let (datapath, logs) = Datapath::load(bpf::Settings {
         bpffs: settings.places.bpffs.clone(),
         cgroup: settings.places.cgroup.clone(),
@@ -83,9 +91,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     }
 
     let store = Arc::new(Store::default());
-    let ours = Arc::new(AtomicBool::new(true));
+    // Until it has taken over, the old agent writes the files.
+    let ours = Arc::new(AtomicBool::new(takeover.is_none()));
     let memory = control::Memory::recall(state, &settings.node, &store, Arc::clone(&ours))
         .with_context(|| format!("cannot read the last configuration in {}", state.display()))?;
+    let recalled = memory.recalled();
     let signer = Authority { ca: control::CaClient::new(connection.clone()), ttl: settings.certificate_ttl };
     let certificates = Certificates::new(Arc::new(signer), Default::default());
     let flows = FlowLog::new();
@@ -98,9 +108,10 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         pool: Arc::new(Pool::new(PoolSettings::default())),
         flows: Arc::clone(&flows),
         balancer: Default::default(),
+        live: Default::default(),
         hbone_port: settings.hbone_port,
     });
-    let (registry, pod_status) = Registry::new(
+    let (mut registry, seen) = Registry::new(
         pods::Settings { cgroup: settings.places.cgroup.clone(), state: state.clone() },
         Arc::clone(&datapath),
         Arc::clone(&certificates),
@@ -110,15 +121,19 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     )
     .with_context(|| format!("cannot remember pods in {}", state.display()))?;
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
+    let (drains, draining) = watch::channel(false);
+    let readiness = Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, draining };
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
         started,
         store: Arc::clone(&store),
         flows,
-        certificates,
+        certificates: Arc::clone(&certificates),
         datapath: Arc::clone(&datapath),
-        pods: pod_status.clone(),
-        control: control_seen,
+        pods: seen.pods.clone(),
+        control: control_seen.clone(),
+        readiness: readiness.clone(),
+        pool: Arc::clone(&proxy.pool),
     });
 
     let (stop, stopping) = watch::channel(false);
@@ -141,36 +156,94 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         stopping,
     );
 
+    let run_dir = &settings.places.run_dir;
+    let beginning = Beginning::new(takeover, run_dir, &certificates, control_seen, recalled);
+    let Beginning { pods: handed, sockets, before } = beginning.await?;
+    registry.begin(handed);
     let (commands, requests) = mpsc::channel(JOIN_QUEUE);
     let registry = tokio::spawn(registry.run(requests));
-    tokio::spawn(admin::report(pod_status, states));
-    tokio::spawn(copy_counters(Arc::clone(&datapath)));
+    tokio::spawn(admin::report(seen.pods, states));
+    let (admin_socket, join_socket) = (begin::listener(&sockets.admin)?, begin::listener(&sockets.joins)?);
+    let answer = |address: Option<SocketAddr>, what: &str, answers: health::Answer| -> Result<_> {
+        let Some(address) = address else { return Ok(None) };
+        let listener = health::listen(address).with_context(|| format!("--{what} {address}"))?;
+        Ok(Some(health::serve(listener, answers)))
+    };
+    let health = answer(settings.health, "health", readiness.answers())?;
+    let scraped = answer(settings.metrics, "metrics", health::metrics(metrics.clone()))?;
+    if let Some(before) = before {
+        let released = tokio::task::spawn_blocking(move || before.serving()).await?;
+        released.context("the old agent goes on, and this one does not")?;
+        ours.store(true, Ordering::Release);
+        tracing::info!("took over");
+    }
+    let offer = handover::offer(handover::Giver {
+        about,
+        commands: commands.clone(),
+        certificates,
+        sockets: Arc::new(sockets),
+    })?;
+    tokio::spawn(copy_counters(Arc::clone(&datapath), metrics));
     let events = bpf::read_events(datapath.events()?, {
         let proxy = Arc::clone(&proxy);
         move |event| proxy.kernel_refused(&event)
     });
-    let listen = |name: &str| {
-        let path = settings.places.run_dir.join(name);
-        private_socket::listen(&path).with_context(|| format!("cannot listen on {}", path.display()))
-    };
-    let (admin_socket, join_socket) = (listen("agent.sock")?, listen("cni.sock")?);
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut told = async || tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
     tracing::info!(node = settings.node, controller = settings.controller, "serving");
 
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        done = admin::serve(admin_socket, admin) => done.context("the admin socket failed"),
-        () = pods::serve_joins(join_socket, commands) => Ok(()),
-        done = events => done.context("the ring of kernel events failed"),
-        done = bpf::read_logs(logs) => done.context("the log ring of the eBPF programs failed"),
-        done = registry => done.context("the registry of pods failed"),
+    let mut work = Box::pin(async move {
+        // It ends with the work.
+        let _offer = offer;
+        tokio::select! {
+            done = admin::serve(admin_socket, admin) => done.context("the admin socket failed").map(|()| Ended::Abandoned),
+            () = pods::serve_joins(join_socket, commands) => Ok(Ended::Abandoned),
+            () = maybe(health) => Ok(Ended::Abandoned),
+            () = maybe(scraped) => Ok(Ended::Abandoned),
+            done = events => done.context("the ring of kernel events failed").map(|()| Ended::Abandoned),
+            done = bpf::read_logs(logs) => {
+                done.context("the log ring of the eBPF programs failed").map(|()| Ended::Abandoned)
+            }
+            done = registry => done.context("the registry of pods failed"),
+        }
+    });
+    let replaced = || {
+        ours.store(false, Ordering::Release);
+        control.release_link();
     };
-    tracing::info!("stopping; redirected pods stay redirected, and their new connections are refused");
+    let mut ended = tokio::select! { ended = &mut work => Some(ended), () = told() => None };
+    drains.send_replace(true);
+    if ended.is_none() {
+        tracing::info!("told to end; connections go on until they end or the deadline comes");
+        // Everything is served meanwhile, a successor too.
+        let drained = drain::drain(&proxy, settings.drain_deadline, told());
+        ended = tokio::select! { ended = &mut work => Some(ended), () = drained => None };
+    }
+    // What listened listens no more.
+    drop(work);
+    let ended = match ended {
+        Some(Ok(Ended::HandedOver)) => {
+            replaced();
+            tracing::info!("replaced; what is live goes on until it ends or the deadline comes");
+            drain::drain(&proxy, settings.drain_deadline, told()).await;
+            Ok(())
+        }
+        Some(ended) => ended.map(drop),
+        None => {
+            tracing::info!("stopping; redirected pods stay redirected, and their new connections are refused");
+            Ok(())
+        }
+    };
     stop.send_replace(true);
     control.stopped().await;
     ended
+}
+
+async fn maybe(work: Option<impl Future<Output = ()>>) {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The controller as a signer of certificates.
@@ -190,10 +263,11 @@ impl Signer for Authority {
     }
 }
 
-async fn copy_counters(datapath: Arc<Datapath>) {
+async fn copy_counters(datapath: Arc<Datapath>, metrics: Metrics) {
     let mut tick = tokio::time::interval(COUNTER_INTERVAL);
     loop {
         tick.tick().await;
+        metrics.upkeep();
         telemetry::map_entries(datapath.map_entries());
         telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
     }

@@ -58,6 +58,15 @@ pub struct Run {
     /// Serve Prometheus metrics there, as in 0.0.0.0:15020
     #[arg(long)]
     pub metrics: Option<SocketAddr>,
+    /// Serve GET /healthz/ready and /healthz/live there, as in 0.0.0.0:15021
+    #[arg(long)]
+    pub health: Option<SocketAddr>,
+    /// How long live connections may go on once the agent is replaced or told to end, in seconds
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub drain_deadline: Duration,
+    /// How often every hook is proven, in seconds
+    #[arg(long, default_value = "10", value_parser = seconds)]
+    pub audit_interval: Duration,
     /// Cluster name, as the controller has it
     #[arg(long, default_value = "Kubernetes")]
     pub cluster: String,

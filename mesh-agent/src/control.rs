@@ -15,7 +15,10 @@ mod tests;
 use std::{net::IpAddr, sync::Arc};
 
 use mesh_common::proto::nodemesh::PodState;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
 
 pub use ca::CaClient;
 pub use channel::Connection;
@@ -58,9 +61,16 @@ pub struct ControlStatus {
 #[must_use = "dropping it ends the connection to the controller"]
 pub struct Control {
     tasks: JoinSet<()>,
+    link: AbortHandle,
 }
 
 impl Control {
+    /// Ends the link: another agent speaks for the node. Configuration still arrives, since live connections are
+    /// judged by it.
+    pub fn release_link(&self) {
+        self.link.abort();
+    }
+
     /// Waits until the tasks have ended, which they do when told to shut down.
     pub async fn stopped(mut self) {
         while self.tasks.join_next().await.is_some() {}
@@ -86,10 +96,10 @@ pub fn spawn(
     tasks.spawn(discovery::run(connection.clone(), node, store, memory, status, stop(shutdown.clone())));
     let link = link::run(connection, pod_states, responder);
     let until = stop(shutdown);
-    tasks.spawn(async move {
+    let link = tasks.spawn(async move {
         tokio::select! { () = link => {}, () = until => {} }
     });
-    Control { tasks }
+    Control { tasks, link }
 }
 
 async fn stop(mut shutdown: watch::Receiver<bool>) {

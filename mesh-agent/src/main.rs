@@ -6,6 +6,8 @@ mod bpf;
 mod config;
 mod control;
 mod durable;
+mod handover;
+mod health;
 mod identity;
 mod pods;
 mod private_socket;
@@ -68,7 +70,7 @@ fn take_away(Places { cgroup, bpffs, run_dir, state_dir }: &Places) -> Result<()
         bail!("the agent still runs (pid {pid}); stop it first");
     }
     let removed = bpf::uninstall(bpffs).with_context(|| format!("cannot remove {}", bpffs.display()))?;
-    let sockets = ["agent.sock", "cni.sock"].map(|name| run_dir.join(name));
+    let sockets = ["agent.sock", "cni.sock", "handover.sock"].map(|name| run_dir.join(name));
     let files = ["configuration", "pods.json"].map(|name| state_dir.join(name));
     for path in sockets.into_iter().chain(files) {
         match fs::remove_file(&path) {

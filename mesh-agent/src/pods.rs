@@ -2,6 +2,7 @@
 //! tunnels or policies.
 
 mod cgroup;
+mod handed;
 mod hooks;
 mod join;
 mod listeners;
@@ -12,8 +13,9 @@ mod remembered;
 mod table;
 
 pub use cgroup::{agents_in, enter_agent_cgroup, remove_agent_cgroup};
+pub use handed::{HandedActive, HandedPod, HandedPods};
 pub use hooks::Start;
 pub use join::{Operation, Request, request, serve_joins};
 pub use netns::{Netns, remember_own_namespace};
-pub use registry::{PodStatus, Redirection, Registry, Settings};
+pub use registry::{Command, Ended, PodStatus, Redirection, Registry, Settings};
 pub use table::{Addresses, Pod, PodTable};

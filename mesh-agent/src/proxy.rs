@@ -4,6 +4,7 @@ mod balance;
 mod dial;
 mod forward;
 mod inbound;
+mod live;
 mod outbound;
 mod reauthorize;
 mod resolve;
@@ -29,6 +30,8 @@ use crate::{
     tunnel::Pool,
 };
 use balance::Balancer;
+use live::Counted;
+pub use live::Live;
 
 /// What every connection needs; one for the whole agent.
 pub struct Proxy {
@@ -39,6 +42,7 @@ pub struct Proxy {
     pub pool: Arc<Pool>,
     pub flows: Arc<FlowLog>,
     pub balancer: Balancer,
+    pub live: Arc<Live>,
     /// Port of the tunnel between nodes.
     pub hbone_port: u16,
 }
@@ -86,9 +90,11 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let (proxy, pod) = (Arc::clone(&proxy), Arc::clone(&pod));
+                // Here and not in the task: a drain from now on is about this connection too.
+                let counted = proxy.live.enter();
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = serve(&proxy, &pod, stream, peer) => {}
+                        () = serve(&proxy, &pod, stream, peer, &counted) => {}
                         () = pod.removed() => {}
                     }
                 });
@@ -103,13 +109,15 @@ async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
 }
 
 /// The local address tells what the connection is: `sk_lookup` left it as it was dialled.
-async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr) {
+async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, counted: &Counted) {
     // Both fail only for sockets that are gone already.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&dial::keepalive());
     let peer = canonical(peer);
     match stream.local_addr().map(canonical) {
-        Ok(local) if local.port() == proxy.hbone_port => inbound::tunnelled(proxy, pod, stream, peer, local).await,
+        Ok(local) if local.port() == proxy.hbone_port => {
+            inbound::tunnelled(proxy, pod, stream, peer, local, counted).await;
+        }
         Ok(local) if local.ip().is_loopback() => outbound::redirected(proxy, pod, stream, peer, local).await,
         Ok(local) => inbound::plaintext(proxy, pod, stream, peer, local).await,
         Err(e) => tracing::debug!(error = %e, "a connection was gone before it was served"),

@@ -29,6 +29,7 @@ mod policy_change;
 mod redirect_and_addresses;
 mod refused_certificates;
 mod refused_tunnels;
+mod replaced;
 mod restarted;
 mod rogue;
 mod server_speaks_first;

@@ -56,6 +56,11 @@ pub(crate) fn installed(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: cargo xtask setup"))
 }
 
+/// How many connections a scene under load makes: MESH_TEST_CONNECTIONS, or few enough for every day.
+pub fn load_connections() -> usize {
+    env::var("MESH_TEST_CONNECTIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000)
+}
+
 /// The process that owns the worlds made here.
 pub(crate) fn own_pid() -> u32 {
     process::id()

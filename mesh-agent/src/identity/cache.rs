@@ -8,7 +8,10 @@ use std::{
 };
 
 use mesh_common::model::{Identity, Validity};
-use rustls::RootCertStore;
+use rustls::{
+    RootCertStore,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
 use tokio::{
     sync::{Semaphore, watch},
     task::AbortHandle,
@@ -17,7 +20,7 @@ use tokio::{
 
 use super::{
     Signer,
-    certificate::Certificate,
+    certificate::{Certificate, ChainError},
     renew::{FetchError, Renewal, State},
 };
 
@@ -79,7 +82,7 @@ impl Default for Settings {
             first_retry: Duration::from_millis(100),
             last_retry: Duration::from_secs(15),
             request_timeout: Duration::from_secs(20),
-            concurrent_requests: 8,
+            concurrent_requests: 32,
         }
     }
 }
@@ -102,8 +105,23 @@ impl Certificates {
         let mut kept = self.lock();
         kept.retain(|identity, _| wanted.contains(identity));
         for identity in wanted {
-            kept.entry(identity.clone()).or_insert_with(|| self.start(identity));
+            kept.entry(identity.clone()).or_insert_with(|| self.start(identity, None));
         }
+    }
+
+    /// The certificates that can be used now, with their keys.
+    pub fn held(&self) -> Vec<Arc<Certificate>> {
+        self.lock().values().filter_map(|kept| kept.state.borrow().valid().cloned()).collect()
+    }
+
+    /// Takes a certificate and its key (PKCS#8) from an earlier agent of this node; it is checked like one that the
+    /// authority sent. To be called inside a tokio runtime.
+    pub fn adopt(&self, identity: Identity, chain: &[String], key: Vec<u8>) -> Result<(), ChainError> {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        let certificate = Certificate::new(&identity, key, chain, self.settings.roots.clone(), SystemTime::now())?;
+        let kept = self.start(identity.clone(), Some(Arc::new(certificate)));
+        self.lock().insert(identity, kept);
+        Ok(())
     }
 
     /// The certificate to use now: the newest one, never an expired one.
@@ -138,8 +156,8 @@ impl Certificates {
         self.lock().iter().map(|(identity, kept)| describe(identity, &kept.state.borrow())).collect()
     }
 
-    fn start(&self, identity: Identity) -> Kept {
-        let (sender, state) = watch::channel(State::default());
+    fn start(&self, identity: Identity, certificate: Option<Arc<Certificate>>) -> Kept {
+        let (sender, state) = watch::channel(State { certificate, failure: None });
         let renewal = Renewal {
             identity,
             signer: self.signer.clone(),

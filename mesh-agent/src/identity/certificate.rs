@@ -31,6 +31,9 @@ pub struct Certificate {
     facts: Peer,
     roots: Arc<RootCertStore>,
     key: Arc<SingleCertAndKey>,
+    /// As it came, for a successor of this agent.
+    chain: Vec<String>,
+    secret: PrivateKeyDer<'static>,
     server: Arc<ServerConfig>,
 }
 
@@ -66,6 +69,7 @@ impl Certificate {
         trusted: Option<Arc<RootCertStore>>,
         now: SystemTime,
     ) -> Result<Self, ChainError> {
+        let (text, secret) = (chain.to_vec(), key.clone_key());
         let chain = parse(chain)?;
         let tail = chain.iter().rev().take_while(|certificate| self_issued(certificate)).count();
         match (chain.len(), tail) {
@@ -90,7 +94,12 @@ impl Certificate {
         let key = CertifiedKey::from_der(sent.to_vec(), key, &provider()).map_err(ChainError::Unusable)?;
         let key = Arc::new(SingleCertAndKey::from(key));
         let server = Arc::new(server_config(client_verifier, key.clone()).map_err(ChainError::Unusable)?);
-        Ok(Self { facts, roots, key, server })
+        Ok(Self { facts, roots, key, chain: text, secret, server })
+    }
+
+    /// Chain (PEM) and private key (PKCS#8): for the successor of this agent, and nobody else.
+    pub fn secrets(&self) -> (&[String], &[u8]) {
+        (&self.chain, self.secret.secret_der())
     }
 
     pub fn identity(&self) -> &Identity {

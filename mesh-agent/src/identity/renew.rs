@@ -67,6 +67,10 @@ impl FetchError {
 impl Renewal {
     pub async fn run(self) {
         let mut failures = 0;
+        let held = self.state.borrow().valid().cloned();
+        if let Some(certificate) = held {
+            sleep_until(half_life(&certificate, SystemTime::now())).await;
+        }
         loop {
             match self.fetch().await {
                 Ok(certificate) => {

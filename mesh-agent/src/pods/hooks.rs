@@ -1,6 +1,14 @@
 //! Hooks one pod's namespace and cgroup, swaps what serves it, and takes the hooks away.
 
-use std::{collections::HashSet, os::fd::AsFd as _, path::Path, sync::Arc, time::Instant};
+mod adopt;
+
+use std::{
+    collections::HashSet,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use mesh_common::{
     abi::MAX_PODS,
@@ -28,6 +36,8 @@ pub struct Active {
     /// As the controller knows it; whoever joined the pod may not have known it.
     pub pod_uid: String,
     probe_ports: Vec<u16>,
+    /// The socket that is served, for a successor and for mending.
+    listener: OwnedFd,
     task: AbortHandle,
 }
 
@@ -87,15 +97,9 @@ impl Hooks {
         let (index, fresh) =
             self.slot(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
         let listener = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
+        let kept = listener.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?.into();
         let listener = TcpListener::from_std(listener.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
-        let open = match listeners::listening(netns) {
-            Ok(ports) => Some(ports.into_iter().collect::<Vec<u16>>()),
-            Err(e) => {
-                let why = "cannot see which ports are open; closed ones will look open at first";
-                tracing::warn!(namespace = want.namespace, pod = want.name, error = %e, why);
-                None
-            }
-        };
+        let open = open_ports(netns, &want.namespace, &want.name);
         let epoch = self.next_epoch;
         self.next_epoch += 1;
         let hooks = PodHooks {
@@ -129,13 +133,18 @@ impl Hooks {
             listener_closed: Notify::new(),
             presence: watch::Sender::new(Presence::Redirected),
         });
-        // What opened or closed before the kernel knew the pod.
-        pod.listener_closed();
-        tokio::spawn(listeners::follow(Arc::clone(&self.datapath), Arc::clone(&pod)));
-        let task = self.start.start(Arc::clone(&pod), listener);
+        let task = self.begin(&pod, listener);
         let hook_ms = started.elapsed().as_secs_f64() * 1000.0;
         tracing::info!(namespace = pod.namespace, pod = pod.name, index, epoch, hook_ms, "pod hooked");
-        Ok(Active { pod, pod_uid: want.pod_uid.clone(), probe_ports: want.probe_ports.clone(), task })
+        Ok(Active { pod, pod_uid: want.pod_uid.clone(), probe_ports: want.probe_ports.clone(), listener: kept, task })
+    }
+
+    /// Serves a pod that is hooked.
+    fn begin(&self, pod: &Arc<Pod>, listener: TcpListener) -> AbortHandle {
+        // What opened or closed before the kernel knew the pod.
+        pod.listener_closed();
+        tokio::spawn(listeners::follow(Arc::clone(&self.datapath), Arc::clone(pod)));
+        self.start.start(Arc::clone(pod), listener)
     }
 
     /// The ports that the kubelet may probe, if they are others than before.
@@ -185,5 +194,17 @@ impl Hooks {
         }
         let used: HashSet<u32> = known.into_iter().map(|(_, entry)| entry.index).collect();
         (0..MAX_PODS).find(|index| !used.contains(index)).map(|index| (index, true))
+    }
+}
+
+/// The ports on which somebody in the namespace listens; `None`: it cannot be known, and the log says why.
+fn open_ports(netns: &Netns, namespace: &str, pod: &str) -> Option<Vec<u16>> {
+    match listeners::listening(netns) {
+        Ok(ports) => Some(ports.into_iter().collect()),
+        Err(e) => {
+            let why = "cannot see which ports are open; closed ones will look open at first";
+            tracing::warn!(namespace, pod, error = %e, why);
+            None
+        }
     }
 }

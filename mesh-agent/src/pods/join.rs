@@ -10,7 +10,8 @@ use std::{
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::net::{
@@ -25,6 +26,8 @@ use super::registry::Command;
 /// Longest request; names of Kubernetes and paths fit many times.
 const LONGEST: usize = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How soon a request is repeated that met an agent which is being replaced.
+const AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +56,9 @@ struct Reply {
     ok: bool,
     #[serde(default)]
     error: String,
+    /// Another agent takes over this moment: the same request will be answered by it.
+    #[serde(default)]
+    again: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +73,19 @@ pub enum JoinError {
     Refused(String),
 }
 
-/// Asks the agent at `socket`; `netns` goes along for `add`.
+/// Asks the agent at `socket`; `netns` goes along for `add`. While one agent replaces another, it asks again.
 pub fn request(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>) -> Result<(), JoinError> {
+    let start = Instant::now();
+    loop {
+        match ask(socket, request, netns)? {
+            Reply { ok: true, .. } => return Ok(()),
+            Reply { again: true, .. } if start.elapsed() < PATIENCE => thread::sleep(AGAIN),
+            Reply { error, .. } => return Err(JoinError::Refused(error)),
+        }
+    }
+}
+
+fn ask(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>) -> Result<Reply, JoinError> {
     let mut stream =
         UnixStream::connect(socket).map_err(|source| JoinError::Connect { path: socket.to_owned(), source })?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -85,8 +102,7 @@ pub fn request(socket: &Path, request: &Request, netns: Option<BorrowedFd<'_>>) 
     stream.write_all(&line[sent..])?;
     let mut answer = String::new();
     stream.take(LONGEST as u64).read_to_string(&mut answer)?;
-    let reply: Reply = serde_json::from_str(&answer)?;
-    if reply.ok { Ok(()) } else { Err(JoinError::Refused(reply.error)) }
+    Ok(serde_json::from_str(&answer)?)
 }
 
 /// Serves joins for ever: without descriptors to spare, pods wait, and no connection suffers.
@@ -121,32 +137,40 @@ async fn answer(stream: tokio::net::UnixStream, commands: mpsc::Sender<Command>)
     let (mut stream, request) = received.await.map_err(io::Error::other)??;
     let result = match request {
         Ok((request, netns)) => perform(request, netns, &commands).await,
-        Err(why) => Err(why),
+        Err(why) => Err(Refusal { why, again: false }),
     };
     let reply = match result {
         Ok(()) => Reply { ok: true, ..Reply::default() },
-        Err(error) => Reply { error, ..Reply::default() },
+        Err(Refusal { why, again }) => Reply { error: why, again, ..Reply::default() },
     };
     let mut line = serde_json::to_vec(&reply)?;
     line.push(b'\n');
     tokio::task::spawn_blocking(move || stream.write_all(&line)).await.map_err(io::Error::other)?
 }
 
-async fn perform(request: Request, netns: Option<OwnedFd>, commands: &mpsc::Sender<Command>) -> Result<(), String> {
+struct Refusal {
+    why: String,
+    again: bool,
+}
+
+async fn perform(request: Request, netns: Option<OwnedFd>, commands: &mpsc::Sender<Command>) -> Result<(), Refusal> {
+    let refused = |why| Refusal { why, again: false };
     for (field, value) in [("namespace", &request.namespace), ("name", &request.name)] {
         if value.is_empty() {
-            return Err(format!("{field}: is empty"));
+            return Err(refused(format!("{field}: is empty")));
         }
     }
     let (done, result) = tokio::sync::oneshot::channel();
     let command = match (request.operation, netns) {
         (Operation::Add, Some(netns)) => Command::Join { request, netns, done },
-        (Operation::Add, None) => return Err("add: no descriptor of a network namespace came along".to_owned()),
+        (Operation::Add, None) => {
+            return Err(refused("add: no descriptor of a network namespace came along".to_owned()));
+        }
         (Operation::Remove, _) => Command::Leave { namespace: request.namespace, name: request.name, done },
     };
-    let ended = |_| "the agent is shutting down".to_owned();
-    commands.send(command).await.map_err(|_| ended(()))?;
-    result.await.map_err(|_| ended(()))?
+    let ended = || Refusal { why: "the agent is shutting down".to_owned(), again: true };
+    commands.send(command).await.map_err(|_| ended())?;
+    result.await.map_err(|_| ended())?.map_err(refused)
 }
 
 type Received = Result<(Request, Option<OwnedFd>), String>;

@@ -1,6 +1,7 @@
 //! One task owns which pods joined and which are redirected, and brings the two together: a pod is redirected when it
 //! joined, the configuration wants it in the mesh, and its certificate is there.
 
+mod hand_over;
 mod restore;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use mesh_common::model::{Identity, LocalPod, Mode};
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Netns, PodTable, Request, cgroup,
+    HandedPods, Netns, PodTable, Request, cgroup,
     hooks::{Active, Hooks, Start},
     remembered::Remembered,
     table::{Addresses, Presence},
@@ -46,8 +47,31 @@ pub struct Settings {
 
 /// A request by the local socket.
 pub enum Command {
-    Join { request: Request, netns: OwnedFd, done: oneshot::Sender<Result<(), String>> },
-    Leave { namespace: String, name: String, done: oneshot::Sender<Result<(), String>> },
+    Join {
+        request: Request,
+        netns: OwnedFd,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    Leave {
+        namespace: String,
+        name: String,
+        done: oneshot::Sender<Result<(), String>>,
+    },
+    /// Give all pods to another agent of this node. Nothing else is done until `served` says that it serves them, and
+    /// nothing at all after that; dropped, all goes on.
+    HandOver {
+        given: oneshot::Sender<io::Result<HandedPods>>,
+        served: oneshot::Receiver<()>,
+    },
+}
+
+/// How [`Registry::run`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Another agent serves the pods.
+    HandedOver,
+    /// Nobody is left who could ask for anything.
+    Abandoned,
 }
 
 /// What the kernel does with a pod that joined.
@@ -57,6 +81,20 @@ pub struct PodStatus {
     pub name: String,
     pub pod_uid: String,
     pub redirection: Redirection,
+    /// The configuration says that it shall be redirected.
+    pub wanted: bool,
+    /// What the last audit found wrong, for people; empty: nothing.
+    pub fault: String,
+    /// When its hooks were proven last.
+    pub proven: Option<SystemTime>,
+}
+
+/// What the registry tells.
+#[derive(Debug)]
+pub struct Seen {
+    pub pods: watch::Receiver<Vec<PodStatus>>,
+    /// What is wrong with the hooks that all pods share, for people; empty: they are proven.
+    pub hooks: watch::Receiver<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +120,8 @@ pub struct Registry {
     look_at: Instant,
     remembered: Remembered,
     states: watch::Sender<Vec<PodStatus>>,
+    /// What is wrong with the hooks that all pods share.
+    shared: watch::Sender<String>,
     wake: Arc<Notify>,
 }
 
@@ -95,14 +135,26 @@ struct Joined {
     netns: Arc<Netns>,
     active: Option<Active>,
     redirection: Redirection,
+    wanted: bool,
+    fault: String,
+    proven: Option<SystemTime>,
     /// Somebody waits for its certificate and will wake the registry.
     waiting: Option<AbortHandle>,
 }
 
 impl Joined {
     fn new(pod_uid: String, cgroup: PathBuf, netns: Arc<Netns>) -> Self {
-        let (active, waiting) = (None, None);
-        Self { pod_uid, cgroup, netns, active, redirection: Redirection::Disabled, waiting }
+        Self {
+            pod_uid,
+            cgroup,
+            netns,
+            active: None,
+            redirection: Redirection::Disabled,
+            wanted: false,
+            fault: String::new(),
+            proven: None,
+            waiting: None,
+        }
     }
 }
 
@@ -123,8 +175,9 @@ impl Registry {
         store: Arc<Store>,
         table: Arc<PodTable>,
         start: Arc<dyn Start>,
-    ) -> io::Result<(Self, watch::Receiver<Vec<PodStatus>>)> {
-        let (states, seen) = watch::channel(Vec::new());
+    ) -> io::Result<(Self, Seen)> {
+        let (states, pods) = watch::channel(Vec::new());
+        let (shared, hooks) = watch::channel("its hooks were not looked at yet".to_owned());
         let registry = Self {
             remembered: Remembered::new(&settings.state)?,
             settings,
@@ -136,15 +189,22 @@ impl Registry {
             lost: BTreeMap::new(),
             look_at: Instant::now(),
             states,
+            shared,
             wake: Arc::default(),
         };
-        Ok((registry, seen))
+        Ok((registry, Seen { pods, hooks }))
     }
 
-    /// Runs until every sender of commands is gone.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut changes = self.store.subscribe();
+    /// Takes the pods of an earlier agent: those that it hands over, and those that can be found. To be called once,
+    /// inside a tokio runtime and before [`Registry::run`].
+    pub fn begin(&mut self, handed: HandedPods) {
+        self.adopt(handed);
         self.restore();
+    }
+
+    /// Runs until the pods are another agent's, or every sender of commands is gone.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Ended {
+        let mut changes = self.store.subscribe();
         loop {
             let unfinished = self.reconcile(&changes.borrow_and_update().clone());
             let wait = unfinished.into_iter().chain(self.look_again()).min();
@@ -157,10 +217,15 @@ impl Registry {
                         self.leave(namespace, name);
                         let _ = done.send(Ok(()));
                     }
-                    None => return,
+                    Some(Command::HandOver { given, served }) => {
+                        if self.hand_over(given, served).await {
+                            return Ended::HandedOver;
+                        }
+                    }
+                    None => return Ended::Abandoned,
                 },
                 () = self.wake.notified() => {}
-                changed = changes.changed() => if changed.is_err() { return },
+                changed = changes.changed() => if changed.is_err() { return Ended::Abandoned },
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
             }
         }
@@ -226,6 +291,7 @@ impl Registry {
 
         let mut again = None;
         for (key, wish) in plan {
+            let wanted = matches!(wish, Wish::Redirect(..));
             let redirection = match wish {
                 Wish::Redirect(pod, identity) => self.advance(&key, &pod, identity),
                 Wish::Leave => self.open(&key),
@@ -238,7 +304,7 @@ impl Registry {
                 if joined.redirection != redirection {
                     tracing::info!(namespace = key.0, pod = key.1, ?redirection, "redirection");
                 }
-                joined.redirection = redirection;
+                (joined.redirection, joined.wanted) = (redirection, wanted);
             }
         }
         self.report();
@@ -344,6 +410,9 @@ impl Registry {
                 name: name.clone(),
                 pod_uid: joined.active.as_ref().map_or(&joined.pod_uid, |active| &active.pod_uid).clone(),
                 redirection: joined.redirection.clone(),
+                wanted: joined.wanted,
+                fault: joined.fault.clone(),
+                proven: joined.proven,
             })
             .chain(self.lost_states())
             .collect();

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use super::{
     Proxy, dial,
     forward::{forward, refuse, socket},
+    live::Counted,
     own_party, party,
     reauthorize::denied_later,
     stranger,
@@ -21,7 +22,14 @@ use crate::{
 };
 
 /// An HBONE connection: mutual TLS, then a decision for each stream.
-pub async fn tunnelled(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+pub async fn tunnelled(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    counted: &Counted,
+) {
     let refused = |reason, why: String| {
         let own = own_party(pod, local, proxy.store.snapshot().workload(&pod.uid).map(|w| &**w));
         let mut flow = proxy.flows.begin(Direction::Inbound, stranger(peer), own);
@@ -51,8 +59,11 @@ pub async fn tunnelled(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
         flow.dropped(reason, why);
     };
     let settings = ServerSettings::default();
+    let drain = async {
+        tokio::select! { () = pod.unhooked() => {}, () = counted.drained() => {} }
+    };
     let tls = certificate.server_config();
-    let served = tunnel::serve(stream, tls, &settings, handler, malformed, pod.unhooked()).await;
+    let served = tunnel::serve(stream, tls, &settings, handler, malformed, drain).await;
     if let Err(e) = served {
         refused(e.code(), format!("{:#}", anyhow::Error::from(e)));
     }

@@ -1,20 +1,30 @@
 //! Prometheus metrics. Names and labels: Istio's for connections, the project's own with `mesh_`.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, Result};
 use metrics::{counter, gauge};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use super::flow::{Direction, Flow, Verdict};
 use mesh_common::model::ObservedAs;
 
-/// Serves `/metrics` on `address` from now on.
-pub fn serve(address: SocketAddr) -> Result<()> {
-    PrometheusBuilder::new()
-        .with_http_listener(address)
-        .install()
-        .with_context(|| format!("cannot serve metrics on {address}"))
+/// Everything that is counted from now on, as Prometheus reads it.
+#[derive(Clone)]
+pub struct Metrics(PrometheusHandle);
+
+impl Metrics {
+    /// To be called once.
+    pub fn install() -> Result<Self> {
+        PrometheusBuilder::new().install_recorder().map(Self).context("cannot count")
+    }
+
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// To be called now and then: what was observed is added up.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
 }
 
 pub(super) fn opened(direction: Direction) {

@@ -68,6 +68,8 @@ pub struct Place(Arc<Shared>);
 pub struct Failed {
     pub error: TunnelError,
     pub replaceable: bool,
+    /// The peer said that it takes no more streams on this connection, and nothing worse.
+    pub draining: bool,
 }
 
 /// Dials and shakes hands, each within its time.
@@ -143,13 +145,14 @@ impl Shared {
         // The answer is missing because the connection ended or was ending, not because the peer decided on the
         // stream. Nothing of the app's has been sent before the answer, so that asking again repeats nothing.
         let refused_stream = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let draining = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
         let replaceable = error.is_io() || (error.is_go_away() && error.is_remote()) || refused_stream;
         let error = match self.last_tls_error.get() {
             Some(tls) if !error.is_reset() => TunnelError::tls(address, tls),
             _ if error.is_reset() => TunnelError::Reset { address, source: Arc::new(error) },
             _ => TunnelError::Http2 { address, source: Arc::new(error) },
         };
-        Failed { error, replaceable }
+        Failed { error, replaceable, draining }
     }
 }
 
@@ -169,7 +172,7 @@ impl Place {
         let reason = head.headers.get(REASON_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let reason = reason.chars().take(REASON_SHOWN).collect();
         let error = TunnelError::Refused { address: shared.address, status: head.status, reason };
-        Err(Failed { error, replaceable: false })
+        Err(Failed { error, replaceable: false, draining: false })
     }
 }
 

@@ -121,7 +121,10 @@ impl Pool {
             match place.open(send, request).await {
                 Ok(stream) => return Ok((stream, shared.tls)),
                 Err(_) if shared.forgotten.load(Ordering::Acquire) => return Err(TunnelError::SourceGone),
-                Err(failed) if failed.replaceable && !fresh && tries < TRIES => self.inner.retire(key, id),
+                // An agent that drains says so to a new connection too: the next one meets its successor.
+                Err(failed) if failed.replaceable && (!fresh || failed.draining) && tries < TRIES => {
+                    self.inner.retire(key, id);
+                }
                 Err(failed) => return Err(failed.error),
             }
         }
@@ -136,6 +139,18 @@ impl Pool {
             }
             !gone
         });
+    }
+
+    /// No new streams on any connection that exists now; live ones go on, and each connection ends with its last.
+    pub fn retire_all(&self) {
+        self.inner.lock().values_mut().flat_map(|entry| &mut entry.connections).for_each(|pooled| pooled.send = None);
+    }
+
+    /// The same for the connections of one pod.
+    pub fn retire_source(&self, uid: &str) {
+        let mut entries = self.inner.lock();
+        let own = entries.iter_mut().filter(|(key, _)| key.source_pod == uid);
+        own.flat_map(|(_, entry)| &mut entry.connections).for_each(|pooled| pooled.send = None);
     }
 
     /// Connections that exist, retired ones included.

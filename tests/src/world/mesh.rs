@@ -55,6 +55,21 @@ impl World {
         Ok(())
     }
 
+    /// A second agent, which is about to take over.
+    pub fn successor(&self, node: NodeId) -> Result<Agent> {
+        let token = self.root().join(format!("token-{}", node.name()));
+        Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)
+    }
+
+    /// A second agent takes over from the one that runs, and serves when this returns. Gives the old one, which ends
+    /// when its connections have.
+    pub fn replace_agent(&mut self, node: NodeId) -> Result<Agent> {
+        let old = self.agents[node.index()].take().with_context(|| format!("agent {} does not run", node.name()))?;
+        self.restart_agent(node)?;
+        self.agent(node)?.process.says("took over", Patience::LONG)?;
+        Ok(old)
+    }
+
     /// Every pod of the node is announced once more, as a CNI plugin may.
     pub fn join_again(&self, node: NodeId) -> Result<()> {
         self.pods.iter().filter(|pod| pod.node == node).try_for_each(|pod| agent::add_pod(self.node(node), pod))

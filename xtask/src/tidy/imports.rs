@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     // It hooks pods by bpf.
     &["pods"],
     &["control", "http", "proxy"],
+    &["handover", "health"],
     &["admin"],
     // They wire the others.
     &["app"],

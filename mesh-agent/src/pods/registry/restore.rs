@@ -28,7 +28,8 @@ impl Registry {
     /// To be called once, before anything is hooked.
     pub(super) fn restore(&mut self) {
         self.hooks.remove_half_done();
-        let entries = self.remembered.load();
+        let mut entries = self.remembered.load();
+        entries.retain(|entry| !self.joined.contains_key(&(entry.namespace.clone(), entry.name.clone())));
         let known = entries.len();
         self.look_for(entries);
         self.remove_dead();
@@ -108,6 +109,9 @@ impl Registry {
             name: entry.name.clone(),
             pod_uid: entry.pod_uid.clone(),
             redirection: Redirection::Pending(format!("an earlier agent redirected it and {why}; it is refused")),
+            wanted: true,
+            fault: String::new(),
+            proven: None,
         })
     }
 

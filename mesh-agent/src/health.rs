@@ -1,0 +1,77 @@
+//! Whether this node's agent does what it is for, for the kubelet and for people. An agent is ready when its
+//! configuration is known, its hooks are proven, and every pod that shall be redirected is.
+
+mod http;
+
+use std::sync::Arc;
+
+use ::http::StatusCode;
+use tokio::sync::watch;
+
+use crate::{
+    control::ControlStatus,
+    pods::{PodStatus, Redirection},
+    telemetry,
+};
+
+pub use self::http::{Answer, listen, serve};
+
+/// What readiness follows from.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    pub control: watch::Receiver<ControlStatus>,
+    pub pods: watch::Receiver<Vec<PodStatus>>,
+    /// What is wrong with the hooks that all pods share; empty: they are proven.
+    pub hooks: watch::Receiver<String>,
+    pub draining: watch::Receiver<bool>,
+}
+
+impl Readiness {
+    pub fn draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// What is missing or wrong, for people; `None`: ready.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.draining() {
+            return Some("it ends: no more work for it".to_owned());
+        }
+        let ControlStatus { synced, from_disk, .. } = *self.control.borrow();
+        if !synced && !from_disk {
+            return Some("no configuration yet: the controller has not answered, and none is on the disk".to_owned());
+        }
+        let hooks = self.hooks.borrow().clone();
+        if !hooks.is_empty() {
+            return Some(hooks);
+        }
+        let pods = self.pods.borrow();
+        let mut wrong = pods.iter().filter_map(|pod| {
+            let why = match &pod.redirection {
+                Redirection::Pending(why) if pod.wanted => why,
+                Redirection::Failed(why) => why,
+                Redirection::Pending(_) | Redirection::Disabled | Redirection::Enabled => return None,
+            };
+            Some(format!("pod {}/{}: {why}", pod.namespace, pod.name))
+        });
+        let first = wrong.next()?;
+        let more = wrong.count();
+        Some(if more == 0 { first } else { format!("{first} (and {more} more pods)") })
+    }
+
+    /// The answers of the health endpoint.
+    pub fn answers(self) -> Answer {
+        Arc::new(move |path| match path {
+            "/healthz/live" => Some((StatusCode::OK, "alive\n".to_owned())),
+            "/healthz/ready" => Some(match self.not_ready() {
+                None => (StatusCode::OK, "ready\n".to_owned()),
+                Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+            }),
+            _ => None,
+        })
+    }
+}
+
+/// The answers of the metrics endpoint.
+pub fn metrics(metrics: telemetry::Metrics) -> Answer {
+    Arc::new(move |path| (path == "/metrics").then(|| (StatusCode::OK, metrics.render())))
+}

@@ -1,0 +1,168 @@
+//! An agent is replaced while its pods work: no new connection is refused, and live ones end by themselves.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::{A, B, End, Patience, Place, eventually, load_connections};
+
+use crate::cast::Cast;
+
+/// Connections in a row of one process of a client.
+const ROW: &str = "20";
+
+/// Dials over and over until told to stop; every connection must be answered.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    clients: Vec<thread::JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    fn start(clients: &[(&'static str, &Place, SocketAddr)]) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let clients = clients.iter().map(|(what, place, to)| {
+            let (what, place, to, stop, done) = (*what, (*place).clone(), *to, Arc::clone(&stop), Arc::clone(&done));
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    for report in place.dial(to, &["--text", "hello", "--count", ROW])? {
+                        let number = done.fetch_add(1, Ordering::Relaxed);
+                        ensure!(report.echoed(), "{what}: connection {number}: {report:?}");
+                    }
+                }
+                Ok(())
+            })
+        });
+        Self { clients: clients.collect(), stop, done }
+    }
+
+    fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Until so many more were answered; an error if a client gave up.
+    fn until(&self, count: usize) -> Result<()> {
+        let patience = Patience::LONG.within(Duration::from_secs(60));
+        eventually("connections are answered", patience, || {
+            let given_up = self.clients.iter().any(thread::JoinHandle::is_finished);
+            Ok((given_up || self.done() >= count).then_some(()))
+        })
+    }
+
+    fn finish(self) -> Result<usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(self.done.load(Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn no_new_connection_is_refused_over_five_replacements() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::meshed("replaced")?;
+    let stranger = world.pod("legacy", "stranger", B)?;
+    let back = world.pod("shop", "back", B)?;
+    world.wait_for(std::slice::from_ref(&back), true)?;
+    for server in [&near, &far] {
+        server.serve("echo", 7000)?;
+    }
+    assert!(back.say(near.at(7000), "hello")?.echoed());
+
+    let load = Load::start(&[
+        ("same node", &client, near.at(7000)),
+        ("to another node", &client, far.at(7000)),
+        ("to another node, the other way", &near, far.at(7000)),
+        ("from another node", &back, near.at(7000)),
+        ("plaintext", &stranger, near.at(7000)),
+        ("the node itself", &world.node(A).host, near.at(7000)),
+    ]);
+    let count = load_connections();
+    let mut old = Vec::new();
+    for replacement in 1..=5 {
+        load.until(count * replacement / 6)?;
+        let start = Instant::now();
+        old.push(world.replace_agent(A)?);
+        println!("replacement {replacement} after {} connections took {:?}", load.done(), start.elapsed());
+    }
+    load.until(count)?;
+    let done = load.finish()?;
+    println!("{done} connections across 5 replacements: none refused");
+    assert!(done >= count);
+    // Each of the old ones had nothing left to do.
+    for agent in old {
+        let status = eventually("a replaced agent ends", Patience::LONG, || agent.process.ended())?;
+        assert!(status.success(), "{status}");
+    }
+    assert_eq!(world.redirected(A)?.len(), 2);
+    Ok(())
+}
+
+#[test]
+fn live_connections_outlive_the_agent_until_the_deadline() -> Result<()> {
+    let mut world = mesh_tests::World::new("drained")?;
+    world.agent_options.push("--drain-deadline=3".to_owned());
+    let client = world.pod("shop", "client", A)?;
+    let near = world.pod("shop", "near", A)?;
+    let far = world.pod("shop", "far", B)?;
+    world.start()?;
+    world.mesh("shop")?;
+    near.serve("echo", 7000)?;
+    far.serve("echo", 7000)?;
+    let held = [client.hold(far.at(7000))?, client.hold(near.at(7000))?, far.hold(near.at(7000))?];
+    let old = world.replace_agent(A)?;
+    let start = Instant::now();
+    // The old agent carries what is live, the new one what is new.
+    while start.elapsed() < Duration::from_secs(2) {
+        assert!(client.say(far.at(7000), "new")?.echoed());
+        for held in &held {
+            assert!(held.is_open()?);
+        }
+    }
+    assert!(old.process.ended()?.is_none(), "it drains");
+    let refused = world.uninstall_under_way(A).expect_err("agents run");
+    assert!(format!("{refused:#}").contains("stop it first"), "{refused:#}");
+    for held in held {
+        let end = held.ended(Patience::SHORT)?;
+        assert_eq!(end.end, End::Reset, "{end:?}");
+    }
+    let status = eventually("the old agent ends", Patience::SHORT, || old.process.ended())?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
+
+#[test]
+fn a_successor_that_dies_changes_nothing() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::meshed("successor dies")?;
+    near.serve("echo", 7000)?;
+    far.serve("echo", 7000)?;
+    let held = client.hold(far.at(7000))?;
+    let load = Load::start(&[("same node", &client, near.at(7000)), ("to another node", &client, far.at(7000))]);
+    let mut died = 0;
+    // At any moment of its start.
+    for milliseconds in [5, 20, 40, 60, 80, 100, 130, 170] {
+        let successor = world.successor(A)?;
+        thread::sleep(Duration::from_millis(milliseconds));
+        if successor.process.log()?.contains("took over") {
+            break;
+        }
+        successor.process.kill()?;
+        died += 1;
+        ensure!(world.agent(A)?.process.ended()?.is_none(), "the old one goes on after {milliseconds} ms");
+    }
+    load.finish().context("while successors died")?;
+    assert!(died > 1, "none was killed in time");
+    assert!(held.is_open()?);
+    let old = world.replace_agent(A)?;
+    assert!(held.is_open()?);
+    assert!(client.say(far.at(7000), "after all")?.echoed());
+    drop(old);
+    Ok(())
+}
