@@ -11,6 +11,9 @@ use crate::bytes_stage::{Stage, Words, idle, script, to_end};
 /// What a socket takes while nobody reads, on every way.
 const UNREAD: u64 = 32 * 1024;
 
+/// Milliseconds, more than the 40 for which a receiver may keep an acknowledgement back and a sender its bytes.
+const ARRIVED: u64 = 100;
+
 /// A generator (SplitMix64): the same seed, the same scripts.
 struct Dice(u64);
 
@@ -49,7 +52,7 @@ fn random(seed: u64) -> Script {
     // From the client, from the server.
     let mut streams = [Stream::default(); 2];
     for _ in 0..=dice.roll(5) {
-        let mut turns = [idle(), idle()].map(|turn| turn.with(dice.style(seed % 2 == 0)));
+        let mut turns = [idle(), idle()].map(|turn| turn.with(dice.style(seed.is_multiple_of(2))));
         let mut wrote = [0; 2];
         for side in 0..2 {
             if !streams[side].ended && dice.roll(4) > 0 {
@@ -92,9 +95,17 @@ fn ending(dice: &mut Dice, streams: [Stream; 2]) -> Vec<(Turn, Turn)> {
     let pair = |one: Turn, other: Turn| if first == 0 { (one, other) } else { (other, one) };
     match dice.roll(4) {
         // What was written has arrived before it is thrown away: else a reset may overtake it on any network.
-        0 => vec![(idle().after(30), idle().after(30)), pair(idle().then(Then::Reset), idle()), pair(idle(), to_end())],
+        0 => vec![
+            (idle().after(ARRIVED), idle().after(ARRIVED)),
+            pair(idle().then(Then::Reset), idle()),
+            pair(idle(), to_end()),
+        ],
         1 if streams[1 - first].unread > 0 => {
-            vec![(idle().after(30), idle().after(30)), pair(idle().then(Then::Close), idle()), pair(idle(), to_end())]
+            vec![
+                (idle().after(ARRIVED), idle().after(ARRIVED)),
+                pair(idle().then(Then::Close), idle()),
+                pair(idle(), to_end()),
+            ]
         }
         2 => vec![
             pair(idle().then(Then::Fin), to_end()),

@@ -9,12 +9,9 @@ use std::{
 
 use mesh_common::abi::{SOURCE_NET, SPREAD_MASK};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
-use super::forward::refuse;
+use super::forward::{self, refuse};
 use crate::{bpf::Datapath, pods::Pod, sockopt};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,7 +23,7 @@ pub async fn application(
     pod: &Pod,
     target: SocketAddr,
     client: SocketAddr,
-) -> io::Result<TcpStream> {
+) -> io::Result<forward::Socket> {
     let from = match target {
         SocketAddr::V4(_) => IpAddr::V4(spread(client)),
         // From ::1 no route leads to an address that is bound to a device: the kernel chooses the pod's own on it.
@@ -44,7 +41,7 @@ pub async fn attested(
     source: &Pod,
     target_pod: &Pod,
     target: SocketAddr,
-) -> io::Result<TcpStream> {
+) -> io::Result<forward::Socket> {
     let socket = socket(source, published(source, target)?)?;
     datapath
         .attest(&socket, (source.index, source.epoch), (target_pod.index, target_pod.epoch), target)
@@ -54,17 +51,23 @@ pub async fn attested(
 
 /// The kernel clears the mark if it cannot act on it. The application would take such a connection for one from its own
 /// loopback, or the target's agent for one without identity.
-fn still_marked(datapath: &Datapath, stream: TcpStream) -> io::Result<TcpStream> {
-    if datapath.is_marked(&stream).map_err(io::Error::other)? {
-        return Ok(stream);
+fn still_marked(datapath: &Datapath, connected: Connected) -> io::Result<forward::Socket> {
+    if datapath.is_marked(&connected.stream).map_err(io::Error::other)? {
+        return Ok(connected.into());
     }
-    refuse(&stream);
+    refuse(&connected.stream);
     Err(io::Error::other("the kernel's table of connections is full; see the counters PENDING_FULL and ATTEST_FULL"))
 }
 
 /// To anywhere, from the source pod's namespace and address.
-pub async fn from_pod(source: &Pod, target: SocketAddr) -> io::Result<TcpStream> {
-    connect(socket(source, published(source, target)?)?, target).await
+pub async fn from_pod(source: &Pod, target: SocketAddr) -> io::Result<forward::Socket> {
+    connect(socket(source, published(source, target)?)?, target).await.map(forward::Socket::from)
+}
+
+/// The same for a tunnel.
+pub async fn tunnel_from_pod(source: &Pod, target: SocketAddr) -> io::Result<TcpStream> {
+    let Connected { stream, fault } = connect(socket(source, published(source, target)?)?, target).await?;
+    fault.map_or(Ok(stream), Err)
 }
 
 /// The source's address of the target's family.
@@ -91,11 +94,36 @@ pub fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6)
 }
 
-async fn connect(socket: Socket, target: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::from_std_stream(socket.into());
-    timeout(PATIENCE, socket.connect(target))
+/// A socket whose peer has accepted.
+struct Connected {
+    stream: TcpStream,
+    /// It was reset already. What the peer wrote before that can still be read.
+    fault: Option<io::Error>,
+}
+
+impl From<Connected> for forward::Socket {
+    fn from(Connected { stream, fault }: Connected) -> Self {
+        forward::socket(stream).with_fault(fault)
+    }
+}
+
+/// A server that answers and resets at once may have done both before we look: that is no failure to connect.
+async fn connect(socket: Socket, target: SocketAddr) -> io::Result<Connected> {
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let stream = TcpStream::from_std(socket.into())?;
+    timeout(PATIENCE, stream.writable())
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", PATIENCE.as_secs())))?
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", PATIENCE.as_secs())))??;
+    match stream.take_error()? {
+        // Before it was connected, a reset is ECONNREFUSED (tcp_reset in net/ipv4/tcp_input.c).
+        Some(error) if !matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => {
+            Err(error)
+        }
+        fault => Ok(Connected { stream, fault }),
+    }
 }
 
 /// One address of 127.128.0.0/10 for a client, so that the ports of one address are no limit.

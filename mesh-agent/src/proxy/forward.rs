@@ -65,12 +65,21 @@ pub struct Socket {
     buffer: Box<[u8]>,
     /// What of the buffer was read and not yet consumed.
     filled: Range<usize>,
+    /// What its end is if it was reset before it came here.
+    fault: Option<io::Error>,
     /// Waits for an error on the socket; made when somebody asks.
     gone: Option<Pin<Box<dyn Future<Output = io::Error> + Send>>>,
 }
 
 pub fn socket(stream: TcpStream) -> Socket {
-    Socket { stream: Arc::new(stream), buffer: vec![0; BUFFER].into(), filled: 0..0, gone: None }
+    Socket { stream: Arc::new(stream), buffer: vec![0; BUFFER].into(), filled: 0..0, fault: None, gone: None }
+}
+
+impl Socket {
+    /// The socket's error was taken already: it is told when all that came before it has been read.
+    pub fn with_fault(self, fault: Option<io::Error>) -> Self {
+        Self { fault, ..self }
+    }
 }
 
 impl AsyncBufRead for Socket {
@@ -82,7 +91,11 @@ impl AsyncBufRead for Socket {
         while this.filled.is_empty() {
             ready!(this.stream.poll_read_ready(cx))?;
             match this.stream.try_read(&mut this.buffer) {
-                Ok(0) => break,
+                Ok(0) => match this.fault.take_if(|fault| fault.kind() == io::ErrorKind::ConnectionReset) {
+                    Some(fault) => return Poll::Ready(Err(fault)),
+                    // It had ended in order before (EPIPE): `poll_gone` tells the rest.
+                    None => break,
+                },
                 Ok(length) => this.filled = 0..length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
@@ -158,7 +171,10 @@ impl End for Socket {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let Self { stream, gone: waiting, .. } = self;
+        let Self { stream, gone: waiting, fault, .. } = self;
+        if let Some(fault) = fault.take() {
+            return Poll::Ready(fault);
+        }
         waiting.get_or_insert_with(|| Box::pin(gone(Arc::clone(stream)))).as_mut().poll(cx)
     }
 }

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Proxy, dial,
-    forward::{forward, refuse, socket},
+    forward::{End, forward, refuse, socket},
     live::Counted,
     own_party, party,
     reauthorize::denied_later,
@@ -106,7 +106,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
         dialled = dial::application(&proxy.datapath, pod, authority, client) => dialled,
         () = respond.cancelled() => return flow.failed(reason::RESET, "the peer gave up while the application was dialled"),
     };
-    let server = match dialled {
+    let mut server = match dialled {
         Ok(server) => server,
         Err(e) => {
             flow.failed(reason::CONNECT, e);
@@ -116,10 +116,10 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     match respond.accept() {
         Ok(stream) => {
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
-            forward(&permit, stream, socket(server), denied, &mut flow).await;
+            forward(&permit, stream, server, denied, &mut flow).await;
         }
         Err(e) => {
-            refuse(&server);
+            server.reset();
             flow.failed(reason::RESET, format!("the peer gave up: {e}"));
         }
     }
@@ -136,7 +136,7 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     match dial::application(&proxy.datapath, pod, local, peer).await {
         Ok(server) => {
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
-            forward(&permit, socket(stream), socket(server), denied, &mut flow).await;
+            forward(&permit, socket(stream), server, denied, &mut flow).await;
         }
         Err(e) => {
             // Its listener closed unseen: it was older than the agent.

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Proxy, dial,
-    forward::{End, forward, refuse, socket},
+    forward::{End, Socket, forward, refuse, socket},
     own_party, party,
     reauthorize::denied_later,
     resolve::{Resolved, Route, resolve},
@@ -125,7 +125,7 @@ async fn local_pod(
     match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
         Ok(server) => {
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
-            forward(&permit, socket(stream), socket(server), denied, &mut flow).await;
+            forward(&permit, socket(stream), server, denied, &mut flow).await;
         }
         Err(e) => {
             flow.failed(reason::CONNECT, e);
@@ -161,7 +161,7 @@ async fn tunnel(
     let dialler = Arc::clone(pod);
     let dial = move || {
         let pod = Arc::clone(&dialler);
-        async move { dial::from_pod(&pod, hbone).await }
+        async move { dial::tunnel_from_pod(&pod, hbone).await }
     };
     match proxy.pool.open(&key, &certificate, dial, &request).await {
         Ok((server, tls)) => {
@@ -189,9 +189,9 @@ async fn tunnel(
 }
 
 /// Connections on which this agent has no decision to make: their destination is outside the mesh or decides itself.
-async fn outside_policy(stream: TcpStream, dialled: std::io::Result<TcpStream>, mut flow: OpenFlow) {
+async fn outside_policy(stream: TcpStream, dialled: std::io::Result<Socket>, mut flow: OpenFlow) {
     match dialled {
-        Ok(server) => outside_policy_of(stream, socket(server), flow).await,
+        Ok(server) => outside_policy_of(stream, server, flow).await,
         Err(e) => {
             flow.failed(reason::CONNECT, e);
             refuse(&stream);

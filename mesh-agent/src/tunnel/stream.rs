@@ -212,7 +212,9 @@ impl AsyncWrite for TunnelStream {
             return Poll::Ready(Ok(()));
         }
         this.shut = true;
-        match this.send.send_data(Bytes::new(), true) {
+        // The end counts as unsent, too: a reset must not overtake it.
+        let end = Piece { bytes: Box::default(), _unsent: this.unsent.clone() };
+        match this.send.send_data(Bytes::from_owner(end), true) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(_) => Poll::Ready(Err(this.write_error(cx))),
         }
