@@ -139,6 +139,16 @@ fn open_connections_edges_and_identities() -> Result<()> {
     assert_eq!((&inbound["source"]["pod"], &inbound["security"]), (&"client".into(), &"mutual_tls".into()));
     world.apply("allow", &policy("allow", "far", "ALLOW", "[]"))?;
     held.ended(mesh_tests::Patience::SHORT)?;
+    // It is explained by what ended it, not by what had permitted it.
+    let ended = world.flow(B, "that was ended", |flow| flow.verdict == "dropped" && flow.bytes_sent > 0)?;
+    let explanation = explained(&world, B, ended.id)?;
+    let policy = &explanation["policies"][0];
+    assert_eq!(
+        (&policy["decided"], policy["rules"].as_array().map(Vec::len)),
+        (&true.into(), Some(0)),
+        "{explanation}"
+    );
+    assert!(!summary(&explanation).contains("Since then"), "{explanation}");
     assert!(client.say(far.at(7000), "hello")?.turned_away());
     eventually("the edge counts both refusals", mesh_tests::Patience::SHORT, || {
         Ok((numbers(&edge(&world, B, "far")?) == [Some(3), Some(0), Some(2), Some(0)]).then_some(()))

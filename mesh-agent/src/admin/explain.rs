@@ -1,7 +1,7 @@
 //! How one connection was decided: from what its record kept, not from what the configuration says now.
 
 use mesh_common::{
-    model::{Action, Considered, Known, PolicyName, Scope},
+    model::{Action, Considered, Known, PolicyName},
     proto::nodemesh::{
         ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
         Explanation,
@@ -97,8 +97,8 @@ fn since(flow: &Flow, considered: &[Considered], snapshot: &Snapshot) -> Option<
 pub fn policy(considered: Considered) -> ConsideredPolicy {
     let Considered { name, known, decided, rules } = considered;
     let (action, scope, dry_run) = match known {
-        Some(Known { action: Action::Deny, scope, dry_run, strict: true }) => ("STRICT", scope_name(scope), dry_run),
-        Some(Known { action, scope, dry_run, strict: _ }) => (action.name(), scope_name(scope), dry_run),
+        Some(Known { action: Action::Deny, scope, dry_run, strict: true }) => ("STRICT", scope.name(), dry_run),
+        Some(Known { action, scope, dry_run, strict: _ }) => (action.name(), scope.name(), dry_run),
         None => ("", "", false),
     };
     let rules = rules.into_iter().enumerate().map(|(number, rule)| ConsideredRule {
@@ -127,12 +127,4 @@ fn clause(clause: mesh_common::model::ConsideredClause) -> ConsideredClause {
             .collect(),
     });
     ConsideredClause { matched: clause.matched, matches: matches.collect() }
-}
-
-fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Global => "global",
-        Scope::Namespace => "namespace",
-        Scope::WorkloadSelector => "workload",
-    }
 }
