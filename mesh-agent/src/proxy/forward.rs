@@ -77,7 +77,7 @@ impl End for TunnelStream {
     }
 }
 
-/// Forwards what was permitted, and writes bytes and outcome into the flow. `denied` resolves if a later change denies
+/// Forwards what was permitted, counts the bytes in the flow and writes the outcome into it. `denied` resolves if a later change denies
 /// the connection.
 pub async fn forward(
     _permit: &Permit,
@@ -120,7 +120,6 @@ pub async fn forward(
         })
         .await
     };
-    (flow.sent, flow.received) = (there.bytes, back.bytes);
     match outcome {
         Ok(()) => {
             client.arm(false);

@@ -61,7 +61,7 @@ fn connections_are_listed_while_they_are_forwarded_and_found_afterwards() {
     let [(_, totals, 1)] = log.edges()[..] else { panic!("one edge with one open connection") };
     assert_eq!((totals.connections, totals.sent), (1, 5));
     let id = open.id;
-    open.sent = 7;
+    live.sent.store(7, std::sync::atomic::Ordering::Relaxed);
     drop(open);
     assert!(log.connections().is_empty());
     assert_eq!(log.find(id).expect("written").sent, 7);
