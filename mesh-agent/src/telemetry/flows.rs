@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Records that are kept for `meshctl flows` without `-f`.
-const KEPT: usize = 8192;
+pub(super) const KEPT: usize = 8192;
 /// Records that a slow follower may lag behind before it loses some; the loss is told.
 const FEED: usize = 4096;
 /// Edges whose totals are kept; beyond, those that were silent for longest make room.
