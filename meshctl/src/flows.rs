@@ -62,7 +62,6 @@ pub struct Arguments {
     /// Only those that ended within this time: 30s, 5m, 2h, 1d
     #[arg(long, value_name = "TIME", value_parser = words::duration)]
     since: Option<Duration>,
-    /// Source or destination is in it
     #[command(flatten)]
     namespaces: Namespaces,
     /// Source or destination is this pod: NAME or NAMESPACE/NAME
@@ -74,6 +73,7 @@ pub struct Arguments {
     /// The destination is this pod
     #[arg(long, value_name = "POD", value_parser = pod)]
     to: Option<String>,
+    /// How it ended
     #[arg(long, value_enum, ignore_case = true)]
     verdict: Option<VerdictFilter>,
     /// As the reporting node saw it

@@ -46,18 +46,33 @@ struct Arguments {
 #[derive(Debug, Args)]
 struct Common {
     /// Socket of an agent to ask; may be given several times [default: /run/nodemesh/agent.sock if it is there]
-    #[arg(long, global = true, env = "MESH_AGENT_SOCKET", value_name = "PATH", value_delimiter = ',')]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Whom to ask",
+        env = "MESH_AGENT_SOCKET",
+        value_name = "PATH",
+        value_delimiter = ','
+    )]
     agent: Vec<PathBuf>,
     /// Socket of the controller to ask, which asks every agent in turn
-    #[arg(long, global = true, env = "MESH_CONTROLLER_SOCKET", value_name = "PATH")]
+    #[arg(long, global = true, help_heading = "Whom to ask", env = "MESH_CONTROLLER_SOCKET", value_name = "PATH")]
     controller: Option<PathBuf>,
     /// Only this node
-    #[arg(long, global = true, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Whom to ask",
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     node: String,
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    /// How to write the answer
+    #[arg(short, long, global = true, help_heading = "Output", value_enum, default_value_t)]
     output: Format,
     /// No colours, although a terminal shows them
-    #[arg(long, global = true, env = "NO_COLOR", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    #[arg(long, global = true, help_heading = "Output", env = "NO_COLOR", value_parser = FalseyValueParser::new(), hide_env_values = true)]
     no_color: bool,
 }
 

@@ -15,6 +15,10 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  meshctl status
+  meshctl status --verbose --node node-a      # with the kernel's counters
+  meshctl status -o json                      # exit code 1: something is wrong")]
 pub struct Arguments {
     /// The verdict counters of the kernel programs too
     #[arg(short, long)]

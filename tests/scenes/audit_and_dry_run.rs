@@ -84,6 +84,13 @@ fn they_refuse_nobody_and_say_what_they_saw() -> Result<()> {
         let authz = stage.world.authz("shop/client", server, 7000)?;
         assert_eq!((authz.verdict.as_str(), authz.policy.as_str()), ("forwarded", ""), "{authz:?}");
     }
+    for list in
+        [stage.world.ask_agent(A, &["config", "policies"])?, stage.world.ask_controller(&["config", "policies"])?]
+    {
+        let action = |name: &str| list.iter().find(|p| p["name"] == name).map(|p| p["action"].clone());
+        let both = ["audit-near", "deny-near"].map(action);
+        assert_eq!(both, ["AUDIT", "DENY (dry run)"].map(|action| Some(action.into())), "{list:?}");
+    }
     let problems = &stage.world.ask_controller(&["status"])?[0]["problems"];
     assert!(!problems.to_string().contains("AUDIT"), "{problems}");
 

@@ -91,6 +91,40 @@ fn a_refusal_is_explained_as_it_was_decided() -> Result<()> {
 }
 
 #[test]
+fn refusals_that_no_rule_of_a_policy_made_say_what_to_do() -> Result<()> {
+    let Cast { mut world, client, far, .. } = Cast::meshed("explain the rest")?;
+    let plain = world.pod("legacy", "plain", A)?;
+    let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                  metadata: { name: ask, namespace: shop }\nspec: { mtls: { mode: STRICT } }\n";
+    world.apply("strict", strict)?;
+    far.serve("echo", 7000)?;
+    let refused = |node: NodeId, reason: &str| -> Result<Value> {
+        let flow = world.flow(node, reason, |flow| flow.verdict != "forwarded" && flow.reason == reason)?;
+        explained(&world, node, flow.id)
+    };
+    assert!(plain.say(far.at(7000), "hello")?.turned_away());
+    let explanation = refused(B, "PLAINTEXT_STRICT")?;
+    assert!(summary(&explanation).contains("Put the client into the mesh"), "{explanation}");
+    let considered = &explanation["policies"][0];
+    assert_eq!((&considered["action"], &considered["decided"]), (&"STRICT".into(), &true.into()), "{considered}");
+    assert_eq!(considered["policy"], explanation["flow"]["policy"]);
+    let condition = &considered["rules"][0]["clauses"][0]["matches"][0]["conditions"][0];
+    assert_eq!((&condition["field"], &condition["actual"]), (&"notPrincipals".into(), &"".into()), "{condition}");
+
+    assert!(client.say(far.at(15008), "hello")?.turned_away());
+    let explanation = refused(A, "HBONE_PORT")?;
+    assert!(summary(&explanation).contains("Use another port"), "{explanation}");
+    assert_eq!(explanation["policies"], Value::Array(Vec::new()));
+
+    // Nobody listens there: the destination's agent tried, and tells the client's.
+    assert!(client.say(far.at(7999), "hello")?.turned_away());
+    for node in [A, B] {
+        assert!(summary(&refused(node, "CONNECT")?).contains("Does its program listen on the port"), "{node:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn open_connections_edges_and_identities() -> Result<()> {
     let Cast { mut world, client, near, far } = Cast::meshed("connections")?;
     world.apply("allow", &policy("allow", "far", "ALLOW", BY_CLIENT))?;
@@ -139,6 +173,16 @@ fn open_connections_edges_and_identities() -> Result<()> {
     assert_eq!((&inbound["source"]["pod"], &inbound["security"]), (&"client".into(), &"mutual_tls".into()));
     world.apply("allow", &policy("allow", "far", "ALLOW", "[]"))?;
     held.ended(mesh_tests::Patience::SHORT)?;
+    // It is explained by what ended it, not by what had permitted it.
+    let ended = world.flow(B, "that was ended", |flow| flow.verdict == "dropped" && flow.bytes_sent > 0)?;
+    let explanation = explained(&world, B, ended.id)?;
+    let policy = &explanation["policies"][0];
+    assert_eq!(
+        (&policy["decided"], policy["rules"].as_array().map(Vec::len)),
+        (&true.into(), Some(0)),
+        "{explanation}"
+    );
+    assert!(!summary(&explanation).contains("Since then"), "{explanation}");
     assert!(client.say(far.at(7000), "hello")?.turned_away());
     eventually("the edge counts both refusals", mesh_tests::Patience::SHORT, || {
         Ok((numbers(&edge(&world, B, "far")?) == [Some(3), Some(0), Some(2), Some(0)]).then_some(()))

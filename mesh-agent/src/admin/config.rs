@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_common::{
-    model::{Scope, Tunnel},
+    model::Tunnel,
     proto::nodemesh::{self, ConfigKind, ConfigQuery, item},
 };
 use tonic::Status;
@@ -63,13 +63,8 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                 item::Kind::Policy(nodemesh::PolicyInfo {
                     namespace: p.name.namespace.clone(),
                     name: p.name.name.clone(),
-                    scope: match p.scope {
-                        Scope::Global => "mesh",
-                        Scope::Namespace => "namespace",
-                        Scope::WorkloadSelector => "selector",
-                    }
-                    .to_owned(),
-                    action: p.action.name().to_owned(),
+                    scope: p.scope.name().to_owned(),
+                    action: p.listed_action(),
                     rules: p.rules.len() as u32,
                     workloads: applies.map(|w| w.uid.clone()).collect(),
                 })

@@ -1,7 +1,7 @@
 //! How one connection was decided: from what its record kept, not from what the configuration says now.
 
 use mesh_common::{
-    model::{Action, Considered, Known, PolicyName, Scope},
+    model::{Action, Considered, Known, Observation, ObservedAs, PolicyName},
     proto::nodemesh::{
         ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
         Explanation,
@@ -11,7 +11,7 @@ use mesh_common::{
 use super::{Admin, advice::advice, flows};
 use crate::{
     state::Snapshot,
-    telemetry::{Direction, Flow, Path, Verdict},
+    telemetry::{Direction, Flow, Party, Path, Verdict},
 };
 
 /// Nothing for a record that this node does not have (any more): another node may have it.
@@ -31,6 +31,7 @@ fn summary(flow: &Flow, considered: &[Considered], snapshot: &Snapshot) -> Strin
     if flow.verdict.is_bad() || flow.reason.is_some() {
         said.extend(flow.reason.as_deref().and_then(advice).map(str::to_owned));
     }
+    said.extend(flow.observations.iter().map(observed));
     said.extend(elsewhere(flow, snapshot));
     said.extend(since(flow, considered, snapshot));
     said.join(" ")
@@ -44,6 +45,9 @@ fn decision(flow: &Flow) -> String {
         (Verdict::Error, ..) => format!("Failed{because}."),
         (_, Some(policy), Some(rule)) => format!("Permitted by rule {rule} of {policy}."),
         (_, Some(policy), None) => format!("Permitted by {policy}."),
+        (..) if !flow.source.pod.is_empty() && is_same(&flow.source, &flow.destination) => {
+            "Permitted: what a pod says to itself is outside policy.".to_owned()
+        }
         (..) if flow.direction == Direction::Outbound && flow.path == Some(Path::Tunnel) => {
             "Permitted; the destination's agent decided.".to_owned()
         }
@@ -51,6 +55,20 @@ fn decision(flow: &Flow) -> String {
             "Passed on as dialled: no policy is asked about destinations outside the mesh.".to_owned()
         }
         _ => "Permitted: no ALLOW policy applies and no DENY policy matches.".to_owned(),
+    }
+}
+
+fn is_same(one: &Party, other: &Party) -> bool {
+    (&one.namespace, &one.pod) == (&other.namespace, &other.pod)
+}
+
+/// What a policy that is not enforced said.
+fn observed(seen: &Observation) -> String {
+    let Observation { policy, observed_as, rule: _, would_refuse } = seen;
+    match (observed_as, would_refuse) {
+        (ObservedAs::Audited, _) => format!("AUDIT policy {policy} matched."),
+        (ObservedAs::DryRun, true) => format!("The dry run of {policy} would have refused it."),
+        (ObservedAs::DryRun, false) => format!("The dry run of {policy} would have permitted it."),
     }
 }
 
@@ -97,8 +115,8 @@ fn since(flow: &Flow, considered: &[Considered], snapshot: &Snapshot) -> Option<
 pub fn policy(considered: Considered) -> ConsideredPolicy {
     let Considered { name, known, decided, rules } = considered;
     let (action, scope, dry_run) = match known {
-        Some(Known { action: Action::Deny, scope, dry_run, strict: true }) => ("STRICT", scope_name(scope), dry_run),
-        Some(Known { action, scope, dry_run, strict: _ }) => (action.name(), scope_name(scope), dry_run),
+        Some(Known { action: Action::Deny, scope, dry_run, strict: true }) => ("STRICT", scope.name(), dry_run),
+        Some(Known { action, scope, dry_run, strict: _ }) => (action.name(), scope.name(), dry_run),
         None => ("", "", false),
     };
     let rules = rules.into_iter().enumerate().map(|(number, rule)| ConsideredRule {
@@ -129,10 +147,37 @@ fn clause(clause: mesh_common::model::ConsideredClause) -> ConsideredClause {
     ConsideredClause { matched: clause.matched, matches: matches.collect() }
 }
 
-fn scope_name(scope: Scope) -> &'static str {
-    match scope {
-        Scope::Global => "global",
-        Scope::Namespace => "namespace",
-        Scope::WorkloadSelector => "workload",
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::telemetry::FlowLog;
+
+    fn party(pod: &str) -> Party {
+        let address = Some(SocketAddr::from(([10, 0, 0, 1], 80)));
+        Party { namespace: "shop".into(), pod: pod.into(), address, ..Party::default() }
+    }
+
+    #[test]
+    fn what_no_policy_decided_is_said_in_words() {
+        let said = |change: &dyn Fn(&mut Flow)| {
+            let mut flow = FlowLog::new().begin(Direction::Outbound, party("cart"), party("web"));
+            change(&mut flow);
+            summary(&flow, &[], &Snapshot::default())
+        };
+        let text = said(&|flow| flow.dropped("AGENT_DOWN", "refused in the kernel"));
+        assert!(text.starts_with("Refused: refused in the kernel. The agent of the node did not listen"), "{text}");
+        let text = said(&|flow| flow.failed("TLS_FAILURE", "expired"));
+        assert!(text.starts_with("Failed: expired. The TLS handshake between the agents failed."), "{text}");
+        assert_eq!(said(&|flow| flow.path = Some(Path::Tunnel)), "Permitted; the destination's agent decided.");
+        let text = said(&|flow| flow.destination = flow.source.clone());
+        assert_eq!(text, "Permitted: what a pod says to itself is outside policy.");
+        let text = said(&|flow| {
+            let policy = PolicyName { namespace: "shop".into(), name: "audit".into() };
+            let seen = Observation { policy, observed_as: ObservedAs::Audited, rule: Some(0), would_refuse: false };
+            flow.observations = vec![seen];
+        });
+        assert!(text.ends_with("AUDIT policy shop/audit matched."), "{text}");
     }
 }

@@ -200,7 +200,7 @@ impl End for TunnelStream {
     }
 }
 
-/// Forwards what was permitted, and writes bytes and outcome into the flow. `denied` resolves if a later change denies
+/// Forwards what was permitted, counts the bytes in the flow and writes the outcome into it. `denied` resolves if a later change denies
 /// the connection.
 pub async fn forward(
     _permit: &Permit,
@@ -248,7 +248,6 @@ pub async fn forward(
         Err(Broken::End(Side::Server, _)) => back.last_words(&mut server, &mut client, denied.as_mut()).await,
         Ok(()) | Err(Broken::Denied(_)) => {}
     }
-    (flow.sent, flow.received) = (there.bytes, back.bytes);
     match outcome {
         Ok(()) => {
             client.arm(false);

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Records that are kept for `meshctl flows` without `-f`.
-const KEPT: usize = 8192;
+pub(super) const KEPT: usize = 8192;
 /// Records that a slow follower may lag behind before it loses some; the loss is told.
 const FEED: usize = 4096;
 /// Edges whose totals are kept; beyond, those that were silent for longest make room.
@@ -241,7 +241,9 @@ impl Drop for OpenFlow {
     fn drop(&mut self) {
         if let Some(mut flow) = self.flow.take() {
             flow.end = SystemTime::now();
-            if self.live.take().is_some() {
+            // However it ended: also where the forwarding was given up in the middle.
+            if let Some(live) = self.live.take() {
+                (flow.sent, flow.received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));
                 locked(&self.log.forwarded).remove(&flow.id);
             }
             self.log.open.fetch_sub(1, Ordering::Relaxed);

@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use mesh_common::model::{Observation, ObservedAs, PolicyName};
+
 use super::{
     edges::Edges,
     flow::{Direction, Flow, Party, Verdict},
+    flows::KEPT,
     kept::Kept,
     *,
 };
@@ -61,7 +64,7 @@ fn connections_are_listed_while_they_are_forwarded_and_found_afterwards() {
     let [(_, totals, 1)] = log.edges()[..] else { panic!("one edge with one open connection") };
     assert_eq!((totals.connections, totals.sent), (1, 5));
     let id = open.id;
-    open.sent = 7;
+    live.sent.store(7, std::sync::atomic::Ordering::Relaxed);
     drop(open);
     assert!(log.connections().is_empty());
     assert_eq!(log.find(id).expect("written").sent, 7);
@@ -103,4 +106,51 @@ fn the_number_of_edges_is_bounded() {
     // The newest are there.
     let newest = Arc::new(flow(&log, stranger(255, 9), pod("web")));
     assert_eq!(edges.ended(&newest), 0);
+}
+
+/// The lines of `/metrics` that `act` leaves behind.
+fn metrics_of(act: impl FnOnce()) -> Vec<String> {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    ::metrics::with_local_recorder(&recorder, act);
+    handle.render().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn losses_are_counted() {
+    let lines = metrics_of(|| {
+        let log = FlowLog::new();
+        for _ in 0..KEPT + 3 {
+            log.begin(Direction::Inbound, pod("flood"), pod("web"));
+        }
+        assert_eq!(log.newest().len(), KEPT);
+    });
+    assert!(lines.contains(&"mesh_flow_events_lost_total{why=\"replaced\"} 3".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn verdicts_count_connections_and_idle_policies_beside_them() {
+    let seen = |name: &str, observed_as, would_refuse| Observation {
+        policy: PolicyName { namespace: "shop".into(), name: name.into() },
+        observed_as,
+        rule: Some(0),
+        would_refuse,
+    };
+    let lines = metrics_of(|| {
+        let mut flow = FlowLog::new().begin(Direction::Inbound, pod("cart"), pod("web"));
+        flow.verdict = Verdict::Audit;
+        flow.observations = vec![seen("audit", ObservedAs::Audited, false), seen("dry", ObservedAs::DryRun, true)];
+    });
+    let verdicts: Vec<_> = lines.iter().filter(|line| line.starts_with("mesh_policy_verdicts_total{")).collect();
+    let line = |verdict: &str, policy: &str, dry_run: bool| {
+        format!(
+            "mesh_policy_verdicts_total{{verdict=\"{verdict}\",policy=\"{policy}\",reason=\"\",dry_run=\"{dry_run}\"}} 1"
+        )
+    };
+    assert_eq!(verdicts.len(), 3, "{verdicts:?}");
+    for line in [line("AUDIT", "", false), line("AUDIT", "shop/audit", true), line("DROPPED", "shop/dry", true)] {
+        assert!(verdicts.contains(&&line), "{line} of {verdicts:?}");
+    }
+    let failed = lines.iter().any(|line| line.starts_with("istio_tcp_connections_failed_total{"));
+    assert!(!failed, "an audited connection went well");
 }

@@ -99,10 +99,26 @@ impl Action {
     }
 }
 
+impl Scope {
+    /// Whom it is about, in one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Namespace => "namespace",
+            Self::WorkloadSelector => "workload",
+        }
+    }
+}
+
 impl Policy {
     /// Whether it takes part in the decision.
     pub fn is_enforced(&self) -> bool {
         !self.dry_run && self.action != Action::Audit
+    }
+
+    /// Its action for lists: `DENY`, or `DENY (dry run)`.
+    pub fn listed_action(&self) -> String {
+        format!("{}{}", self.action.name(), if self.dry_run { " (dry run)" } else { "" })
     }
 
     /// The first rule that matches, from 0.

@@ -25,7 +25,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
         };
         let probe_ports = message.probe_ports.iter().enumerate().map(|(i, port)| {
             let port = u16::try_from(*port).ok().filter(|port| *port != 0);
-            port.ok_or_else(|| WireError::new(&format!("probe_ports[{i}]"), "is not a port (1 to 65535)"))
+            port.ok_or_else(|| WireError::new(format!("probe_ports[{i}]"), "is not a port (1 to 65535)"))
         });
         Ok(Self {
             probe_ports: probe_ports.collect::<Result<_, _>>()?,

@@ -10,8 +10,11 @@ use proptest::{option, prelude::*, test_runner::TestRunner};
 
 use crate::{config, generate, reference};
 
+/// Permitted by this rule of an ALLOW policy, or denied by a policy and, if one matched, its rule.
+type Shown = Result<Option<(String, usize)>, (Option<String>, Option<usize>)>;
+
 /// The decision that a reader of the explanation sees: the deciding policy and the first of its rules that matched.
-fn shown(all: &[Considered]) -> Result<Option<(String, usize)>, (Option<String>, Option<usize>)> {
+fn shown(all: &[Considered]) -> Shown {
     let deciding: Vec<_> = all.iter().filter(|c| c.decided).collect();
     assert!(deciding.len() <= 1, "{all:?}");
     let Some(decided) = deciding.first() else { return Ok(None) };
@@ -23,7 +26,7 @@ fn shown(all: &[Considered]) -> Result<Option<(String, usize)>, (Option<String>,
     }
 }
 
-fn decided(outcome: &Result<Permit, Denied>) -> Result<Option<(String, usize)>, (Option<String>, Option<usize>)> {
+fn decided(outcome: &Result<Permit, Denied>) -> Shown {
     match outcome {
         Ok(permit) => Ok(permit.policy().map(ToString::to_string).zip(permit.rule())),
         Err(denied) => Err((denied.policy.as_ref().map(ToString::to_string), denied.rule)),

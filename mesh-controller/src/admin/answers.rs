@@ -59,13 +59,8 @@ pub fn policies(world: &World, namespace: &str) -> Vec<Kind> {
             Kind::Policy(PolicyInfo {
                 namespace: policy.name.namespace.clone(),
                 name: policy.name.name.clone(),
-                scope: match policy.scope {
-                    Scope::Global => "GLOBAL",
-                    Scope::Namespace => "NAMESPACE",
-                    Scope::WorkloadSelector => "WORKLOAD_SELECTOR",
-                }
-                .to_owned(),
-                action: policy.action.name().to_owned(),
+                scope: policy.scope.name().to_owned(),
+                action: policy.listed_action(),
                 rules: count(policy.rules.len()),
                 workloads: concerned.map(|workload| workload.uid.clone()).collect(),
             })
