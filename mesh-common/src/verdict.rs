@@ -108,6 +108,10 @@ pub fn steer(
         return Steer::Pass(Counter::SteeredNotTcp);
     }
     let (local, remote) = (facts.tuple.destination, facts.tuple.source);
+    // The agent's listener is of IPv4.
+    if local.port == facts.hbone_port && local.ip.as_v4().is_none() {
+        return Steer::Drop(Counter::SteeredIpv6);
+    }
     if local.port == facts.hbone_port || (local.port == facts.outbound_port && local.ip.is_redirect()) {
         return Steer::Agent;
     }
@@ -191,6 +195,8 @@ mod tests {
         let arrives = |remote, local| steer(&arrive(remote, local, 80), |_| None, |_| None);
         assert_eq!(arrives(v6(1), v6(2)), Steer::Drop(Counter::SteeredIpv6));
         assert_eq!(arrives(loopback, loopback), Steer::Pass(Counter::SteeredOwnPod));
+        let tunnel = steer(&arrive(loopback, loopback, 15008), |_| None, |_| None);
+        assert_eq!(tunnel, Steer::Drop(Counter::SteeredIpv6), "no listener of IPv6 takes it");
     }
 
     #[test]

@@ -4,6 +4,18 @@ use mesh_common::model::{Connection, Denied, Reason};
 
 use crate::state::Store;
 
+/// Resolves when the configuration no longer names the workload with this uid: what it opened ends, as what it would
+/// open is refused.
+pub async fn forgotten(store: &Store, uid: &str) -> Denied {
+    let mut changes = store.subscribe();
+    // Err: the agent is shutting down, which ends the connection in its own way.
+    let gone = changes.wait_for(|snapshot| snapshot.workload(uid).is_none()).await.is_ok();
+    if !gone {
+        std::future::pending::<()>().await;
+    }
+    Denied { reason: Reason::PolicyUnknown, policy: None, rule: None }
+}
+
 /// Resolves when the configuration no longer permits `connection` to the workload with this uid.
 pub async fn denied_later(store: &Store, uid: String, connection: Connection) -> Denied {
     let mut changes = store.subscribe();
