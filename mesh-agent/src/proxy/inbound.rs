@@ -36,6 +36,11 @@ pub async fn tunnelled(
         flow.path = Some(Path::Tunnel);
         flow.dropped(reason, why);
     };
+    // Another agent dials from a pod's own address, and never from the pod to itself.
+    if peer.ip() == pod.ip || peer.ip().is_loopback() {
+        refused(reason::HBONE_PORT, format!("{local} is the agents' own; an application of the pod dialled it"));
+        return refuse(&stream);
+    }
     let Some(certificate) = proxy.certificates.current(&pod.identity) else {
         refused(reason::NO_CERTIFICATE, format!("no valid certificate for {}", pod.identity));
         return refuse(&stream);

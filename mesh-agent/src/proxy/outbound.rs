@@ -9,7 +9,7 @@ use super::{
     Proxy, dial,
     forward::{End, Socket, forward, refuse, socket},
     own_party, party,
-    reauthorize::denied_later,
+    reauthorize::{denied_later, forgotten},
     resolve::{Resolved, Route, resolve},
     stranger,
 };
@@ -47,6 +47,11 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
     };
     let mut flow = proxy.flows.begin(Direction::Outbound, source, dialled);
     flow.generation = snapshot.generation();
+    // Its certificate lasts longer than its right to it.
+    if own.is_none() {
+        flow.dropped(reason::WORKLOAD_UNKNOWN, format!("{} is not in the configuration", pod.uid));
+        return refuse(&stream);
+    }
     let Resolved { service, route } = resolve(
         &snapshot,
         &pod.uid,
@@ -76,7 +81,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             flow.security = Security::KernelAttested;
             let client = SocketAddr::new(pod.ips.like(target.ip()).unwrap_or(client.ip()), client.port());
             let dialled = dial::application(&proxy.datapath, pod, target, client).await;
-            outside_policy(stream, dialled, flow).await;
+            outside_policy(proxy, pod, stream, dialled, flow).await;
         }
         Route::Passthrough { workload, target } => {
             if let Some(workload) = workload {
@@ -86,7 +91,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             }
             flow.path = Some(Path::Passthrough);
             let dialled = dial::from_pod(pod, target).await;
-            outside_policy(stream, dialled, flow).await;
+            outside_policy(proxy, pod, stream, dialled, flow).await;
         }
     }
 }
@@ -125,6 +130,12 @@ async fn local_pod(
     match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
         Ok(server) => {
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
+            let denied = async {
+                tokio::select! {
+                    denied = denied => denied,
+                    denied = forgotten(&proxy.store, &pod.uid) => denied,
+                }
+            };
             forward(&permit, socket(stream), server, denied, &mut flow).await;
         }
         Err(e) => {
@@ -167,7 +178,7 @@ async fn tunnel(
         Ok((server, tls)) => {
             flow.security = Security::MutualTls;
             flow.tls = Some((tls.version, tls.cipher));
-            outside_policy_of(stream, server, flow).await;
+            outside_policy_of(proxy, pod, stream, server, flow).await;
         }
         Err(TunnelError::Refused { status, reason, .. }) => {
             let why = format!("the destination's agent refused: {status} {reason}");
@@ -189,9 +200,15 @@ async fn tunnel(
 }
 
 /// Connections on which this agent has no decision to make: their destination is outside the mesh or decides itself.
-async fn outside_policy(stream: TcpStream, dialled: std::io::Result<Socket>, mut flow: OpenFlow) {
+async fn outside_policy(
+    proxy: &Proxy,
+    pod: &Pod,
+    stream: TcpStream,
+    dialled: std::io::Result<Socket>,
+    mut flow: OpenFlow,
+) {
     match dialled {
-        Ok(server) => outside_policy_of(stream, server, flow).await,
+        Ok(server) => outside_policy_of(proxy, pod, stream, server, flow).await,
         Err(e) => {
             flow.failed(reason::CONNECT, e);
             refuse(&stream);
@@ -199,8 +216,9 @@ async fn outside_policy(stream: TcpStream, dialled: std::io::Result<Socket>, mut
     }
 }
 
-async fn outside_policy_of(stream: TcpStream, server: impl End, mut flow: OpenFlow) {
-    forward(&Permit::outside_policy(), socket(stream), server, std::future::pending(), &mut flow).await;
+async fn outside_policy_of(proxy: &Proxy, pod: &Pod, stream: TcpStream, server: impl End, mut flow: OpenFlow) {
+    let denied = forgotten(&proxy.store, &pod.uid);
+    forward(&Permit::outside_policy(), socket(stream), server, denied, &mut flow).await;
 }
 
 /// W3C baggage as the ambient ecosystem writes it: a hint for telemetry.

@@ -6,6 +6,24 @@ use mesh_common::model::{Connection, Decision, Denied, Reason};
 
 use crate::state::{Snapshot, Store};
 
+/// Resolves when the configuration no longer names the workload with this uid: what it opened ends, as what it would
+/// open is refused.
+pub async fn forgotten(store: &Store, uid: &str) -> Decision {
+    let mut changes = store.subscribe();
+    let gone = changes.wait_for(|snapshot| snapshot.workload(uid).is_none()).await.map(|s| s.generation());
+    match gone {
+        Ok(generation) => nobody_knows(generation),
+        // The agent is shutting down, which ends the connection in its own way.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Gone from the configuration: nobody can say any more that the connection is permitted.
+fn nobody_knows(generation: u64) -> Decision {
+    let outcome = Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
+    Decision { outcome, observations: Vec::new(), asked: None, generation }
+}
+
 /// Resolves when the configuration no longer permits `connection` to the workload with this uid. It is decided again
 /// only after a change of that workload or of a policy that applies to it.
 pub async fn denied_later(store: &Store, uid: String, connection: Connection) -> Decision {
@@ -21,12 +39,7 @@ pub async fn denied_later(store: &Store, uid: String, connection: Connection) ->
                         return decision;
                     }
                 }
-                // Gone from the configuration: nobody can say any more that the connection is permitted.
-                None => {
-                    let outcome = Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
-                    let generation = snapshot.generation();
-                    return Decision { outcome, observations: Vec::new(), asked: None, generation };
-                }
+                None => return nobody_knows(snapshot.generation()),
             }
         }
         decided = Some(snapshot);
