@@ -3,12 +3,11 @@
 use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
-    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::SystemTime,
 };
 
-use super::flow::{Flow, Verdict};
+use super::flow::{Flow, Party, Verdict};
 
 /// Two records with equal ends, service, path, security and direction are of one edge. Ports of clients do not count,
 /// neither do addresses of pods: pods come back with others.
@@ -33,18 +32,13 @@ pub struct Edges {
 
 impl Edge {
     fn parts(&self) -> impl Hash + Eq + '_ {
-        let flow = &*self.0;
-        let end = |party: &'_ super::flow::Party, port: bool| {
-            let of_pod = !party.pod.is_empty();
-            let ip = party.address.map(|a| a.ip()).filter(|_| !of_pod);
-            (ip, party.address.map(|a: SocketAddr| a.port()).filter(|_| port))
-        };
-        let name = |party: &'_ super::flow::Party| -> (Option<IpAddr>, Option<u16>) { end(party, false) };
-        let (source, destination) = (&flow.source, &flow.destination);
+        let Flow { source, destination, service, path, security, direction, .. } = &*self.0;
+        // Whom no pod's name tells apart, the address does.
+        let ip = |party: &Party| party.address.map(|address| address.ip()).filter(|_| party.pod.is_empty());
         (
-            (&source.namespace, &source.pod, &source.workload, &source.identity, name(source)),
-            (&destination.namespace, &destination.pod, &destination.identity, end(destination, true)),
-            (&flow.service, flow.path, flow.security, flow.direction),
+            (&source.namespace, &source.pod, &source.workload, &source.identity, ip(source)),
+            (&destination.namespace, &destination.pod, &destination.identity, ip(destination)),
+            (destination.address.map(|address| address.port()), service, path, security, direction),
         )
     }
 }
