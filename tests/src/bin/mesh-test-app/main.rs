@@ -3,6 +3,7 @@
 
 mod dial;
 mod enter;
+mod forge;
 mod serve;
 mod socket;
 
@@ -52,6 +53,13 @@ enum Verb {
     Sink(Listen),
     /// Client: connects, sends, prints one JSON line for each connection
     Send(dial::Send),
+    /// Attacker: one SYN with this source address
+    Forge {
+        #[arg(long)]
+        from: std::net::SocketAddrV6,
+        #[arg(long)]
+        to: std::net::SocketAddrV6,
+    },
     /// Client: one connection, a byte there and back each 20 ms until it ends
     Hold {
         #[arg(long)]
@@ -79,6 +87,7 @@ fn main() -> Result<()> {
         Verb::Reset(at) => serve::run(at.address, at.port, serve::reset),
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Send(send) => dial::send(&send),
+        Verb::Forge { from, to } => forge::syn(from, to),
         Verb::Hold { to } => dial::hold(to),
     }
 }
