@@ -287,6 +287,11 @@ impl Datapath {
         load_object(&self.dir, &self.settings)
     }
 
+    /// Where the pods' hooks are.
+    pub(super) fn cgroup(&self) -> &Path {
+        &self.settings.cgroup
+    }
+
     pub(super) fn links(&self) -> PathBuf {
         self.dir.join("links")
     }
