@@ -83,6 +83,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         outbound_port: settings.outbound_port,
         hbone_port: settings.hbone_port,
         max_pending: settings.max_pending,
+        max_listening: settings.max_listening,
     })?;
     let datapath = Arc::new(datapath);
     match settings.kubelet_cgroup {

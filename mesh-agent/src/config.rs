@@ -55,6 +55,9 @@ pub struct Run {
     /// Connections of this node that may be between connect and accept; more are refused
     #[arg(long, default_value_t = mesh_common::abi::MAX_PENDING, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_pending: u32,
+    /// Ports on which this node's pods may listen before closed ones look open, in every pod
+    #[arg(long, default_value_t = mesh_common::abi::MAX_LISTENING, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_listening: u32,
     /// Serve Prometheus metrics there, as in 0.0.0.0:15020
     #[arg(long)]
     pub metrics: Option<SocketAddr>,

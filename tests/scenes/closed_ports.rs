@@ -58,6 +58,27 @@ fn a_closed_port_is_refused_until_it_opens_and_after_it_closed() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_full_table_closes_nobodys_ports() -> Result<()> {
+    let mut world = World::new("too many listeners")?;
+    world.agent_options.push("--max-listening=1".to_owned());
+    let (greedy, other) = (world.pod("shop", "greedy", A)?, world.pod("shop", "other", A)?);
+    let stranger = world.pod("legacy", "stranger", B)?;
+    world.start()?;
+    world.mesh("shop")?;
+    greedy.serve("echo", 7000)?;
+    // There is room for one.
+    assert!(closed(&stranger.say(other.at(7999), "")?));
+    greedy.serve("echo", 7001)?;
+    other.serve("echo", 7000)?;
+    for to in [greedy.at(7000), greedy.at(7001), other.at(7000)] {
+        assert!(stranger.say(to, "open")?.echoed(), "{to}");
+    }
+    let report = stranger.say(other.at(7999), "closed")?;
+    assert!(report.end == End::Reset && report.turned_away(), "the agent finds out: {report:?}");
+    Ok(())
+}
+
 fn refused_soon(stranger: &Pod, server: &Pod, port: u16) -> Result<()> {
     eventually(format_args!("port {port} is refused"), Patience::SHORT, || {
         let report = stranger.say(server.at(port), "closed again")?;

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
-use mesh_tests::{A, B, Families, Pod, World};
+use mesh_tests::{A, B, Families, Patience, Pod, World, eventually};
 
 use crate::cast::policy;
 
@@ -176,6 +176,34 @@ fn link_local(client: &Pod, server: &Pod) -> Result<(std::net::Ipv6Addr, SocketA
     };
     let ((device, own), (_, theirs)) = (of(client)?, of(server)?);
     Ok((own, std::net::SocketAddrV6::new(theirs, 7001, 0, device).into()))
+}
+
+#[test]
+fn a_neighbour_that_forges_the_pods_own_address_meets_the_agent() -> Result<()> {
+    let Dual { mut world, client, near, .. } = Dual::meshed("ipv6 forged", Families::Dual)?;
+    let stranger = world.pod_with("legacy", "stranger", "stranger", A, Families::Dual)?;
+    near.serve_at("peer", ANY, 7001)?;
+    let counters = |world: &World| -> Result<[u64; 3]> {
+        Ok([
+            world.counter(A, "STEERED_AGENT")?,
+            world.counter(A, "STEERED_OWN_POD")?,
+            world.counter(A, "STEERED_ATTESTED")?,
+        ])
+    };
+    let before = counters(&world)?;
+    stranger.forge(near.at6(40_000), near.at6(7001))?;
+    eventually("the SYN has arrived", Patience::SHORT, || {
+        Ok((world.counter(A, "STEERED_AGENT")? > before[0]).then_some(()))
+    })?;
+    // Nor in the name of a pod whose connections the kernel attests.
+    stranger.forge(client.at6(40_001), near.at6(7001))?;
+    eventually("the other SYN has arrived", Patience::SHORT, || {
+        Ok((world.counter(A, "STEERED_AGENT")? > before[0] + 1).then_some(()))
+    })?;
+    assert_eq!(counters(&world)?[1..], before[1..]);
+    assert!(near.say(near.at6(7001), "")?.seen().is_ok(), "what the pod really dials");
+    assert_eq!(counters(&world)?[1], before[1] + 1);
+    Ok(())
 }
 
 #[test]

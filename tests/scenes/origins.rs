@@ -161,6 +161,17 @@ fn a_kubelet_that_comes_late_or_again_is_found_and_its_ports_change() -> Result<
 }
 
 #[test]
+fn a_kubelet_among_the_pods_is_refused() -> Result<()> {
+    let mut world = World::new("kubelet among the pods")?;
+    let inside = world.node(A).host.cgroup.display().to_string();
+    world.agent_options.push(format!("--kubelet-cgroup={inside}"));
+    world.start_controller()?;
+    world.start_agent(A)?;
+    world.agent(A)?.process.says("--kubelet-cgroup must not lie below --cgroup", Patience::LONG)?;
+    Ok(())
+}
+
+#[test]
 fn a_network_policy_of_the_cni_judges_the_original_port() -> Result<()> {
     let mut world = World::new("network policy")?;
     let mut pod = |name, node| world.pod_with("shop", name, name, node, Families::Dual);

@@ -26,11 +26,13 @@ impl Agent {
             format!("--token={}", token.display()),
             format!("--cgroup={}", node.cgroup.display()),
             format!("--bpffs={}", node.bpffs.display()),
-            format!("--kubelet-cgroup={}", node.kubelet_cgroup().display()),
             format!("--run-dir={}", node.run_dir.display()),
             format!("--state-dir={}", node.state_dir().display()),
             "--log=info".to_owned(),
         ];
+        if !options.iter().any(|option| option.starts_with("--kubelet-cgroup=")) {
+            arguments.push(format!("--kubelet-cgroup={}", node.kubelet_cgroup().display()));
+        }
         arguments.extend_from_slice(options);
         let name = format!("agent-{}", node.id.name());
         let process = Arc::new(node.host.start(&name, &config::built("mesh-agent")?, &arguments)?);

@@ -145,6 +145,14 @@ impl Place {
             .collect()
     }
 
+    /// Sends one SYN with that source address, which is not its own.
+    pub fn forge(&self, from: SocketAddr, to: SocketAddr) -> Result<()> {
+        let line = arguments(&["forge", "--from", &from.to_string(), "--to", &to.to_string()]);
+        let output = self.output(&config::built("mesh-test-app")?, &line, Duration::from_secs(5))?;
+        ensure!(output.status.success(), "forge: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
     /// A connection to an echo server that lasts until somebody ends it. The server has answered when this returns.
     pub fn hold(&self, to: SocketAddr) -> Result<Held> {
         let options = arguments(&["hold", "--to", &to.to_string()]);

@@ -133,7 +133,11 @@ impl Maps {
 
     /// From now on a port that is not in the table of listening ports may be open, in every pod.
     pub fn overflow(&self) -> Result<(), MapError> {
-        lock(&self.overflowed).set(0, 1, 0)
+        let mut overflowed = lock(&self.overflowed);
+        if overflowed.get(&0, 0)? == 0 {
+            tracing::warn!("not every listening port can be known: closed ports of pods look open from now on");
+        }
+        overflowed.set(0, 1, 0)
     }
 
     pub fn set_probe(&self, at: SockAddr, target: ProbeTarget) -> Result<(), MapError> {

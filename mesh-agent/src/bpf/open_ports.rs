@@ -105,11 +105,11 @@ mod tests {
             let listener = TcpListener::bind(at).unwrap();
             (listener.local_addr().unwrap().port(), listener)
         };
-        let (everywhere, _4) = port("0.0.0.0:0");
-        let (here, _6) = port("127.0.0.1:0");
+        let (everywhere, listener) = port("0.0.0.0:0");
+        let (here, _listener) = port("127.0.0.1:0");
         let open = open_ports().unwrap();
         assert!(open.contains(&everywhere) && !open.contains(&here), "{open:?}");
-        drop(_4);
+        drop(listener);
         assert!(!open_ports().unwrap().contains(&everywhere));
     }
 

@@ -69,7 +69,16 @@ pub fn remove_probes(datapath: &Datapath) -> Result<(), DatapathError> {
     Ok(())
 }
 
+/// The hooks of an ancestor run later and would take each mark away.
+fn outside_the_pods(datapath: &Datapath, cgroup: &Path) -> io::Result<()> {
+    if fs::canonicalize(cgroup)?.starts_with(fs::canonicalize(datapath.cgroup())?) {
+        return Err(io::Error::other("--kubelet-cgroup must not lie below --cgroup"));
+    }
+    Ok(())
+}
+
 fn attach(datapath: &Datapath, probes: &mut Option<Probes>, cgroup: &Path, id: u64) -> Result<(), DatapathError> {
+    outside_the_pods(datapath, cgroup).map_err(|e| DatapathError::io("use", cgroup, e))?;
     let probes = match probes {
         Some(probes) => probes,
         None => probes.insert(Probes::load(datapath)?),

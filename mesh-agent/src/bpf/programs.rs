@@ -48,6 +48,8 @@ pub struct Settings {
     pub hbone_port: u16,
     /// Size of the tables of connections between connect and accept, as they are made; pinned ones keep theirs.
     pub max_pending: u32,
+    /// Size of the table of listening ports, likewise.
+    pub max_listening: u32,
 }
 
 /// What the agent needs to know of a pod to hook it.
@@ -285,6 +287,11 @@ impl Datapath {
         load_object(&self.dir, &self.settings)
     }
 
+    /// Where the pods' hooks are.
+    pub(super) fn cgroup(&self) -> &Path {
+        &self.settings.cgroup
+    }
+
     pub(super) fn links(&self) -> PathBuf {
         self.dir.join("links")
     }
@@ -359,6 +366,7 @@ fn load_object(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError> {
     loader
         .map_max_entries("PENDING", settings.max_pending)
         .map_max_entries("ATTESTED", settings.max_pending)
+        .map_max_entries("LISTENING", settings.max_listening)
         .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
         .override_global("OUTBOUND_PORT", &outbound, true)
         .override_global("HBONE_PORT", &hbone, true);

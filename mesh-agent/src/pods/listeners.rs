@@ -9,6 +9,8 @@ use crate::bpf::{Datapath, open_ports};
 
 /// The kernel tells of a listener's end a moment before it takes the socket out of its tables.
 const SETTLE: Duration = Duration::from_millis(20);
+/// Between two rounds: a pod that opens and closes listeners all day must not keep the agent busy.
+const REST: Duration = Duration::from_millis(100);
 
 /// The ports of the namespace on which somebody listens that others can reach.
 pub fn listening(netns: &Netns) -> io::Result<BTreeSet<u16>> {
@@ -23,6 +25,7 @@ pub async fn follow(datapath: Arc<Datapath>, pod: Arc<Pod>) {
             refresh(&datapath, &pod);
             tokio::time::sleep(SETTLE).await;
             refresh(&datapath, &pod);
+            tokio::time::sleep(REST).await;
         }
     };
     tokio::select! {

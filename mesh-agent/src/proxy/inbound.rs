@@ -37,7 +37,7 @@ pub async fn tunnelled(
         flow.dropped(reason, why);
     };
     // Another agent dials from a pod's own address, and never from the pod to itself.
-    if peer.ip() == pod.ip || peer.ip().is_loopback() {
+    if pod.ips.owns(peer.ip()) || peer.ip().is_loopback() {
         refused(reason::HBONE_PORT, format!("{local} is the agents' own; an application of the pod dialled it"));
         return refuse(&stream);
     }

@@ -45,6 +45,11 @@ impl World {
         Ok(answer)
     }
 
+    /// A counter of the node's eBPF programs, as `STEERED_AGENT`.
+    pub fn counter(&self, node: NodeId, name: &str) -> Result<u64> {
+        self.status(node)?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
+    }
+
     /// The pods that an agent redirects now, "namespace/name".
     pub fn redirected(&self, node: NodeId) -> Result<BTreeSet<String>> {
         let status = self.status(node)?;

@@ -4,6 +4,7 @@
 mod bench;
 mod dial;
 mod enter;
+mod forge;
 mod hbone;
 mod serve;
 mod socket;
@@ -60,6 +61,13 @@ enum Verb {
         #[arg(long)]
         plan: PathBuf,
     },
+    /// Attacker: one SYN with this source address
+    Forge {
+        #[arg(long)]
+        from: std::net::SocketAddrV6,
+        #[arg(long)]
+        to: std::net::SocketAddrV6,
+    },
     /// Client: one connection, a byte there and back each 20 ms until it ends
     Hold {
         #[arg(long)]
@@ -95,6 +103,7 @@ fn main() -> Result<()> {
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Send(send) => dial::send(&send),
         Verb::Hbone { plan } => hbone::run(&plan),
+        Verb::Forge { from, to } => forge::syn(from, to),
         Verb::Hold { to } => dial::hold(to),
         Verb::Bench(bench) => bench::run(bench),
         Verb::Talk(talk) => talk::talk(&talk),
