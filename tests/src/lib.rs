@@ -29,7 +29,7 @@ pub use agent::Agent;
 pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
-pub use config::{BUILT, programs_dir};
+pub use config::{BUILT, installed, programs_dir};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, expect_flow};
 pub use manifest::Manifests;
