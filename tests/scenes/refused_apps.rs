@@ -4,13 +4,14 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    path::Path,
     process::Output,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, B, End, Flow, NodeId, Patience, Place, Pod, World, eventually, inside, programs_dir, refused};
+use mesh_tests::{
+    A, B, End, Flow, NodeId, Patience, Place, Pod, World, eventually, inside, installed, programs_dir, refused,
+};
 
 use crate::{
     cast::{Cast, policy},
@@ -48,7 +49,8 @@ fn refused_at(
 
 fn run(place: &Place, program: &str, arguments: &[&str]) -> Result<Output> {
     let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
-    place.output(Path::new(program), &arguments, Duration::from_secs(10))
+    let program = if program.contains('/') { program.into() } else { installed(program)? };
+    place.output(&program, &arguments, Duration::from_secs(10))
 }
 
 fn succeed(place: &Place, program: &str, arguments: &[&str]) -> Result<String> {
@@ -69,7 +71,7 @@ fn the_agents_ports_are_closed_to_applications() -> Result<()> {
     let Cast { world, client, near, far } = &stage.cast;
     let v4 = |ip: Ipv4Addr, port: u16| SocketAddr::from((ip, port));
     // The agent's one listener in the pod, on 127.0.0.1 and a port of the kernel's choice; the app's are known.
-    let sockets = succeed(client, "/usr/bin/ss", &["-Htln"])?;
+    let sockets = succeed(client, "ss", &["-Htln"])?;
     let ports =
         sockets.lines().filter_map(|line| line.split_whitespace().nth(3)?.strip_prefix("127.0.0.1:")?.parse().ok());
     let listener: u16 = ports.into_iter().next().with_context(|| format!("no listener in {sockets}"))?;
@@ -127,7 +129,7 @@ fn the_agents_ports_are_closed_to_applications() -> Result<()> {
         let path = socket.display().to_string();
         let option = if path.ends_with("admin.sock") { "--controller" } else { "--agent" };
         let user = ["--reuid=65534", "--regid=65534", "--clear-groups", &own, option, &path, "status"];
-        let output = run(client, "/usr/bin/setpriv", &user)?;
+        let output = run(client, "setpriv", &user)?;
         ensure!(!output.status.success(), "{path} answered nobody");
         let name = socket.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         refused::row("X1", &format!("a process that is not root opens {name}"), "EACCES", "-", "mode 0600");
@@ -141,13 +143,24 @@ fn the_agents_ports_are_closed_to_applications() -> Result<()> {
 fn plaintext_stays_out_of_strict_and_udp_is_seen() -> Result<()> {
     let mut stage = Stage::new("plaintext")?;
     let outside_of = stage.cast.world.pod("legacy", "elsewhere", B)?;
+    let far = stage.cast.far.clone();
+    let service = stage.cast.world.service("shop", "web", 80, 7000, &[&far])?;
     stage.cast.world.apply("strict", STRICT)?;
+    // What kube-proxy does for pods outside the mesh.
+    let rule = format!(
+        "add table ip proxy; add chain ip proxy out {{ type nat hook output priority -100; }}; \
+         add rule ip proxy out ip daddr {} tcp dport 80 dnat to {}",
+        service.ip,
+        far.at(7000)
+    );
+    succeed(&stage.rogue, "nft", &[&rule])?;
     let Cast { world, client, near, far } = &stage.cast;
     let (outside, _) = world.outside(80)?;
     let mapped = SocketAddr::from((far.ip.to_ipv6_mapped(), 7000));
     for (what, who, to, node) in [
         ("a pod of another node, by pod IP", &**stage.rogue, far.at(7000), B),
         ("a pod of the same node, by pod IP", &**outside_of, far.at(7000), B),
+        ("a pod of another node, by the Service", &**stage.rogue, service.addr(), B),
         ("an IPv6 socket, by mapped pod IP", &**stage.rogue, mapped, B),
         ("a port where nobody listens", &**stage.rogue, far.at(7999), B),
         ("the node of the pod", &world.node(B).host, far.at(7000), B),
@@ -166,7 +179,7 @@ fn plaintext_stays_out_of_strict_and_udp_is_seen() -> Result<()> {
     let socket = inside(netns(far)?, || UdpSocket::bind((IpAddr::from(far.ip), 7053)))??;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     let line = format!("echo canary-in-a-datagram > /dev/udp/{}/7053", far.ip);
-    succeed(client, "/bin/bash", &["-c", &line])?;
+    succeed(client, "bash", &["-c", &line])?;
     let mut buffer = [0; 64];
     let (length, from) = socket.recv_from(&mut buffer)?;
     assert_eq!((&buffer[..length], from.ip()), (&b"canary-in-a-datagram\n"[..], IpAddr::from(client.ip)));
@@ -192,7 +205,7 @@ fn plaintext_stays_out_of_strict_and_udp_is_seen() -> Result<()> {
 /// What curl sees that binds to an address or device first; the connection itself matters, not the answer.
 fn curl_from(place: &Place, interface: &str, to: SocketAddr) -> Result<String> {
     let url = format!("http://{to}/");
-    let output = run(place, "/usr/bin/curl", &["-sS", "--http0.9", "--max-time", "2", "--interface", interface, &url])?;
+    let output = run(place, "curl", &["-sS", "--http0.9", "--max-time", "2", "--interface", interface, &url])?;
     Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
@@ -215,8 +228,8 @@ fn another_pods_address_brings_nothing() -> Result<()> {
 
     // A meshed pod adds its neighbour's address and speaks from it.
     for device in ["lo", "eth0"] {
-        run(client, "/sbin/ip", &["addr", "del", &format!("{}/32", near.ip), "dev", "lo"])?;
-        succeed(client, "/sbin/ip", &["addr", "add", &format!("{}/32", near.ip), "dev", device])?;
+        run(client, "ip", &["addr", "del", &format!("{}/32", near.ip), "dev", "lo"])?;
+        succeed(client, "ip", &["addr", "add", &format!("{}/32", near.ip), "dev", device])?;
         let text = curl_from(client, &near.ip.to_string(), far.at(7000))?;
         ensure!(!text.contains("GET /"), "{device}: served: {text}");
         let flow = of(B, &client.identity(), far, &text)?;
@@ -224,10 +237,10 @@ fn another_pods_address_brings_nothing() -> Result<()> {
         let what = format!("a meshed pod with its neighbour's IP on {device} binds to it");
         refused::row("X10", &what, text.trim(), code, "flow of node b, with the pod's own identity and IP");
     }
-    succeed(client, "/sbin/ip", &["addr", "del", &format!("{}/32", near.ip), "dev", "eth0"])?;
+    succeed(client, "ip", &["addr", "del", &format!("{}/32", near.ip), "dev", "eth0"])?;
     // Out of the mesh: the client's address, which the neighbour believes, since nobody proves an address.
     let rogue = &stage.rogue;
-    succeed(rogue, "/sbin/ip", &["addr", "add", &format!("{}/24", client.ip), "dev", "eth0"])?;
+    succeed(rogue, "ip", &["addr", "add", &format!("{}/24", client.ip), "dev", "eth0"])?;
     let text = curl_from(rogue, &client.ip.to_string(), near.at(7000))?;
     ensure!(!text.contains("GET /"), "served: {text}");
     let flow = of(A, "", near, &text)?;
@@ -282,7 +295,7 @@ fn root_in_a_pod_gains_nothing() -> Result<()> {
         };
         let before = count(&world.flows(A)?);
         let line = format!("{how}; {app} send --to {to} --text canary-of-root");
-        let text = succeed(&client, "/bin/bash", &["-c", &line])?;
+        let text = succeed(&client, "bash", &["-c", &line])?;
         ensure!(text.contains(&client.ip.to_string()), "{what}: {text}");
         eventually(format_args!("{what}: a tunnel"), Patience::SHORT, || {
             Ok((count(&world.flows(A)?) > before).then_some(()))
@@ -319,7 +332,7 @@ fn root_in_a_pod_gains_nothing() -> Result<()> {
         ),
         ("an app dials IPv6", format!("{app} send --to [fd00::1]:7001 --text x"), "CONNECT_IPV6"),
     ] {
-        let output = run(&client, "/bin/bash", &["-c", &line])?;
+        let output = run(&client, "bash", &["-c", &line])?;
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(!text.contains("\"connected\":true") && !text.contains("accepted"), "{what}: {text}");
         let flow = world.flow(A, what, |flow| flow.reason == code)?;

@@ -174,7 +174,7 @@ fn openssl(stage: &Stage, folder: &Path, identity: &str, kind: &str, digest: &st
     ];
     for arguments in [&ask[..], &sign[..]] {
         let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
-        let output = stage.rogue.output(Path::new("/usr/bin/openssl"), &arguments, Duration::from_secs(10))?;
+        let output = stage.rogue.output(&mesh_tests::installed("openssl")?, &arguments, Duration::from_secs(10))?;
         ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
     }
     let key = if kind == "rsa" { stage.stolen(&stage.cast.client)?.key } else { fs::read_to_string(file("key"))? };

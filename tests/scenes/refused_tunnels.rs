@@ -67,7 +67,7 @@ fn a_tunnel_leads_to_the_pod_that_was_dialled_and_nowhere_else() -> Result<()> {
     });
     let extra: SocketAddr = "10.244.2.77:15008".parse()?;
     far.output(
-        std::path::Path::new("/sbin/ip"),
+        &mesh_tests::installed("ip")?,
         &["addr", "add", "10.244.2.77/32", "dev", "eth0"].map(str::to_owned),
         std::time::Duration::from_secs(5),
     )?;

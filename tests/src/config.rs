@@ -47,7 +47,7 @@ pub(crate) fn built(name: &str) -> Result<PathBuf> {
 }
 
 /// An installed program, as the shell would find it; also in the folders of the administrator's programs.
-pub(crate) fn installed(name: &str) -> Result<PathBuf> {
+pub fn installed(name: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
