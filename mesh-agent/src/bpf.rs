@@ -9,5 +9,5 @@ mod maps;
 mod programs;
 
 pub use events::{KernelEvent, read_events, read_logs};
-pub use inspect::{Hooked, PodLink};
+pub use inspect::{Expected, Fault, Hooked, PodLink};
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

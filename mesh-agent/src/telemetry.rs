@@ -7,4 +7,4 @@ pub mod reason;
 
 pub use flow::{Direction, Flow, Party, Path, Security, Verdict};
 pub use flows::{FlowLog, OpenFlow};
-pub use metrics::{Metrics, kernel_counters, map_entries};
+pub use metrics::{Metrics, audit_fault, kernel_counters, map_entries};

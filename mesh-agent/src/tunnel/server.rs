@@ -90,6 +90,8 @@ where
                         handlers.spawn(handler(inbound, respond));
                     }
                 }
+                // Told that no more streams are wanted, a peer may go without another word.
+                Some(Err(_)) if draining && handlers.is_empty() => break Ok(()),
                 Some(Err(error)) => break Err(ServeError::Connection(error)),
                 None => break Ok(()),
             },

@@ -6,7 +6,7 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::{Active, Hooks};
 use crate::{
-    bpf::PodHooks,
+    bpf::{Datapath, PodHooks},
     pods::{HandedActive, Netns, Pod, cgroup, table::Presence},
 };
 
@@ -42,6 +42,31 @@ impl Hooks {
         self.next_epoch = self.next_epoch.max(next);
     }
 
+    pub fn datapath(&self) -> Arc<Datapath> {
+        Arc::clone(&self.datapath)
+    }
+
+    /// Says everything of a pod to the kernel once more.
+    pub fn mend(&self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
+        let Pod { ip, index, epoch, .. } = *active.pod;
+        let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        let hooks = PodHooks {
+            index,
+            epoch,
+            ip,
+            netns: netns.fd(),
+            netns_cookie: netns.cookie(),
+            cgroup,
+            listener: active.listener.as_fd(),
+        };
+        self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
+    /// The same for the hooks that all pods share.
+    pub fn mend_shared(&self) -> Result<(), String> {
+        self.datapath.mend_shared().map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
     /// Serves a pod from the socket of an earlier agent. The hooks of its namespace get this agent's programs, and say
     /// the same as before. The error is for people.
     pub fn adopt(
@@ -75,6 +100,7 @@ impl Hooks {
             index,
             epoch,
             presence: watch::Sender::new(Presence::Redirected),
+            probes: Default::default(),
         });
         let task = self.start.start(Arc::clone(&pod), served);
         Ok(Active { pod, pod_uid, listener, task })
