@@ -169,7 +169,13 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         Ok(Some(health::serve(listener, answers)))
     };
     let health = answer(settings.health, "health", readiness.answers())?;
-    let scraped = answer(settings.metrics, "metrics", health::metrics(metrics.clone()))?;
+    let scraped = answer(settings.metrics, "metrics", {
+        let (metrics, datapath) = (metrics.clone(), Arc::clone(&datapath));
+        health::metrics(move || {
+            gather(&datapath);
+            metrics.render()
+        })
+    })?;
     if let Some(before) = before {
         let released = tokio::task::spawn_blocking(move || before.serving()).await?;
         released.context("the old agent goes on, and this one does not")?;
@@ -258,14 +264,19 @@ impl Signer for Authority {
     }
 }
 
+/// Observations are added up, and the kernel's counters copied, now and then; see [`gather`] for the moment of a scrape.
 async fn copy_counters(datapath: Arc<Datapath>, metrics: Metrics) {
     let mut tick = tokio::time::interval(COUNTER_INTERVAL);
     loop {
         tick.tick().await;
         metrics.upkeep();
-        telemetry::map_entries(datapath.map_entries());
-        telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
+        gather(&datapath);
     }
+}
+
+fn gather(datapath: &Datapath) {
+    telemetry::map_entries(datapath.map_entries());
+    telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
 }
 
 /// The address from which this node reaches the controller; only told, nothing depends on it.

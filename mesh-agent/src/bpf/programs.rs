@@ -143,6 +143,12 @@ impl Datapath {
         self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))
     }
 
+    /// Gives a pod that an earlier agent redirected a listener again, in its slot. Entries and programs stay as they
+    /// are.
+    pub fn resume_pod(&self, index: u32, listener: BorrowedFd<'_>) -> Result<(), DatapathError> {
+        self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))
+    }
+
     /// Leaves alone what a pod dials. What arrives there is steered as before.
     pub fn outbound_off(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
         let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));

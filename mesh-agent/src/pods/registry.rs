@@ -160,6 +160,8 @@ struct Joined {
     audited: Audited,
     /// It is to leave the mesh.
     leaving: Option<Leaving>,
+    /// It runs the program of an earlier agent still.
+    old_program: bool,
     /// Somebody waits for its certificate and will wake the registry.
     waiting: Option<AbortHandle>,
 }
@@ -175,6 +177,7 @@ impl Joined {
             wanted: false,
             audited: Audited::default(),
             leaving: None,
+            old_program: false,
             waiting: None,
         }
     }
@@ -349,7 +352,20 @@ impl Registry {
             }
         }
         self.report();
-        again
+        if self.renew_program() { Some(Duration::ZERO) } else { again }
+    }
+
+    /// Gives one pod that was resumed this agent's program; whether there may be more. One at a time, so that pods
+    /// that join do not wait.
+    fn renew_program(&mut self) -> bool {
+        let Some((key, joined)) = self.joined.iter_mut().find(|(_, joined)| joined.old_program) else { return false };
+        joined.old_program = false;
+        if let Some(active) = &joined.active
+            && let Err(why) = self.hooks.mend(active, &joined.netns, &joined.cgroup)
+        {
+            tracing::error!(namespace = key.0, pod = key.1, why, "the pod keeps the program of an earlier agent");
+        }
+        true
     }
 
     /// One pod that the configuration does not name.
@@ -384,6 +400,22 @@ impl Registry {
         let certified = self.certificates.current(&identity).is_some();
         // What an earlier agent redirected is refused by now: it is served at once, tunnels follow with the key.
         let refused = joined.active.is_none() && self.hooks.known(&joined.netns);
+        let resumed = match refused {
+            true => self.hooks.resume(&joined.netns, &joined.cgroup, want, &identity, ip),
+            false => Ok(None),
+        };
+        match resumed {
+            Ok(None) => {}
+            Ok(Some(active)) => {
+                if let Some(joined) = self.joined.get_mut(key) {
+                    (joined.active, joined.old_program) = (Some(active), true);
+                }
+                self.publish();
+            }
+            Err(why) => return Redirection::Failed(why),
+        }
+        let Some(joined) = self.joined.get(key) else { return Redirection::Disabled };
+        let served = served || (refused && joined.active.is_some());
         if !served && (certified || refused) {
             match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity.clone(), ip) {
                 Ok(active) => {

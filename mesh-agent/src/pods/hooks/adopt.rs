@@ -1,13 +1,17 @@
 //! Serving a pod as an earlier agent did: its socket, its slot, its epoch.
 
-use std::{os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{net::IpAddr, os::fd::AsFd as _, path::Path, sync::Arc};
 
+use mesh_common::{
+    abi::PodEntry,
+    model::{Identity, LocalPod},
+};
 use tokio::{net::TcpListener, sync::watch};
 
 use super::{Active, Hooks};
 use crate::{
-    bpf::{Datapath, PodHooks},
-    pods::{HandedActive, Netns, Pod, cgroup, table::Presence},
+    bpf::{Datapath, Expected, PodHooks},
+    pods::{HandedActive, Netns, Pod, cgroup, namespace, table::Presence},
 };
 
 impl Active {
@@ -65,6 +69,46 @@ impl Hooks {
     /// The same for the hooks that all pods share.
     pub fn mend_shared(&self) -> Result<(), String> {
         self.datapath.mend_shared().map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
+    /// Serves a pod that an agent redirected which has died: its hooks are as they were and lack only a listener, which
+    /// is a matter of microseconds where loading programs takes milliseconds a pod. They are an older program perhaps:
+    /// [`Hooks::mend`] is to follow. `None`: its hooks are not as they should be.
+    pub fn resume(
+        &self,
+        netns: &Arc<Netns>,
+        cgroup: &Path,
+        want: &LocalPod,
+        identity: &Identity,
+        ip: IpAddr,
+    ) -> Result<Option<Active>, String> {
+        let entry = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns.cookie());
+        let Some((cookie, PodEntry { index, epoch, .. })) = entry else { return Ok(None) };
+        let (_, inode) = netns.device_and_inode().map_err(|e| format!("cannot look at its network namespace: {e}"))?;
+        let id = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        let expected = Expected { cookie, inode, cgroup: id, entry: PodEntry { ip: ip.into(), index, epoch } };
+        if !self.datapath.pod_faults(&expected).is_empty() {
+            return Ok(None);
+        }
+        namespace::check(netns, ip)?;
+        let kept = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
+        let served = kept.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?;
+        let served = TcpListener::from_std(served.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
+        self.datapath.resume_pod(index, kept.as_fd()).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
+        let pod = Arc::new(Pod {
+            uid: want.uid.clone(),
+            namespace: want.namespace.clone(),
+            name: want.name.clone(),
+            identity: identity.clone(),
+            ip,
+            netns: Arc::clone(netns),
+            index,
+            epoch,
+            presence: watch::Sender::new(Presence::Redirected),
+            probes: Default::default(),
+        });
+        let task = self.start.start(Arc::clone(&pod), served);
+        Ok(Some(Active { pod, pod_uid: want.pod_uid.clone(), listener: kept.into(), task }))
     }
 
     /// Serves a pod from the socket of an earlier agent. The hooks of its namespace get this agent's programs, and say
