@@ -7,10 +7,7 @@ use std::{
     fs, io,
     io::IsTerminal as _,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -92,9 +89,9 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     }
 
     let store = Arc::new(Store::default());
-    // Until it has taken over, the old agent writes the files.
-    let ours = Arc::new(AtomicBool::new(takeover.is_none()));
-    let memory = control::Memory::recall(state, &settings.node, &store, Arc::clone(&ours))
+    // Until it has taken over, the old agent speaks for the node and writes the files.
+    let (speaks, speaking) = watch::channel(takeover.is_none());
+    let memory = control::Memory::recall(state, &settings.node, &store, speaking.clone())
         .with_context(|| format!("cannot read the last configuration in {}", state.display()))?;
     let recalled = memory.recalled();
     let signer = Authority { ca: control::CaClient::new(connection.clone()), ttl: settings.certificate_ttl };
@@ -113,7 +110,12 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         hbone_port: settings.hbone_port,
     });
     let (mut registry, seen) = Registry::new(
-        pods::Settings { cgroup: settings.places.cgroup.clone(), state: state.clone() },
+        pods::Settings {
+            cgroup: settings.places.cgroup.clone(),
+            state: state.clone(),
+            audit_interval: settings.audit_interval,
+            outbound_port: settings.outbound_port,
+        },
         Arc::clone(&datapath),
         Arc::clone(&certificates),
         Arc::clone(&store),
@@ -154,6 +156,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         control_status,
         states_seen,
         Arc::clone(&admin) as Arc<dyn control::Responder>,
+        speaking,
         stopping,
     );
 
@@ -171,13 +174,19 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         Ok(Some(health::serve(listener, answers)))
     };
     let health = answer(settings.health, "health", readiness.answers())?;
-    let scraped = answer(settings.metrics, "metrics", health::metrics(metrics.clone()))?;
+    let scraped = answer(settings.metrics, "metrics", {
+        let (metrics, datapath) = (metrics.clone(), Arc::clone(&datapath));
+        health::metrics(move || {
+            gather(&datapath);
+            metrics.render()
+        })
+    })?;
     if let Some(before) = before {
         let released = tokio::task::spawn_blocking(move || before.serving()).await?;
         released.context("the old agent goes on, and this one does not")?;
-        ours.store(true, Ordering::Release);
         tracing::info!("took over");
     }
+    speaks.send_replace(true);
     let offer = handover::offer(handover::Giver {
         about,
         commands: commands.clone(),
@@ -208,10 +217,6 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
             done = registry => done.context("the registry of pods failed"),
         }
     });
-    let replaced = || {
-        ours.store(false, Ordering::Release);
-        control.release_link();
-    };
     let mut ended = tokio::select! { ended = &mut work => Some(ended), () = told() => None };
     drains.send_replace(true);
     if ended.is_none() {
@@ -224,7 +229,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     drop(work);
     let ended = match ended {
         Some(Ok(Ended::HandedOver)) => {
-            replaced();
+            speaks.send_replace(false);
             tracing::info!("replaced; what is live goes on until it ends or the deadline comes");
             drain::drain(&proxy, settings.drain_deadline, told()).await;
             Ok(())
@@ -264,14 +269,19 @@ impl Signer for Authority {
     }
 }
 
+/// Observations are added up, and the kernel's counters copied, now and then; see [`gather`] for the moment of a scrape.
 async fn copy_counters(datapath: Arc<Datapath>, metrics: Metrics) {
     let mut tick = tokio::time::interval(COUNTER_INTERVAL);
     loop {
         tick.tick().await;
         metrics.upkeep();
-        telemetry::map_entries(datapath.map_entries());
-        telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
+        gather(&datapath);
     }
+}
+
+fn gather(datapath: &Datapath) {
+    telemetry::map_entries(datapath.map_entries());
+    telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
 }
 
 /// The address from which this node reaches the controller; only told, nothing depends on it.

@@ -15,10 +15,7 @@ mod tests;
 use std::{net::IpAddr, sync::Arc};
 
 use mesh_common::proto::nodemesh::PodState;
-use tokio::{
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-};
+use tokio::{sync::watch, task::JoinSet};
 
 pub use ca::CaClient;
 pub use channel::Connection;
@@ -61,16 +58,9 @@ pub struct ControlStatus {
 #[must_use = "dropping it ends the connection to the controller"]
 pub struct Control {
     tasks: JoinSet<()>,
-    link: AbortHandle,
 }
 
 impl Control {
-    /// Ends the link: another agent speaks for the node. Configuration still arrives, since live connections are
-    /// judged by it.
-    pub fn release_link(&self) {
-        self.link.abort();
-    }
-
     /// Waits until the tasks have ended, which they do when told to shut down.
     pub async fn stopped(mut self) {
         while self.tasks.join_next().await.is_some() {}
@@ -79,7 +69,8 @@ impl Control {
 
 /// Starts to keep `store` as the controller says, to tell how that goes by `status`, to report `pod_states` and to
 /// answer questions. Returns at once; the controller need not be there yet. `shutdown` ends it when true or when its
-/// sender is gone. `memory` is what an earlier agent held.
+/// sender is gone. `memory` is what an earlier agent held. While `speaks` is false another agent speaks for the node:
+/// there is no link then, since the controller hears one agent a node; configuration arrives all the same.
 #[expect(clippy::too_many_arguments, reason = "each is another side of the agent, and there is one caller")]
 pub fn spawn(
     connection: Connection,
@@ -89,17 +80,18 @@ pub fn spawn(
     status: watch::Sender<ControlStatus>,
     pod_states: watch::Receiver<Vec<PodState>>,
     responder: Arc<dyn Responder>,
+    speaks: watch::Receiver<bool>,
     shutdown: watch::Receiver<bool>,
 ) -> Control {
     let mut tasks = JoinSet::new();
 
     tasks.spawn(discovery::run(connection.clone(), node, store, memory, status, stop(shutdown.clone())));
-    let link = link::run(connection, pod_states, responder);
+    let link = link::run(connection, pod_states, responder, speaks);
     let until = stop(shutdown);
-    let link = tasks.spawn(async move {
+    tasks.spawn(async move {
         tokio::select! { () = link => {}, () = until => {} }
     });
-    Control { tasks, link }
+    Control { tasks }
 }
 
 async fn stop(mut shutdown: watch::Receiver<bool>) {

@@ -7,6 +7,8 @@
 
 mod give;
 mod take;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::os::fd::OwnedFd;
@@ -68,12 +70,5 @@ impl About {
             () if *hbone_port != other.hbone_port => differ("--hbone-port", hbone_port, &other.hbone_port),
             () => None,
         }
-    }
-}
-
-impl Sockets {
-    pub fn try_clone(&self) -> std::io::Result<Self> {
-        let Self { admin, joins, handover } = self;
-        Ok(Self { admin: admin.try_clone()?, joins: joins.try_clone()?, handover: handover.try_clone()? })
     }
 }

@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use crate::{
     control::ControlStatus,
     pods::{PodStatus, Redirection},
-    telemetry,
 };
 
 pub use self::http::{Answer, listen, serve};
@@ -72,6 +71,6 @@ impl Readiness {
 }
 
 /// The answers of the metrics endpoint.
-pub fn metrics(metrics: telemetry::Metrics) -> Answer {
-    Arc::new(move |path| (path == "/metrics").then(|| (StatusCode::OK, metrics.render())))
+pub fn metrics(text: impl Fn() -> String + Send + Sync + 'static) -> Answer {
+    Arc::new(move |path| (path == "/metrics").then(|| (StatusCode::OK, text())))
 }

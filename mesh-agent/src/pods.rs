@@ -1,6 +1,7 @@
 //! The pods of this node: who joined, who of them shall be redirected, and the steps between. Knows nothing of
 //! tunnels or policies.
 
+mod audit;
 mod cgroup;
 mod handed;
 mod hooks;

@@ -80,14 +80,18 @@ impl Start for Server {
         tokio::spawn(accept(Arc::clone(&self.0), pod, listener)).abort_handle()
     }
 
-    fn stopped(&self, pod: &Pod) {
-        self.0.pool.forget_source(&pod.key());
+    fn stopped(&self, pod: &Pod, in_order: bool) {
+        match in_order {
+            true => self.0.pool.retire_source(&pod.key()),
+            false => self.0.pool.forget_source(&pod.key()),
+        }
     }
 }
 
 async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
     loop {
         match listener.accept().await {
+            Ok((_, peer)) if pod.answers_probe(peer) => {}
             Ok((stream, peer)) => {
                 let (proxy, pod) = (Arc::clone(&proxy), Arc::clone(&pod));
                 // Here and not in the task: a drain from now on is about this connection too.

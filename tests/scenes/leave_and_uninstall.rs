@@ -3,9 +3,9 @@
 use std::{fs, path::Path};
 
 use anyhow::Result;
-use mesh_tests::{A, B, Node};
+use mesh_tests::{A, B, Node, Patience, eventually};
 
-use crate::cast::Cast;
+use crate::{cast::Cast, load::Load};
 
 #[test]
 fn without_the_label_traffic_is_plaintext_again() -> Result<()> {
@@ -30,6 +30,31 @@ fn without_the_label_traffic_is_plaintext_again() -> Result<()> {
     world.mesh("shop")?;
     assert!(client.say(far.at(7000), "canary-in-again")?.echoed());
     assert!(!capture.contains(b"canary-in-again")?);
+    Ok(())
+}
+
+#[test]
+fn traffic_goes_on_while_a_namespace_leaves_and_joins() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::meshed("leave under load")?;
+    let stranger = world.pod("legacy", "stranger", B)?;
+    for server in [&near, &far] {
+        server.serve("echo", 7000)?;
+    }
+    let load = Load::start(&[
+        ("same node", &client, near.at(7000)),
+        ("to another node", &client, far.at(7000)),
+        ("from another node", &far, near.at(7000)),
+        ("plaintext", &stranger, near.at(7000)),
+    ]);
+    for round in 1..=2 {
+        load.until(round * 300)?;
+        world.unmesh("shop")?;
+        load.until(round * 300 + 100)?;
+        // The last step of leaving is past: no listener is left.
+        eventually("nothing is hooked", Patience::LONG, || Ok((world.node(A).hooked_pods()? == 0).then_some(())))?;
+        world.mesh("shop")?;
+    }
+    println!("{} connections: none refused", load.finish()?);
     Ok(())
 }
 
@@ -81,7 +106,7 @@ fn uninstall_leaves_nothing() -> Result<()> {
 fn traces(node: &Node) -> Vec<String> {
     let mut found = Vec::new();
     list(&node.bpffs, &mut found);
-    for path in [node.cgroup.join("nodemesh-agent"), node.agent_socket(), node.cni_socket()] {
+    for path in [node.cgroup.join("nodemesh-agent"), node.agent_socket(), node.cni_socket(), node.state_dir()] {
         if path.exists() {
             found.push(path.display().to_string());
         }

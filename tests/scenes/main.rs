@@ -3,6 +3,7 @@
 
 mod admin_socket;
 mod agent_killed;
+mod audit;
 mod audit_and_dry_run;
 mod bad_object;
 mod bytes;
@@ -21,11 +22,13 @@ mod identities;
 mod ipv6;
 mod l4_conditions;
 mod leave_and_uninstall;
+mod load;
 mod origins;
 mod own_pod;
 mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
+mod ready;
 mod redirect_and_addresses;
 mod refused_apps;
 mod refused_certificates;

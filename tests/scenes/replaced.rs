@@ -1,69 +1,14 @@
 //! An agent is replaced while its pods work: no new connection is refused, and live ones end by themselves.
 
 use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, B, End, Patience, Place, eventually, load_connections};
+use mesh_tests::{A, B, End, Patience, eventually, load_connections};
 
-use crate::cast::Cast;
-
-/// Connections in a row of one process of a client.
-const ROW: &str = "20";
-
-/// Dials over and over until told to stop; every connection must be answered.
-struct Load {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicUsize>,
-    clients: Vec<thread::JoinHandle<Result<()>>>,
-}
-
-impl Load {
-    fn start(clients: &[(&'static str, &Place, SocketAddr)]) -> Self {
-        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let clients = clients.iter().map(|(what, place, to)| {
-            let (what, place, to, stop, done) = (*what, (*place).clone(), *to, Arc::clone(&stop), Arc::clone(&done));
-            thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    for report in place.dial(to, &["--text", "hello", "--count", ROW])? {
-                        let number = done.fetch_add(1, Ordering::Relaxed);
-                        ensure!(report.echoed(), "{what}: connection {number}: {report:?}");
-                    }
-                }
-                Ok(())
-            })
-        });
-        Self { clients: clients.collect(), stop, done }
-    }
-
-    fn done(&self) -> usize {
-        self.done.load(Ordering::Relaxed)
-    }
-
-    /// Until so many more were answered; an error if a client gave up.
-    fn until(&self, count: usize) -> Result<()> {
-        let patience = Patience::LONG.within(Duration::from_secs(60));
-        eventually("connections are answered", patience, || {
-            let given_up = self.clients.iter().any(thread::JoinHandle::is_finished);
-            Ok((given_up || self.done() >= count).then_some(()))
-        })
-    }
-
-    fn finish(self) -> Result<usize> {
-        self.stop.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
-        }
-        Ok(self.done.load(Ordering::Relaxed))
-    }
-}
+use crate::{cast::Cast, load::Load};
 
 #[test]
 fn no_new_connection_is_refused_over_five_replacements() -> Result<()> {

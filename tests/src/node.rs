@@ -112,16 +112,24 @@ impl Node {
         Ok(Self { id, netns, cgroup, bpffs, run_dir, host })
     }
 
-    /// Network namespaces that the node's agents hooked: the pinned links of `sk_lookup`, of every layout.
+    /// Network namespaces that the node's agents hooked.
     pub fn hooked_pods(&self) -> Result<usize> {
-        let mut hooked = 0;
+        Ok(self.links("ingress-")?.len())
+    }
+
+    /// The pinned links of the node's agents whose names begin so, of every layout.
+    pub fn links(&self, prefix: &str) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
         for layout in fs::read_dir(&self.bpffs).with_context(|| format!("read {}", self.bpffs.display()))? {
             let links = layout?.path().join("links");
             for link in fs::read_dir(&links).with_context(|| format!("read {}", links.display()))? {
-                hooked += usize::from(link?.file_name().to_string_lossy().starts_with("ingress-"));
+                let link = link?;
+                if link.file_name().to_string_lossy().starts_with(prefix) {
+                    found.push(link.path());
+                }
             }
         }
-        Ok(hooked)
+        Ok(found)
     }
 
     /// The kubelet of the node, in a cgroup of its own beside the node's; it is there from now on.

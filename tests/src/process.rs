@@ -64,6 +64,11 @@ impl Process {
         child.wait().map(drop).with_context(|| format!("wait for {}", self.name))
     }
 
+    /// SIGTERM, without waiting.
+    pub fn ask_to_end(&self) -> Result<()> {
+        signal(self.pid, Signal::TERM)
+    }
+
     /// Asks it to end (SIGTERM) and waits.
     pub fn terminate(&self, patience: Patience) -> Result<ExitStatus> {
         if self.ended()?.is_none() {

@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    os::unix::fs::MetadataExt as _,
 };
 
 use mesh_common::abi::{MAX_PODS, PodEntry};
 
 use super::{
     link::{Target, pinned_target},
-    programs::{Datapath, DatapathError},
+    programs::{ADDRESS_HOOKS, Datapath, DatapathError, SOCKET_EVENTS, Settings},
 };
 
 /// What the kernel holds for one network namespace.
@@ -92,5 +93,78 @@ impl Datapath {
     fn unpin(&self, cookie: u64) -> Result<(), DatapathError> {
         let path = self.pod_link(cookie);
         fs::remove_file(&path).map_err(|e| DatapathError::io("remove", &path, e))
+    }
+}
+
+/// What must hold for a redirected pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub cookie: u64,
+    /// Of its namespace.
+    pub inode: u64,
+    /// Id of its cgroup.
+    pub cgroup: u64,
+    pub entry: PodEntry,
+}
+
+/// Something that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which check found it; a stable word.
+    pub check: &'static str,
+    /// For people.
+    pub why: String,
+}
+
+/// What proves that pods are redirected.
+impl Datapath {
+    /// What is wrong with the hooks that all pods share.
+    pub fn shared_faults(&self) -> Vec<Fault> {
+        let Settings { cgroup, .. } = &self.settings;
+        let want = match fs::metadata(cgroup) {
+            Ok(folder) => Target::Cgroup(folder.ino()),
+            Err(e) => {
+                return vec![Fault { check: "hooks", why: format!("{} cannot be looked at: {e}", cgroup.display()) }];
+            }
+        };
+        let names = ADDRESS_HOOKS.iter().copied().chain([SOCKET_EVENTS]);
+        let faults = names.filter_map(|name| {
+            let why = match pinned_target(&self.dir.join("links").join(name)) {
+                Ok(Some(target)) if target == want => return None,
+                Ok(Some(_)) => format!("the link of hook {name} is not attached to {}", cgroup.display()),
+                Ok(None) => format!("the link of hook {name} is not pinned"),
+                Err(e) => format!("the link of hook {name} cannot be looked at: {e}"),
+            };
+            Some(Fault { check: "hooks", why })
+        });
+        faults.collect()
+    }
+
+    /// What is wrong with the hooks and entries of one pod.
+    pub fn pod_faults(&self, expected: &Expected) -> Vec<Fault> {
+        let Expected { cookie, inode, cgroup, entry } = *expected;
+        let mut faults = Vec::new();
+        let mut fault = |check, why: String| faults.push(Fault { check, why });
+        match self.link_of(cookie) {
+            Ok(PodLink::Alive(is)) if u64::from(is) == inode => {}
+            Ok(PodLink::Alive(is)) => fault("link", format!("its sk_lookup link is in namespace {is}, not {inode}")),
+            Ok(PodLink::Dead) => fault("link", "its sk_lookup link is detached".to_owned()),
+            Ok(PodLink::Missing) => fault("link", "its sk_lookup link is not pinned".to_owned()),
+            Err(e) => fault("link", format!("{:#}", anyhow::Error::from(e))),
+        }
+        let is = self.maps.pods().into_iter().find(|(known, _)| *known == cookie).map(|(_, entry)| entry);
+        if is != Some(entry) {
+            fault("pods", format!("its entry in PODS is {is:?}"));
+        }
+        let is = self.maps.cgroups().into_iter().find(|(id, _)| *id == cgroup).map(|(_, index)| index);
+        if is != Some(entry.index) {
+            fault("cgroups", format!("its entry in CGROUPS is {is:?}, not {}", entry.index));
+        }
+        match self.maps.epoch(entry.index) {
+            Ok(epoch) if epoch == entry.epoch => {}
+            Ok(epoch) => fault("epochs", format!("its entry in EPOCHS is {epoch}, not {}", entry.epoch)),
+            Err(e) => fault("epochs", format!("its entry in EPOCHS cannot be read: {e}")),
+        }
+        faults
     }
 }

@@ -33,8 +33,10 @@ pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR")
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// The socket address hooks, by program name.
-const ADDRESS_HOOKS: &[&str] =
+pub(super) const ADDRESS_HOOKS: &[&str] =
     &["connect4", "connect6", "getpeername4", "getpeername6", "getsockname4", "getsockname6"];
+/// The hook of sockets' events, likewise.
+pub(super) const SOCKET_EVENTS: &str = "socket_events";
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,7 +78,7 @@ pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
 /// The loaded data path of one node.
 pub struct Datapath {
     pub(super) dir: PathBuf,
-    settings: Settings,
+    pub(super) settings: Settings,
     pub(super) maps: Maps,
     ingress: Ingress,
 }
@@ -122,34 +124,16 @@ impl Datapath {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|e| DatapathError::io("create", &path, e))?;
         }
-        let mut ebpf = load_object(&dir, &settings)?;
+        let mut ebpf = attach_shared(&dir, &settings)?;
         let logs = aya_log::EbpfLogger::init(&mut ebpf).map_err(|e| DatapathError::Logs(Box::new(e)))?;
-        let cgroup = fs::File::open(&settings.cgroup).map_err(|e| DatapathError::io("open", &settings.cgroup, e))?;
-        // A cgroup's id is the inode number of its folder.
-        let cgroup_id = cgroup.metadata().map_err(|e| DatapathError::io("read", &settings.cgroup, e))?.ino();
-        for name in ADDRESS_HOOKS {
-            let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
-            program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
-            let fd = fd_of(program.fd(), name)?;
-            attach_or_replace(&dir.join("links").join(name), fd.as_fd(), Some(cgroup_id), || {
-                // No flags: a bpf_link of a cgroup allows others beside it anyway (cgroup_bpf_link_attach).
-                let id = program.attach(&cgroup, CgroupAttachMode::Single)?;
-                fd_link(program.take_link(id)?.try_into())
-            })?;
-        }
-        let sockops: &mut SockOps = program(&mut ebpf, "socket_events")?;
-        sockops.load().map_err(|e| DatapathError::program("load", Path::new("socket_events"), e))?;
-        let fd = fd_of(sockops.fd(), "socket_events")?;
-        attach_or_replace(&dir.join("links/socket_events"), fd.as_fd(), Some(cgroup_id), || {
-            let id = sockops.attach(&cgroup, CgroupAttachMode::Single)?;
-            fd_link(sockops.take_link(id)?.try_into())
-        })?;
-        // Only to hear here, with the verifier's words, if a pod's program would not load.
-        let trial: &mut SkLookup = program(&mut ebpf, "ingress")?;
-        trial.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
         let maps = Maps::open(&dir.join("maps"))?;
         let ingress = Ingress::link(&dir.join("maps"), &settings)?;
         Ok((Self { dir, settings, maps, ingress }, logs))
+    }
+
+    /// Attaches again what of the shared hooks is not where it should be.
+    pub fn mend_shared(&self) -> Result<(), DatapathError> {
+        attach_shared(&self.dir, &self.settings).map(drop)
     }
 
     /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
@@ -206,15 +190,34 @@ impl Datapath {
             .map_err(|e| DatapathError::map("LISTENING", e))
     }
 
+    /// Gives a pod that an earlier agent redirected a listener again, in its slot. Entries and programs stay as they
+    /// are.
+    pub fn resume_pod(&self, index: u32, listener: BorrowedFd<'_>) -> Result<(), DatapathError> {
+        self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))
+    }
+
+    /// Leaves alone what a pod dials. What arrives there is steered as before.
+    pub fn outbound_off(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
+        let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
+        let cgroup = self.maps.remove_cgroups_of(index).map_err(|e| DatapathError::map("CGROUPS", e));
+        pod.and(cgroup)
+    }
+
+    /// Leaves alone what arrives at a pod. The kernel takes the program away a moment later, and until then it steers:
+    /// the listener must stay in its slot.
+    pub fn inbound_off(&self, netns_cookie: u64) -> Result<(), DatapathError> {
+        let path = self.pod_link(netns_cookie);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DatapathError::io("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Leaves a pod alone again: outbound first, and every step is tried.
     pub fn detach_pod(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
         let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
         let cgroup = self.maps.remove_cgroups_of(index).map_err(|e| DatapathError::map("CGROUPS", e));
-        let path = self.pod_link(netns_cookie);
-        let link = match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(DatapathError::io("remove", &path, e)),
-            _ => Ok(()),
-        };
+        let link = self.inbound_off(netns_cookie);
         let epoch = self.maps.set_epoch(index, 0).map_err(|e| DatapathError::map("EPOCHS", e));
         let listener = self.maps.clear_listener(index).map_err(|e| DatapathError::map("LISTENERS", e));
         let listening = self.remove_listening(netns_cookie, &self.listening(netns_cookie));
@@ -354,6 +357,35 @@ fn remove_pins(folder: &Path) -> io::Result<usize> {
 
 fn layout_dir(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("v{LAYOUT_VERSION}"))
+}
+
+/// The hooks of the pods' cgroup: those of an earlier agent get the new programs.
+fn attach_shared(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError> {
+    let mut ebpf = load_object(dir, settings)?;
+    let cgroup = fs::File::open(&settings.cgroup).map_err(|e| DatapathError::io("open", &settings.cgroup, e))?;
+    // A cgroup's id is the inode number of its folder.
+    let cgroup_id = cgroup.metadata().map_err(|e| DatapathError::io("read", &settings.cgroup, e))?.ino();
+    for name in ADDRESS_HOOKS {
+        let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+        program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
+        let fd = fd_of(program.fd(), name)?;
+        attach_or_replace(&dir.join("links").join(name), fd.as_fd(), Some(cgroup_id), || {
+            // No flags: a bpf_link of a cgroup allows others beside it anyway (cgroup_bpf_link_attach).
+            let id = program.attach(&cgroup, CgroupAttachMode::Single)?;
+            fd_link(program.take_link(id)?.try_into())
+        })?;
+    }
+    let sockops: &mut SockOps = program(&mut ebpf, SOCKET_EVENTS)?;
+    sockops.load().map_err(|e| DatapathError::program("load", Path::new(SOCKET_EVENTS), e))?;
+    let fd = fd_of(sockops.fd(), SOCKET_EVENTS)?;
+    attach_or_replace(&dir.join("links").join(SOCKET_EVENTS), fd.as_fd(), Some(cgroup_id), || {
+        let id = sockops.attach(&cgroup, CgroupAttachMode::Single)?;
+        fd_link(sockops.take_link(id)?.try_into())
+    })?;
+    // Only to hear here, with the verifier's words, if a pod's program would not load.
+    let trial: &mut SkLookup = program(&mut ebpf, "ingress")?;
+    trial.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
+    Ok(ebpf)
 }
 
 /// Parses the object with its maps bound to the pinned ones.

@@ -39,11 +39,29 @@ enum LinkError {
     Closed,
 }
 
-/// Runs until it is dropped.
-pub async fn run(connection: Connection, mut pods: watch::Receiver<Vec<PodState>>, responder: Arc<dyn Responder>) {
+/// Runs until it is dropped; there is a link while `speaks` is true.
+pub async fn run(
+    connection: Connection,
+    mut pods: watch::Receiver<Vec<PodState>>,
+    responder: Arc<dyn Responder>,
+    mut speaks: watch::Receiver<bool>,
+) {
+    loop {
+        if speaks.wait_for(|speaks| *speaks).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = links(&connection, &mut pods, &responder) => {}
+            // An error: nobody will ever say that another agent speaks.
+            Ok(_) = speaks.wait_for(|speaks| !*speaks) => {}
+        }
+    }
+}
+
+async fn links(connection: &Connection, pods: &mut watch::Receiver<Vec<PodState>>, responder: &Arc<dyn Responder>) {
     let mut backoff = Backoff::default();
     loop {
-        let Err(error) = link(&connection, &mut pods, &responder, &mut backoff).await;
+        let Err(error) = link(connection, pods, responder, &mut backoff).await;
         let delay = backoff.delay();
         tracing::warn!(%error, retry_in = ?delay, "no link to the controller");
         tokio::time::sleep(delay).await;

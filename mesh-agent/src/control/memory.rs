@@ -4,15 +4,12 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 use mesh_common::proto::discovery::DeltaDiscoveryResponse;
 use prost::Message;
+use tokio::sync::watch;
 
 use super::{
     resources::{KINDS, type_url},
@@ -38,7 +35,7 @@ struct Disk {
     path: PathBuf,
     node: String,
     /// False while another agent of this node writes the file.
-    ours: Arc<AtomicBool>,
+    ours: watch::Receiver<bool>,
 }
 
 /// The content, after first line and digest.
@@ -68,19 +65,13 @@ enum Unreadable {
 }
 
 impl Memory {
-    /// Nothing is held and nothing kept.
-    #[cfg(test)]
-    pub fn none() -> Self {
-        Self { subscriptions: KINDS.map(Subscription::new), disk: None, recalled: false }
-    }
-
     /// Puts what `folder` keeps of the configuration of `node` into the store. It is written there again with each
     /// change while `ours` is true.
     ///
     /// # Errors
     ///
     /// If the file cannot be opened. One that is damaged is reported, kept aside, and counts as none.
-    pub fn recall(folder: &Path, node: &str, store: &Store, ours: Arc<AtomicBool>) -> io::Result<Self> {
+    pub fn recall(folder: &Path, node: &str, store: &Store, ours: watch::Receiver<bool>) -> io::Result<Self> {
         let disk = Disk { path: folder.join("configuration"), node: node.to_owned(), ours };
         let mut memory = Self { subscriptions: KINDS.map(Subscription::new), disk: None, recalled: false };
         if let Some(bytes) = durable::read(&disk.path)? {
@@ -117,7 +108,7 @@ impl Memory {
 
     /// The file as it should be, if it is ours to write.
     pub(super) fn file(&self) -> Option<(PathBuf, Vec<u8>)> {
-        let disk = self.disk.as_ref().filter(|disk| disk.ours.load(Ordering::Acquire))?;
+        let disk = self.disk.as_ref().filter(|disk| *disk.ours.borrow())?;
         let kinds = self.subscriptions.iter().filter_map(Subscription::held_response).collect();
         let content = Content { node: disk.node.clone(), kinds }.encode_to_vec();
         let digest = digest(&SHA256, &content);

@@ -1,6 +1,7 @@
 //! Hooks one pod's namespace and cgroup, swaps what serves it, and takes the hooks away.
 
 mod adopt;
+mod leave;
 
 use std::{
     collections::HashSet,
@@ -26,8 +27,9 @@ use crate::bpf::{Datapath, Hooked, PodHooks};
 /// Serves the connections of one pod's listener; the task ends when it is aborted.
 pub trait Start: Send + Sync + 'static {
     fn start(&self, pod: Arc<Pod>, listener: TcpListener) -> AbortHandle;
-    /// The pod is no longer redirected: whatever is kept for it must go.
-    fn stopped(&self, pod: &Pod);
+    /// The pod is no longer redirected: whatever is kept for it must go, at once or, if `in_order`, when it has ended by
+    /// itself.
+    fn stopped(&self, pod: &Pod, in_order: bool);
 }
 
 /// A redirected pod and what serves it.
@@ -46,6 +48,8 @@ pub struct Hooks {
     datapath: Arc<Datapath>,
     start: Arc<dyn Start>,
     next_epoch: u32,
+    /// Slots of pods that leave: no entry names them any more, and their listeners are still there.
+    leaving: HashSet<u32>,
 }
 
 impl Active {
@@ -58,7 +62,7 @@ impl Hooks {
     pub fn new(datapath: Arc<Datapath>, start: Arc<dyn Start>) -> Self {
         // Epochs of an earlier agent must not be given again while its sockets live.
         let next_epoch = datapath.known_pods().iter().map(|(_, entry)| entry.epoch).max().unwrap_or(0) + 1;
-        Self { datapath, start, next_epoch }
+        Self { datapath, start, next_epoch, leaving: HashSet::new() }
     }
 
     /// What the kernel holds for pods, by this agent or an earlier one.
@@ -132,6 +136,7 @@ impl Hooks {
             epoch,
             listener_closed: Notify::new(),
             presence: watch::Sender::new(Presence::Redirected),
+            probes: Default::default(),
         });
         let task = self.begin(&pod, listener);
         let hook_ms = started.elapsed().as_secs_f64() * 1000.0;
@@ -163,27 +168,30 @@ impl Hooks {
     /// Ends what served a pod before its successor took over.
     pub fn replaced(&self, before: Option<Active>) {
         if let Some(before) = before {
-            self.end(&before, Presence::Unhooked);
+            self.end(&before, Presence::Unhooked, false);
         }
     }
 
     /// Takes every hook of the namespace away, also those of an earlier agent.
-    pub fn unhook(&self, netns_cookie: u64, active: Option<Active>, presence: Presence) {
+    pub fn unhook(&mut self, netns_cookie: u64, active: Option<Active>, presence: Presence) {
         let known = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns_cookie);
-        if let Some((cookie, entry)) = known
-            && let Err(e) = self.datapath.detach_pod(entry.index, cookie)
+        // A pod that leaves has no entry any more.
+        let index = known.map(|(_, entry)| entry.index).or(active.as_ref().map(|active| active.pod.index));
+        if let Some(index) = index
+            && let Err(e) = self.datapath.detach_pod(index, netns_cookie)
         {
             tracing::error!(error = %anyhow::Error::from(e), "cannot take the hooks from a pod");
         }
         if let Some(active) = active {
-            self.end(&active, presence);
+            self.leaving.remove(&active.pod.index);
+            self.end(&active, presence, false);
         }
     }
 
-    fn end(&self, active: &Active, presence: Presence) {
+    fn end(&self, active: &Active, presence: Presence, in_order: bool) {
         active.task.abort();
         active.pod.presence.send_replace(presence);
-        self.start.stopped(&active.pod);
+        self.start.stopped(&active.pod, in_order);
     }
 
     /// The slot that the namespace has, or one that nobody has; and whether it is new.
@@ -192,7 +200,8 @@ impl Hooks {
         if let Some((_, entry)) = known.iter().find(|(cookie, _)| *cookie == netns_cookie) {
             return Some((entry.index, false));
         }
-        let used: HashSet<u32> = known.into_iter().map(|(_, entry)| entry.index).collect();
+        let used: HashSet<u32> =
+            known.into_iter().map(|(_, entry)| entry.index).chain(self.leaving.iter().copied()).collect();
         (0..MAX_PODS).find(|index| !used.contains(index)).map(|index| (index, true))
     }
 }

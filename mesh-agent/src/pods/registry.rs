@@ -1,7 +1,9 @@
 //! One task owns which pods joined and which are redirected, and brings the two together: a pod is redirected when it
 //! joined, the configuration wants it in the mesh, and its certificate is there.
 
+mod audited;
 mod hand_over;
+mod leaving;
 mod restore;
 
 use std::{
@@ -13,6 +15,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use audited::Audited;
+use leaving::Leaving;
 use mesh_common::model::{Identity, LocalPod, Mode};
 use restore::Lost;
 use tokio::{
@@ -22,7 +26,9 @@ use tokio::{
 };
 
 use super::{
-    HandedPods, Netns, PodTable, Request, cgroup,
+    HandedPods, Netns, PodTable, Request,
+    audit::Findings,
+    cgroup,
     hooks::{Active, Hooks, Start},
     remembered::Remembered,
     table::{Addresses, Presence},
@@ -38,11 +44,20 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long one wait for a certificate lasts before its state is looked at anew.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How soon a pod that was just hooked is looked at.
+const FIRST_AUDIT: Duration = Duration::from_millis(200);
+/// How long two agents may accept at the same time.
+const AFTER_HAND_OVER: Duration = Duration::from_millis(500);
+
 pub struct Settings {
     /// Where the cgroup programs are attached.
     pub cgroup: PathBuf,
     /// Folder in which is remembered who joined.
     pub state: PathBuf,
+    /// How often everything is proven.
+    pub audit_interval: Duration,
+    /// The virtual port of redirected connections.
+    pub outbound_port: u16,
 }
 
 /// A request by the local socket.
@@ -122,6 +137,11 @@ pub struct Registry {
     states: watch::Sender<Vec<PodStatus>>,
     /// What is wrong with the hooks that all pods share.
     shared: watch::Sender<String>,
+    /// The audit that is under way, and where it tells what it found.
+    auditing: Option<AbortHandle>,
+    findings: mpsc::Sender<Findings<Key>>,
+    found: mpsc::Receiver<Findings<Key>>,
+    next_audit: Instant,
     wake: Arc<Notify>,
 }
 
@@ -136,8 +156,11 @@ struct Joined {
     active: Option<Active>,
     redirection: Redirection,
     wanted: bool,
-    fault: String,
-    proven: Option<SystemTime>,
+    audited: Audited,
+    /// It is to leave the mesh.
+    leaving: Option<Leaving>,
+    /// It runs the program of an earlier agent still.
+    old_program: bool,
     /// Somebody waits for its certificate and will wake the registry.
     waiting: Option<AbortHandle>,
 }
@@ -151,8 +174,9 @@ impl Joined {
             active: None,
             redirection: Redirection::Disabled,
             wanted: false,
-            fault: String::new(),
-            proven: None,
+            audited: Audited::default(),
+            leaving: None,
+            old_program: false,
             waiting: None,
         }
     }
@@ -178,6 +202,7 @@ impl Registry {
     ) -> io::Result<(Self, Seen)> {
         let (states, pods) = watch::channel(Vec::new());
         let (shared, hooks) = watch::channel("its hooks were not looked at yet".to_owned());
+        let (findings, found) = mpsc::channel(1);
         let registry = Self {
             remembered: Remembered::new(&settings.state)?,
             settings,
@@ -190,6 +215,10 @@ impl Registry {
             look_at: Instant::now(),
             states,
             shared,
+            auditing: None,
+            findings,
+            found,
+            next_audit: Instant::now(),
             wake: Arc::default(),
         };
         Ok((registry, Seen { pods, hooks }))
@@ -198,6 +227,10 @@ impl Registry {
     /// Takes the pods of an earlier agent: those that it hands over, and those that can be found. To be called once,
     /// inside a tokio runtime and before [`Registry::run`].
     pub fn begin(&mut self, handed: HandedPods) {
+        if !handed.pods.is_empty() {
+            // The old agent still accepts, and would take the audit's own connections for strange ones.
+            self.next_audit = Instant::now() + AFTER_HAND_OVER;
+        }
         self.adopt(handed);
         self.restore();
     }
@@ -207,7 +240,7 @@ impl Registry {
         let mut changes = self.store.subscribe();
         loop {
             let unfinished = self.reconcile(&changes.borrow_and_update().clone());
-            let wait = unfinished.into_iter().chain(self.look_again()).min();
+            let wait = [unfinished, self.look_again(), self.next_step()].into_iter().flatten().min();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Join { request, netns, done }) => {
@@ -225,6 +258,15 @@ impl Registry {
                     None => return Ended::Abandoned,
                 },
                 () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(self.next_audit) => {
+                    self.audit();
+                    self.next_audit = Instant::now() + self.settings.audit_interval;
+                }
+                Some(findings) = self.found.recv() => {
+                    if let Some(soon) = self.audited(findings) {
+                        self.next_audit = Instant::now() + soon;
+                    }
+                }
                 changed = changes.changed() => if changed.is_err() { return Ended::Abandoned },
                 () = tokio::time::sleep(wait.unwrap_or(Duration::MAX)), if wait.is_some() => {}
             }
@@ -295,6 +337,7 @@ impl Registry {
             let redirection = match wish {
                 Wish::Redirect(pod, identity) => self.advance(&key, &pod, identity),
                 Wish::Leave => self.open(&key),
+                Wish::Unknown if self.leaves(&key) => self.open(&key),
                 Wish::Unknown => self.stay(&key),
             };
             if let Some(joined) = self.joined.get_mut(&key) {
@@ -308,19 +351,20 @@ impl Registry {
             }
         }
         self.report();
-        again
+        if self.renew_program() { Some(Duration::ZERO) } else { again }
     }
 
-    /// One pod that is not in the mesh.
-    fn open(&mut self, key: &Key) -> Redirection {
-        if let Some(joined) = self.joined.get_mut(key) {
-            let active = joined.active.take();
-            if active.is_some() || self.hooks.known(&joined.netns) {
-                self.hooks.unhook(joined.netns.cookie(), active, Presence::Unhooked);
-                self.publish();
-            }
+    /// Gives one pod that was resumed this agent's program; whether there may be more. One at a time, so that pods
+    /// that join do not wait.
+    fn renew_program(&mut self) -> bool {
+        let Some((key, joined)) = self.joined.iter_mut().find(|(_, joined)| joined.old_program) else { return false };
+        joined.old_program = false;
+        if let Some(active) = &joined.active
+            && let Err(why) = self.hooks.mend(active, &joined.netns, &joined.cgroup)
+        {
+            tracing::error!(namespace = key.0, pod = key.1, why, "the pod keeps the program of an earlier agent");
         }
-        Redirection::Disabled
+        true
     }
 
     /// One pod that the configuration does not name.
@@ -344,6 +388,11 @@ impl Registry {
         let Some(ips) = Addresses::of(&want.addresses) else {
             return Redirection::Failed("it has no address".to_owned());
         };
+        if self.leaves(key)
+            && let Err(why) = self.come_back(key)
+        {
+            return Redirection::Failed(why);
+        }
         let active = self.joined.get_mut(key).and_then(|joined| joined.active.as_mut());
         let served = active.as_ref().is_some_and(|a| a.serves(&identity, ips));
         if served
@@ -356,15 +405,35 @@ impl Registry {
         let certified = self.certificates.current(&identity).is_some();
         // What an earlier agent redirected is refused by now: it is served at once, tunnels follow with the key.
         let refused = joined.active.is_none() && self.hooks.known(&joined.netns);
+        let resumed = match refused {
+            true => self.hooks.resume(&joined.netns, &joined.cgroup, want, &identity, ips),
+            false => Ok(None),
+        };
+        match resumed {
+            Ok(None) => {}
+            Ok(Some(active)) => {
+                if let Some(joined) = self.joined.get_mut(key) {
+                    (joined.active, joined.old_program) = (Some(active), true);
+                }
+                self.publish();
+            }
+            Err(why) => return Redirection::Failed(why),
+        }
+        let Some(joined) = self.joined.get(key) else { return Redirection::Disabled };
+        let served = served || (refused && joined.active.is_some());
         if !served && (certified || refused) {
             match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity.clone(), ips) {
                 Ok(active) => {
                     let before = self.joined.get_mut(key).and_then(|joined| joined.active.replace(active));
                     self.hooks.replaced(before);
                     self.publish();
+                    self.next_audit = self.next_audit.min(Instant::now() + FIRST_AUDIT);
                 }
                 Err(why) => return Redirection::Failed(why),
             }
+        }
+        if let Some(joined) = self.joined.get(key).filter(|joined| joined.audited.broken) {
+            return Redirection::Failed(joined.audited.fault.clone());
         }
         if certified {
             return Redirection::Enabled;
@@ -398,7 +467,8 @@ impl Registry {
     }
 
     fn publish(&self) {
-        self.table.publish(self.joined.values().filter_map(|j| j.active.as_ref()).map(|a| &a.pod));
+        let redirected = self.joined.values().filter(|joined| joined.leaving.is_none());
+        self.table.publish(redirected.filter_map(|joined| joined.active.as_ref()).map(|active| &active.pod));
     }
 
     fn report(&self) {
@@ -411,8 +481,8 @@ impl Registry {
                 pod_uid: joined.active.as_ref().map_or(&joined.pod_uid, |active| &active.pod_uid).clone(),
                 redirection: joined.redirection.clone(),
                 wanted: joined.wanted,
-                fault: joined.fault.clone(),
-                proven: joined.proven,
+                fault: joined.audited.fault.clone(),
+                proven: joined.audited.proven,
             })
             .chain(self.lost_states())
             .collect();

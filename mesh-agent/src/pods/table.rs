@@ -7,10 +7,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use mesh_common::model::Identity;
+use mesh_common::{
+    abi::{Ip, PodEntry},
+    model::Identity,
+};
 use tokio::sync::{Notify, watch};
 
-use super::Netns;
+use super::{Netns, audit::Probes};
 
 /// One redirected pod. It is immutable: another identity, address or life makes another one.
 #[derive(Debug)]
@@ -28,6 +31,7 @@ pub struct Pod {
     /// A listener of it closed; see [`super::listeners`].
     pub(super) listener_closed: Notify,
     pub(super) presence: watch::Sender<Presence>,
+    pub(super) probes: Probes,
 }
 
 /// The published addresses of a pod: one of a family at most, and one at least.
@@ -62,6 +66,12 @@ impl Addresses {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
     }
 
+    /// What the kernel holds for a pod that has them.
+    pub fn entry(&self, index: u32, epoch: u32) -> PodEntry {
+        let word = |ip: Option<IpAddr>| ip.map_or(Ip::NONE, Ip::from);
+        PodEntry { ip4: word(self.v4.map(IpAddr::V4)), ip6: word(self.v6.map(IpAddr::V6)), index, epoch }
+    }
+
     /// The one of the family of `other`.
     pub fn like(&self, other: IpAddr) -> Option<IpAddr> {
         match other.to_canonical() {
@@ -80,6 +90,8 @@ impl Addresses {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Presence {
     Redirected,
+    /// It is to leave the mesh: it dials past the agent, and what arrives is served for a moment yet.
+    Leaving,
     /// It left the mesh and lives on.
     Unhooked,
     /// It left the node.
@@ -95,6 +107,11 @@ impl Pod {
     /// The kernel says that a listener of the pod closed.
     pub fn listener_closed(&self) {
         self.listener_closed.notify_one();
+    }
+
+    /// The configuration says that it is not in the mesh, or it is not redirected any more: no policy is about it.
+    pub fn leaves(&self) -> bool {
+        *self.presence.borrow() >= Presence::Leaving
     }
 
     /// Resolves once the pod is no longer redirected.

@@ -130,8 +130,11 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     }
 }
 
-/// A client without identity: policies decide, STRICT refuses.
+/// A client without identity: policies decide, STRICT refuses. To a pod that leaves the mesh it is as if it had left.
 pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+    if pod.leaves() {
+        return outside_policy(proxy, pod, stream, peer, local).await;
+    }
     let (mut flow, decided) = decide(proxy, pod, peer, None, local);
     flow.path = Some(Path::Passthrough);
     let (permit, connection, workload) = match decided {
@@ -148,6 +151,27 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
             if e.kind() == std::io::ErrorKind::ConnectionRefused {
                 pod.listener_closed();
             }
+            flow.failed(reason::CONNECT, e);
+            refuse(&stream);
+        }
+    }
+}
+
+async fn outside_policy(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+    let snapshot = proxy.store.snapshot();
+    let source = match snapshot.workload_by_address(peer.ip()) {
+        Some(known) => Party { identity: None, ..party(known, peer) },
+        None => stranger(peer),
+    };
+    let own = own_party(pod, local, snapshot.workload(&pod.uid).map(|w| &**w));
+    let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
+    (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
+    match dial::application(&proxy.datapath, pod, local, peer).await {
+        Ok(server) => {
+            let never = std::future::pending();
+            forward(&Permit::outside_policy(), socket(stream), server, never, &mut flow).await;
+        }
+        Err(e) => {
             flow.failed(reason::CONNECT, e);
             refuse(&stream);
         }

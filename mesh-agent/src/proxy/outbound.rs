@@ -138,6 +138,13 @@ async fn local_pod(
             };
             forward(&permit, socket(stream), server, denied, &mut flow).await;
         }
+        // The kernel attests for redirected pods only. It goes on as it would have, had the pod left a moment before.
+        Err(_) if pod.leaves() => {
+            (flow.path, flow.security) = (Some(Path::Passthrough), Security::Plaintext);
+            (flow.policy, flow.rule) = (None, None);
+            let dialled = dial::from_pod(pod, target).await;
+            outside_policy(proxy, pod, stream, dialled, flow).await;
+        }
         Err(e) => {
             flow.failed(reason::CONNECT, e);
             refuse(&stream);

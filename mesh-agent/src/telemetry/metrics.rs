@@ -95,3 +95,8 @@ pub fn map_entries(maps: impl IntoIterator<Item = (&'static str, usize)>) {
         gauge!("mesh_bpf_map_entries", "map" => name).set(entries as f64);
     }
 }
+
+/// A hook, an entry or a listener was found wrong.
+pub fn audit_fault(check: &'static str) {
+    counter!("mesh_audit_faults_total", "check" => check).increment(1);
+}

@@ -123,6 +123,8 @@ where
                     tracing::debug!(%remote, %error, "the peer of a tunnel is gone");
                     break Ok(());
                 }
+                // Told that no more streams are wanted, a peer may go without another word.
+                Some(Err(_)) if draining && handlers.is_empty() => break Ok(()),
                 Some(Err(error)) => break Err(ServeError::Connection(error)),
                 None => break Ok(()),
             },

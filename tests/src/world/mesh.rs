@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context, Result};
 
 use super::{World, questions};
-use crate::{A, Agent, B, Controller, NodeId, Patience, Pod, agent, ctl, eventually};
+use crate::{A, Agent, B, Controller, NodeId, Patience, Pod, Process, agent, ctl, eventually};
 
 const MODE: &str = "nodemesh.io/mode";
 
@@ -53,6 +53,13 @@ impl World {
         let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)?;
         self.agents[node.index()] = Some(started);
         Ok(())
+    }
+
+    /// SIGTERM; does not wait. The world still asks it.
+    pub fn tell_agent_to_end(&self, node: NodeId) -> Result<Arc<Process>> {
+        let process = &self.agent(node)?.process;
+        process.ask_to_end()?;
+        Ok(Arc::clone(process))
     }
 
     /// A second agent, which is about to take over.

@@ -1,11 +1,6 @@
 //! A controller played in-process over TLS on loopback.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    pin::Pin,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc};
 
 use mesh_common::proto::{
     auth::{
@@ -92,6 +87,8 @@ pub struct World {
     pub discoveries: mpsc::Receiver<Discovery>,
     pub links: mpsc::Receiver<Link>,
     pub shutdown: watch::Sender<bool>,
+    /// This agent speaks for the node.
+    pub speaks: watch::Sender<bool>,
     server: JoinHandle<()>,
     files: tempfile::TempDir,
 }
@@ -161,6 +158,7 @@ impl World {
             discoveries,
             links,
             shutdown: watch::Sender::new(false),
+            speaks: watch::Sender::new(true),
             server,
             files,
         }
@@ -182,6 +180,7 @@ impl World {
             status,
             self.pods.subscribe(),
             Arc::new(responder),
+            self.speaks.subscribe(),
             self.shutdown.subscribe(),
         );
         Started { status: status_seen, ca, control }
@@ -189,8 +188,7 @@ impl World {
 
     /// What the agent of this world has on its disk.
     pub fn memory(&self) -> Memory {
-        let ours = Arc::new(AtomicBool::new(true));
-        Memory::recall(self.files.path(), "n1", &self.store, ours).expect("a folder")
+        Memory::recall(self.files.path(), "n1", &self.store, self.speaks.subscribe()).expect("a folder")
     }
 
     /// Where it is.

@@ -150,3 +150,26 @@ async fn renewed_at_half_life_and_kept_while_renewal_fails() {
     let renewed = certificates.wait(&cart, PATIENCE).await.expect("renewed");
     assert_ne!(renewed.serial(), first.serial());
 }
+
+#[tokio::test]
+async fn a_successor_takes_certificates_with_their_keys() {
+    let (signer, cart) = (signer(), pki::identity("shop", "cart"));
+    let old = certificates(&signer);
+    old.keep(only(&cart));
+    let first = old.wait(&cart, PATIENCE).await.expect("signed");
+
+    let new = certificates(&signer);
+    for certificate in old.held() {
+        let (chain, key) = certificate.secrets();
+        new.adopt(certificate.identity().clone(), chain, key.to_vec()).expect("as good as new");
+    }
+    new.keep(only(&cart));
+    let adopted = new.current(&cart).expect("at once");
+    assert_eq!((adopted.serial(), adopted.not_after()), (first.serial(), first.not_after()));
+    assert_eq!(signer.calls.load(Ordering::SeqCst), 1, "nobody was asked again");
+
+    // It is checked like any other: another pod's key does not fit.
+    let other = signer.authority.certificate(&pki::identity("shop", "web"));
+    assert!(new.adopt(cart.clone(), other.secrets().0, other.secrets().1.to_vec()).is_err());
+    assert!(new.adopt(cart, first.secrets().0, other.secrets().1.to_vec()).is_err());
+}

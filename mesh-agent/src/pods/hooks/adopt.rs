@@ -2,6 +2,7 @@
 
 use std::{os::fd::AsFd as _, path::Path, sync::Arc};
 
+use mesh_common::model::{Identity, LocalPod};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -9,8 +10,11 @@ use tokio::{
 
 use super::{Active, Hooks, open_ports};
 use crate::{
-    bpf::PodHooks,
-    pods::{HandedActive, Netns, Pod, cgroup, table::Presence},
+    bpf::{Datapath, Expected, PodHooks},
+    pods::{
+        HandedActive, Netns, Pod, cgroup, namespace,
+        table::{Addresses, Presence},
+    },
 };
 
 impl Active {
@@ -44,6 +48,77 @@ impl Hooks {
     /// Epochs below this were given by an earlier agent.
     pub fn skip_epochs(&mut self, next: u32) {
         self.next_epoch = self.next_epoch.max(next);
+    }
+
+    pub fn datapath(&self) -> Arc<Datapath> {
+        Arc::clone(&self.datapath)
+    }
+
+    /// Says everything of a pod to the kernel once more.
+    pub fn mend(&self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
+        let Pod { ips, index, epoch, .. } = *active.pod;
+        let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        let open = open_ports(netns, &active.pod.namespace, &active.pod.name);
+        let hooks = PodHooks {
+            index,
+            epoch,
+            ip4: ips.v4(),
+            ip6: ips.v6(),
+            netns: netns.fd(),
+            netns_cookie: netns.cookie(),
+            cgroup,
+            listener: active.listener.as_fd(),
+            listening: open.as_deref(),
+            probe_ports: &active.probe_ports,
+        };
+        self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
+    /// The same for the hooks that all pods share.
+    pub fn mend_shared(&self) -> Result<(), String> {
+        self.datapath.mend_shared().map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
+    /// Serves a pod that an agent redirected which has died: its hooks are as they were and lack only a listener, which
+    /// is a matter of microseconds where loading programs takes milliseconds a pod. They are an older program perhaps:
+    /// [`Hooks::mend`] is to follow. `None`: its hooks are not as they should be.
+    pub fn resume(
+        &self,
+        netns: &Arc<Netns>,
+        cgroup: &Path,
+        want: &LocalPod,
+        identity: &Identity,
+        ips: Addresses,
+    ) -> Result<Option<Active>, String> {
+        let entry = self.datapath.known_pods().into_iter().find(|(cookie, _)| *cookie == netns.cookie());
+        let Some((cookie, entry)) = entry else { return Ok(None) };
+        let (_, inode) = netns.device_and_inode().map_err(|e| format!("cannot look at its network namespace: {e}"))?;
+        let id = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        let expected = Expected { cookie, inode, cgroup: id, entry: ips.entry(entry.index, entry.epoch) };
+        if !self.datapath.pod_faults(&expected).is_empty() {
+            return Ok(None);
+        }
+        namespace::check(netns, ips)?;
+        let kept = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
+        let served = kept.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?;
+        let served = TcpListener::from_std(served.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
+        self.datapath.resume_pod(entry.index, kept.as_fd()).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
+        let pod = Arc::new(Pod {
+            uid: want.uid.clone(),
+            namespace: want.namespace.clone(),
+            name: want.name.clone(),
+            identity: identity.clone(),
+            ips,
+            netns: Arc::clone(netns),
+            index: entry.index,
+            epoch: entry.epoch,
+            listener_closed: Notify::new(),
+            presence: watch::Sender::new(Presence::Redirected),
+            probes: Default::default(),
+        });
+        let task = self.begin(&pod, served);
+        let (pod_uid, probe_ports) = (want.pod_uid.clone(), want.probe_ports.clone());
+        Ok(Some(Active { pod, pod_uid, probe_ports, listener: kept.into(), task }))
     }
 
     /// Serves a pod from the socket of an earlier agent. The hooks of its namespace get this agent's programs, and say
@@ -84,6 +159,7 @@ impl Hooks {
             epoch,
             listener_closed: Notify::new(),
             presence: watch::Sender::new(Presence::Redirected),
+            probes: Default::default(),
         });
         let task = self.begin(&pod, served);
         Ok(Active { pod, pod_uid, probe_ports, listener, task })

@@ -83,7 +83,9 @@ impl Registry {
     /// Takes away what the kernel holds for namespaces that are gone.
     fn remove_dead(&mut self) {
         let hooked = self.hooks.hooked();
-        for Hooked { cookie, link, .. } in hooked.iter().filter(|hooked| hooked.link == PodLink::Dead) {
+        // A link that somebody detached is dead too; its pod is here and is hooked again.
+        let here = |cookie| self.joined.values().any(|joined| joined.netns.cookie() == cookie);
+        for Hooked { cookie, link, .. } in hooked.iter().filter(|h| h.link == PodLink::Dead && !here(h.cookie)) {
             tracing::info!(cookie, ?link, "a pod went while no agent ran; its entries are removed");
             self.hooks.unhook(*cookie, None, Presence::Removed);
         }

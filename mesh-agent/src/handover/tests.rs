@@ -1,0 +1,197 @@
+//! Both ends of a hand-over, in one process, with a registry that is played.
+
+use std::{
+    fs::File,
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    About, Giver, Sockets, TakeoverError, find,
+    give::Offer,
+    listen, offer,
+    wire::{Channel, Hello, Message},
+};
+use crate::{
+    identity::{Certificates, Identity, SignError, Signer, Signing},
+    pods::{Addresses, Command, HandedActive, HandedPod, HandedPods},
+};
+
+struct Nobody;
+
+impl Signer for Nobody {
+    fn sign<'a>(&'a self, _: &'a Identity, _: String) -> Signing<'a> {
+        Box::pin(async { Err(SignError::unavailable("nobody signs here")) })
+    }
+}
+
+/// An agent that runs, as its successor sees it.
+struct Old {
+    path: PathBuf,
+    commands: mpsc::Receiver<Command>,
+    listener: TcpListener,
+    _offer: Offer,
+    _folder: tempfile::TempDir,
+}
+
+fn about() -> About {
+    About::new("n1", 15001, 15008)
+}
+
+fn socket(path: &Path) -> OwnedFd {
+    std::os::unix::net::UnixListener::bind(path).expect("bound").into()
+}
+
+impl Old {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("handover.sock");
+        let sockets = Sockets {
+            admin: socket(&folder.path().join("agent.sock")),
+            joins: socket(&folder.path().join("cni.sock")),
+            handover: listen(&path).expect("listens"),
+        };
+        let (sender, commands) = mpsc::channel(1);
+        let certificates = Certificates::new(Arc::new(Nobody), Default::default());
+        let giver = Giver { about: about(), commands: sender, certificates, sockets: Arc::new(sockets) };
+        let offer = offer(giver).expect("a thread");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self { path, commands, listener, _offer: offer, _folder: folder }
+    }
+
+    /// Plays the registry: hands out one pod, and says how the hand-over ended.
+    fn hands_out(mut self) -> thread::JoinHandle<(Self, Result<(), oneshot::error::RecvError>)> {
+        thread::spawn(move || {
+            let Some(Command::HandOver { given, served }) = self.commands.blocking_recv() else {
+                panic!("nobody asked");
+            };
+            given.send(self.pods()).expect("the successor waits");
+            let end = served.blocking_recv();
+            (self, end)
+        })
+    }
+
+    fn pods(&self) -> io::Result<HandedPods> {
+        let active = HandedActive {
+            uid: "Kubernetes//Pod/shop/cart".into(),
+            pod_uid: "u".into(),
+            identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().expect("an identity"),
+            ips: Addresses::of(&[[10, 0, 0, 1].into()]).expect("one address"),
+            probe_ports: vec![8080],
+            index: 3,
+            epoch: 7,
+            listener: self.listener.try_clone()?.into(),
+        };
+        let pod = HandedPod {
+            namespace: "shop".into(),
+            name: "cart".into(),
+            pod_uid: "u".into(),
+            cgroup: "/sys/fs/cgroup/x".into(),
+            netns: File::open("/proc/self/ns/net")?.into(),
+            active: Some(active),
+        };
+        Ok(HandedPods { pods: vec![pod], next_epoch: 8 })
+    }
+}
+
+fn address(listener: OwnedFd) -> SocketAddr {
+    TcpListener::from(listener).local_addr().expect("bound")
+}
+
+#[test]
+fn the_successor_gets_the_very_sockets() {
+    let old = Old::new();
+    let (path, listening) = (old.path.clone(), old.listener.local_addr().expect("bound"));
+    let registry = old.hands_out();
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    let mut handed = takeover.take().expect("handed");
+    assert_eq!(handed.pods.next_epoch, 8);
+    let pod = handed.pods.pods.pop().expect("one pod");
+    assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("shop", "cart"));
+    let active = pod.active.expect("it is redirected");
+    assert_eq!((active.index, active.epoch), (3, 7));
+    assert_eq!(address(active.listener), listening);
+    let admin = std::os::unix::net::UnixListener::from(handed.sockets.admin).local_addr().expect("bound");
+    assert!(admin.as_pathname().expect("a path").ends_with("agent.sock"));
+    takeover.serving().expect("released");
+    assert_eq!(registry.join().expect("no panic").1, Ok(()));
+}
+
+#[test]
+fn a_successor_that_goes_before_it_serves_changes_nothing() {
+    let old = Old::new();
+    let path = old.path.clone();
+    let registry = old.hands_out();
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    let handed = takeover.take().expect("handed");
+    drop((takeover, handed));
+    let (old, end) = registry.join().expect("no panic");
+    assert!(end.is_err(), "the registry goes on");
+    // And the next one may.
+    let registry = old.hands_out();
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    takeover.take().expect("handed");
+    takeover.serving().expect("released");
+    assert_eq!(registry.join().expect("no panic").1, Ok(()));
+}
+
+#[test]
+fn one_that_was_too_slow_must_not_go_on() {
+    let mut old = Old::new();
+    let path = old.path.clone();
+    let registry = thread::spawn(move || {
+        let Some(Command::HandOver { given, served }) = old.commands.blocking_recv() else { panic!("nobody asked") };
+        // Before the answer: afterwards the successor may be quicker.
+        drop(served);
+        given.send(old.pods()).expect("the successor waits");
+        old
+    });
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    takeover.take().expect("handed");
+    let refused = takeover.serving().expect_err("the old one went on");
+    assert!(matches!(&refused, TakeoverError::Refused(why) if why.contains("too long")), "{refused}");
+    drop(registry.join().expect("no panic"));
+}
+
+#[test]
+fn what_cannot_work_together_says_so() {
+    let old = Old::new();
+    for (other, word) in [
+        (About::new("n2", 15001, 15008), "node"),
+        (About::new("n1", 15002, 15008), "--outbound-port"),
+        (About::new("n1", 15001, 15009), "--hbone-port"),
+        (About { layout: 0, ..about() }, "layout"),
+    ] {
+        let refused = find(&old.path, &other).expect_err("it differs");
+        assert!(matches!(&refused, TakeoverError::Refused(why) if why.contains(word)), "{refused}");
+    }
+
+    // A version to come, which says of itself what nobody here understands.
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).expect("a socket");
+    socket.connect(&SockAddr::unix(&old.path).expect("a path")).expect("it listens");
+    let channel = Channel::new(socket).expect("a channel");
+    let hello = Hello { protocol: 99, version: "9.9.9".into(), about: serde_json::json!({ "moon": 1 }) };
+    channel.send(&Message::Hello(hello), &[]).expect("sent");
+    channel.patience(Some(Duration::from_secs(5))).expect("set");
+    let Some((Message::Refused { why }, _)) = channel.receive().expect("an answer") else { panic!("not refused") };
+    assert!(why.contains("version 1") && why.contains("agent 9.9.9 speaks 99"), "{why}");
+}
+
+#[test]
+fn nobody_there_is_no_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("handover.sock");
+    assert!(find(&path, &about()).expect("an answer").is_none());
+    // What a dead agent left.
+    drop(listen(&path).expect("listens"));
+    assert!(find(&path, &about()).expect("an answer").is_none());
+    drop(listen(&path).expect("it is replaced"));
+}
