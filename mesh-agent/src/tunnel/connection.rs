@@ -27,7 +27,7 @@ use super::{
     error::TunnelError,
     pool::{PoolKey, PoolSettings},
     stream::TunnelStream,
-    tls::{ALPN, LastTlsError, Observed, TlsFacts},
+    tls::{ALPN, LastTlsError, Observed, TlsFacts, widen},
 };
 use crate::identity::{Certificate, Peer};
 
@@ -88,11 +88,12 @@ where
 
     let connector = TlsConnector::from(certificate.client_config(&key.destination));
     let late = |_| TunnelError::TlsTimeout { address, after: settings.handshake_timeout };
-    let tls = timeout(settings.handshake_timeout, connector.connect(ServerName::from(address.ip()), tcp))
+    let mut tls = timeout(settings.handshake_timeout, connector.connect(ServerName::from(address.ip()), tcp))
         .await
         .map_err(late)?
         .map_err(|error| TunnelError::handshake(address, error))?;
-    let (_, state) = tls.get_ref();
+    let (_, state) = tls.get_mut();
+    widen(state);
     if state.alpn_protocol() != Some(ALPN) {
         return Err(TunnelError::Alpn(address));
     }

@@ -19,7 +19,7 @@ use super::{
     error::ServeError,
     keepalive::Keepalive,
     respond::{Inbound, Respond},
-    tls::{ALPN, TlsFacts},
+    tls::{ALPN, TlsFacts, widen},
 };
 use crate::identity::Peer;
 
@@ -67,10 +67,11 @@ where
 {
     let remote = tcp.peer_addr().and_then(|remote| tcp.set_nodelay(true).map(|()| remote)).map_err(ServeError::Tls)?;
     let limit = settings.handshake_timeout;
-    let tls = timeout(limit, TlsAcceptor::from(tls).accept(tcp))
+    let mut tls = timeout(limit, TlsAcceptor::from(tls).accept(tcp))
         .await
         .map_err(|_| ServeError::TlsTimeout(limit))?
         .map_err(ServeError::handshake)?;
+    widen(tls.get_mut().1);
     let (peer, facts) = authenticated(&tls)?;
     let mut connection = timeout(limit, builder(settings).handshake::<_, Bytes>(tls))
         .await
