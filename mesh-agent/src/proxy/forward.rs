@@ -21,9 +21,9 @@ use crate::{
     tunnel::TunnelStream,
 };
 
-/// Bytes that are read from a socket at once: with the header of their HTTP/2 frame they fill eight TLS records. Nine
+/// Bytes that are read from a socket at once: with the header of their HTTP/2 frame they fill four TLS records. Nine
 /// bytes more would be a record, and on the wire a segment, of their own.
-const BUFFER: usize = 8 * 16 * 1024 - 9;
+const BUFFER: usize = 4 * 16 * 1024 - 9;
 
 /// One end of a forwarded connection.
 pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {

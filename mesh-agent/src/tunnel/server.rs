@@ -16,6 +16,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, Windows,
     address::parse_authority,
+    ahead::ReadAhead,
     error::ServeError,
     keepalive::Keepalive,
     respond::{Inbound, Respond},
@@ -67,7 +68,7 @@ where
 {
     let remote = tcp.peer_addr().and_then(|remote| tcp.set_nodelay(true).map(|()| remote)).map_err(ServeError::Tls)?;
     let limit = settings.handshake_timeout;
-    let mut tls = timeout(limit, TlsAcceptor::from(tls).accept(tcp))
+    let mut tls = timeout(limit, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp)))
         .await
         .map_err(|_| ServeError::TlsTimeout(limit))?
         .map_err(ServeError::handshake)?;
@@ -111,7 +112,7 @@ where
 }
 
 /// rustls has verified chain and name already; here the name is read once more to be kept.
-fn authenticated(tls: &TlsStream<TcpStream>) -> Result<(Arc<Peer>, TlsFacts), ServeError> {
+fn authenticated(tls: &TlsStream<ReadAhead>) -> Result<(Arc<Peer>, TlsFacts), ServeError> {
     let (_, state) = tls.get_ref();
     if state.alpn_protocol() != Some(ALPN) {
         return Err(ServeError::Alpn);
