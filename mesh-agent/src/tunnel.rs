@@ -2,6 +2,7 @@
 //! at the other end; what they may do is decided elsewhere.
 
 mod address;
+mod ahead;
 mod connection;
 mod error;
 mod keepalive;

@@ -47,9 +47,9 @@ pub struct Arguments {
     /// AuthorizationPolicies that are there while it measures
     #[arg(long, default_value_t = 1000)]
     policies: usize,
-    /// Take the programs of target/release as they are
+    /// Build nothing and take the programs of this folder: to compare two builds by turns
     #[arg(long)]
-    no_build: bool,
+    programs: Option<PathBuf>,
 }
 
 /// # Errors
@@ -59,10 +59,13 @@ pub fn run(root: &Path, command: &Command) -> Result<()> {
     ensure!(shell::is_root(), "bench needs root: it makes network namespaces and loads eBPF");
     check_names(&arguments.only)?;
     let ready = setup::run(root, Scope::Benchmarks)?;
-    if !arguments.no_build {
-        build(&ready, root)?;
-    }
-    mesh_tests::take_programs_from(root.join("target/release"));
+    mesh_tests::take_programs_from(match &arguments.programs {
+        Some(folder) => folder.clone(),
+        None => {
+            build(&ready, root)?;
+            root.join("target/release")
+        }
+    });
 
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("listen for signals")?;
     // Every wait of the harness ends with an error then, and the world is dropped in order.
@@ -106,7 +109,7 @@ fn build(ready: &Ready, root: &Path) -> Result<()> {
 }
 
 fn measure(arguments: &Arguments, samples: &mut Samples) -> Result<()> {
-    let Arguments { rounds, seconds, json: _, only, policies, no_build: _ } = arguments;
+    let Arguments { rounds, seconds, json: _, only, policies, programs: _ } = arguments;
     let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
     eprintln!("bench: two nodes, a meshed and an unmeshed set of pods, {policies} policies");
     let mut stage = Stage::build(*policies)?;

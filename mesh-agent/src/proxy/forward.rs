@@ -28,8 +28,9 @@ use crate::{
     tunnel::TunnelStream,
 };
 
-/// Bytes that are read from a socket at once: four TLS records.
-const BUFFER: usize = 64 * 1024;
+/// Bytes that are read from a socket at once: with the header of their HTTP/2 frame they fill four TLS records. Nine
+/// bytes more would be a record, and on the wire a segment, of their own.
+const BUFFER: usize = 4 * 16 * 1024 - 9;
 
 /// How long a reset waits for what its sender wrote before it. Without a mesh it would be in the receiver's kernel by
 /// then; what finds no room there would be lost without a mesh, too, and is here.

@@ -24,10 +24,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, REASON_HEADER,
     address::{format_authority, format_forwarded},
+    ahead::ReadAhead,
     error::TunnelError,
     pool::{PoolKey, PoolSettings},
     stream::TunnelStream,
-    tls::{ALPN, LastTlsError, Observed, TlsFacts},
+    tls::{ALPN, LastTlsError, Observed, TlsFacts, widen},
 };
 use crate::identity::{Certificate, Peer};
 
@@ -45,7 +46,7 @@ pub struct ConnectRequest {
     pub baggage: Option<String>,
 }
 
-pub type Http2 = Connection<Observed<TlsStream<TcpStream>>, Bytes>;
+pub type Http2 = Connection<Observed<TlsStream<ReadAhead>>, Bytes>;
 
 /// What pool, driver and streams of one connection share.
 pub struct Shared {
@@ -90,11 +91,13 @@ where
 
     let connector = TlsConnector::from(certificate.client_config(&key.destination));
     let late = |_| TunnelError::TlsTimeout { address, after: settings.handshake_timeout };
-    let tls = timeout(settings.handshake_timeout, connector.connect(ServerName::from(address.ip()), tcp))
-        .await
-        .map_err(late)?
-        .map_err(|error| TunnelError::handshake(address, error))?;
-    let (_, state) = tls.get_ref();
+    let mut tls =
+        timeout(settings.handshake_timeout, connector.connect(ServerName::from(address.ip()), ReadAhead::new(tcp)))
+            .await
+            .map_err(late)?
+            .map_err(|error| TunnelError::handshake(address, error))?;
+    let (_, state) = tls.get_mut();
+    widen(state);
     if state.alpn_protocol() != Some(ALPN) {
         return Err(TunnelError::Alpn(address));
     }

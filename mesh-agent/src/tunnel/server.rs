@@ -15,11 +15,12 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, HEADER_LIST_READ, STREAMS, Windows,
     address::parse_authority,
+    ahead::ReadAhead,
     error::ServeError,
     keepalive::Keepalive,
     resets::Resets,
     respond::{Inbound, Respond},
-    tls::{ALPN, TlsFacts},
+    tls::{ALPN, TlsFacts, widen},
 };
 use crate::{identity::Peer, telemetry::reason};
 
@@ -84,10 +85,11 @@ where
 {
     let remote = tcp.peer_addr().and_then(|remote| tcp.set_nodelay(true).map(|()| remote)).map_err(ServeError::Tls)?;
     let limit = settings.handshake_timeout;
-    let tls = timeout(limit, TlsAcceptor::from(tls).accept(tcp))
+    let mut tls = timeout(limit, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp)))
         .await
         .map_err(|_| ServeError::TlsTimeout(limit))?
         .map_err(ServeError::handshake)?;
+    widen(tls.get_mut().1);
     let (peer, facts) = authenticated(&tls)?;
     let (tls, mut resets) = Resets::new(tls);
     let mut connection = timeout(limit, builder(settings).handshake::<_, Bytes>(tls))
@@ -149,7 +151,7 @@ where
 }
 
 /// rustls has verified chain and name already; here the name is read once more to be kept.
-fn authenticated(tls: &TlsStream<TcpStream>) -> Result<(Arc<Peer>, TlsFacts), ServeError> {
+fn authenticated(tls: &TlsStream<ReadAhead>) -> Result<(Arc<Peer>, TlsFacts), ServeError> {
     let (_, state) = tls.get_ref();
     if state.alpn_protocol() != Some(ALPN) {
         return Err(ServeError::Alpn);

@@ -7,13 +7,17 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustls::CommonState;
+use rustls::{CommonState, ConnectionCommon};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::tls_error;
 
 /// The only ALPN value that either side takes.
 pub const ALPN: &[u8] = b"h2";
+
+/// Plaintext that rustls takes before it must be written out: enough for the largest chunk that is read from an
+/// application's socket, so that it leaves in one call.
+const WRITE_LIMIT: usize = 256 * 1024;
 
 /// What was negotiated, by rustls' names: `TLSv1_3`, `TLS13_AES_256_GCM_SHA384`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,11 @@ pub struct TlsFacts {
 /// Where a TLS error of a running connection is kept. In TLS 1.3 the client is done before the server has judged its
 /// certificate: the refusal comes as an alert on the first read, and h2 keeps only the text of I/O errors.
 pub type LastTlsError = Arc<OnceLock<rustls::Error>>;
+
+/// Widens what rustls takes at once; its own limit of 64 KB cuts the end off a full chunk and sends it by itself.
+pub fn widen<S>(state: &mut ConnectionCommon<S>) {
+    state.set_buffer_limit(Some(WRITE_LIMIT));
+}
 
 /// Passes everything through and notes the first TLS error.
 pub struct Observed<T> {

@@ -15,7 +15,7 @@ pub struct Sample {
     pub item: &'static str,
     pub side: Side,
     pub round: u32,
-    /// As the client printed it, and `cpu_a`, `cpu_b` in seconds.
+    /// As the client printed it, and `cpu_a`, `cpu_b`, `cpu_apps` in seconds.
     pub figures: Value,
 }
 

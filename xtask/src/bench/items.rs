@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     figures::{Sample, Samples, Side},
     meter,
-    stage::{ECHO, HTTP, SINK, Stage},
+    stage::{Cast, ECHO, HTTP, SINK, Stage},
 };
 
 /// Beyond the seconds of a measurement: starting, warming up, draining.
@@ -54,7 +54,7 @@ pub fn rounds(
             let order = if round % 2 == 0 { [Side::Plain, Side::Mesh] } else { [Side::Mesh, Side::Plain] };
             let mut told = String::new();
             for side in order {
-                let figures = measured(stage, || item.run(stage, side, seconds))
+                let figures = measured(stage, side, || item.run(stage, side, seconds))
                     .with_context(|| format!("{}, {}", item.name, side.name()))?;
                 told += &format!("  {} {}", side.name(), item.work.short(&figures));
                 samples.add(Sample { item: item.name, side, round, figures });
@@ -65,12 +65,16 @@ pub fn rounds(
     Ok(())
 }
 
-/// Adds `cpu_a` and `cpu_b`, what the agents have used meanwhile, in seconds.
-pub fn measured(stage: &Stage, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
-    let before = meter::cpu(&stage.world)?;
+/// Adds `cpu_a`, `cpu_b` and `cpu_apps`, what the agents and the side's pods have used meanwhile, in seconds.
+pub fn measured(stage: &Stage, side: Side, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
+    let Cast { client, near, far } = stage.cast(side);
+    let used = || Ok::<_, anyhow::Error>((meter::cpu(&stage.world)?, meter::cpu_of_pods(&[client, near, far])?));
+    let (agents, apps) = used()?;
     let mut figures = work()?;
-    let after = meter::cpu(&stage.world)?;
-    (figures["cpu_a"], figures["cpu_b"]) = (json!(after[0] - before[0]), json!(after[1] - before[1]));
+    let (agents_after, apps_after) = used()?;
+    figures["cpu_a"] = json!(agents_after[0] - agents[0]);
+    figures["cpu_b"] = json!(agents_after[1] - agents[1]);
+    figures["cpu_apps"] = json!(apps_after - apps);
     Ok(figures)
 }
 

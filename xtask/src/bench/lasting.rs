@@ -83,7 +83,7 @@ pub fn churn(stage: &Stage, samples: &mut Samples, wanted: impl Fn(&str) -> bool
         for side in [Side::Plain, Side::Mesh] {
             let to = stage.target(side, near, ECHO).to_string();
             let words = ["connects", "--to", &to, "--threads", "16", "--count", &ROW.to_string()];
-            let figures = measured(stage, || stage.client(side, &words, LIMIT))
+            let figures = measured(stage, side, || stage.client(side, &words, LIMIT))
                 .with_context(|| format!("{item}, {}", side.name()))?;
             eprintln!("bench: {item:<27}{} rates {}, errors {}", side.name(), figures["rates"], figures["errors"]);
             samples.add(Sample { item, side, round: 0, figures });
