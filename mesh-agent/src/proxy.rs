@@ -91,8 +91,9 @@ impl Start for Server {
 async fn accept(proxy: Arc<Proxy>, pod: Arc<Pod>, listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((_, peer)) if pod.answers_probe(peer) => {}
+            Ok((_, peer)) if pod.answers_probe(canonical(peer)) => {}
             Ok((stream, peer)) => {
+                let peer = canonical(peer);
                 let (proxy, pod) = (Arc::clone(&proxy), Arc::clone(&pod));
                 // Here and not in the task: a drain from now on is about this connection too.
                 let counted = proxy.live.enter();
@@ -117,7 +118,6 @@ async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: Sock
     // Both fail only for sockets that are gone already.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&dial::keepalive());
-    let peer = canonical(peer);
     match stream.local_addr().map(canonical) {
         Ok(local) if local.port() == proxy.hbone_port => {
             inbound::tunnelled(proxy, pod, stream, peer, local, counted).await;

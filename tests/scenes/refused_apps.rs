@@ -47,6 +47,26 @@ fn refused_at(
     Ok(flow)
 }
 
+/// One connection to a port where nobody listens: the kernel answers, as it would without a mesh, and counts it.
+fn closed_at(world: &World, id: &str, what: &str, who: &Place, to: SocketAddr, node: NodeId) -> Result<()> {
+    let before = verdicts(world, node, "STEERED_CLOSED")?;
+    let report = who.say(to, "hello")?;
+    ensure!(report.end == End::Refused, "{what}: {report:?}");
+    eventually(format_args!("{what}: STEERED_CLOSED"), Patience::SHORT, || {
+        Ok((verdicts(world, node, "STEERED_CLOSED")? > before).then_some(()))
+    })?;
+    refused::row(id, what, "ECONNREFUSED, as from any closed port", "STEERED_CLOSED", "mesh_bpf_verdicts_total");
+    Ok(())
+}
+
+/// What the node's eBPF programs counted.
+fn verdicts(world: &World, node: NodeId, counter: &str) -> Result<u64> {
+    let text = metrics(&world.node(node).host)?;
+    let line = text.lines().find(|line| line.contains(&format!("\"{counter}\"")));
+    let value = line.and_then(|line| line.rsplit(' ').next()).with_context(|| format!("no {counter}"))?;
+    Ok(value.parse()?)
+}
+
 fn run(place: &Place, program: &str, arguments: &[&str]) -> Result<Output> {
     let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
     let program = if program.contains('/') { program.into() } else { installed(program)? };
@@ -70,10 +90,11 @@ fn the_agents_ports_are_closed_to_applications() -> Result<()> {
     let stage = Stage::new("agent's ports")?;
     let Cast { world, client, near, far } = &stage.cast;
     let v4 = |ip: Ipv4Addr, port: u16| SocketAddr::from((ip, port));
-    // The agent's one listener in the pod, on 127.0.0.1 and a port of the kernel's choice; the app's are known.
+    // The agent's one listener in the pod, on a loopback address and a port of the kernel's choice.
     let sockets = succeed(client, "ss", &["-Htln"])?;
-    let ports =
-        sockets.lines().filter_map(|line| line.split_whitespace().nth(3)?.strip_prefix("127.0.0.1:")?.parse().ok());
+    let ports = sockets
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(3)?.strip_prefix("[::ffff:127.0.0.1]:")?.parse().ok());
     let listener: u16 = ports.into_iter().next().with_context(|| format!("no listener in {sockets}"))?;
 
     let at = |what: &str, to: SocketAddr, code: &str| {
@@ -84,7 +105,7 @@ fn the_agents_ports_are_closed_to_applications() -> Result<()> {
     at("HBONE on 127.64.1.2", v4(Ipv4Addr::new(127, 64, 1, 2), 15008), "HBONE_PORT")?;
     at("HBONE on 127.128.1.2", v4(Ipv4Addr::new(127, 128, 1, 2), 15008), "HBONE_PORT")?;
     at("HBONE on 0.0.0.0", v4(Ipv4Addr::UNSPECIFIED, 15008), "HBONE_PORT")?;
-    at("HBONE on ::1", SocketAddr::from((Ipv6Addr::LOCALHOST, 15008)), "STEERED_IPV6")?;
+    at("HBONE on ::1", SocketAddr::from((Ipv6Addr::LOCALHOST, 15008)), "HBONE_PORT")?;
     at("HBONE on ::ffff:127.0.0.1", SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 15008)), "HBONE_PORT")?;
     at("HBONE of a pod of its node", near.at(15008), "HBONE_PORT")?;
     at("HBONE of a pod of another node", far.at(15008), "HBONE_PORT")?;
@@ -118,9 +139,10 @@ fn the_agents_ports_are_closed_to_applications() -> Result<()> {
     }
     // From outside the mesh, and from the node.
     for (what, who) in [("a pod outside the mesh", &**stage.rogue), ("a process of the node", &world.node(A).host)] {
-        for (port, code) in [(15008, "TLS_FAILURE"), (15001, "CONNECT"), (listener, "CONNECT")] {
-            let name = if port == listener { "the agent's listener's port".to_owned() } else { format!("port {port}") };
-            refused_at(world, "X1", &format!("{what} dials {name} of a meshed pod"), who, near.at(port), A, code)?;
+        let tunnel = format!("{what} dials port 15008 of a meshed pod");
+        refused_at(world, "X1", &tunnel, who, near.at(15008), A, "TLS_FAILURE")?;
+        for (name, port) in [("port 15001", 15001), ("the agent's listener's port", listener)] {
+            closed_at(world, "X1", &format!("{what} dials {name} of a meshed pod"), who, near.at(port), A)?;
         }
     }
     // The sockets of the agent are files for root alone, whoever can see them.
@@ -162,7 +184,6 @@ fn plaintext_stays_out_of_strict_and_udp_is_seen() -> Result<()> {
         ("a pod of the same node, by pod IP", &**outside_of, far.at(7000), B),
         ("a pod of another node, by the Service", &**stage.rogue, service.addr(), B),
         ("an IPv6 socket, by mapped pod IP", &**stage.rogue, mapped, B),
-        ("a port where nobody listens", &**stage.rogue, far.at(7999), B),
         ("the node of the pod", &world.node(B).host, far.at(7000), B),
         ("another node", &world.node(A).host, far.at(7000), B),
         ("a host outside the cluster", &outside, near.at(7000), A),
@@ -172,6 +193,7 @@ fn plaintext_stays_out_of_strict_and_udp_is_seen() -> Result<()> {
         assert_eq!(flow.source.identity, "", "{flow:?}");
     }
     ensure!(counted(&metrics(&world.node(B).host)?, "PLAINTEXT_STRICT"));
+    closed_at(world, "X7", "plaintext to a STRICT pod, where nobody listens", &stage.rogue, far.at(7999), B)?;
     assert!(client.say(far.at(7000), "as before")?.echoed());
 
     // UDP is neither redirected nor encrypted, and STRICT says nothing of it: it passes, is readable, and is counted.

@@ -68,7 +68,7 @@ pub async fn tunnelled(
         tokio::select! { () = pod.unhooked() => {}, () = counted.drained() => {} }
     };
     let tls = certificate.server_config();
-    let served = tunnel::serve(stream, tls, &settings, handler, malformed, drain).await;
+    let served = tunnel::serve(stream, peer, tls, &settings, handler, malformed, drain).await;
     if let Err(e) = served {
         refused(e.code(), format!("{:#}", anyhow::Error::from(e)));
     }
@@ -76,7 +76,6 @@ pub async fn tunnelled(
 
 async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbound: Inbound, mut respond: Respond) {
     let Inbound { peer, remote, authority, forwarded, baggage, tls } = inbound;
-    let remote = super::canonical(remote);
     tracing::debug!(peer = %peer.identity, %remote, %authority, ?forwarded, ?baggage, "a tunnelled stream");
     // The outer connection's address counts; the header may add the port, and only of that address.
     let client = forwarded

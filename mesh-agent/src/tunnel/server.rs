@@ -1,6 +1,6 @@
 //! The receiving end of HBONE: one TCP connection from a peer's agent, many streams on it.
 
-use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, request::Parts};
@@ -67,12 +67,14 @@ pub struct Malformed {
 /// How much of what a peer wrote is worth repeating.
 const SHOWN: usize = 128;
 
-/// Serves one accepted connection until the peer leaves. `handler` runs as a task of its own for every well-formed
-/// CONNECT; what is refused before, `malformed` gets to record. When `drain` is ready the peer is told to open no more streams; those that are open go on.
+/// Serves one accepted connection from `remote` until the peer leaves. `handler` runs as a task of its own for every
+/// well-formed CONNECT; what is refused before, `malformed` gets to record. When `drain` is ready the peer is told to
+/// open no more streams; those that are open go on.
 ///
 /// Returns when the connection and all its handlers have ended. Dropped before, it ends both at once.
 pub async fn serve<H, F>(
     tcp: TcpStream,
+    remote: SocketAddr,
     tls: Arc<ServerConfig>,
     settings: &ServerSettings,
     handler: H,
@@ -83,7 +85,7 @@ where
     H: Fn(Inbound, Respond) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let remote = tcp.peer_addr().and_then(|remote| tcp.set_nodelay(true).map(|()| remote)).map_err(ServeError::Tls)?;
+    tcp.set_nodelay(true).map_err(ServeError::Tls)?;
     let limit = settings.handshake_timeout;
     let mut tls = timeout(limit, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp)))
         .await
@@ -121,7 +123,7 @@ where
                     }
                 }
                 // The peer left without a word, as one does that was killed. Its streams have records of their own.
-                Some(Err(error)) if error.is_io() => {
+                Some(Err(error)) if left_without_a_word(&error) => {
                     tracing::debug!(%remote, %error, "the peer of a tunnel is gone");
                     break Ok(());
                 }
@@ -148,6 +150,11 @@ where
         report(ended);
     }
     outcome
+}
+
+fn left_without_a_word(error: &h2::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    error.get_io().is_some_and(|error| matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof))
 }
 
 /// rustls has verified chain and name already; here the name is read once more to be kept.

@@ -77,7 +77,7 @@ impl Peer {
                             let refused = codes.clone();
                             let malformed = move |m: Malformed| refused.lock().expect("codes").push(m.reason);
                             let drain = async move { drop(drained.wait_for(|drained| *drained).await) };
-                            if let Err(error) = serve(tcp, tls, &ServerSettings::default(), handler, malformed, drain).await {
+                            if let Err(error) = serve(tcp, ([127, 0, 0, 1], 1).into(), tls, &ServerSettings::default(), handler, malformed, drain).await {
                                 codes.lock().expect("codes").push(error.code());
                             }
                         });
