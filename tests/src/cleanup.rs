@@ -5,8 +5,8 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -29,14 +29,9 @@ pub struct WorldId {
     pub number: u32,
 }
 
-/// A process that outlives this one for a moment and removes what it left.
-#[derive(Debug)]
-pub(crate) struct Janitor {
-    child: Child,
-    input: Option<ChildStdin>,
-}
-
-static JANITOR: Mutex<Weak<Janitor>> = Mutex::new(Weak::new());
+/// A process that outlives this one for a moment and removes what it left. It is there until this one ends: one that
+/// went between two worlds would take the second for left behind.
+static JANITOR: Mutex<Option<Child>> = Mutex::new(None);
 
 impl WorldId {
     /// The id of this process's world number `number`.
@@ -67,33 +62,21 @@ impl std::fmt::Display for WorldId {
     }
 }
 
-impl Janitor {
-    /// This process's janitor; it waits as long as somebody holds it.
-    pub fn hire() -> Result<Arc<Self>> {
-        let mut current = JANITOR.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(janitor) = current.upgrade() {
-            return Ok(janitor);
-        }
-        let mut child = Command::new(config::built("mesh-test-app")?)
+/// Sees to it that the worlds of this process are removed, however it ends.
+pub(crate) fn hire_janitor() -> Result<()> {
+    let mut janitor = JANITOR.lock().unwrap_or_else(PoisonError::into_inner);
+    if janitor.is_none() {
+        let child = Command::new(config::built("mesh-test-app")?)
             .args(["janitor", "--pid", &config::own_pid().to_string()])
+            // Its end is the end of this process.
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .context("start the janitor")?;
-        let input = child.stdin.take();
-        let janitor = Arc::new(Self { child, input });
-        *current = Arc::downgrade(&janitor);
-        Ok(janitor)
+        *janitor = Some(child);
     }
-}
-
-impl Drop for Janitor {
-    fn drop(&mut self) {
-        self.input.take();
-        // It cannot fail otherwise than by being gone.
-        let _ = self.child.wait();
-    }
+    Ok(())
 }
 
 /// Removes the worlds of processes that live no more.

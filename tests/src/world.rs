@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     A, Agent, B, Capture, Controller, Manifests, Node, NodeId, Place, Pod,
-    cleanup::{self, Janitor, WorldId},
+    cleanup::{self, WorldId},
     network::{self, Network},
     process::Crew,
 };
@@ -51,8 +51,6 @@ pub struct World {
     pub agent_options: Vec<String>,
     crew: Crew,
     quiet: bool,
-    /// Last: it goes when all else has gone.
-    _janitor: Arc<Janitor>,
 }
 
 /// Making it.
@@ -61,10 +59,10 @@ impl World {
     pub fn new(title: &str) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "a world needs root: it makes network namespaces and cgroups");
         cleanup::sweep_dead()?;
-        let janitor = Janitor::hire()?;
+        cleanup::hire_janitor()?;
         cleanup::mount_bpffs()?;
         let id = WorldId::own(NUMBER.fetch_add(1, Ordering::Relaxed))?.to_string();
-        let made = Self::build(&id, title, janitor);
+        let made = Self::build(&id, title);
         if made.is_err() {
             // The first error is the one to tell.
             let _ = cleanup::remove(&id);
@@ -72,7 +70,7 @@ impl World {
         made
     }
 
-    fn build(id: &str, title: &str, janitor: Arc<Janitor>) -> Result<Self> {
+    fn build(id: &str, title: &str) -> Result<Self> {
         let root = Path::new("/run").join(format!("nodemesh-{id}"));
         let cgroup = cleanup::cgroup2()?.join(format!("nodemesh-{id}"));
         for folder in [&root.join("logs"), &cgroup] {
@@ -105,7 +103,6 @@ impl World {
             agents: [None, None],
             crew,
             quiet: false,
-            _janitor: janitor,
         })
     }
 

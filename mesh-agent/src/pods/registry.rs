@@ -287,10 +287,9 @@ impl Registry {
         {
             self.lost.remove(&key);
         }
-        if let Some(old) = self.joined.get(&key) {
-            if same_netns(old) && old.pod_uid == request.pod_uid && old.cgroup == cgroup {
-                return Ok(());
-            }
+        let same = |old: &Joined| same_netns(old) && old.pod_uid == request.pod_uid && old.cgroup == cgroup;
+        if self.joined.get(&key).is_some_and(same) {
+            return Ok(());
         }
         // The same name again is another pod: what was known of the old one must not serve it.
         self.forget(&key);
