@@ -53,8 +53,16 @@ pub fn run(settings: Run) -> Result<()> {
     // Before any socket or thread: both would stay where they were made.
     pods::remember_own_namespace().context("cannot open the node's own network namespace")?;
     let agent_cgroup = pods::enter_agent_cgroup(&settings.places.cgroup)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let workers = settings.workers.map_or_else(default_workers, usize::from);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(workers).enable_all().build().context("cannot start threads")?;
     runtime.block_on(serve(settings, agent_cgroup))
+}
+
+/// Half of the CPUs that this process may use: the other half is the applications' and the kernel's, and each further
+/// thread costs wake-ups for every message.
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get().div_ceil(2))
 }
 
 async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {

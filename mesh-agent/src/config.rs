@@ -70,6 +70,10 @@ pub struct Run {
     /// How often every hook is proven, in seconds
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub audit_interval: Duration,
+    /// Threads that move connections; not given: half of the node's CPUs, one at least. One connection after another is
+    /// cheaper than many at once, each waking the next
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub workers: Option<u16>,
     /// Cluster name, as the controller has it
     #[arg(long, default_value = "Kubernetes")]
     pub cluster: String,

@@ -1,6 +1,7 @@
 //! The story of one connection: accepted, resolved, authorised, forwarded, recorded.
 
 mod balance;
+mod buffer;
 mod dial;
 mod forward;
 mod inbound;

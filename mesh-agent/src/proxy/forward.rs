@@ -22,15 +22,12 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::buffer::Buffer;
 use crate::{
     sockopt,
     telemetry::{OpenFlow, reason},
     tunnel::TunnelStream,
 };
-
-/// Bytes that are read from a socket at once: with the header of their HTTP/2 frame they fill four TLS records. Nine
-/// bytes more would be a record, and on the wire a segment, of their own.
-const BUFFER: usize = 4 * 16 * 1024 - 9;
 
 /// How long a reset waits for what its sender wrote before it. Without a mesh it would be in the receiver's kernel by
 /// then; what finds no room there would be lost without a mesh, too, and is here.
@@ -63,7 +60,8 @@ pub trait End: AsyncBufRead + AsyncWrite + Unpin + Send {
 /// A socket as an end.
 pub struct Socket {
     stream: Arc<TcpStream>,
-    buffer: Box<[u8]>,
+    /// Only while there is something in it.
+    buffer: Option<Buffer>,
     /// What of the buffer was read and not yet consumed.
     filled: Range<usize>,
     /// What its end is if it was reset before it came here.
@@ -73,7 +71,7 @@ pub struct Socket {
 }
 
 pub fn socket(stream: TcpStream) -> Socket {
-    Socket { stream: Arc::new(stream), buffer: vec![0; BUFFER].into(), filled: 0..0, fault: None, gone: None }
+    Socket { stream: Arc::new(stream), buffer: None, filled: 0..0, fault: None, gone: None }
 }
 
 impl Socket {
@@ -90,8 +88,12 @@ impl AsyncBufRead for Socket {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         while this.filled.is_empty() {
-            ready!(this.stream.poll_read_ready(cx))?;
-            match this.stream.try_read(&mut this.buffer) {
+            let Poll::Ready(ready) = this.stream.poll_read_ready(cx) else {
+                this.buffer = None;
+                return Poll::Pending;
+            };
+            ready?;
+            match this.stream.try_read(this.buffer.get_or_insert_with(Buffer::new)) {
                 Ok(0) => match this.fault.take_if(|fault| fault.kind() == io::ErrorKind::ConnectionReset) {
                     Some(fault) => return Poll::Ready(Err(fault)),
                     // It had ended in order before (EPIPE): `poll_gone` tells the rest.
@@ -102,7 +104,7 @@ impl AsyncBufRead for Socket {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(&this.buffer[this.filled.clone()]))
+        Poll::Ready(Ok(this.buffer.as_ref().map_or(&[], |buffer| &buffer[this.filled.clone()])))
     }
 
     fn consume(mut self: Pin<&mut Self>, amount: usize) {

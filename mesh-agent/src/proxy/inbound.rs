@@ -102,8 +102,8 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
         flow.dropped(reason, format!("{authority} was asked for at {local}"));
         return respond.refuse(StatusCode::BAD_REQUEST, reason);
     }
-    let (permit, connection, workload) = match decided {
-        Ok(decided) => decided,
+    let Permitted { permit, connection, workload, snapshot } = match decided {
+        Ok(permitted) => permitted,
         Err(Refusal { status, reason }) => return respond.refuse(status, reason),
     };
     let dialled = tokio::select! {
@@ -119,7 +119,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     };
     match respond.accept() {
         Ok(stream) => {
-            let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
+            let denied = denied_later(&proxy.store, snapshot, workload.uid.clone(), connection);
             forward(&permit, stream, server, denied, &mut flow).await;
         }
         Err(e) => {
@@ -136,13 +136,13 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     }
     let (mut flow, decided) = decide(proxy, pod, peer, None, local);
     flow.path = Some(Path::Passthrough);
-    let (permit, connection, workload) = match decided {
-        Ok(decided) => decided,
+    let Permitted { permit, connection, workload, snapshot } = match decided {
+        Ok(permitted) => permitted,
         Err(_) => return refuse(&stream),
     };
     match dial::application(&proxy.datapath, pod, local, peer).await {
         Ok(server) => {
-            let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
+            let denied = denied_later(&proxy.store, snapshot, workload.uid.clone(), connection);
             forward(&permit, socket(stream), server, denied, &mut flow).await;
         }
         Err(e) => {
@@ -183,7 +183,15 @@ struct Refusal {
     reason: &'static str,
 }
 
-type Decided = Result<(Permit, Connection, Arc<Workload>), Refusal>;
+/// What was permitted, and by what.
+struct Permitted {
+    permit: Permit,
+    connection: Connection,
+    workload: Arc<Workload>,
+    snapshot: Arc<Snapshot>,
+}
+
+type Decided = Result<Permitted, Refusal>;
 
 /// Who is at the other end: by its address, but for the identity, which is what the connection proved.
 fn source(snapshot: &Snapshot, client: SocketAddr, identity: Option<&Identity>) -> Party {
@@ -213,7 +221,7 @@ fn decide(
     let decision = snapshot.decide(&workload, &connection);
     flow.decided(&decision);
     match decision.outcome {
-        Ok(permit) => (flow, Ok((permit, connection, workload))),
+        Ok(permit) => (flow, Ok(Permitted { permit, connection, workload, snapshot })),
         Err(Denied { reason, .. }) => {
             let status = StatusCode::FORBIDDEN;
             (flow, Err(Refusal { status, reason: reason.code() }))

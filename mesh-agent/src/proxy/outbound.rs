@@ -100,7 +100,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
 async fn local_pod(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     stream: TcpStream,
     workload: &Arc<Workload>,
     target: SocketAddr,
@@ -129,7 +129,7 @@ async fn local_pod(
     let Ok(permit) = decision.outcome else { return refuse(&stream) };
     match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
         Ok(server) => {
-            let denied = denied_later(&proxy.store, workload.uid.clone(), connection);
+            let denied = denied_later(&proxy.store, Arc::clone(snapshot), workload.uid.clone(), connection);
             let denied = async {
                 tokio::select! {
                     denied = denied => denied,

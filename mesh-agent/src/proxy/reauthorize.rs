@@ -24,14 +24,13 @@ fn nobody_knows(generation: u64) -> Decision {
     Decision { outcome, observations: Vec::new(), asked: None, generation }
 }
 
-/// Resolves when the configuration no longer permits `connection` to the workload with this uid. It is decided again
-/// only after a change of that workload or of a policy that applies to it.
-pub async fn denied_later(store: &Store, uid: String, connection: Connection) -> Decision {
+/// Resolves when the configuration no longer permits `connection` to the workload with this uid. It was permitted by
+/// `decided`, and is decided again only after a change of that workload or of a policy that applies to it.
+pub async fn denied_later(store: &Store, mut decided: Arc<Snapshot>, uid: String, connection: Connection) -> Decision {
     let mut changes = store.subscribe();
-    let mut decided: Option<Arc<Snapshot>> = None;
     loop {
         let snapshot = changes.borrow_and_update().clone();
-        if !decided.is_some_and(|earlier| snapshot.decides_like(&earlier, &uid)) {
+        if !snapshot.decides_like(&decided, &uid) {
             match snapshot.workload(&uid) {
                 Some(workload) => {
                     let decision = snapshot.decide(workload, &connection);
@@ -42,7 +41,7 @@ pub async fn denied_later(store: &Store, uid: String, connection: Connection) ->
                 None => return nobody_knows(snapshot.generation()),
             }
         }
-        decided = Some(snapshot);
+        decided = snapshot;
         if changes.changed().await.is_err() {
             // The agent is shutting down, which ends the connection in its own way.
             std::future::pending::<()>().await;
