@@ -25,8 +25,9 @@ pub struct Arguments {
     verbose: bool,
 }
 
-/// Prints agents, pods and controller. Found: a node without its controller or its agent, a refused configuration, a
-/// pod that shall be redirected and is not, or a problem in the manifests.
+/// Prints agents, pods and controller. Found: a node without its controller or its agent, or that is not ready, a refused
+/// configuration, a pod that shall be redirected and is not or whose hooks an audit found wrong, or a problem in the
+/// manifests.
 pub async fn run<W: Write>(
     servers: &Servers,
     arguments: &Arguments,
@@ -74,7 +75,11 @@ pub async fn run<W: Write>(
 fn is_wrong(status: &NodeStatus) -> bool {
     !status.controller_connected
         || !status.last_nack.is_empty()
-        || status.pods.iter().any(|pod| matches!(pod.redirection(), Redirection::Pending | Redirection::Failed))
+        || !status.not_ready.is_empty()
+        || status
+            .pods
+            .iter()
+            .any(|pod| matches!(pod.redirection(), Redirection::Pending | Redirection::Failed) || !pod.fault.is_empty())
 }
 
 fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
@@ -86,6 +91,7 @@ fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> R
         "SERVICES",
         "POLICIES",
         "CONNECTIONS",
+        "TUNNELS",
         "UP",
         "VERSION",
     ]);
@@ -102,7 +108,8 @@ fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> R
             status.services.to_string().into(),
             status.policies.to_string().into(),
             status.open_connections.to_string().into(),
-            up(status).into(),
+            status.tunnels.to_string().into(),
+            ago(status.started.map(|started| (started.seconds, started.nanos))).into(),
             (&status.version).into(),
         ]);
     }
@@ -111,14 +118,26 @@ fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> R
         return Ok(());
     }
     screen.table(&mut table)?;
-    for (node, status) in nodes.iter().filter(|(_, status)| !status.last_nack.is_empty()) {
-        screen.line(&format!("{node} refused a configuration: {}", status.last_nack), Mood::Bad)?;
+    for (node, status) in nodes {
+        if !status.not_ready.is_empty() {
+            screen.line(&format!("{node} is not ready: {}", status.not_ready), Mood::Bad)?;
+        }
+        if !status.last_nack.is_empty() {
+            screen.line(&format!("{node} refused a configuration: {}", status.last_nack), Mood::Bad)?;
+        }
+        if status.configuration_from_disk {
+            let why = "has the rules of its disk: no controller has answered since it began";
+            screen.line(&format!("{node} {why}"), Mood::Plain)?;
+        }
+        if status.draining {
+            screen.line(&format!("{node} drains: live connections go on, new ones are a successor's"), Mood::Plain)?;
+        }
     }
     Ok(())
 }
 
 fn pods<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
-    let mut table = Table::new(["NODE", "POD", "REDIRECTION", "WHY"]);
+    let mut table = Table::new(["NODE", "POD", "REDIRECTION", "PROVEN", "WHY"]);
     for (node, status) in nodes {
         for pod in &status.pods {
             let mood = match pod.redirection() {
@@ -126,11 +145,19 @@ fn pods<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Res
                 Redirection::Failed => Mood::Bad,
                 Redirection::Disabled | Redirection::Pending => Mood::Plain,
             };
+            // When an audit last found all of its hooks as they should be.
+            let proven = match ago(pod.proven.map(|time| (time.seconds, time.nanos))) {
+                none if none.is_empty() => none,
+                span => format!("{span} ago"),
+            };
+            let said = [&pod.message, &pod.fault];
+            let why = said.into_iter().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>().join("; ");
             table.push([
                 node.into(),
                 format!("{}/{}", pod.namespace, pod.name).into(),
                 Cell::new(words::redirection(pod.redirection()), mood),
-                (&pod.message).into(),
+                proven.into(),
+                Cell::new(&why, if pod.fault.is_empty() { Mood::Plain } else { Mood::Bad }),
             ]);
         }
     }
@@ -155,10 +182,12 @@ fn counters<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) ->
     Ok(())
 }
 
-/// How long the agent has run by this machine's clock.
-fn up(status: &NodeStatus) -> String {
+/// How long ago that was by this machine's clock; nothing for a time that is absent.
+fn ago(seconds_and_nanos: Option<(i64, i32)>) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
-    status.started.map_or_else(String::new, |started| words::span((now - started.seconds as f64).max(0.0) * 1000.0))
+    seconds_and_nanos.map_or_else(String::new, |(seconds, nanos)| {
+        words::span((now - seconds as f64 - f64::from(nanos) / 1e9).max(0.0) * 1000.0)
+    })
 }
 
 fn node_json(node: &str, status: &NodeStatus) -> Value {
@@ -185,6 +214,7 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
         "services": status.services,
         "policies": status.policies,
         "open_connections": status.open_connections,
+        "tunnels": status.tunnels,
         "last_nack": status.last_nack,
         "not_ready": status.not_ready,
         "configuration_from_disk": status.configuration_from_disk,

@@ -42,8 +42,9 @@ fn refused_at(
         let newer = of_code.into_iter().nth(before);
         newer.with_context(|| format!("the last ones: {last:?}; {report:?}")).map(Some)
     })?;
+    ensure!(counted(&metrics(&world.node(node).host)?, code), "{what}: no metric of {code}");
     let seen = report.error.unwrap_or_else(|| format!("{:?}", report.end));
-    refused::row(id, what, &seen, code, &format!("flow of node {}", node.name()));
+    refused::row(id, what, &seen, code, &format!("flow of node {}, mesh_policy_verdicts_total", node.name()));
     Ok(flow)
 }
 
@@ -217,8 +218,8 @@ fn plaintext_stays_out_of_strict_and_udp_is_seen() -> Result<()> {
             "X7",
             &what,
             "not refused: passes in plaintext, as documented",
-            counter,
-            "mesh_bpf_verdicts_total",
+            "-",
+            &format!("{counter} in mesh_bpf_verdicts_total"),
         );
     }
     Ok(())

@@ -21,6 +21,9 @@ pub struct Arguments {
     /// Only this tier
     #[arg(long, value_enum)]
     tier: Option<Tier>,
+    /// Scenes under load at full length, not at that of every day: a gigabyte, 10,000 connections, 10,000 streams
+    #[arg(long)]
+    long: bool,
     /// Only tests whose names contain this
     filter: Option<String>,
 }
@@ -80,7 +83,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     let system = tiers.iter().any(|tier| *tier == Tier::System && tier.obstacle().is_none());
     let start = Instant::now();
     let ready = setup::run(root, if system { Scope::Everything } else { Scope::Build })?;
-    let runner = Runner::choose(&ready, root);
+    let runner = Runner::choose(&ready, root, arguments.long);
     let mut steps = Steps::new("test");
     refused::forget()?;
     let mut built = false;

@@ -1,6 +1,6 @@
 //! What `meshctl status` finds.
 
-use mesh_common::proto::nodemesh::{ControllerStatus, MissingNode, UnjoinedPod};
+use mesh_common::proto::nodemesh::{ControllerStatus, MissingNode, NodeStatus, UnjoinedPod};
 
 use super::*;
 
@@ -15,7 +15,28 @@ async fn status_finds_what_is_wrong() {
     assert!(text.contains("node-a  connected   9"), "{text}");
     let (outcome, text) = meshctl("meshctl status -v", |_| Ok(vec![node(Redirection::Failed)])).await;
     assert_eq!(outcome.unwrap(), Outcome::Found);
-    assert!(text.contains("shop/web  failed       no\\u{1b}[2Jcgroup"), "{text}");
+    assert!(text.contains("shop/web  failed  ") && text.contains("no\\u{1b}[2Jcgroup"), "{text}");
+}
+
+#[tokio::test]
+async fn what_an_audit_says_is_found() {
+    let changed = |change: fn(&mut NodeStatus)| {
+        let item::Kind::Status(mut status) = node(Redirection::Enabled) else { panic!("an agent's status") };
+        change(&mut status);
+        move |_: query::Kind| Ok(vec![item::Kind::Status(status.clone())])
+    };
+    let faulty = changed(|status| status.pods[0].fault = "its sk_lookup link is not pinned".into());
+    let (outcome, text) = meshctl("meshctl status", faulty).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.contains("its sk_lookup link is not pinned"), "{text}");
+    let broken = changed(|status| status.not_ready = "the link of hook connect4 is not pinned".into());
+    let (outcome, text) = meshctl("meshctl status", broken).await;
+    assert_eq!(outcome.unwrap(), Outcome::Found);
+    assert!(text.contains("node-a is not ready: the link of hook connect4 is not pinned\n"), "{text}");
+    let from_disk = changed(|status| status.configuration_from_disk = true);
+    let (outcome, text) = meshctl("meshctl status", from_disk).await;
+    assert_eq!(outcome.unwrap(), Outcome::Fine);
+    assert!(text.contains("node-a has the rules of its disk"), "{text}");
 }
 
 #[tokio::test]

@@ -51,6 +51,16 @@ impl Samples {
         median(of_item.filter_map(|sample| figure(&sample.figures)).collect())
     }
 
+    /// Connections and requests of the item that failed, on either side.
+    pub fn errors(&self, item: &str) -> u64 {
+        let of = |figures: &Value| {
+            let counted = |kind: &str| figures["errors"][kind].as_u64().unwrap_or_default();
+            let lines = figures["failed"].as_array().map_or(0, Vec::len) as u64;
+            counted("connect") + counted("exchange") + lines
+        };
+        self.0.iter().filter(|sample| sample.item == item).map(|sample| of(&sample.figures)).sum()
+    }
+
     /// The median of mesh divided by no mesh, round by round.
     pub fn ratio(&self, item: &str, figure: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
         let find = |side, round| {
@@ -90,6 +100,10 @@ mod tests {
         assert_eq!(samples.ratio("bulk", rate), Some(0.3));
         assert_eq!(samples.median("bulk", Side::Mesh, rate), Some(25.0));
         assert_eq!(samples.ratio("none", rate), None);
+        assert_eq!(samples.errors("bulk"), 0);
+        let figures = json!({ "errors": { "connect": 2, "exchange": 1 }, "failed": ["Non-2xx"] });
+        samples.add(Sample { item: "bulk", side: Side::Mesh, round: 3, figures });
+        assert_eq!(samples.errors("bulk"), 4);
     }
 
     #[test]

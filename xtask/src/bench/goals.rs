@@ -16,6 +16,8 @@ struct Row {
     must: Option<f64>,
     goal: Option<f64>,
     better: Better,
+    /// What of the work failed: then the figures say little.
+    errors: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub fn print(samples: &Samples) {
 
 impl Row {
     fn cells(&self) -> [String; 7] {
-        let Self { what, plain, mesh, judged, unit, must, goal, better } = self;
+        let Self { what, plain, mesh, judged, unit, must, goal, better, errors } = self;
         let number = |value: &Option<f64>| value.map(shown).unwrap_or_default();
         let with_unit = |value: &Option<f64>| value.map(|v| format!("{} {unit}", shown(v))).unwrap_or_default();
         let reached = |bound: Option<f64>| {
@@ -57,8 +59,9 @@ impl Row {
             (None, Some(false)) => "not the goal",
             (None, None) => "",
         };
+        let verdict = if *errors > 0 { format!("MISSED: {errors} errors") } else { verdict.to_owned() };
         let (plain, mesh) = (with_unit(plain), with_unit(mesh));
-        [(*what).to_owned(), plain, mesh, number(judged), number(must), number(goal), verdict.to_owned()]
+        [(*what).to_owned(), plain, mesh, number(judged), number(must), number(goal), verdict]
     }
 }
 
@@ -78,7 +81,8 @@ fn rows(samples: &Samples) -> Vec<Row> {
     let mut against = |what, item, unit, figure: &dyn Fn(&Value) -> Option<f64>, must, goal, better| {
         let [plain, mesh] = [Side::Plain, Side::Mesh].map(|side| samples.median(item, side, figure));
         let judged = samples.ratio(item, figure);
-        rows.push(Row { what, plain, mesh, judged, unit, must, goal, better });
+        let errors = samples.errors(item);
+        rows.push(Row { what, plain, mesh, judged, unit, must, goal, better, errors });
     };
     let gigabits = |figures: &Value| Some(figures["bytes_per_second"].as_f64()? * 8.0 / 1e9);
     against("bulk, 1 connection", "bulk-1", "Gb/s", &gigabits, Some(0.24), Some(0.30), More);
@@ -105,7 +109,7 @@ fn rows(samples: &Samples) -> Vec<Row> {
         let each = |seconds: Option<f64>, f: &Value| Some(seconds? * scale / f[work].as_f64()?);
         let plain = samples.median(item, Side::Plain, |f| each(f["cpu_apps"].as_f64(), f));
         let mesh = of(item, &|f: &Value| each(cpu(f), f));
-        rows.push(Row { what, plain, mesh, judged: mesh, unit, must, goal, better: Less });
+        rows.push(Row { what, plain, mesh, judged: mesh, unit, must, goal, better: Less, errors: 0 });
     };
     cost("CPU a GB, 1 connection", "bulk-1", "s", "bytes", 1e9, Some(0.90), Some(0.75));
     cost("CPU a GB, 8 connections", "bulk-8", "s", "bytes", 1e9, Some(0.90), Some(0.75));
@@ -117,7 +121,7 @@ fn rows(samples: &Samples) -> Vec<Row> {
 
     // By themselves.
     let mut alone = |what, unit, mesh: Option<f64>, must, goal, better| {
-        rows.push(Row { what, plain: None, mesh, judged: mesh, unit, must, goal, better });
+        rows.push(Row { what, plain: None, mesh, judged: mesh, unit, must, goal, better, errors: 0 });
     };
     let sixteen = quotient(of("bulk-16", &gigabits), of("bulk-1", &gigabits));
     alone("bulk, 16 against 1", "", sixteen, Some(0.9), Some(1.1), More);

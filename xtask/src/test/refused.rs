@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 
 /// Fewer in a whole run means that tests went missing.
 const LEAST: usize = 80;
+/// What the kernel refuses by itself, and what does no harm.
+const NO_CODE: &str = "-";
 
 /// Removes what an earlier run left.
 pub fn forget() -> Result<()> {
@@ -46,7 +48,8 @@ fn file() -> Result<PathBuf> {
     Ok(own.parent().context("the running program lies nowhere")?.join("refused-inputs.tsv"))
 }
 
-/// The table with its last line, and how many attacks it has. An attack that several tests saw is one.
+/// The table with its last line, and how many attacks of it were refused with a code of this project. An attack that
+/// several tests saw is one.
 fn table(text: &str) -> Result<(String, usize)> {
     let mut attacks = BTreeMap::new();
     for line in text.lines() {
@@ -71,8 +74,11 @@ fn table(text: &str) -> Result<(String, usize)> {
         shown += &format!("  {id:a$}  {attack:b$}  {code:c$}  {outcome:d$}  {evidence}\n");
     }
     let ids = attacks.keys().map(|(number, ..)| number).collect::<BTreeSet<_>>();
-    shown += &format!("  {} refused inputs, {} rows of the checklist\n", attacks.len(), ids.len());
-    Ok((shown, attacks.len()))
+    let coded = attacks.values().filter(|[_, code, _]| *code != NO_CODE).count();
+    let rest = attacks.len() - coded;
+    let (rows, count) = (ids.len(), coded);
+    shown += &format!("  {count} refused inputs with a code, {rest} that need none, {rows} rows of the checklist\n");
+    Ok((shown, coded))
 }
 
 #[cfg(test)]
@@ -81,12 +87,13 @@ mod tests {
 
     #[test]
     fn an_attack_is_counted_once_and_rows_are_in_order() {
-        let text = "X10\tb\treset\tCODE\tflow\nX2\ta\t400\tOTHER\tflow\nX10\tb\tagain\tCODE\tflow\n";
+        let text = "X10\tb\treset\tCODE\tflow\nX2\ta\t400\tOTHER\tflow\nX10\tb\tagain\tCODE\tflow\n\
+                    X10\tc\tnothing\t-\tflow\n";
         let (shown, cases) = table(text).unwrap();
         assert_eq!(cases, 2);
         let lines = shown.lines().map(str::trim).collect::<Vec<_>>();
         assert!(lines[1].starts_with("X2") && lines[2].starts_with("X10"), "{shown}");
-        assert_eq!(lines[3], "2 refused inputs, 2 rows of the checklist");
+        assert_eq!(lines[4], "2 refused inputs with a code, 1 that need none, 2 rows of the checklist");
         assert!(table("X1\tonly two").is_err());
         assert_eq!(table("").unwrap(), (String::new(), 0));
     }

@@ -22,19 +22,24 @@ pub struct Runner<'a> {
     ready: &'a Ready,
     root: &'a Path,
     nextest: bool,
+    long: bool,
     /// Without nextest: the test programs of each package, with the folder to run them in.
     programs: OnceLock<Programs>,
 }
 
+/// What scenes under load ask the environment for.
+const LONG: [(&str, &str); 3] =
+    [("MESH_TEST_GIBIBYTES", "1"), ("MESH_TEST_CONNECTIONS", "10000"), ("MESH_TEST_SCRIPTS", "10000")];
+
 type Programs = BTreeMap<String, Vec<(PathBuf, PathBuf)>>;
 
 impl<'a> Runner<'a> {
-    pub fn choose(ready: &'a Ready, root: &'a Path) -> Self {
+    pub fn choose(ready: &'a Ready, root: &'a Path, long: bool) -> Self {
         let nextest = shell::probe(ready.cargo(root).args(["nextest", "--version"])).is_some();
         if !nextest {
             println!("test: cargo-nextest is not installed; a test that hangs will not be ended");
         }
-        Self { ready, root, nextest, programs: OnceLock::new() }
+        Self { ready, root, nextest, long, programs: OnceLock::new() }
     }
 
     /// Compiles all tests.
@@ -57,6 +62,10 @@ impl<'a> Runner<'a> {
             if tier == Tier::System {
                 cargo.args(["--test-threads", SYSTEM_THREADS]);
             }
+            if self.long {
+                // Nothing is ended for being slow.
+                cargo.envs(LONG).args(["--profile", "long"]);
+            }
             // A filter may leave nothing in a tier; a tier without a filter has tests.
             cargo.args(["--no-tests", if filter.is_some() { "pass" } else { "fail" }]).args(filter);
             shell::run(&mut cargo)?;
@@ -77,6 +86,9 @@ impl<'a> Runner<'a> {
         for (program, folder) in tier.packages().iter().filter_map(|package| programs.get(*package)).flatten() {
             let mut command = shell::program(program);
             command.current_dir(folder).args(filter);
+            if self.long {
+                command.envs(LONG);
+            }
             if tier == Tier::System {
                 command.args(["--test-threads", SYSTEM_THREADS]);
             }

@@ -93,17 +93,19 @@ pub fn connects(to: SocketAddr, threads: usize, seconds: f64, count: Option<usiz
                     return Ok((times, ends, last, errors, said));
                 }
                 match connect_once(to) {
-                    Ok(()) => times.push(micros(before.elapsed())),
+                    Ok(()) => {
+                        times.push(micros(before.elapsed()));
+                        if count.is_some() {
+                            let part = (number / part).min(PARTS - 1);
+                            ends[part] += 1;
+                            last[part] = start.elapsed();
+                        }
+                    }
                     Err((step, error)) => {
                         errors[step] += 1;
                         said = Some(error.to_string());
                         thread::sleep(PAUSE);
                     }
-                }
-                if count.is_some() {
-                    let part = (number / part).min(PARTS - 1);
-                    ends[part] += 1;
-                    last[part] = start.elapsed();
                 }
             }
         };
