@@ -5,6 +5,7 @@ mod figures;
 mod goals;
 mod items;
 mod lasting;
+mod machine;
 mod meter;
 mod stage;
 

@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 
-use super::figures::{Samples, Side};
+use super::{
+    figures::{Samples, Side},
+    items::WAKE_UP,
+};
 
 /// A line of the table.
 struct Row {
@@ -29,7 +32,8 @@ enum Better {
 /// To standard output.
 pub fn print(samples: &Samples) {
     let header = ["", "no mesh", "mesh", "judged", "must", "goal", ""].map(str::to_owned);
-    let lines: Vec<_> = rows(samples).iter().filter(|row| row.mesh.is_some()).map(Row::cells).collect();
+    let lines: Vec<_> =
+        rows(samples).iter().filter(|row| row.mesh.is_some() || row.plain.is_some()).map(Row::cells).collect();
     let width = |column: usize| [&header].into_iter().chain(&lines).map(|cells| cells[column].len()).max();
     let widths: [usize; 7] = std::array::from_fn(|column| width(column).unwrap_or_default());
     for cells in [&header].into_iter().chain(&lines) {
@@ -77,6 +81,13 @@ fn shown(value: f64) -> String {
 fn rows(samples: &Samples) -> Vec<Row> {
     use Better::{Less, More};
     let mut rows = Vec::new();
+    for (what, name) in
+        [("a wake-up and its answer, one CPU", "same_cpu"), ("a wake-up and its answer, two CPUs", "other_cpu")]
+    {
+        let plain = samples.median(WAKE_UP, Side::Plain, key(name));
+        let (mesh, judged, must, goal) = (None, None, None, None);
+        rows.push(Row { what, plain, mesh, judged, unit: "us", must, goal, better: Less, errors: 0 });
+    }
     // Against no mesh, round by round.
     let mut against = |what, item, unit, figure: &dyn Fn(&Value) -> Option<f64>, must, goal, better| {
         let [plain, mesh] = [Side::Plain, Side::Mesh].map(|side| samples.median(item, side, figure));
@@ -191,7 +202,8 @@ mod tests {
                 json!({ "bytes_per_second": rate, "bytes": 2e9, "cpu_a": 0.5, "cpu_b": 0.9, "cpu_apps": 0.8 });
             samples.add(Sample { item: "bulk-1", side, round: 0, figures });
         }
-        let lines: Vec<_> = rows(&samples).iter().filter(|row| row.mesh.is_some()).map(Row::cells).collect();
+        let lines: Vec<_> =
+            rows(&samples).iter().filter(|row| row.mesh.is_some() || row.plain.is_some()).map(Row::cells).collect();
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert_eq!(lines[0], ["bulk, 1 connection", "80.0 Gb/s", "8.00 Gb/s", "0.10", "0.24", "0.30", "MISSED"]);
         assert_eq!(lines[1][1..], ["0.40 s", "0.70 s", "0.70", "0.90", "0.75", "goal"]);

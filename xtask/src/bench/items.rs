@@ -5,9 +5,12 @@ use serde_json::{Value, json};
 
 use super::{
     figures::{Sample, Samples, Side},
-    meter,
+    machine, meter,
     stage::{Cast, ECHO, HTTP, SINK, Stage},
 };
+
+/// Not of the mesh: what the others are to be read by.
+pub const WAKE_UP: &str = "wake-up";
 
 /// Beyond the seconds of a measurement: starting, warming up, draining.
 const MARGIN: f64 = 30.0;
@@ -49,6 +52,9 @@ pub fn rounds(
     wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
     for round in 0..rounds {
+        let figures = machine::wake_ups()?;
+        eprintln!("bench: round {}/{rounds} {:<15}  {figures} us", round + 1, WAKE_UP);
+        samples.add(Sample { item: WAKE_UP, side: Side::Plain, round, figures });
         for item in ITEMS.iter().filter(|item| wanted(item.name)) {
             // Neither side is always the one that comes second.
             let order = if round % 2 == 0 { [Side::Plain, Side::Mesh] } else { [Side::Mesh, Side::Plain] };
