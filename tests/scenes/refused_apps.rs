@@ -309,7 +309,7 @@ fn root_in_a_pod_gains_nothing() -> Result<()> {
     let app = programs_dir()?.join("mesh-test-app").display().to_string();
     let to = far.at(7001).to_string();
     let capture = world.capture()?;
-    let tunnelled = |what: &str, how: &str| -> Result<()> {
+    let tunnelled_as = |what: &str, how: &str, options: &str| -> Result<()> {
         let count = |flows: &[Flow]| {
             flows
                 .iter()
@@ -317,7 +317,7 @@ fn root_in_a_pod_gains_nothing() -> Result<()> {
                 .count()
         };
         let before = count(&world.flows(A)?);
-        let line = format!("{how}; {app} send --to {to} --text canary-of-root");
+        let line = format!("{how}; {app} send --to {to} --text canary-of-root {options}");
         let text = succeed(&client, "bash", &["-c", &line])?;
         ensure!(text.contains(&client.ip.to_string()), "{what}: {text}");
         eventually(format_args!("{what}: a tunnel"), Patience::SHORT, || {
@@ -326,6 +326,12 @@ fn root_in_a_pod_gains_nothing() -> Result<()> {
         refused::row("X11", what, "gains nothing: still mutual TLS under its own identity", "-", "flow of node a");
         Ok(())
     };
+    let tunnelled = |what: &str, how: &str| tunnelled_as(what, how, "");
+    // What other meshes take for their own agent's, and no mark at all.
+    for mark in ["0x539", "0xfff", "1"] {
+        let option = format!("--mark {}", u32::from_str_radix(mark.trim_start_matches("0x"), 16)?);
+        tunnelled_as(&format!("root in a pod marks its socket {mark}"), "true", &option)?;
+    }
     let nft = |rule: &str| {
         format!("nft 'add table ip own; add chain ip own out {{ type filter hook output priority -300; }}; {rule}'")
     };

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect as dial, ipproto, socket_with, sockopt};
+use socket2::SockRef;
 
 #[derive(Args)]
 pub struct Options {
@@ -20,12 +21,15 @@ pub struct Options {
     /// A socket of Multipath TCP
     #[arg(long)]
     mptcp: bool,
+    /// SO_MARK; needs root in the namespace
+    #[arg(long)]
+    mark: Option<u32>,
 }
 
 /// Without options it is std's connect.
 pub fn connect(to: &SocketAddr, limit: Duration, options: &Options) -> io::Result<TcpStream> {
-    let Options { from, v6only, mptcp } = options;
-    if from.is_none() && !v6only && !mptcp {
+    let Options { from, v6only, mptcp, mark } = options;
+    if from.is_none() && !v6only && !mptcp && mark.is_none() {
         return TcpStream::connect_timeout(to, limit);
     }
     let family = if to.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
@@ -37,6 +41,9 @@ pub fn connect(to: &SocketAddr, limit: Duration, options: &Options) -> io::Resul
     )?;
     if *v6only {
         sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(*mark)?;
     }
     if let Some(from) = from {
         bind(&socket, &SocketAddr::new(*from, 0))?;
