@@ -37,6 +37,11 @@ pub(crate) struct Network {
     id: String,
 }
 
+/// A kernel may be without: built so, or booted with `ipv6.disable=1`.
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
 impl Network {
     /// The nodes and what is between them; pods come later.
     pub fn new(id: &str) -> Result<Self> {
@@ -66,19 +71,22 @@ impl Network {
                  link add br0 type bridge\naddr add {bridge}/24 dev br0\nlink set br0 up\n\
                  addr add {own}/24 dev link0\nlink set link0 up\n\
                  addr add 172.19.0.1{index}/24 dev ctl0\nlink set ctl0 up\n\
-                 route add {pods} via {theirs} dev link0\n\
-                 addr add {bridge6}/64 dev br0 nodad\naddr add {own6}/64 dev link0 nodad\n\
-                 route add {pods6} via {theirs6} dev link0\n",
+                 route add {pods} via {theirs} dev link0\n",
                 bridge = node.bridge(),
                 own = node.address(),
                 index = node.index() + 1,
                 pods = other.pods(),
                 theirs = other.address(),
-                bridge6 = node.bridge6(),
-                own6 = node.address6(),
-                pods6 = other.pods6(),
-                theirs6 = other.address6(),
             );
+            if has_ipv6() {
+                lines += &format!(
+                    "addr add {}/64 dev br0 nodad\naddr add {}/64 dev link0 nodad\nroute add {} via {} dev link0\n",
+                    node.bridge6(),
+                    node.address6(),
+                    other.pods6(),
+                    other.address6(),
+                );
+            }
             lines += match node {
                 NodeId::A => "addr add 203.0.113.1/24 dev out0\nlink set out0 up\n".to_owned(),
                 NodeId::B => format!("route add 203.0.113.0/24 via {} dev link0\n", other.address()),
@@ -88,7 +96,9 @@ impl Network {
             ip(Some(&name), &lines)?;
             inside(&name, || {
                 set("net/ipv4/ip_forward", "1")?;
-                set("net/ipv6/conf/all/forwarding", "1")?;
+                if has_ipv6() {
+                    set("net/ipv6/conf/all/forwarding", "1")?;
+                }
                 tune()
             })??;
         }
@@ -120,7 +130,9 @@ impl Network {
         ip(Some(&host), &format!("link set {port} master br0\nlink set {port} up\n"))?;
         inside(&pod, || {
             // Before the link is up: a link-local address is used at once, without asking whether others have it.
-            set("net/ipv6/conf/eth0/accept_dad", "0")?;
+            if has_ipv6() {
+                set("net/ipv6/conf/eth0/accept_dad", "0")?;
+            }
             tune()
         })??;
         let mut lines = "link set lo up\nlink set eth0 up\n".to_owned();
