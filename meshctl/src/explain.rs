@@ -153,9 +153,18 @@ fn rule_text<W: Write>(rule: &ConsideredRule, screen: &mut Screen<W>) -> Result<
 pub fn policies_record(policies: &[ConsideredPolicy]) -> Vec<Value> {
     let condition =
         |c: &ConsideredCondition| json!({ "field": c.field, "values": c.values, "actual": c.actual, "holds": c.holds });
-    let one_match = |m: &ConsideredMatch| json!({ "matched": m.matched, "conditions": m.conditions.iter().map(condition).collect::<Vec<_>>() });
-    let clause = |c: &ConsideredClause| json!({ "matched": c.matched, "matches": c.matches.iter().map(one_match).collect::<Vec<_>>() });
-    let rule = |r: &ConsideredRule| json!({ "rule": r.rule, "matched": r.matched, "clauses": r.clauses.iter().map(clause).collect::<Vec<_>>() });
+    let one_match = |m: &ConsideredMatch| {
+        let conditions = m.conditions.iter().map(condition).collect::<Vec<_>>();
+        json!({ "matched": m.matched, "conditions": conditions })
+    };
+    let clause = |c: &ConsideredClause| {
+        let matches = c.matches.iter().map(one_match).collect::<Vec<_>>();
+        json!({ "matched": c.matched, "matches": matches })
+    };
+    let rule = |r: &ConsideredRule| {
+        let clauses = r.clauses.iter().map(clause).collect::<Vec<_>>();
+        json!({ "rule": r.rule, "matched": r.matched, "clauses": clauses })
+    };
     let policy = |p: &ConsideredPolicy| {
         let rules: Vec<_> = p.rules.iter().map(rule).collect();
         json!({
