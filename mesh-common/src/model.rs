@@ -1,5 +1,6 @@
 //! The mesh's facts as plain data, and pure functions over them. Nothing here does I/O or waits.
 
+mod accounts;
 mod authorize;
 mod decision;
 mod explain;
@@ -10,6 +11,7 @@ mod service;
 mod validity;
 mod workload;
 
+pub use accounts::Accounts;
 pub use authorize::{Connection, Denied, Permit, Reason, authorize};
 pub use decision::{Asked, Decision};
 pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};

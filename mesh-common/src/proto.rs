@@ -1,6 +1,7 @@
 //! The wire: generated types, and the only conversions between them and the model. Wire types stop at the crates'
 //! doors (control, serve, ca, admin); everything behind speaks [`crate::model`].
 
+mod accounts;
 mod address;
 mod authorization;
 mod local_pod;
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 pub mod type_url {
     pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
     pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
+    pub const ACCOUNTS: &str = "type.googleapis.com/nodemesh.v1.Accounts";
     pub const LOCAL_POD: &str = "type.googleapis.com/nodemesh.v1.LocalPod";
 }
 

@@ -1,6 +1,7 @@
 //! Objects in, the mesh's state out. Pure: it is built anew from all objects and compared with the state before, so
 //! that nothing can be forgotten by a missed event.
 
+mod accounts;
 mod claims;
 mod delta;
 mod endpoints;
@@ -9,6 +10,7 @@ mod redirection;
 #[cfg(test)]
 pub mod tests;
 
+pub use accounts::account;
 pub use delta::Delta;
 pub use redirection::{PodName, Redirected, Redirection, Report};
 
@@ -18,7 +20,9 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::model::{Identity, LocalPod, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload};
+use mesh_common::model::{
+    Accounts, Identity, LocalPod, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
+};
 
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
@@ -35,6 +39,8 @@ pub struct World {
     pub policies: BTreeMap<PolicyName, Policy>,
     /// By node, then by uid.
     pub local_pods: BTreeMap<String, BTreeMap<String, LocalPod>>,
+    /// By namespace; none at all if the source does not say which ServiceAccounts exist.
+    pub accounts: BTreeMap<String, Accounts>,
     /// Identities of the pods that run on a node: its agent may ask for these and no others.
     pub identities: BTreeMap<String, BTreeSet<Identity>>,
     /// Pods that take HBONE, with their UIDs: to be remembered over a restart.
@@ -52,7 +58,12 @@ struct Read<'a, T> {
 /// The objects by kind, translated one by one.
 #[derive(Default)]
 struct Objects<'a> {
+    /// Namespaces that have labels.
     namespaces: BTreeMap<&'a str, &'a Labels>,
+    /// Every namespace.
+    existing: BTreeSet<&'a str>,
+    /// Namespace and name of each ServiceAccount.
+    accounts: BTreeSet<(&'a str, &'a str)>,
     pods: Vec<Read<'a, pod::Pod>>,
     /// Pods that could not be translated.
     lost: Vec<Key>,
@@ -75,6 +86,9 @@ impl World {
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut world, &objects, &mut problems);
         policies::select(settings, &mut world, &objects, &mut problems);
+        if update.has_accounts {
+            accounts::list(&mut world, &objects, &mut problems);
+        }
         problems.sort();
         problems.dedup();
         world.problems = problems;
@@ -155,13 +169,18 @@ impl<'a> Objects<'a> {
             let mut faults = Vec::new();
             match &object.kind {
                 Kind::Namespace(namespace) => {
+                    by_kind.existing.extend(namespace.metadata.name.as_deref());
                     if let (Some(name), Some(labels)) = (&namespace.metadata.name, &namespace.metadata.labels) {
                         by_kind.namespaces.insert(name, labels);
                         faults.extend(join::check(labels));
                     }
                 }
-                // Pods name their account and node themselves, and nothing else of these two is used yet.
-                Kind::Node(_) | Kind::ServiceAccount(_) => {}
+                // Pods name their node themselves, and nothing else of it is used yet.
+                Kind::Node(_) => {}
+                Kind::ServiceAccount(account) => {
+                    let metadata = &account.metadata;
+                    by_kind.accounts.extend(metadata.namespace.as_deref().zip(metadata.name.as_deref()));
+                }
                 Kind::Pod(v1) => {
                     faults.extend(v1.metadata.labels.as_ref().and_then(join::check));
                     let read = pod::pod(settings, v1, &mut faults);

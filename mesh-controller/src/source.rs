@@ -26,6 +26,7 @@ use serde_json::Value;
 use crate::status::{Fault, Problem};
 
 const POD: &str = "Pod";
+const SERVICE_ACCOUNT: &str = "ServiceAccount";
 
 /// Everything that a source knows at one moment.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,8 @@ pub struct Update {
     pub problems: Vec<Problem>,
     /// What may be there besides `objects`.
     pub hidden: Hidden,
+    /// The source says which ServiceAccounts exist: all are among `objects`, and there are no others.
+    pub has_accounts: bool,
 }
 
 /// Pods of which the source cannot tell whether they are gone.
@@ -115,7 +118,7 @@ impl Object {
             Kind::Node(_) => "Node",
             Kind::Pod(_) => POD,
             Kind::Service(_) => "Service",
-            Kind::ServiceAccount(_) => "ServiceAccount",
+            Kind::ServiceAccount(_) => SERVICE_ACCOUNT,
             Kind::EndpointSlice(_) => "EndpointSlice",
             Kind::PeerAuthentication(_) => "PeerAuthentication",
             Kind::AuthorizationPolicy(_) => "AuthorizationPolicy",
@@ -145,6 +148,10 @@ impl Key {
     fn is_pod(&self) -> bool {
         self.kind == POD
     }
+
+    fn is_account(&self) -> bool {
+        self.kind == SERVICE_ACCOUNT
+    }
 }
 
 impl Hidden {
@@ -155,7 +162,8 @@ impl Hidden {
 }
 
 impl Update {
-    /// Of several objects with one key, the first is kept and the others are reported. Nothing is hidden.
+    /// Of several objects with one key, the first is kept and the others are reported. Nothing is hidden. Which
+    /// ServiceAccounts exist is said if there is one.
     pub fn new(objects: impl IntoIterator<Item = Arc<Object>>, mut problems: Vec<Problem>) -> Self {
         let mut kept: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
         for object in objects {
@@ -169,6 +177,7 @@ impl Update {
                 }
             }
         }
-        Self { objects: kept.into_values().collect(), problems, hidden: Hidden::default() }
+        let has_accounts = kept.keys().any(Key::is_account);
+        Self { objects: kept.into_values().collect(), problems, hidden: Hidden::default(), has_accounts }
     }
 }

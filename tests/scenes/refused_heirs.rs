@@ -5,13 +5,21 @@ use std::{
     fs,
     net::SocketAddr,
     slice::from_ref,
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, B, Dialled, Flow, Patience, Pod, World, inside, refused};
+use anyhow::{Context, Result, anyhow, ensure};
+use mesh_tests::{
+    A, B, Dialled, Flow, Patience, Pod, World, eventually, inside, refused,
+    rogue::{Attempt, millis},
+};
+use serde_json::Value;
 
-use crate::cast::{Cast, policy};
+use crate::{
+    cast::{Cast, policy},
+    rogue::{Stage, counted, metrics, shown},
+};
 
 /// A change of the configuration reaches everybody within this.
 const BOUND: Duration = Duration::from_secs(2);
@@ -71,14 +79,13 @@ fn an_heir_of_address_and_port_inherits_nothing() -> Result<()> {
     let flow =
         refused(&world, "the same IP and ports at once, attested on the same node", &heir, &near, "POLICY_NO_ALLOW")?;
     assert_eq!(flow.source.identity, heir.identity(), "{flow:?}");
-    for (held, what) in [(to_far, "a tunnel"), (to_near, "an attested connection")] {
-        let ended = held.ended(Patience::SHORT);
-        // Its process died with the pod; then the other end is what counts.
-        ensure!(ended.is_ok() || gone.elapsed() < BOUND * 10, "{what}: {ended:?}");
+    // Their processes died with the pod, so that the other end is what counts.
+    for (held, what) in [(to_far, "through a tunnel"), (to_near, "attested")] {
+        ensure!(!held.is_open()?, "the client of a deleted pod lives, {what}");
     }
     for server in [&near, &far] {
         let left = server.clients_of(7000)?;
-        ensure!(left.is_empty(), "connections of the old pod at {}: {left:?}", server.name);
+        ensure!(left.is_empty(), "{:?} later, connections of the old pod at {}: {left:?}", gone.elapsed(), server.name);
         let what = format!("a live connection of a deleted pod to {}", server.name);
         refused::row("X9", &what, "ended with the pod", "-", "no socket is left at the server");
     }
@@ -140,5 +147,83 @@ fn an_identity_that_is_deleted_is_over() -> Result<()> {
     let report = near.say(client.at(7000), "hello")?;
     ensure!(report.turned_away(), "{report:?}");
     ensure!(bystander.is_open()?, "a connection of others ended");
+    Ok(())
+}
+
+/// A ServiceAccount is deleted while its certificates are still valid: its identity is over, for whoever has a key of it.
+#[test]
+fn an_account_that_is_deleted_takes_its_identity_along() -> Result<()> {
+    let stage = Stage::new("deleted account")?;
+    let Cast { world, client, near, far } = &stage.cast;
+    let (stolen, others) = (stage.stolen(client)?, stage.stolen(near)?);
+    let admitted = |with| Ok::<_, anyhow::Error>(stage.outcomes(&[stage.attempt(with)])?[0].status == 200);
+    ensure!(admitted(&stolen)? && admitted(&others)?, "the certificates are good");
+    let ways = [("through a tunnel", far), ("on the same node", near)];
+    let held = ways.iter().map(|(_, to)| client.hold(to.at(7000))).collect::<Result<Vec<_>>>()?;
+    let bystander = near.hold(far.at(7000))?;
+    let live = Attempt { wait_ms: 4000, ..stage.attempt(&stolen) };
+    let (tunnel, deleted) = thread::scope(|scope| -> Result<_> {
+        let tunnel = scope.spawn(|| stage.outcomes(from_ref(&live)));
+        eventually("the stolen certificate has a live tunnel", Patience::SHORT, || {
+            let open = world.ask_agent(B, &["config", "connections"])?;
+            let from = format!("{}:", stage.rogue.ip);
+            let of_it = |c: &Value| c["source"]["address"].as_str().is_some_and(|a| a.starts_with(&from));
+            Ok(open.iter().any(of_it).then_some(()))
+        })?;
+        let deleted = SystemTime::now();
+        world.manifests.remove(&format!("serviceaccount-shop-{}", client.service_account))?;
+        let tunnel = tunnel.join().map_err(|_| anyhow!("the thread panicked"))??;
+        Ok((tunnel, deleted))
+    })?;
+
+    // What was live.
+    let took = tunnel[0].over_ms.saturating_sub(millis(deleted));
+    ensure!(tunnel[0].status == 200 && tunnel[0].text.is_empty(), "it was open, and nothing was said: {tunnel:?}");
+    ensure!((1..1000).contains(&took), "the stolen certificate's tunnel lived on for {took} ms: {tunnel:?}");
+    let (code, id) = ("IDENTITY_REVOKED", client.identity());
+    let ended = world.flow(B, "of the stolen certificate", |flow| {
+        flow.reason == code && flow.source.address.starts_with(&format!("{}:", stage.rogue.ip))
+    })?;
+    assert_eq!((&ended.source.identity, ended.verdict.as_str()), (&id, "dropped"), "{ended:?}");
+    ensure!(ended.error.contains("ServiceAccount shop/client does not exist"), "{ended:?}");
+    let what = "a live tunnel with a stolen certificate of a deleted account";
+    refused::row("X14", what, &tunnel[0].detail, code, &format!("flow of node b, {took} ms after the change"));
+    for ((what, to), held) in ways.iter().zip(&held) {
+        let ended = held.ended(Patience::SHORT.within(BOUND))?;
+        world.flow(to.node, what, |flow| flow.reason == code && flow.destination.pod == to.full_name())?;
+        let what = format!("a live connection of a deleted account's own pod, {what}");
+        refused::row("X14", &what, &format!("{:?}", ended.end), code, &format!("flow of node {}", to.node.name()));
+    }
+
+    // What is new.
+    let new = stage.outcomes(&[stage.attempt(&stolen)])?.remove(0);
+    ensure!(new.status != 200 && new.reason == code, "{new:?}");
+    let from = new.local.map(|local| local.to_string()).unwrap_or_default();
+    world.flow(B, "of the new attempt", |flow| flow.reason == code && flow.source.address == from)?;
+    ensure!(counted(&metrics(&world.node(B).host)?, code), "no metric of {code}");
+    let what = "a new tunnel with a stolen certificate of a deleted account";
+    refused::row("X14", what, &shown(&new), code, "flow of node b, mesh_policy_verdicts_total");
+    for (what, to) in ways {
+        let report = client.say(to.at(7000), "hello")?;
+        ensure!(report.turned_away(), "{what}: {report:?}");
+        let flow = world.flow(to.node, what, |flow| {
+            flow.reason == code && flow.destination.pod == to.full_name() && flow.source.pod == client.full_name()
+        })?;
+        let summary = world.ask_agent(to.node, &["explain", &flow.id.to_string()])?[0]["summary"].to_string();
+        ensure!(summary.contains("ServiceAccount shop/client does not exist"), "{summary}");
+        assert_eq!(world.authz(&client.full_name(), to, 7000)?.reason, code);
+        let what = format!("a new connection of a deleted account's own pod, {what}");
+        refused::row("X14", &what, &format!("{:?}", report.end), code, &format!("flow of node {}", to.node.name()));
+    }
+    let problems = world.ask_controller(&["status"])?;
+    let told = problems.iter().any(|one| one.to_string().contains("ServiceAccount shop/client does not exist"));
+    ensure!(told, "the controller says nothing of it: {problems:?}");
+
+    // Others go on, and the account comes back.
+    ensure!(bystander.is_open()? && admitted(&others)?, "another account is refused too");
+    let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: { name: client, namespace: shop }\n";
+    world.manifests.write("serviceaccount-shop-client", account)?;
+    world.within_a_second("the account is back", || Ok(client.say(far.at(7000), "again")?.echoed()))?;
+    ensure!(admitted(&stolen)? && client.say(near.at(7000), "again")?.echoed(), "the account is back");
     Ok(())
 }

@@ -95,6 +95,8 @@ fn claims_of_a_tunnelled_client_change_nothing() -> Result<()> {
         client.ip
     );
     world.apply("admin-or-client-at-home", &policy("admin-or-client-at-home", "far", "ALLOW", &trusted))?;
+    let account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: { name: admin, namespace: shop }\n";
+    world.apply("serviceaccount-shop-admin", account)?;
     let admin = "spiffe://cluster.local/ns/shop/sa/admin";
     let real = stage.forge.leaf(admin, |_| {})?;
     let controls = stage.outcomes(&[stage.attempt(&real)])?;

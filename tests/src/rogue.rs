@@ -1,7 +1,12 @@
 //! A client of HBONE that keeps no rule: any certificate, any TLS, any text as authority. It checks nothing of its
 //! server and tells what became of each attempt.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Version};
@@ -45,7 +50,7 @@ pub struct Attempt {
     pub headers: Vec<(String, String)>,
     /// Sent once the tunnel is open; the answer is read to its end.
     pub text: String,
-    /// Keep the open stream this long before `text` is sent, in milliseconds.
+    /// Keep the open stream this long before `text` is sent, in milliseconds. It ends earlier if the other end ends it.
     pub wait_ms: u64,
 }
 
@@ -64,6 +69,8 @@ pub struct Outcome {
     pub text: String,
     /// The alert or error.
     pub detail: String,
+    /// When an open tunnel was over, in milliseconds since 1970; 0: it never was open.
+    pub over_ms: u64,
 }
 
 /// Makes the attempt; every end of it is an outcome.
@@ -176,10 +183,17 @@ async fn converse(
     if outcome.status != 200 {
         return Ok(outcome);
     }
-    tokio::time::sleep(Duration::from_millis(attempt.wait_ms)).await;
-    // It may be over already: reading tells.
-    let _ = body.send_data(Bytes::from(attempt.text.clone()), true);
-    while let Some(chunk) = data.data().await {
+    // Nobody speaks before `text` is said: what comes earlier is the end.
+    let waited = timeout(Duration::from_millis(attempt.wait_ms), data.data()).await;
+    if waited.is_err() {
+        // It may be over already: reading tells.
+        let _ = body.send_data(Bytes::from(attempt.text.clone()), true);
+    }
+    let mut early = waited.ok();
+    while let Some(chunk) = match early.take() {
+        Some(end) => end,
+        None => data.data().await,
+    } {
         match chunk {
             Ok(chunk) => {
                 outcome.text.push_str(&String::from_utf8_lossy(&chunk));
@@ -191,7 +205,14 @@ async fn converse(
             }
         }
     }
+    outcome.over_ms = millis(SystemTime::now());
     Ok(outcome)
+}
+
+/// Since 1970.
+pub fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// HTTP/2 without a library: preface, SETTINGS, and HEADERS with everything as literals (RFC 7541, section 6.2.2).

@@ -17,6 +17,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "A policy that applies is not known to the agent, so it refuses. See `meshctl status` for a configuration \
              that was refused or a controller that is not connected."
         }
+        "IDENTITY_REVOKED" => {
+            "The ServiceAccount of the client's identity does not exist, so its certificates count no more. Create the \
+             account if it is missing by mistake; otherwise somebody uses a key that should be gone."
+        }
         // The agent
         "ORIGINAL_DESTINATION_UNKNOWN" => {
             "The connection reached the agent without having been redirected by the kernel: somebody dialled the \
@@ -67,9 +71,35 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The connection between the agents broke or its other end stopped answering. See the network between the \
              nodes and the other agent's log."
         }
+        "METHOD_NOT_ALLOWED" | "BAD_AUTHORITY" | "BAD_REQUEST" | "HEADERS_TOO_LARGE" => {
+            "Somebody with a certificate of the mesh asked for a tunnel as no agent does. Who it was is in the record; an \
+             agent of another version may be one reason."
+        }
+        "TLS_VERSION" | "ALPN_MISMATCH" => {
+            "Somebody dialled port 15008 with another TLS than agents speak (TLS 1.3 with HTTP/2). Who it was is the \
+             source address."
+        }
+        "CERT_EXPIRED" | "CERT_NOT_YET_VALID" => {
+            "The other end's certificate is over or not valid yet. See `meshctl config certs` there, and the clocks of \
+             both nodes."
+        }
+        "CERT_UNKNOWN_ISSUER" | "CERT_BAD_SIGNATURE" | "CERT_TRUST_DOMAIN" => {
+            "The other end's certificate is not one of this mesh. Do both agents use the same controller and its root? If \
+             they do, somebody else dialled: the source address says who."
+        }
+        "CERT_WEAK_KEY" | "CERT_PURPOSE" | "CERT_BAD_IDENTITY" | "CERT_CHAIN_TOO_LONG" | "CERT_INVALID" => {
+            "The controller signs no such certificate. Somebody made it with the mesh's key, or an agent's files were \
+             changed: the source address says where."
+        }
         // The kernel
-        "CONNECT_IPV6" | "STEERED_IPV6" => {
-            "Native IPv6 of pods in the mesh is refused, since it is not redirected yet. Use IPv4."
+        "CONNECT_IPV4" | "CONNECT_IPV6" => {
+            "The pod has no published address of that family, so it cannot reach such destinations. Use the other family."
+        }
+        "CONNECT_LINK_LOCAL" => "An IPv6 link-local address names no workload. Use the destination's own address.",
+        "STEERED_CLOSED" => "Nobody in the pod listens on that port.",
+        "LISTENING_FULL" => {
+            "The kernel's table of listening ports is full, so closed ports look open until a dial finds them closed. \
+             Raise --max-listening of the agent."
         }
         "BOUND_DEVICE" => {
             "The socket is bound to a device, which would lead it past the mesh. Do not bind the program to a device."
@@ -108,7 +138,6 @@ mod tests {
 
     #[test]
     fn every_code_has_its_sentence() {
-        let policies = [Reason::PolicyDeny, Reason::PolicyNoAllow, Reason::PlaintextStrict, Reason::PolicyUnknown];
         // What the kernel counts without refusing anybody.
         let fine = [
             Counter::ConnectAgent,
@@ -123,10 +152,12 @@ mod tests {
             Counter::SteeredOwnPod,
             Counter::SteeredAttested,
             Counter::SteeredNotTcp,
+            Counter::SteeredProbe,
+            Counter::ListenerClosed,
             Counter::EventsLost,
         ];
         let kernel = Counter::ALL.iter().filter(|counter| !fine.contains(counter)).map(|counter| counter.name());
-        let codes = reason::ALL.iter().copied().chain(policies.map(Reason::code)).chain(kernel);
+        let codes = reason::ALL.iter().copied().chain(Reason::ALL.map(Reason::code)).chain(kernel);
         for code in codes.chain(tunnel::CODES.iter().copied()) {
             let sentence = advice(code).unwrap_or_else(|| panic!("{code} has no sentence in advice.rs"));
             assert!(sentence.ends_with(['.', '?']) && !sentence.contains("  "), "{code}: {sentence}");

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{durable, state::Store};
 
-/// Requests on their way: the three first ones and an answer to each response, which the loop waits to send.
+/// Requests on their way: the first ones, one a type, and an answer to each response, which the loop waits to send.
 const REQUESTS: usize = 8;
 /// Changes of this long are written to the disk at once.
 const SAVE_AFTER: Duration = Duration::from_secs(1);

@@ -25,7 +25,7 @@ const DIGEST: usize = 32;
 /// What the agent holds of the configuration, and where that is kept.
 #[derive(Debug)]
 pub struct Memory {
-    pub(super) subscriptions: [Subscription; 3],
+    pub(super) subscriptions: [Subscription; KINDS.len()],
     disk: Option<Disk>,
     recalled: bool,
 }

@@ -3,15 +3,16 @@
 use std::fmt;
 
 use mesh_common::{
-    model::{LocalPod, Policy},
+    model::{Accounts, LocalPod, Policy},
     proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
 };
 use prost::Message;
 
 use crate::state::{Kind, Object, Reach};
 
-/// What the agent subscribes to.
-pub const KINDS: [Kind; 3] = [Kind::Policy, Kind::Address, Kind::LocalPod];
+/// What the agent subscribes to, in this order. The controller answers accounts first, and nothing is permitted before
+/// the policies: so a deleted account is known as such by then.
+pub const KINDS: [Kind; 4] = [Kind::Accounts, Kind::Policy, Kind::Address, Kind::LocalPod];
 
 /// Why a resource was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub fn type_url(kind: Kind) -> &'static str {
         Kind::Address => type_url::ADDRESS,
         Kind::Policy => type_url::AUTHORIZATION,
         Kind::LocalPod => type_url::LOCAL_POD,
+        Kind::Accounts => type_url::ACCOUNTS,
     }
 }
 
@@ -62,6 +64,7 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
         }
         Kind::Policy => decode::<security::Authorization>(&any.value).and_then(Policy::try_from).map(Object::Policy),
         Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
+        Kind::Accounts => decode::<nodemesh::Accounts>(&any.value).and_then(Accounts::try_from).map(Object::Accounts),
     };
     let object = object.map_err(|error| reject(&error.field, error.why))?;
     let content = object.resource_name();

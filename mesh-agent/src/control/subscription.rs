@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::{
-    model::PolicyName,
+    model::{Accounts, PolicyName},
     proto::{
         core::Node,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
@@ -12,7 +12,7 @@ use mesh_common::{
 };
 
 use super::resources::{self, type_url};
-use crate::state::{Delta, Kind, Store, Unreadable};
+use crate::state::{Delta, Kind, Object, Store, Unreadable};
 
 /// A wildcard subscription. It outlives the streams that feed it.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Subscription {
     kind: Kind,
     /// Every resource of this type in the store as it came, by name.
     held: BTreeMap<String, Resource>,
-    /// Policies that exist and of which no version could be read: a restart must find them unreadable again.
+    /// Policies and accounts that exist and of which no version could be read: a restart must find them unreadable again.
     unread: BTreeMap<String, Resource>,
     /// There was a response, or one is remembered.
     heard: bool,
@@ -83,7 +83,7 @@ impl Subscription {
 
     /// Applies what can be read of a response to the store as one change, and returns the ACK, or the NACK that names
     /// what could not. For a refused resource its last good version stays; a policy that never had one makes those
-    /// whom it may be about unreachable.
+    /// whom it may be about unreachable, and a namespace whose accounts never had one has none.
     pub fn take(&mut self, store: &Store, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         let DeltaDiscoveryResponse { system_version_info: _, resources, type_url, nonce, removed_resources } = response;
         let mut taken = Vec::with_capacity(resources.len());
@@ -101,6 +101,13 @@ impl Subscription {
                     unread.push(resource);
                 }
             }
+        }
+        if self.kind == Kind::Accounts {
+            let unknown = rejections.iter().filter(|rejection| !self.held.contains_key(&rejection.resource));
+            upserts.extend(unknown.map(|rejection| {
+                let namespace = rejection.resource.clone();
+                (namespace.clone(), Object::Accounts(Accounts { namespace, names: BTreeSet::new() }))
+            }));
         }
         let delta = Delta {
             removals: removed_resources.iter().map(|name| (self.kind, name.clone())).collect(),
@@ -144,7 +151,8 @@ impl Subscription {
             self.held.insert(resource.name.clone(), resource);
         }
         // The last good version stands for one that cannot be read.
-        let unread = unread.into_iter().filter(|r| self.kind == Kind::Policy && !self.held.contains_key(&r.name));
+        let is_kept = matches!(self.kind, Kind::Policy | Kind::Accounts);
+        let unread = unread.into_iter().filter(|r| is_kept && !self.held.contains_key(&r.name));
         self.unread.extend(unread.map(|resource| (resource.name.clone(), resource)));
     }
 }

@@ -20,17 +20,18 @@ pub async fn forgotten(store: &Store, uid: &str) -> Decision {
 
 /// Gone from the configuration: nobody can say any more that the connection is permitted.
 fn nobody_knows(generation: u64) -> Decision {
-    let outcome = Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
+    let outcome = Err(Denied::without_policy(Reason::PolicyUnknown));
     Decision { outcome, observations: Vec::new(), asked: None, generation }
 }
 
 /// Resolves when the configuration no longer permits `connection` to the workload with this uid. It was permitted by
-/// `decided`, and is decided again only after a change of that workload or of a policy that applies to it.
+/// `decided`, and is decided again only after a change of that workload, of a policy that applies to it, or of the
+/// accounts of the source's namespace.
 pub async fn denied_later(store: &Store, mut decided: Arc<Snapshot>, uid: String, connection: Connection) -> Decision {
     let mut changes = store.subscribe();
     loop {
         let snapshot = changes.borrow_and_update().clone();
-        if !snapshot.decides_like(&decided, &uid) {
+        if !snapshot.decides_like(&decided, &uid, connection.source_identity.as_ref()) {
             match snapshot.workload(&uid) {
                 Some(workload) => {
                     let decision = snapshot.decide(workload, &connection);

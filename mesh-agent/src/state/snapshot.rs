@@ -9,8 +9,8 @@ use std::{
 };
 
 use mesh_common::model::{
-    Asked, Connection, Decision, Denied, LocalPod, Policy, PolicyName, Reason, Service, ServiceName, Tunnel, Workload,
-    authorize,
+    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Policy, PolicyName, Reason, Service,
+    ServiceName, Tunnel, Workload, authorize,
 };
 
 use super::{Reach, index::Index};
@@ -29,6 +29,8 @@ pub struct Snapshot {
     services: Arc<HashMap<ServiceName, Arc<Service>>>,
     policies: Arc<HashMap<PolicyName, Arc<Policy>>>,
     pods: Arc<BTreeMap<String, Arc<LocalPod>>>,
+    /// By namespace.
+    accounts: Arc<HashMap<String, Arc<Accounts>>>,
 
     // Indices of the above; `write` keeps them.
     by_address: Index<IpAddr, Workload>,
@@ -149,12 +151,31 @@ impl Snapshot {
         Applicable { policies, unknown: unknown.or(unreadable) }
     }
 
+    /// Whether the ServiceAccount behind an identity exists. If no namespace's accounts are known, nobody said which
+    /// exist, and every one does; if some are, a namespace without accounts has none.
+    pub fn account_exists(&self, identity: &Identity) -> bool {
+        let has = |accounts: &Arc<Accounts>| accounts.names.contains(identity.service_account());
+        self.accounts.is_empty() || self.accounts.get(identity.namespace()).is_some_and(has)
+    }
+
     /// May this connection reach this workload? See [`mesh_common::model::authorize`]. Nothing is permitted before it was said
-    /// what policies there are.
+    /// what policies there are, nor to an identity whose ServiceAccount is gone. Accounts are of the destination's own
+    /// trust domain; about others nothing is known.
     pub fn decide(&self, destination: &Workload, connection: &Connection) -> Decision {
+        let refused = |denied| Decision {
+            outcome: Err(denied),
+            observations: Vec::new(),
+            asked: None,
+            generation: self.generation,
+        };
         if !self.policies_known {
-            let outcome = Err(Denied { reason: Reason::PolicyUnknown, policy: None, rule: None });
-            return Decision { outcome, observations: Vec::new(), asked: None, generation: self.generation };
+            return refused(Denied::without_policy(Reason::PolicyUnknown));
+        }
+        if let Some(source) = &connection.source_identity
+            && source.trust_domain() == destination.identity.trust_domain()
+            && !self.account_exists(source)
+        {
+            return refused(Denied::revoked(source));
         }
         let Applicable { policies, unknown } = self.policies_of(destination);
         if policies.is_empty() && unknown.is_none() {
@@ -177,11 +198,15 @@ impl Snapshot {
         self.decide(destination, connection).outcome
     }
 
-    /// Whether decisions about this workload are what they were: neither it nor a policy that applies to it changed.
-    /// Pointers are compared; a change elsewhere in the mesh costs a live connection no decision.
-    pub fn decides_like(&self, earlier: &Self, uid: &str) -> bool {
+    /// Whether decisions about this workload and `source` are what they were: neither it, nor a policy that applies to
+    /// it, nor the accounts of the source's namespace changed. Pointers are compared; a change elsewhere in the mesh
+    /// costs a live connection no decision.
+    pub fn decides_like(&self, earlier: &Self, uid: &str, source: Option<&Identity>) -> bool {
         let (Some(now), Some(then)) = (self.workload(uid), earlier.workload(uid)) else { return false };
         if !Arc::ptr_eq(now, then) || self.policies_known != earlier.policies_known {
+            return false;
+        }
+        if source.is_some_and(|source| !self.knows_accounts_like(earlier, source.namespace())) {
             return false;
         }
         // The usual change is of a workload elsewhere, and leaves the tables of policies alone.
@@ -193,5 +218,14 @@ impl Snapshot {
                 && now.policies.len() == then.policies.len()
                 && now.policies.iter().zip(&then.policies).all(|(now, then)| Arc::ptr_eq(now, then))
         }
+    }
+
+    fn knows_accounts_like(&self, earlier: &Self, namespace: &str) -> bool {
+        Arc::ptr_eq(&self.accounts, &earlier.accounts)
+            || self.accounts.is_empty() == earlier.accounts.is_empty()
+                && match (self.accounts.get(namespace), earlier.accounts.get(namespace)) {
+                    (Some(now), Some(then)) => Arc::ptr_eq(now, then),
+                    (now, then) => now.is_none() && then.is_none(),
+                }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_common::model::{LocalPod, Policy, PolicyName, Service, ServiceName, Workload};
+use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Service, ServiceName, Workload};
 use tokio::sync::watch;
 
 use super::Snapshot;
@@ -48,6 +48,8 @@ pub enum Kind {
     Policy,
     /// Named by the uid of the pod's workload.
     LocalPod,
+    /// Named by their namespace.
+    Accounts,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +58,7 @@ pub enum Object {
     Service(Service),
     Policy(Policy),
     LocalPod(LocalPod),
+    Accounts(Accounts),
 }
 
 /// Why a batch was refused; nothing of it was applied.
@@ -80,6 +83,7 @@ impl Object {
             Self::Service(service) => service.service_name().to_string(),
             Self::Policy(policy) => policy.name.to_string(),
             Self::LocalPod(pod) => pod.uid.clone(),
+            Self::Accounts(accounts) => accounts.namespace.clone(),
         }
     }
 }
@@ -135,6 +139,7 @@ impl Store {
                 Object::Service(service) => next.remove_workload(&name) | next.put_service(service),
                 Object::Policy(policy) => next.put_policy(policy),
                 Object::LocalPod(pod) => next.put_pod(pod),
+                Object::Accounts(accounts) => next.put_accounts(accounts),
             };
         }
         for policy in unreadable {
@@ -155,6 +160,7 @@ fn remove(snapshot: &mut Snapshot, kind: Kind, name: &str) -> bool {
         Kind::Address => snapshot.remove_workload(name) | remove_service(snapshot, name),
         Kind::Policy => name.parse().is_ok_and(|name| snapshot.remove_policy(&name)),
         Kind::LocalPod => snapshot.remove_pod(name),
+        Kind::Accounts => snapshot.remove_accounts(name),
     }
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use mesh_common::model::{
-    Action, Clause, Connection, Identity, LocalPod, Match, Mode, Policy, PolicyName, Reason, Rule, Scope, Service,
-    ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
+    Accounts, Action, Clause, Connection, Identity, LocalPod, Match, Mode, Policy, PolicyName, Reason, Rule, Scope,
+    Service, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
 };
 
 use super::{Delta, Kind, Object, Reach, Snapshot, Store, Unreadable, store::StoreError};
@@ -270,7 +270,7 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
             Object::Policy(policy("other", "all", Scope::Namespace, Action::Deny)),
         ],
     );
-    assert!(before.decides_like(&before, &uid));
+    assert!(before.decides_like(&before, &uid, None));
     for elsewhere in [
         Object::Workload(workload("b", "10.0.0.2")),
         Object::Service(service("10.96.0.1")),
@@ -278,7 +278,7 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
         Object::Policy(policy("shop", "not-named", Scope::WorkloadSelector, Action::Deny)),
     ] {
         let after = put(&store, [elsewhere.clone()]);
-        assert!(after.generation() > before.generation() && after.decides_like(&before, &uid), "{elsewhere:?}");
+        assert!(after.generation() > before.generation() && after.decides_like(&before, &uid, None), "{elsewhere:?}");
     }
     let matching = |name, scope| Policy { rules: vec![Rule::default()], ..policy("shop", name, scope, Action::Deny) };
     for here in [
@@ -289,12 +289,83 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
     ] {
         let earlier = store.snapshot();
         let after = put(&store, [here.clone()]);
-        assert!(!after.decides_like(&earlier, &uid), "{here:?}");
+        assert!(!after.decides_like(&earlier, &uid, None), "{here:?}");
     }
     let earlier = store.snapshot();
     let unreadable = Unreadable { name: "shop/x".parse().expect("a name"), reach: Reach::Everybody };
     let after = store.apply(Delta { unreadable: vec![unreadable], ..Delta::default() }).expect("accepted");
-    assert!(!after.decides_like(&earlier, &uid), "a policy that cannot be read denies");
+    assert!(!after.decides_like(&earlier, &uid, None), "a policy that cannot be read denies");
     let after = remove(&store, Kind::Address, &uid);
-    assert!(!after.decides_like(&earlier, &uid), "gone");
+    assert!(!after.decides_like(&earlier, &uid, None), "gone");
+}
+
+fn accounts(namespace: &str, names: &[&str]) -> Object {
+    Object::Accounts(Accounts { namespace: namespace.into(), names: names.iter().map(ToString::to_string).collect() })
+}
+
+fn from(identity: &str) -> Connection {
+    Connection {
+        source_identity: Some(identity.parse().expect("an identity")),
+        source_ip: ip("10.0.0.2"),
+        destination: SocketAddr::new(ip("10.0.0.1"), 8080),
+    }
+}
+
+#[test]
+fn an_identity_ends_with_its_account() {
+    let store = Store::default();
+    let target = workload("a", "10.0.0.1");
+    let of = |text: &str| format!("spiffe://cluster.local/ns/{text}");
+    let refused = |snapshot: &Snapshot, identity: &str| {
+        let decision = snapshot.decide(&target, &from(identity));
+        decision.outcome.err().map(|denied| (denied.reason, denied.to_string()))
+    };
+    // Nobody says which exist.
+    let snapshot = put(&store, [Object::Policy(policy("other", "p", Scope::Namespace, Action::Deny))]);
+    assert_eq!(refused(&snapshot, &of("shop/sa/cart")), None);
+
+    let snapshot = put(&store, [accounts("shop", &["cart", "web"]), accounts("empty", &[])]);
+    assert_eq!(refused(&snapshot, &of("shop/sa/cart")), None);
+    let (reason, why) = refused(&snapshot, &of("shop/sa/client")).expect("refused");
+    assert_eq!(reason, Reason::IdentityRevoked);
+    assert!(why.contains("ServiceAccount shop/client does not exist"), "{why}");
+    // No account left, and a namespace that is gone.
+    for identity in ["empty/sa/cart", "gone/sa/cart"] {
+        assert_eq!(refused(&snapshot, &of(identity)).expect("refused").0, Reason::IdentityRevoked, "{identity}");
+    }
+    assert_eq!(refused(&snapshot, "spiffe://elsewhere/ns/gone/sa/cart"), None, "accounts are of this trust domain");
+    let plaintext = Connection { source_identity: None, ..from(&of("shop/sa/client")) };
+    assert!(snapshot.authorize(&target, &plaintext).is_ok(), "who claims nothing loses nothing");
+
+    let snapshot = put(&store, [accounts("shop", &["client"])]);
+    assert_eq!(refused(&snapshot, &of("shop/sa/client")), None);
+    let snapshot = remove(&store, Kind::Accounts, "shop");
+    assert_eq!(refused(&snapshot, &of("shop/sa/client")).expect("refused").0, Reason::IdentityRevoked);
+    let snapshot = remove(&store, Kind::Accounts, "empty");
+    assert_eq!(refused(&snapshot, &of("shop/sa/client")), None, "nobody says any more");
+}
+
+#[test]
+fn a_live_connection_is_decided_again_when_accounts_of_its_namespace_change() {
+    let store = Store::default();
+    let target = workload("a", "10.0.0.1");
+    let (uid, source) = (target.uid.clone(), target.identity.clone());
+    let mut earlier = put(&store, [Object::Workload(target), accounts("other", &["x"])]);
+    let mut after = |objects: Vec<Object>| {
+        let after = put(&store, objects);
+        let like = after.decides_like(&earlier, &uid, Some(&source));
+        assert!(after.decides_like(&earlier, &uid, None), "accounts are nothing to a client without identity");
+        earlier = after;
+        like
+    };
+    assert!(!after(vec![accounts("shop", &["default"])]), "new");
+    assert!(after(vec![accounts("other", &["x", "y"])]), "elsewhere");
+    assert!(after(vec![accounts("shop", &["default"])]), "the same");
+    assert!(!after(vec![accounts("shop", &["default", "web"])]), "another");
+
+    // The first list of all concerns everybody.
+    let (store, target) = (Store::default(), workload("a", "10.0.0.1"));
+    let before = put(&store, [Object::Workload(target)]);
+    let after = put(&store, [accounts("other", &["x"])]);
+    assert!(!after.decides_like(&before, &uid, Some(&source)));
 }

@@ -80,6 +80,5 @@ codes! {
 
 /// The code that a peer's agent named, if it is one of ours.
 pub fn known(text: &str) -> Option<&'static str> {
-    let policies = [Reason::PolicyDeny, Reason::PolicyNoAllow, Reason::PlaintextStrict, Reason::PolicyUnknown];
-    ALL.iter().copied().chain(policies.map(Reason::code)).find(|code| *code == text)
+    ALL.iter().copied().chain(Reason::ALL.map(Reason::code)).find(|code| *code == text)
 }

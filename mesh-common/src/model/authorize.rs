@@ -33,6 +33,8 @@ pub struct Denied {
     pub policy: Option<PolicyName>,
     /// Its rule that matched, from 0; `None` if no rule matched.
     pub rule: Option<usize>,
+    /// For [`Reason::IdentityRevoked`]: the identity.
+    pub revoked: Option<Identity>,
 }
 
 /// Stable codes of a policy decision.
@@ -46,6 +48,8 @@ pub enum Reason {
     PlaintextStrict,
     /// The workload names a policy that is not known yet.
     PolicyUnknown,
+    /// The client proved an identity whose ServiceAccount does not exist (any more).
+    IdentityRevoked,
 }
 
 impl Permit {
@@ -67,19 +71,39 @@ impl Permit {
     }
 }
 
+impl Denied {
+    /// No policy is to blame.
+    pub fn without_policy(reason: Reason) -> Self {
+        Self { reason, policy: None, rule: None, revoked: None }
+    }
+
+    /// The ServiceAccount of the client's identity is gone.
+    pub fn revoked(identity: &Identity) -> Self {
+        Self { revoked: Some(identity.clone()), ..Self::without_policy(Reason::IdentityRevoked) }
+    }
+}
+
 impl Reason {
+    pub const ALL: [Self; 5] =
+        [Self::PolicyDeny, Self::PolicyNoAllow, Self::PlaintextStrict, Self::PolicyUnknown, Self::IdentityRevoked];
+
     pub fn code(self) -> &'static str {
         match self {
             Self::PolicyDeny => "POLICY_DENY",
             Self::PolicyNoAllow => "POLICY_NO_ALLOW",
             Self::PlaintextStrict => "PLAINTEXT_STRICT",
             Self::PolicyUnknown => "POLICY_UNKNOWN",
+            Self::IdentityRevoked => "IDENTITY_REVOKED",
         }
     }
 }
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(identity) = &self.revoked {
+            let (namespace, account) = (identity.namespace(), identity.service_account());
+            return write!(f, "the client is {identity}, and ServiceAccount {namespace}/{account} does not exist");
+        }
         match (self.reason, &self.policy, self.rule) {
             (Reason::PolicyDeny, Some(policy), Some(rule)) => write!(f, "denied by policy {policy}, rule {rule}"),
             (Reason::PolicyNoAllow, Some(policy), _) => {
@@ -107,7 +131,7 @@ pub fn authorize<'a>(
     connection: &Connection,
 ) -> Result<Permit, Denied> {
     if let Some(name) = unknown {
-        return Err(Denied { reason: Reason::PolicyUnknown, policy: Some(name.clone()), rule: None });
+        return Err(Denied { policy: Some(name.clone()), ..Denied::without_policy(Reason::PolicyUnknown) });
     }
     let enforced = policies.filter(|p| p.is_enforced());
 
@@ -115,9 +139,9 @@ pub fn authorize<'a>(
         if let Some(rule) = policy.matching_rule(connection) {
             let strict = policy.is_strict_mtls();
             return Err(Denied {
-                reason: if strict { Reason::PlaintextStrict } else { Reason::PolicyDeny },
                 policy: Some(policy.name.clone()),
                 rule: (!strict).then_some(rule),
+                ..Denied::without_policy(if strict { Reason::PlaintextStrict } else { Reason::PolicyDeny })
             });
         }
     }
@@ -130,7 +154,7 @@ pub fn authorize<'a>(
     }
     match first_allow {
         None => Ok(Permit { policy: None, rule: None }),
-        Some(name) => Err(Denied { reason: Reason::PolicyNoAllow, policy: Some(name.clone()), rule: None }),
+        Some(name) => Err(Denied { policy: Some(name.clone()), ..Denied::without_policy(Reason::PolicyNoAllow) }),
     }
 }
 

@@ -31,6 +31,11 @@ impl Identity {
         })
     }
 
+    /// Whether `value` can be a part of an identity: a DNS subdomain. `part` names it in the error.
+    pub(crate) fn check_part(part: &'static str, value: &str) -> Result<(), IdentityError> {
+        checked(part, value).map(|_| ())
+    }
+
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
     }

@@ -94,7 +94,7 @@ fn an_unknown_policy_denies_whatever_the_others_say() {
     let unknown = PolicyName { namespace: "shop".into(), name: "later".into() };
     let allow = policy("allow", Action::Allow, vec![ports(&[80])]);
     let denied = authorize([allow].iter(), Some(&unknown), &cart()).expect_err("denied");
-    assert_eq!(denied, Denied { reason: Reason::PolicyUnknown, policy: Some(unknown), rule: None });
+    assert_eq!(denied, Denied { policy: Some(unknown), ..Denied::without_policy(Reason::PolicyUnknown) });
 }
 
 #[test]

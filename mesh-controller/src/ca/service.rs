@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{Authority, request};
-use crate::{publish::Published, tokens::Caller};
+use crate::{index::account, publish::Published, tokens::Caller};
 
 const IDENTITY: &str = "ImpersonatedIdentity";
 
@@ -40,10 +40,18 @@ impl CertificateService {
         };
         let identity: Identity =
             text.parse().map_err(|e| Status::invalid_argument(format!("metadata.{IDENTITY}: {e}")))?;
-        let here = self.published.borrow().world.runs_on(node, &identity);
+        let (here, exists) = {
+            let world = &self.published.borrow().world;
+            (world.runs_on(node, &identity), world.account_exists(&identity))
+        };
         if identity.trust_domain() != self.trust_domain || !here {
             tracing::warn!(target: "audit", node, %identity, "certificate refused");
             return Err(Status::permission_denied(format!("{identity}: no pod of it runs on node {node}")));
+        }
+        if !exists {
+            tracing::warn!(target: "audit", node, %identity, "certificate refused: its ServiceAccount does not exist");
+            let account = account(&identity);
+            return Err(Status::failed_precondition(format!("{identity}: ServiceAccount {account} does not exist")));
         }
         let key = request::public_key(csr).map_err(|e| {
             tracing::warn!(target: "audit", node, %identity, error = %e, "certificate refused");

@@ -26,9 +26,13 @@ struct Scene {
 }
 
 fn scene() -> Scene {
+    scene_of(SHOP)
+}
+
+fn scene_of(objects: &str) -> Scene {
     let state = tempfile::tempdir().expect("folder");
     let authority = Arc::new(Authority::open(state.path(), "cluster.local", TTL).expect("authority"));
-    let published = Published { world: world(SHOP), ..Published::default() };
+    let published = Published { world: world(objects), ..Published::default() };
     let (_, published) = watch::channel(Arc::new(published));
     Scene { state, service: CertificateService::new(authority, "cluster.local", published) }
 }
@@ -69,6 +73,19 @@ async fn only_identities_of_the_agent_s_own_node() {
         assert_eq!(status.code(), Code::PermissionDenied, "{node} {identity}");
     }
     assert!(scene.ask("b", "spiffe://cluster.local/ns/shop/sa/default", plain(), 0).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_account_that_does_not_exist_gets_no_certificate() {
+    let with = |account: &str| {
+        let account =
+            format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {account}, namespace: shop}}}}");
+        scene_of(&format!("{SHOP}\n---\n{account}\n"))
+    };
+    with("cart").ask("a", CART, plain(), 0).await.expect("signed");
+    let status = with("web").ask("a", CART, plain(), 0).await.expect_err("refused");
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(status.message(), format!("{CART}: ServiceAccount shop/cart does not exist"));
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub struct Delta {
     pub workloads: Changes<String>,
     pub services: Changes<ServiceName>,
     pub policies: Changes<PolicyName>,
+    /// By namespace.
+    pub accounts: Changes<String>,
     /// By node; nodes without changes are absent.
     pub local_pods: BTreeMap<String, Changes<String>>,
 }
@@ -39,6 +41,7 @@ impl World {
             workloads: Changes::between(&before.workloads, &self.workloads),
             services: Changes::between(&before.services, &self.services),
             policies: Changes::between(&before.policies, &self.policies),
+            accounts: Changes::between(&before.accounts, &self.accounts),
             local_pods,
         }
     }
@@ -59,7 +62,11 @@ impl<K: Ord + Clone> Changes<K> {
 
 impl Delta {
     pub fn is_empty(&self) -> bool {
-        let Self { workloads, services, policies, local_pods } = self;
-        workloads.is_empty() && services.is_empty() && policies.is_empty() && local_pods.is_empty()
+        let Self { workloads, services, policies, accounts, local_pods } = self;
+        workloads.is_empty()
+            && services.is_empty()
+            && policies.is_empty()
+            && accounts.is_empty()
+            && local_pods.is_empty()
     }
 }

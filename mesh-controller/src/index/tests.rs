@@ -1,5 +1,6 @@
 //! Manifests in, state out: no cluster, no files.
 
+mod accounts;
 mod faults;
 
 use mesh_common::model::Tunnel;

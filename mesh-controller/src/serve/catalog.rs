@@ -23,6 +23,7 @@ use crate::{
 pub struct Catalog {
     addresses: Shelf,
     policies: Shelf,
+    accounts: Shelf,
     /// By node: an agent sees its own pods only.
     local_pods: BTreeMap<String, Shelf>,
     /// Workloads that serve a service, by its resource name.
@@ -72,6 +73,13 @@ impl Catalog {
             let message = security::Authorization::from(policy);
             next.policies.add(Entry::new(policy.name.to_string(), type_url::AUTHORIZATION, &message));
         }
+        for namespace in &delta.accounts.removed {
+            next.accounts.remove(namespace);
+        }
+        for accounts in delta.accounts.changed.iter().filter_map(|namespace| world.accounts.get(namespace)) {
+            let message = nodemesh::Accounts::from(accounts);
+            next.accounts.add(Entry::new(accounts.namespace.clone(), type_url::ACCOUNTS, &message));
+        }
         for (node, changes) in &delta.local_pods {
             let shelf = next.local_pods.entry(node.clone()).or_default();
             for uid in &changes.removed {
@@ -92,6 +100,7 @@ impl Catalog {
         match type_url {
             type_url::ADDRESS => Some(&self.addresses),
             type_url::AUTHORIZATION => Some(&self.policies),
+            type_url::ACCOUNTS => Some(&self.accounts),
             type_url::LOCAL_POD => Some(self.local_pods.get(node).unwrap_or(&EMPTY)),
             _ => None,
         }

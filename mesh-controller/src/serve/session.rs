@@ -1,7 +1,7 @@
 //! What one agent has asked for, what it has been told, and what it must be told next. No I/O.
 //!
-//! What an agent holds must make sense at every moment: no workload names a policy that is not there, and no pod is
-//! redirected before its workload is known. So a state of the mesh is told in a round of [`STEPS`]; each waits until
+//! What an agent holds must make sense at every moment: no workload names a policy that is not there or has an account
+//! that does not exist, and no pod is redirected before its workload is known. So a state of the mesh is told in a round of [`STEPS`]; each waits until
 //! what was said before it has been taken or refused. A newer state begins with the next round: states that change
 //! faster than agents answer would else keep the later steps waiting for ever.
 
@@ -17,11 +17,14 @@ use mesh_common::proto::{
 use super::catalog::Catalog;
 use subscription::{Content, Part, Subscription};
 
-/// What is told of a state, in this order: a policy comes before whoever names it, and goes after.
-const STEPS: [(&str, Part); 4] = [
+/// What is told of a state, in this order: a policy comes before whoever names it, and goes after. So do the accounts
+/// of a namespace; one that is deleted is told first of all, since that is a change of its namespace's list.
+const STEPS: [(&str, Part); 6] = [
+    (type_url::ACCOUNTS, Part::Changed),
     (type_url::AUTHORIZATION, Part::Changed),
     (type_url::ADDRESS, Part::All),
     (type_url::AUTHORIZATION, Part::Removed),
+    (type_url::ACCOUNTS, Part::Removed),
     (type_url::LOCAL_POD, Part::All),
 ];
 

@@ -5,6 +5,7 @@
 //! - without policies access widens, and pods leave the mesh without themselves or their namespace. So a file that
 //!   cannot be read, or a Pod or Namespace that does not fit its kind, is an error;
 //! - policies are never missing: one that does not fit is translated into what refuses;
+//! - without a ServiceAccount its pods are refused, also if it is the only one;
 //! - without a Service, an EndpointSlice or any other object less is reached, and nobody gets in: that is reported.
 
 use std::{
@@ -40,6 +41,8 @@ pub struct Directory {
     files: BTreeMap<PathBuf, File>,
     /// Problems of the folder itself.
     problems: Vec<Problem>,
+    /// There was a ServiceAccount since the start. The end of the last one must not be the return of all the others.
+    has_accounts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +73,8 @@ impl Directory {
     pub fn open(root: &Path) -> Result<(Self, Update)> {
         let place = || format!("--source dir:{}", root.display());
         fs::read_dir(root).with_context(|| format!("{}: cannot read the folder", place()))?;
-        let mut directory = Self { root: root.to_owned(), files: BTreeMap::new(), problems: Vec::new() };
+        let mut directory =
+            Self { root: root.to_owned(), files: BTreeMap::new(), problems: Vec::new(), has_accounts: false };
         directory.scan();
         let missing: Vec<_> = directory.missing().map(ToString::to_string).collect();
         ensure!(
@@ -165,6 +169,9 @@ impl Directory {
         let problems = listing.unreadable.iter().map(|(path, error)| unreadable(&self.name(path), error)).collect();
         changed |= self.problems != problems;
         self.problems = problems;
+        let unfit = self.refused().any(|(key, _)| key.as_ref().is_some_and(Key::is_account));
+        let fit = || self.files.values().flat_map(|file| &file.objects).any(|object| object.key().is_account());
+        self.has_accounts = self.has_accounts || unfit || fit();
         changed
     }
 
@@ -193,7 +200,7 @@ impl Directory {
         let pods = self.refused().filter_map(|(key, _)| key.clone().filter(Key::is_pod)).collect();
         let hidden = Hidden { any: self.broken().next().is_some(), pods };
         let objects = self.files.values().flat_map(|file| &file.objects).cloned();
-        Update { hidden, ..Update::new(objects, problems) }
+        Update { hidden, has_accounts: self.has_accounts, ..Update::new(objects, problems) }
     }
 
     fn name(&self, path: &Path) -> String {

@@ -1,6 +1,6 @@
 //! Discovery against a played controller: what is held, what is refused, what a new stream says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mesh_common::{
     model::{Identity, LocalPod, Mode, Service},
@@ -49,6 +49,12 @@ fn pod_resource(version: &str, workload: workload::Workload) -> Resource {
     resource(type_url::ADDRESS, &name, version, &address)
 }
 
+fn accounts_resource(version: &str, namespace: &str, names: &[&str]) -> Resource {
+    let names = names.iter().map(ToString::to_string).collect();
+    let message = nodemesh::Accounts { namespace: namespace.into(), names };
+    resource(type_url::ACCOUNTS, namespace, version, &message)
+}
+
 fn service_resource() -> Resource {
     let service = Service {
         name: "cart".into(),
@@ -71,10 +77,10 @@ fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: Vec<
     }
 }
 
-/// The three first requests, by type.
+/// The first requests, by type.
 async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscoveryRequest> {
     let mut requests = BTreeMap::new();
-    for _ in 0..3 {
+    for _ in 0..4 {
         let request = stream.next().await;
         assert!(request.response_nonce.is_empty() && request.resource_names_subscribe.is_empty(), "a wildcard");
         requests.insert(request.type_url.clone(), request);
@@ -116,9 +122,12 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         let want = prost_types::value::Kind::StringValue(want.into());
         assert_eq!(fields[key].kind, Some(want), "{key}");
     }
-    let types = BTreeSet::from([first.type_url, stream.next().await.type_url, stream.next().await.type_url]);
-    let want = [type_url::ADDRESS, type_url::AUTHORIZATION, type_url::LOCAL_POD].map(ToOwned::to_owned);
-    assert_eq!(types, BTreeSet::from(want));
+    let mut types = vec![first.type_url];
+    for _ in 1..4 {
+        types.push(stream.next().await.type_url);
+    }
+    // A deleted account must be known before the policies permit anything.
+    assert_eq!(types, [type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD]);
     status(&mut control.status, "connected", |s| s.connected && !s.synced).await;
 
     let addresses = vec![pod_resource("1", pod("a", 1)), service_resource()];
@@ -127,7 +136,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     let policy = security::Authorization { name: "p".into(), namespace: "shop".into(), ..Default::default() };
     let policies = vec![resource(type_url::AUTHORIZATION, "shop/p", "1", &policy)];
     assert_eq!(exchange(&mut stream, response(type_url::AUTHORIZATION, "2", policies, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "two of three types");
+    assert!(!control.status.borrow().synced, "two of four types");
     let local = LocalPod {
         uid: uid("a"),
         pod_uid: "u".into(),
@@ -141,6 +150,9 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     };
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);
+    assert!(!control.status.borrow().synced, "three of four types");
+    let accounts = vec![accounts_resource("1", "shop", &["default"])];
+    assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "4", accounts, vec![])).await, None);
     status(&mut control.status, "synced", |s| s.synced && s.last_nack.is_none()).await;
 
     let snapshot = world.store.snapshot();
@@ -149,6 +161,8 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     assert_eq!(snapshot.services().len(), 1);
     assert!(snapshot.policy(&"shop/p".parse().expect("a name")).is_some());
     assert_eq!(**snapshot.local_pod("shop", "a").expect("held"), local);
+    let other = Identity::new("cluster.local", "shop", "other").expect("an identity");
+    assert!(snapshot.account_exists(&identity) && !snapshot.account_exists(&other));
 
     world.shutdown.send_replace(true);
     soon("shutdown", control.stopped()).await;
@@ -335,7 +349,7 @@ async fn the_last_good_configuration_outlives_the_agent() {
     let requests = subscriptions(&mut stream).await;
     assert_eq!(requests[type_url::ADDRESS].initial_resource_versions, BTreeMap::from([(uid("cart"), "7".into())]));
     assert!(requests[type_url::AUTHORIZATION].initial_resource_versions.is_empty(), "it is to be sent again");
-    for kind in [type_url::ADDRESS, type_url::LOCAL_POD, type_url::AUTHORIZATION] {
+    for kind in [type_url::ADDRESS, type_url::LOCAL_POD, type_url::AUTHORIZATION, type_url::ACCOUNTS] {
         exchange(&mut stream, response(kind, "n", vec![], vec![])).await;
     }
     status(&mut control.status, "confirmed", |status| !status.from_disk && status.synced).await;
@@ -368,4 +382,40 @@ async fn a_configuration_that_is_not_whole_is_not_used() {
     std::fs::write(world.memory_file(), &good).expect("written");
     assert!(world.memory().recalled());
     assert_eq!(world.store.snapshot().workloads().len(), 1);
+}
+
+#[tokio::test]
+async fn accounts_that_cannot_be_read_are_none_now_and_after_a_restart() {
+    let mut world = World::new().await;
+    let control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let exists = |world: &World, account: &str| {
+        let identity = Identity::new("cluster.local", "shop", account).expect("an identity");
+        world.store.snapshot().account_exists(&identity)
+    };
+    // Of the only list there is, no version could ever be read: that must not count for "nobody says".
+    let bad = vec![accounts_resource("1", "shop", &["cart", "Web"])];
+    let why = exchange(&mut stream, response(type_url::ACCOUNTS, "1", bad, vec![])).await.expect("a NACK");
+    assert!(why.starts_with("resource `shop`: names[1]: "), "{why}");
+    assert!(!exists(&world, "cart"));
+    world.shutdown.send_replace(true);
+    soon("control ends", control.stopped()).await;
+    world.store = Default::default();
+    world.shutdown.send_replace(false);
+    let _control = world.start(Mute);
+    assert!(!exists(&world, "cart"), "from the disk");
+
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let good = vec![accounts_resource("2", "shop", &["cart"])];
+    assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "1", good, vec![])).await, None);
+    assert!(exists(&world, "cart") && !exists(&world, "web"));
+    // The last good list stays for one that cannot be read.
+    let bad = vec![accounts_resource("3", "shop", &["web", ""])];
+    assert!(exchange(&mut stream, response(type_url::ACCOUNTS, "2", bad, vec![])).await.is_some());
+    assert!(exists(&world, "cart") && !exists(&world, "web"));
+    // A controller that does not know the type, or a source that says nothing.
+    assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "3", vec![], vec!["shop".into()])).await, None);
+    assert!(exists(&world, "web"));
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mesh_common::model::{LocalPod, Policy, PolicyName, Scope, Service, ServiceName, Workload};
+use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Scope, Service, ServiceName, Workload};
 
 use super::Snapshot;
 use crate::state::Unreadable;
@@ -132,6 +132,18 @@ impl Snapshot {
 
     pub(in crate::state) fn remove_pod(&mut self, uid: &str) -> bool {
         self.pods.contains_key(uid) && Arc::make_mut(&mut self.pods).remove(uid).is_some()
+    }
+
+    pub(in crate::state) fn put_accounts(&mut self, accounts: Accounts) -> bool {
+        if self.accounts.get(&accounts.namespace).is_some_and(|known| **known == accounts) {
+            return false;
+        }
+        Arc::make_mut(&mut self.accounts).insert(accounts.namespace.clone(), Arc::new(accounts));
+        true
+    }
+
+    pub(in crate::state) fn remove_accounts(&mut self, namespace: &str) -> bool {
+        self.accounts.contains_key(namespace) && Arc::make_mut(&mut self.accounts).remove(namespace).is_some()
     }
 }
 

@@ -27,6 +27,17 @@ pub struct LocalPod {
     #[prost(uint32, repeated, tag = "9")]
     pub probe_ports: ::prost::alloc::vec::Vec<u32>,
 }
+/// The ServiceAccounts that a namespace has. Who holds at least one of these resources takes no identity of its own trust
+/// domain that they do not list: neither an account that is missing in its namespace's list, nor one of a namespace that
+/// has no list. Who holds none was not told, and takes every identity that a certificate proves.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Accounts {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Without repeats; may be empty: then nobody of that namespace has an identity.
+    #[prost(string, repeated, tag = "2")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(oneof = "agent_message::Kind", tags = "1, 2")]

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const ALL: [&str; 3] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+const ALL: [&str; 4] = [type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
 
 /// What the shop becomes, step by step.
 struct Mesh {
@@ -126,4 +126,29 @@ fn reconnecting_removes_old_policies_last() {
     assert_eq!(said(&workloads), (type_url::ADDRESS, vec![CART, CLIENT, SERVICE], vec![]));
     let removals = session.request(&mesh.catalog, ack(&workloads)).expect("removals");
     assert_eq!(said(&removals), (type_url::AUTHORIZATION, vec![], vec!["shop/old"]));
+}
+
+#[test]
+fn accounts_come_before_everything_and_those_of_a_namespace_go_after_its_workloads() {
+    let with = |account: &str, pod: &str| {
+        let account =
+            format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {account}, namespace: shop}}}}");
+        format!("{}\n---\n{account}\n", SHOP.replace("serviceAccountName: cart", &format!("serviceAccountName: {pod}")))
+    };
+    let mut mesh = Mesh::new(&with("cart", "cart"));
+    let mut session = synced(&mesh);
+    mesh.becomes(&with("web", "web"));
+    let first = session.refresh(&mesh.catalog).expect("accounts");
+    assert_eq!(said(&first), (type_url::ACCOUNTS, vec!["shop"], vec![]));
+    let second = session.request(&mesh.catalog, ack(&first)).expect("workloads");
+    assert_eq!(said(&second), (type_url::ADDRESS, vec![CART], vec![]));
+    let third = session.request(&mesh.catalog, ack(&second)).expect("pods");
+    assert_eq!(said(&third), (type_url::LOCAL_POD, vec![CART], vec![]));
+    assert!(session.request(&mesh.catalog, ack(&third)).is_none());
+
+    mesh.becomes("");
+    let first = session.refresh(&mesh.catalog).expect("workloads");
+    assert_eq!(said(&first), (type_url::ADDRESS, vec![], vec![CART, CLIENT, SERVICE]));
+    let second = session.request(&mesh.catalog, ack(&first)).expect("accounts that are gone");
+    assert_eq!(said(&second), (type_url::ACCOUNTS, vec![], vec!["shop"]));
 }

@@ -134,3 +134,22 @@ fn what_may_hide_a_pod_is_known() {
     assert!(directory.scan());
     assert_eq!(directory.update().hidden, Hidden::default());
 }
+
+#[test]
+fn the_end_of_the_last_account_is_not_the_return_of_the_others() {
+    let root = tempfile::tempdir().expect("folder");
+    let write = |text: &str| fs::write(root.path().join("a.yaml"), text).expect("file");
+    let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: x, namespace: a}}";
+    write(TWO);
+    let (mut directory, update) = Directory::open(root.path()).expect("opened");
+    assert!(!update.has_accounts);
+    write(&format!("{TWO}---\n{account}\n"));
+    assert!(directory.scan() && directory.update().has_accounts);
+    write(TWO);
+    assert!(directory.scan() && directory.update().has_accounts);
+
+    // One that does not fit its kind is one all the same.
+    write(&format!("{TWO}---\n{}\n", account.replace("name: x", "labels: 7, name: x")));
+    let (_, update) = Directory::open(root.path()).expect("opened");
+    assert!(update.has_accounts && update.objects.len() == 2);
+}
