@@ -168,7 +168,7 @@ impl Hooks {
     /// Ends what served a pod before its successor took over.
     pub fn replaced(&self, before: Option<Active>) {
         if let Some(before) = before {
-            self.end(&before, Presence::Unhooked, false);
+            self.end(&before, Presence::Replaced, false);
         }
     }
 
