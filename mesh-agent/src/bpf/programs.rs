@@ -72,6 +72,9 @@ pub struct PodHooks<'a> {
     pub probe_ports: &'a [u16],
 }
 
+/// The ring of the programs' log lines, not looked at yet.
+pub struct LogRing(Ebpf);
+
 /// The programs' log lines; one reader only.
 pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
 
@@ -115,17 +118,24 @@ impl DatapathError {
     }
 }
 
+impl LogRing {
+    /// To be called once nobody else reads: the reader keeps in mind how far it read, and what another one read
+    /// meanwhile it would take for lines again, long overwritten.
+    pub fn open(mut self) -> Result<Logs, DatapathError> {
+        aya_log::EbpfLogger::init(&mut self.0).map_err(|e| DatapathError::Logs(Box::new(e)))
+    }
+}
+
 impl Datapath {
     /// Loads, pins and attaches what all pods share. Maps and links of an earlier agent with the same layout are kept
     /// and get the new programs.
-    pub fn load(settings: Settings) -> Result<(Self, Logs), DatapathError> {
+    pub fn load(settings: Settings) -> Result<(Self, LogRing), DatapathError> {
         let dir = layout_dir(&settings.bpffs);
         for sub in ["maps", "links"] {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|e| DatapathError::io("create", &path, e))?;
         }
-        let mut ebpf = attach_shared(&dir, &settings)?;
-        let logs = aya_log::EbpfLogger::init(&mut ebpf).map_err(|e| DatapathError::Logs(Box::new(e)))?;
+        let logs = LogRing(attach_shared(&dir, &settings)?);
         let maps = Maps::open(&dir.join("maps"))?;
         let ingress = Ingress::link(&dir.join("maps"), &settings)?;
         Ok((Self { dir, settings, maps, ingress }, logs))

@@ -73,18 +73,19 @@ pub enum Command {
         done: oneshot::Sender<Result<(), String>>,
     },
     /// Give all pods to another agent of this node. Nothing else is done until `served` says that it serves them, and
-    /// nothing at all after that; dropped, all goes on.
+    /// nothing at all after that; dropped, all goes on. Through what `served` brings it is told that nothing acts here
+    /// any more.
     HandOver {
         given: oneshot::Sender<io::Result<HandedPods>>,
-        served: oneshot::Receiver<()>,
+        served: oneshot::Receiver<oneshot::Sender<()>>,
     },
 }
 
 /// How [`Registry::run`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Ended {
-    /// Another agent serves the pods.
-    HandedOver,
+    /// Another agent serves the pods. It waits for the word that nothing acts here any more, also if this is dropped.
+    HandedOver(oneshot::Sender<()>),
     /// Nobody is left who could ask for anything.
     Abandoned,
 }
@@ -224,19 +225,10 @@ impl Registry {
         Ok((registry, Seen { pods, hooks }))
     }
 
-    /// Takes the pods of an earlier agent: those that it hands over, and those that can be found. To be called once,
-    /// inside a tokio runtime and before [`Registry::run`].
-    pub fn begin(&mut self, handed: HandedPods) {
-        if !handed.pods.is_empty() {
-            // The old agent still accepts, and would take the audit's own connections for strange ones.
-            self.next_audit = Instant::now() + AFTER_HAND_OVER;
-        }
-        self.adopt(handed);
-        self.restore();
-    }
-
-    /// Runs until the pods are another agent's, or every sender of commands is gone.
+    /// Finds the pods that an earlier agent left, and runs until the pods are another agent's, or every sender of
+    /// commands is gone. An agent that this one takes over from must have let go before.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Ended {
+        self.restore();
         let mut changes = self.store.subscribe();
         loop {
             let unfinished = self.reconcile(&changes.borrow_and_update().clone());
@@ -251,8 +243,8 @@ impl Registry {
                         let _ = done.send(Ok(()));
                     }
                     Some(Command::HandOver { given, served }) => {
-                        if self.hand_over(given, served).await {
-                            return Ended::HandedOver;
+                        if let Some(lets_go) = self.hand_over(given, served).await {
+                            return Ended::HandedOver(lets_go);
                         }
                     }
                     None => return Ended::Abandoned,
