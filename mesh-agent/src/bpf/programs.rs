@@ -206,6 +206,12 @@ impl Datapath {
         self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))
     }
 
+    /// Of the cgroups that the slot has, only this one stays.
+    pub fn keep_cgroup(&self, index: u32, cgroup: u64) -> Result<(), DatapathError> {
+        let mut others = self.maps.cgroups().into_iter().filter(|(id, of)| *of == index && *id != cgroup);
+        others.try_for_each(|(id, _)| self.maps.remove_cgroup(id)).map_err(|e| DatapathError::map("CGROUPS", e))
+    }
+
     /// Leaves alone what a pod dials. What arrives there is steered as before.
     pub fn outbound_off(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
         let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));

@@ -1,6 +1,10 @@
 //! Serving a pod as an earlier agent did: its socket, its slot, its epoch.
 
-use std::{os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{
+    os::fd::AsFd as _,
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use mesh_common::model::{Identity, LocalPod};
 use tokio::{
@@ -34,8 +38,9 @@ impl Active {
     }
 
     /// A successor serves the pod: nothing is accepted here any more, what was accepted goes on.
-    pub fn let_go(self) {
+    pub fn let_go(self) -> Weak<Pod> {
         self.task.abort();
+        Arc::downgrade(&self.pod)
     }
 }
 
@@ -72,6 +77,13 @@ impl Hooks {
             probe_ports: &active.probe_ports,
         };
         self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
+    /// The pod's processes run in another cgroup than was said. The old one counts until the new one does.
+    pub fn move_to(&self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
+        self.mend(active, netns, cgroup)?;
+        let id = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        self.datapath.keep_cgroup(active.pod.index, id).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
     }
 
     /// The same for the hooks that all pods share.

@@ -1,7 +1,11 @@
 //! Giving all pods to another agent of this node, and taking them from one. Until the other one says that it serves,
 //! nothing changes here.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     sync::oneshot,
@@ -9,10 +13,16 @@ use tokio::{
 };
 
 use super::{AFTER_HAND_OVER, Joined, Registry};
-use crate::pods::{HandedPod, HandedPods, Netns, cgroup};
+use crate::{
+    bpf::Datapath,
+    pods::{HandedPod, HandedPods, Netns, Pod, cgroup, hooks::Active, table::Presence},
+    state::Store,
+};
 
 /// A successor that takes longer has died or hangs; its pods wait for changes meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often an agent that was replaced looks which pods are gone.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Registry {
     /// Hands everything out and waits for the word that it is served, and through which the other agent is to hear that
@@ -45,10 +55,25 @@ impl Registry {
             return None;
         }
         tracing::info!(pods = count, "another agent serves the pods");
-        for active in std::mem::take(&mut self.joined).into_values().filter_map(|joined| joined.active) {
-            active.let_go();
-        }
+        let active = std::mem::take(&mut self.joined).into_values().filter_map(|joined| joined.active);
+        tokio::spawn(removed_elsewhere(
+            self.hooks.datapath(),
+            Arc::clone(&self.store),
+            active.map(Active::let_go).collect(),
+        ));
         lets_go
+    }
+
+    /// Pods that the earlier agent had begun to take out of the mesh have no entries any more, as if half hooked. They
+    /// leave anew, in order.
+    pub(super) fn resume_leaving(&mut self) {
+        for (key, joined) in &mut self.joined {
+            if let Some(active) = joined.active.as_ref().filter(|_| !self.hooks.known(&joined.netns))
+                && let Err(why) = self.hooks.mend(active, &joined.netns, &joined.cgroup)
+            {
+                tracing::error!(namespace = key.0, pod = key.1, why, "a pod that leaves the mesh leaves it at once");
+            }
+        }
     }
 
     fn hand_out(&self) -> io::Result<HandedPods> {
@@ -80,7 +105,8 @@ impl Registry {
                 .and_then(|(netns, cgroup)| {
                     let name = (namespace.as_str(), name.as_str());
                     let active = active.map(|active| self.hooks.adopt(&netns, name, active)).transpose()?;
-                    Ok(Joined { old_program: active.is_some(), active, ..Joined::new(pod_uid, cgroup, netns) })
+                    let old_program = active.is_some().then(Instant::now);
+                    Ok(Joined { old_program, active, ..Joined::new(pod_uid, cgroup, netns) })
                 });
             match taken {
                 Ok(joined) => drop(self.joined.insert((namespace, name), joined)),
@@ -89,5 +115,23 @@ impl Registry {
             }
         }
         self.publish();
+    }
+}
+
+/// Nobody tells an agent that was replaced which pods are gone, and what it still carries keeps their namespaces. A pod
+/// that is neither redirected any more nor in the configuration is gone; one that left the mesh is in the configuration.
+async fn removed_elsewhere(datapath: Arc<Datapath>, store: Arc<Store>, mut pods: Vec<Weak<Pod>>) {
+    while !pods.is_empty() {
+        tokio::time::sleep(LOOK).await;
+        let (known, snapshot) = (datapath.known_pods(), store.snapshot());
+        pods.retain(|pod| {
+            let Some(pod) = pod.upgrade() else { return false };
+            let redirected = known.iter().any(|(cookie, _)| *cookie == pod.netns.cookie());
+            let gone = !redirected && snapshot.workload(&pod.uid).is_none();
+            if gone {
+                pod.presence.send_replace(Presence::Removed);
+            }
+            !gone
+        });
     }
 }
