@@ -84,7 +84,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let (outbound_port, hbone_port) = (settings.outbound_port, settings.hbone_port);
     let about = handover::About::new(&settings.node, outbound_port, hbone_port, &places.cgroup, &places.bpffs);
     let takeover = handover::find(&settings.places.run_dir.join("handover.sock"), &about)?;
-    let (datapath, logs) = Datapath::load(bpf::Settings {
+    let (datapath, shared) = Datapath::load(bpf::Settings {
         bpffs: settings.places.bpffs.clone(),
         cgroup: settings.places.cgroup.clone(),
         agent_cgroup,
@@ -192,13 +192,14 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     }
     // From here on this agent alone acts: on pods, on the kernel, on files, and as the one reader of the rings.
     speaks.send_replace(true);
+    let logs = shared.attach(&datapath)?;
     let mut helpers = JoinSet::new();
     match settings.kubelet_cgroup {
         Some(cgroup) => drop(helpers.spawn(bpf::keep_probes(Arc::clone(&datapath), cgroup))),
         None => bpf::remove_probes(&datapath)?,
     }
     // A task of its own: log lines are worth no connection, whatever the programs wrote and its reader makes of it.
-    let logs = bpf::read_logs(logs.open()?);
+    let logs = bpf::read_logs(logs);
     helpers.spawn(async move {
         let error = logs.await.err().map(anyhow::Error::from);
         tracing::error!(error = error.map(tracing::field::display), "no more log lines of the eBPF programs");

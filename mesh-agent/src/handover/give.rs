@@ -12,6 +12,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -30,6 +31,8 @@ use crate::{
 
 /// How often the thread that waits for successors looks whether it is to end.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Before a connection that could not be accepted is tried again.
+const REST: Duration = Duration::from_millis(100);
 const SUCCESSORS: i32 = 8;
 
 /// What there is to give.
@@ -78,7 +81,15 @@ pub fn offer(giver: Giver) -> io::Result<Offer> {
                 continue;
             }
             // Another process may have been quicker: the socket is its too during a hand-over.
-            let Ok((socket, _)) = listener.accept() else { continue };
+            let socket = match listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "a successor cannot be answered");
+                    thread::sleep(REST);
+                    continue;
+                }
+            };
             let (giver, stopping) = (giver.clone(), Arc::clone(&stopping));
             let answering = thread::Builder::new().name("successor".to_owned()).spawn(move || {
                 if let Err(error) = converse(socket, &giver, &stopping) {
