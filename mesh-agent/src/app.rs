@@ -16,6 +16,7 @@ use tokio::{
     net::UdpSocket,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinSet,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -79,9 +80,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         &settings.controller_ca,
         settings.token.clone(),
     )?;
-    let about = handover::About::new(&settings.node, settings.outbound_port, settings.hbone_port);
+    let places = &settings.places;
+    let (outbound_port, hbone_port) = (settings.outbound_port, settings.hbone_port);
+    let about = handover::About::new(&settings.node, outbound_port, hbone_port, &places.cgroup, &places.bpffs);
     let takeover = handover::find(&settings.places.run_dir.join("handover.sock"), &about)?;
-    let (datapath, logs) = Datapath::load(bpf::Settings {
+    let (datapath, shared) = Datapath::load(bpf::Settings {
         bpffs: settings.places.bpffs.clone(),
         cgroup: settings.places.cgroup.clone(),
         agent_cgroup,
@@ -91,11 +94,6 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         max_listening: settings.max_listening,
     })?;
     let datapath = Arc::new(datapath);
-    match settings.kubelet_cgroup {
-        Some(cgroup) => drop(tokio::spawn(bpf::keep_probes(Arc::clone(&datapath), cgroup))),
-        None => bpf::remove_probes(&datapath)?,
-    }
-
     let store = Arc::new(Store::default());
     // Until it has taken over, the old agent speaks for the node and writes the files.
     let (speaks, speaking) = watch::channel(takeover.is_none());
@@ -171,9 +169,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let run_dir = &settings.places.run_dir;
     let beginning = Beginning::new(takeover, run_dir, &certificates, control_seen, recalled);
     let Beginning { pods: handed, sockets, before } = beginning.await?;
-    registry.begin(handed);
-    let (commands, requests) = mpsc::channel(JOIN_QUEUE);
-    let registry = tokio::spawn(registry.run(requests));
+    registry.adopt(handed);
     tokio::spawn(admin::report(seen.pods, states));
     let (admin_socket, join_socket) = (begin::listener(&sockets.admin)?, begin::listener(&sockets.joins)?);
     let answer = |address: Option<SocketAddr>, what: &str, answers: health::Answer| -> Result<_> {
@@ -194,7 +190,22 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         released.context("the old agent goes on, and this one does not")?;
         tracing::info!("took over");
     }
+    // From here on this agent alone acts: on pods, on the kernel, on files, and as the one reader of the rings.
     speaks.send_replace(true);
+    let logs = shared.attach(&datapath)?;
+    let mut helpers = JoinSet::new();
+    match settings.kubelet_cgroup {
+        Some(cgroup) => drop(helpers.spawn(bpf::keep_probes(Arc::clone(&datapath), cgroup))),
+        None => bpf::remove_probes(&datapath)?,
+    }
+    // A task of its own: log lines are worth no connection, whatever the programs wrote and its reader makes of it.
+    let logs = bpf::read_logs(logs);
+    helpers.spawn(async move {
+        let error = logs.await.err().map(anyhow::Error::from);
+        tracing::error!(error = error.map(tracing::field::display), "no more log lines of the eBPF programs");
+    });
+    let (commands, requests) = mpsc::channel(JOIN_QUEUE);
+    let registry = tokio::spawn(registry.run(requests));
     let offer = handover::offer(handover::Giver {
         about,
         commands: commands.clone(),
@@ -219,9 +230,6 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
             () = maybe(health) => Ok(Ended::Abandoned),
             () = maybe(scraped) => Ok(Ended::Abandoned),
             done = events => done.context("the ring of kernel events failed").map(|()| Ended::Abandoned),
-            done = bpf::read_logs(logs) => {
-                done.context("the log ring of the eBPF programs failed").map(|()| Ended::Abandoned)
-            }
             done = registry => done.context("the registry of pods failed"),
         }
     });
@@ -236,8 +244,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     // What listened listens no more.
     drop(work);
     let ended = match ended {
-        Some(Ok(Ended::HandedOver)) => {
+        Some(Ok(Ended::HandedOver(lets_go))) => {
             speaks.send_replace(false);
+            helpers.shutdown().await;
+            // Fails only if the successor has gone again.
+            let _ = lets_go.send(());
             tracing::info!("replaced; what is live goes on until it ends or the deadline comes");
             drain::drain(&proxy, settings.drain_deadline, told()).await;
             Ok(())

@@ -8,7 +8,13 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{A, B, End, Patience, eventually, load_connections};
 
-use crate::{cast::Cast, load::Load};
+use crate::{
+    cast::{Cast, policy},
+    load::Load,
+};
+
+const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+    metadata: { name: default, namespace: shop }\nspec: { mtls: { mode: STRICT } }\n";
 
 #[test]
 fn no_new_connection_is_refused_over_five_replacements() -> Result<()> {
@@ -80,6 +86,30 @@ fn live_connections_outlive_the_agent_until_the_deadline() -> Result<()> {
     }
     let status = eventually("the old agent ends", Patience::SHORT, || old.process.ended())?;
     assert!(status.success(), "{status}");
+    Ok(())
+}
+
+#[test]
+fn a_policy_reaches_what_a_replaced_agent_carries() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::meshed("policy while it drains")?;
+    for server in [&near, &far] {
+        server.serve("echo", 7000)?;
+    }
+    world.apply("strict", STRICT)?;
+    let held = [far.hold(near.at(7000))?, client.hold(near.at(7000))?];
+    let untouched = client.hold(far.at(7000))?;
+    let old = world.replace_agent(A)?;
+    assert!(world.node(B).host.say(near.at(7000), "in plaintext")?.turned_away());
+    for held in &held {
+        assert!(held.is_open()?);
+    }
+    let rules = "[{ to: [{ operation: { ports: ['7000'] } }] }]";
+    world.manifests.write("deny", &policy("deny", "near", "DENY", rules))?;
+    world.within_a_second("new connections are refused and live ones ended", || {
+        let ended = held.iter().map(|held| Ok(!held.is_open()?)).collect::<Result<Vec<_>>>()?;
+        Ok(ended == [true, true] && client.say(near.at(7000), "still there?")?.turned_away())
+    })?;
+    assert!(untouched.is_open()? && old.process.ended()?.is_none(), "it drains");
     Ok(())
 }
 

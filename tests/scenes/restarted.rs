@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, Result};
 use mesh_tests::{A, B, End, NodeId, Patience, World, eventually};
 
-use crate::cast::{Cast, policy};
+use crate::{
+    cast::{Cast, policy},
+    load::Load,
+};
 
 /// From the start of the program to pods that are served; asked for 0.5 s, with room for a machine that is busy.
 const SERVING_MS: u128 = 3000;
@@ -46,6 +49,44 @@ fn a_killed_agent_serves_its_pods_again_without_being_told() -> Result<()> {
     world.join_again(A)?;
     assert!(held.is_open()?);
     assert!(client.say(near.at(7000), "joined twice")?.echoed());
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_joins_once_more_is_never_open() -> Result<()> {
+    let Cast { world, client, near, far } = Cast::meshed("joins once more")?;
+    for server in [&near, &far, &client] {
+        server.serve("echo", 7000)?;
+    }
+    let held = [client.hold(far.at(7000))?, far.hold(client.at(7000))?];
+    let load = Load::start(&[("to another node", &client, far.at(7000)), ("from another node", &far, client.at(7000))]);
+    // A plugin that could not ask who the pod is at first, and one that forgot it.
+    for (joins, uid) in (1..).zip(["", &client.uid, "", &client.uid]) {
+        world.join_as(&client, uid)?;
+        load.until(joins * 50)?;
+    }
+    println!("{} connections while it joined: none refused", load.finish()?);
+    for held in &held {
+        assert!(held.is_open()?);
+    }
+
+    // Another pod of its name, in its namespace, that the configuration does not name.
+    let capture = world.capture()?;
+    world.join_as(&client, "another")?;
+    for held in held {
+        held.ended(Patience::SHORT)?;
+    }
+    assert_eq!(client.say(far.at(7000), "canary-of-an-heir")?.end, End::Refused);
+    assert!(far.say(client.at(7000), "canary-for-an-heir")?.turned_away());
+    assert_eq!(world.node(B).host.say(client.at(7000), "in plaintext")?.end, End::Refused);
+    assert_eq!(world.redirected(A)?, [near.full_name()].into());
+
+    // The one that it names.
+    world.join_as(&client, &client.uid)?;
+    eventually("it is served", Patience::SHORT, || Ok((world.redirected(A)?.len() == 2).then_some(())))?;
+    assert!(client.say(far.at(7000), "canary-again")?.echoed());
+    assert!(far.say(client.at(7000), "canary-again")?.echoed());
+    assert!(!capture.contains(b"canary")?);
     Ok(())
 }
 

@@ -45,10 +45,15 @@ impl Agent {
 
 /// What a CNI plugin does at ADD.
 pub(crate) fn add_pod(node: &Node, pod: &Pod) -> Result<()> {
+    join(node, pod, &pod.uid, &pod.cgroup)
+}
+
+/// The same, with another UID or cgroup than the pod's.
+pub(crate) fn join(node: &Node, pod: &Pod, uid: &str, cgroup: &Path) -> Result<()> {
     let mut command = Command::new(config::built("mesh-agent")?);
     command.args(["pod", "add", "--socket"]).arg(node.cni_socket());
-    command.args(["--namespace", &pod.namespace, "--name", &pod.name, "--pod-uid", &pod.uid]);
-    command.arg("--netns").arg(&pod.netns).arg("--cgroup").arg(&pod.cgroup);
+    command.args(["--namespace", &pod.namespace, "--name", &pod.name, "--pod-uid", uid]);
+    command.arg("--netns").arg(&pod.netns).arg("--cgroup").arg(cgroup);
     place::succeed(command, JOIN_LIMIT).map(drop)
 }
 

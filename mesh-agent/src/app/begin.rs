@@ -48,7 +48,8 @@ impl Beginning {
         } else {
             let mut known = std::pin::pin!(known);
             while timeout(LOOK, &mut known).await.is_err() {
-                if !takeover.lives() {
+                if !takeover.is_open() {
+                    spawn_blocking(move || takeover.ended()).await?.context("cannot take over")?;
                     return Self::alone(run_dir);
                 }
             }

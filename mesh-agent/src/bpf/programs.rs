@@ -72,6 +72,9 @@ pub struct PodHooks<'a> {
     pub probe_ports: &'a [u16],
 }
 
+/// The programs of the hooks that all pods share: the kernel has taken them, and runs them nowhere yet.
+pub struct Shared(Ebpf);
+
 /// The programs' log lines; one reader only.
 pub type Logs = aya_log::EbpfLogger<&'static dyn log::Log>;
 
@@ -115,25 +118,34 @@ impl DatapathError {
     }
 }
 
+impl Shared {
+    /// Attaches them; those of an earlier agent are exchanged. To be called once that one has let go: the reader of log
+    /// lines keeps in mind how far it read, and what another one read meanwhile it would take for lines again, long
+    /// overwritten.
+    pub fn attach(mut self, datapath: &Datapath) -> Result<Logs, DatapathError> {
+        attach_shared(&mut self.0, &datapath.dir, &datapath.settings)?;
+        aya_log::EbpfLogger::init(&mut self.0).map_err(|e| DatapathError::Logs(Box::new(e)))
+    }
+}
+
 impl Datapath {
-    /// Loads, pins and attaches what all pods share. Maps and links of an earlier agent with the same layout are kept
-    /// and get the new programs.
-    pub fn load(settings: Settings) -> Result<(Self, Logs), DatapathError> {
+    /// Loads and pins what all pods share; [`Shared::attach`] is to follow. Maps and links of an earlier agent with the
+    /// same layout are kept.
+    pub fn load(settings: Settings) -> Result<(Self, Shared), DatapathError> {
         let dir = layout_dir(&settings.bpffs);
         for sub in ["maps", "links"] {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(|e| DatapathError::io("create", &path, e))?;
         }
-        let mut ebpf = attach_shared(&dir, &settings)?;
-        let logs = aya_log::EbpfLogger::init(&mut ebpf).map_err(|e| DatapathError::Logs(Box::new(e)))?;
+        let shared = Shared(load_shared(&dir, &settings)?);
         let maps = Maps::open(&dir.join("maps"))?;
         let ingress = Ingress::link(&dir.join("maps"), &settings)?;
-        Ok((Self { dir, settings, maps, ingress }, logs))
+        Ok((Self { dir, settings, maps, ingress }, shared))
     }
 
     /// Attaches again what of the shared hooks is not where it should be.
     pub fn mend_shared(&self) -> Result<(), DatapathError> {
-        attach_shared(&self.dir, &self.settings).map(drop)
+        attach_shared(&mut load_shared(&self.dir, &self.settings)?, &self.dir, &self.settings)
     }
 
     /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
@@ -194,6 +206,12 @@ impl Datapath {
     /// are.
     pub fn resume_pod(&self, index: u32, listener: BorrowedFd<'_>) -> Result<(), DatapathError> {
         self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))
+    }
+
+    /// Of the cgroups that the slot has, only this one stays.
+    pub fn keep_cgroup(&self, index: u32, cgroup: u64) -> Result<(), DatapathError> {
+        let mut others = self.maps.cgroups().into_iter().filter(|(id, of)| *of == index && *id != cgroup);
+        others.try_for_each(|(id, _)| self.maps.remove_cgroup(id)).map_err(|e| DatapathError::map("CGROUPS", e))
     }
 
     /// Leaves alone what a pod dials. What arrives there is steered as before.
@@ -359,15 +377,28 @@ fn layout_dir(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("v{LAYOUT_VERSION}"))
 }
 
-/// The hooks of the pods' cgroup: those of an earlier agent get the new programs.
-fn attach_shared(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError> {
+/// The programs of the pods' cgroup, checked by the kernel.
+fn load_shared(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError> {
     let mut ebpf = load_object(dir, settings)?;
+    for name in ADDRESS_HOOKS {
+        let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+        program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
+    }
+    let sockops: &mut SockOps = program(&mut ebpf, SOCKET_EVENTS)?;
+    sockops.load().map_err(|e| DatapathError::program("load", Path::new(SOCKET_EVENTS), e))?;
+    // Only to hear here, with the verifier's words, if a pod's program would not load.
+    let trial: &mut SkLookup = program(&mut ebpf, "ingress")?;
+    trial.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
+    Ok(ebpf)
+}
+
+/// The hooks of the pods' cgroup: those of an earlier agent get the new programs.
+fn attach_shared(ebpf: &mut Ebpf, dir: &Path, settings: &Settings) -> Result<(), DatapathError> {
     let cgroup = fs::File::open(&settings.cgroup).map_err(|e| DatapathError::io("open", &settings.cgroup, e))?;
     // A cgroup's id is the inode number of its folder.
     let cgroup_id = cgroup.metadata().map_err(|e| DatapathError::io("read", &settings.cgroup, e))?.ino();
     for name in ADDRESS_HOOKS {
-        let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
-        program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
+        let program: &mut CgroupSockAddr = program(ebpf, name)?;
         let fd = fd_of(program.fd(), name)?;
         attach_or_replace(&dir.join("links").join(name), fd.as_fd(), Some(cgroup_id), || {
             // No flags: a bpf_link of a cgroup allows others beside it anyway (cgroup_bpf_link_attach).
@@ -375,17 +406,12 @@ fn attach_shared(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError>
             fd_link(program.take_link(id)?.try_into())
         })?;
     }
-    let sockops: &mut SockOps = program(&mut ebpf, SOCKET_EVENTS)?;
-    sockops.load().map_err(|e| DatapathError::program("load", Path::new(SOCKET_EVENTS), e))?;
+    let sockops: &mut SockOps = program(ebpf, SOCKET_EVENTS)?;
     let fd = fd_of(sockops.fd(), SOCKET_EVENTS)?;
     attach_or_replace(&dir.join("links").join(SOCKET_EVENTS), fd.as_fd(), Some(cgroup_id), || {
         let id = sockops.attach(&cgroup, CgroupAttachMode::Single)?;
         fd_link(sockops.take_link(id)?.try_into())
-    })?;
-    // Only to hear here, with the verifier's words, if a pod's program would not load.
-    let trial: &mut SkLookup = program(&mut ebpf, "ingress")?;
-    trial.load().map_err(|e| DatapathError::program("load", Path::new("ingress"), e))?;
-    Ok(ebpf)
+    })
 }
 
 /// Parses the object with its maps bound to the pinned ones.

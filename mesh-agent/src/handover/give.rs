@@ -20,7 +20,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    About, PROTOCOL, Sockets,
+    About, PATIENCE, PROTOCOL, Sockets,
+    peer::Process,
     wire::{Active, Channel, Hello, Message, Pod},
 };
 use crate::{
@@ -28,10 +29,10 @@ use crate::{
     pods::{Command, HandedActive, HandedPod, HandedPods},
 };
 
-/// For each message of a successor, but for the one with which it asks: it may wait for its own controller.
-const PATIENCE: Duration = Duration::from_secs(8);
 /// How often the thread that waits for successors looks whether it is to end.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// Before a connection that could not be accepted is tried again.
+const REST: Duration = Duration::from_millis(100);
 const SUCCESSORS: i32 = 8;
 
 /// What there is to give.
@@ -80,19 +81,30 @@ pub fn offer(giver: Giver) -> io::Result<Offer> {
                 continue;
             }
             // Another process may have been quicker: the socket is its too during a hand-over.
-            let Ok((socket, _)) = listener.accept() else { continue };
-            let giver = giver.clone();
-            thread::spawn(move || {
-                if let Err(error) = converse(socket, &giver) {
+            let socket = match listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "a successor cannot be answered");
+                    thread::sleep(REST);
+                    continue;
+                }
+            };
+            let (giver, stopping) = (giver.clone(), Arc::clone(&stopping));
+            let answering = thread::Builder::new().name("successor".to_owned()).spawn(move || {
+                if let Err(error) = converse(socket, &giver, &stopping) {
                     tracing::warn!(%error, "a hand-over broke off; this agent goes on");
                 }
             });
+            if let Err(error) = answering {
+                tracing::warn!(%error, "a successor cannot be answered");
+            }
         }
     })?;
     Ok(Offer(stop))
 }
 
-fn converse(socket: Socket, giver: &Giver) -> io::Result<()> {
+fn converse(socket: Socket, giver: &Giver, stop: &AtomicBool) -> io::Result<()> {
     let user = rustix::net::sockopt::socket_peercred(&socket)?.uid;
     let channel = Channel::new(socket)?;
     channel.patience(Some(PATIENCE))?;
@@ -107,29 +119,46 @@ fn converse(socket: Socket, giver: &Giver) -> io::Result<()> {
     if let Some(why) = unfit(&giver.about, &hello) {
         return refuse(why);
     }
+    let own = match Process::own() {
+        Ok(own) => own,
+        Err(e) => return refuse(format!("it cannot open a descriptor of its own process: {e}")),
+    };
     tracing::info!(version = hello.version, "a successor is here");
-    channel.send(&Message::Welcome { version: env!("CARGO_PKG_VERSION").to_owned() }, &[])?;
+    channel.send(&Message::Welcome { version: env!("CARGO_PKG_VERSION").to_owned() }, &[own.descriptor()])?;
+    hand_over(&channel, giver, stop).or_else(|error| {
+        // Not without a word: this agent lives and goes on. The successor may have gone, which is as good.
+        let _ = channel.send(&Message::Refused { why: error.to_string() }, &[]);
+        Err(error)
+    })
+}
+
+/// An error: this agent goes on, and the successor is yet to hear it.
+fn hand_over(channel: &Channel, giver: &Giver, stop: &AtomicBool) -> io::Result<()> {
+    // It may wait for its own controller.
     channel.patience(None)?;
     let Some((Message::Take, _)) = channel.receive()? else {
-        tracing::warn!("the successor went before it asked for anything");
-        return Ok(());
+        return Err(io::Error::other("the successor went before it asked for anything"));
     };
     channel.patience(Some(PATIENCE))?;
     let (given, handed) = oneshot::channel();
     let (serves, served) = oneshot::channel();
-    let gone = |_| io::Error::other("this agent ends, or another one has taken over");
-    if giver.commands.blocking_send(Command::HandOver { given, served }).is_err() {
-        return refuse("it ends, or another agent has taken over".to_owned());
-    }
+    let gone = || io::Error::other("this agent ends, or another one has taken over");
+    giver.commands.blocking_send(Command::HandOver { given, served }).map_err(|_| gone())?;
     // Dropped on every way out but the last, `serves` tells the registry to go on.
-    give(&channel, giver, handed.blocking_recv().map_err(|_| gone(()))??)?;
+    give(channel, giver, handed.blocking_recv().map_err(|_| gone())??)?;
     let Some((Message::Serving, _)) = channel.receive()? else {
         return Err(io::Error::other("the successor went before it served"));
     };
-    if serves.send(()).is_err() {
-        return refuse("it took too long, and the old agent goes on".to_owned());
+    let (lets_go, let_go) = oneshot::channel();
+    serves.send(lets_go).map_err(|_| io::Error::other("it took too long, and the old agent goes on"))?;
+    // The next one is the successor's to answer.
+    stop.store(true, Ordering::Release);
+    // Dropped is as good: nothing is left that could act.
+    let _ = let_go.blocking_recv();
+    if let Err(error) = channel.send(&Message::Released, &[]) {
+        tracing::error!(%error, "another agent serves the pods, and went before it was told that they are its own");
     }
-    channel.send(&Message::Released, &[])
+    Ok(())
 }
 
 /// Why this successor cannot be served; `None`: it can.

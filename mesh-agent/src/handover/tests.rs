@@ -6,7 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -15,9 +18,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    About, Giver, Sockets, TakeoverError, find,
+    About, Giver, Sockets, Takeover, TakeoverError, find,
     give::Offer,
     listen, offer,
+    peer::Process,
     wire::{Channel, Hello, Message},
 };
 use crate::{
@@ -43,7 +47,7 @@ struct Old {
 }
 
 fn about() -> About {
-    About::new("n1", 15001, 15008)
+    About::new("n1", 15001, 15008, Path::new("/cgroup"), Path::new("/bpffs"))
 }
 
 fn socket(path: &Path) -> OwnedFd {
@@ -74,7 +78,8 @@ impl Old {
                 panic!("nobody asked");
             };
             given.send(self.pods()).expect("the successor waits");
-            let end = served.blocking_recv();
+            // Dropped, it is the word that nothing acts here any more.
+            let end = served.blocking_recv().map(drop);
             (self, end)
         })
     }
@@ -162,13 +167,105 @@ fn one_that_was_too_slow_must_not_go_on() {
 }
 
 #[test]
+fn an_old_agent_that_fails_says_so_and_goes_on() {
+    let old = Old::new();
+    let path = old.path.clone();
+    let registry = thread::spawn(move || {
+        let mut old = old;
+        let Some(Command::HandOver { given, served }) = old.commands.blocking_recv() else { panic!("nobody asked") };
+        given.send(Err(io::Error::other("no descriptor is left"))).expect("the conversation waits");
+        assert!(served.blocking_recv().is_err(), "the registry goes on");
+        old
+    });
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    let refused = takeover.take().err().expect("there was nothing to take");
+    assert!(matches!(&refused, TakeoverError::Refused(why) if why.contains("no descriptor")), "{refused}");
+    drop(registry.join().expect("no panic"));
+}
+
+#[test]
+fn nothing_acts_in_the_old_one_when_the_new_one_hears_that_it_let_go() {
+    let mut old = Old::new();
+    let path = old.path.clone();
+    let ended = Arc::new(AtomicBool::new(false));
+    let registry = thread::spawn({
+        let ended = Arc::clone(&ended);
+        move || {
+            let Some(Command::HandOver { given, served }) = old.commands.blocking_recv() else {
+                panic!("nobody asked");
+            };
+            given.send(old.pods()).expect("the successor waits");
+            let lets_go = served.blocking_recv().expect("it serves");
+            thread::sleep(Duration::from_millis(200));
+            ended.store(true, Ordering::SeqCst);
+            lets_go.send(()).expect("the successor waits");
+            // Whoever comes now finds the successor, and nobody here.
+            old
+        }
+    });
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    takeover.take().expect("handed");
+    takeover.serving().expect("released");
+    assert!(ended.load(Ordering::SeqCst), "it was told too early");
+    drop(registry.join().expect("no panic"));
+}
+
+/// An old agent that welcomes, and closes the conversation without a word before it is asked, or before it is told.
+fn closes(process: Process, tells: bool) -> (tempfile::TempDir, Takeover) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("handover.sock");
+    let listener = Socket::from(listen(&path).expect("listens"));
+    listener.set_nonblocking(false).expect("set");
+    let old = thread::spawn(move || {
+        let channel = Channel::new(listener.accept().expect("it comes").0).expect("a channel");
+        let Some((Message::Hello(_), _)) = channel.receive().expect("a hello") else { panic!("no hello") };
+        let welcome = Message::Welcome { version: "1".into() };
+        channel.send(&welcome, &[process.descriptor()]).expect("sent");
+        if tells {
+            let why = "it was too late".to_owned();
+            channel.send(&Message::Refused { why }, &[]).expect("sent");
+        }
+    });
+    let takeover = find(&path, &about()).expect("an answer").expect("it runs");
+    old.join().expect("no panic");
+    (folder, takeover)
+}
+
+#[test]
+fn a_closed_conversation_is_not_the_end_of_the_old_agent() {
+    let own = || Process::own().expect("a descriptor");
+    let alive = thread::spawn(move || closes(own(), false).1.take().err().expect("it runs still"));
+    let refused = closes(own(), false).1.serving().expect_err("it runs still");
+    assert!(matches!(refused, TakeoverError::Lives), "{refused}");
+    let refused = alive.join().expect("no panic");
+    assert!(matches!(refused, TakeoverError::Lives), "{refused}");
+
+    // What it said before it closed is heard, though nothing can be said to it any more.
+    let refused = closes(own(), true).1.serving().expect_err("it said so");
+    assert!(matches!(&refused, TakeoverError::Refused(why) if why.contains("too late")), "{refused}");
+
+    let gone = || {
+        let mut child = std::process::Command::new("true").spawn().expect("a process");
+        let pid = rustix::process::Pid::from_child(&child);
+        let descriptor = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("it was there");
+        child.wait().expect("it ends");
+        Process::from_descriptor(descriptor)
+    };
+    let ended = closes(gone(), false).1.take().err().expect("nothing was handed");
+    assert!(matches!(ended, TakeoverError::Gone), "{ended}");
+    closes(gone(), false).1.serving().expect("nobody is left to let go");
+}
+
+#[test]
 fn what_cannot_work_together_says_so() {
     let old = Old::new();
     for (other, word) in [
-        (About::new("n2", 15001, 15008), "node"),
-        (About::new("n1", 15002, 15008), "--outbound-port"),
-        (About::new("n1", 15001, 15009), "--hbone-port"),
+        (About { node: "n2".into(), ..about() }, "node"),
+        (About { outbound_port: 15002, ..about() }, "--outbound-port"),
+        (About { hbone_port: 15009, ..about() }, "--hbone-port"),
         (About { layout: 0, ..about() }, "layout"),
+        (About { cgroup: "/other".into(), ..about() }, "--cgroup is /cgroup, the other's /other"),
+        (About { bpffs: "/other".into(), ..about() }, "--bpffs is /bpffs, the other's /other"),
     ] {
         let refused = find(&old.path, &other).expect_err("it differs");
         assert!(matches!(&refused, TakeoverError::Refused(why) if why.contains(word)), "{refused}");
@@ -182,7 +279,7 @@ fn what_cannot_work_together_says_so() {
     channel.send(&Message::Hello(hello), &[]).expect("sent");
     channel.patience(Some(Duration::from_secs(5))).expect("set");
     let Some((Message::Refused { why }, _)) = channel.receive().expect("an answer") else { panic!("not refused") };
-    assert!(why.contains("version 1") && why.contains("agent 9.9.9 speaks 99"), "{why}");
+    assert!(why.contains("version 2") && why.contains("agent 9.9.9 speaks 99"), "{why}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub enum Message {
     Take,
     Serving,
 
+    /// With a descriptor of the old agent's process.
     Welcome {
         version: String,
     },

@@ -65,12 +65,9 @@ impl Hooks {
         Self { datapath, start, next_epoch, leaving: HashSet::new() }
     }
 
-    /// What the kernel holds for pods, by this agent or an earlier one.
-    pub fn hooked(&self) -> Vec<Hooked> {
-        self.datapath.hooked().unwrap_or_else(|e| {
-            tracing::error!(error = %anyhow::Error::from(e), "cannot look at the hooks of pods");
-            Vec::new()
-        })
+    /// What the kernel holds for pods, by this agent or an earlier one. The error is for people.
+    pub fn hooked(&self) -> Result<Vec<Hooked>, String> {
+        self.datapath.hooked().map_err(|e| format!("{:#}", anyhow::Error::from(e)))
     }
 
     /// Ends what an agent that died left half done.
@@ -168,7 +165,14 @@ impl Hooks {
     /// Ends what served a pod before its successor took over.
     pub fn replaced(&self, before: Option<Active>) {
         if let Some(before) = before {
-            self.end(&before, Presence::Unhooked, false);
+            self.end(&before, Presence::Replaced, false);
+        }
+    }
+
+    /// Ends what served a pod, and leaves its hooks: with nobody behind them, they refuse.
+    pub fn refuse(&self, active: Option<Active>) {
+        if let Some(active) = active {
+            self.end(&active, Presence::Removed, false);
         }
     }
 

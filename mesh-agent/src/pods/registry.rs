@@ -41,6 +41,8 @@ use crate::{
 
 /// How soon a failed or waiting pod is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How soon a program that could not be exchanged is tried again.
+const PROGRAM_RETRY: Duration = Duration::from_secs(5);
 /// How long one wait for a certificate lasts before its state is looked at anew.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -73,18 +75,19 @@ pub enum Command {
         done: oneshot::Sender<Result<(), String>>,
     },
     /// Give all pods to another agent of this node. Nothing else is done until `served` says that it serves them, and
-    /// nothing at all after that; dropped, all goes on.
+    /// nothing at all after that; dropped, all goes on. Through what `served` brings it is told that nothing acts here
+    /// any more.
     HandOver {
         given: oneshot::Sender<io::Result<HandedPods>>,
-        served: oneshot::Receiver<()>,
+        served: oneshot::Receiver<oneshot::Sender<()>>,
     },
 }
 
 /// How [`Registry::run`] ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Ended {
-    /// Another agent serves the pods.
-    HandedOver,
+    /// Another agent serves the pods. It waits for the word that nothing acts here any more, also if this is dropped.
+    HandedOver(oneshot::Sender<()>),
     /// Nobody is left who could ask for anything.
     Abandoned,
 }
@@ -159,8 +162,10 @@ struct Joined {
     audited: Audited,
     /// It is to leave the mesh.
     leaving: Option<Leaving>,
-    /// It runs the program of an earlier agent still.
-    old_program: bool,
+    /// It runs the program of an earlier agent still; when to give it this one's.
+    old_program: Option<Instant>,
+    /// Another pod had its namespace: what the kernel kept for that one is not its own.
+    heir: bool,
     /// Somebody waits for its certificate and will wake the registry.
     waiting: Option<AbortHandle>,
 }
@@ -176,7 +181,8 @@ impl Joined {
             wanted: false,
             audited: Audited::default(),
             leaving: None,
-            old_program: false,
+            old_program: None,
+            heir: false,
             waiting: None,
         }
     }
@@ -224,19 +230,11 @@ impl Registry {
         Ok((registry, Seen { pods, hooks }))
     }
 
-    /// Takes the pods of an earlier agent: those that it hands over, and those that can be found. To be called once,
-    /// inside a tokio runtime and before [`Registry::run`].
-    pub fn begin(&mut self, handed: HandedPods) {
-        if !handed.pods.is_empty() {
-            // The old agent still accepts, and would take the audit's own connections for strange ones.
-            self.next_audit = Instant::now() + AFTER_HAND_OVER;
-        }
-        self.adopt(handed);
-        self.restore();
-    }
-
-    /// Runs until the pods are another agent's, or every sender of commands is gone.
+    /// Finds the pods that an earlier agent left, and runs until the pods are another agent's, or every sender of
+    /// commands is gone. An agent that this one takes over from must have let go before.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Ended {
+        self.resume_leaving();
+        self.restore();
         let mut changes = self.store.subscribe();
         loop {
             let unfinished = self.reconcile(&changes.borrow_and_update().clone());
@@ -251,8 +249,8 @@ impl Registry {
                         let _ = done.send(Ok(()));
                     }
                     Some(Command::HandOver { given, served }) => {
-                        if self.hand_over(given, served).await {
-                            return Ended::HandedOver;
+                        if let Some(lets_go) = self.hand_over(given, served).await {
+                            return Ended::HandedOver(lets_go);
                         }
                     }
                     None => return Ended::Abandoned,
@@ -287,14 +285,46 @@ impl Registry {
         {
             self.lost.remove(&key);
         }
-        let same = |old: &Joined| same_netns(old) && old.pod_uid == request.pod_uid && old.cgroup == cgroup;
-        if self.joined.get(&key).is_some_and(same) {
-            return Ok(());
+        if self.joined.get(&key).is_some_and(same_netns) {
+            return self.join_again(key, request.pod_uid, cgroup);
         }
         // The same name again is another pod: what was known of the old one must not serve it.
         self.forget(&key);
         tracing::info!(namespace = key.0, pod = key.1, "pod joined");
         self.joined.insert(key, Joined::new(request.pod_uid, cgroup, Arc::new(netns)));
+        self.remember();
+        Ok(())
+    }
+
+    /// The same name in the same namespace: whoever joins it may know more now. Nothing of it opens what is closed.
+    fn join_again(&mut self, key: Key, pod_uid: String, cgroup: PathBuf) -> Result<(), String> {
+        let Some(joined) = self.joined.get_mut(&key) else { return Ok(()) };
+        let another = !pod_uid.is_empty() && !joined.pod_uid.is_empty() && pod_uid != joined.pod_uid;
+        if another {
+            // It must not have what the other one had, and is refused until the configuration names it.
+            let (active, netns) = (joined.active.take(), Arc::clone(&joined.netns));
+            let leaves = joined.leaving.is_some();
+            if let Some(waiting) = joined.waiting.take() {
+                waiting.abort();
+            }
+            *joined = Joined { heir: true, ..Joined::new(pod_uid, cgroup, netns) };
+            match leaves {
+                true => self.hooks.unhook(joined.netns.cookie(), active, Presence::Removed),
+                false => self.hooks.refuse(active),
+            }
+            tracing::info!(namespace = key.0, pod = key.1, "another pod joined in the namespace of one that was there");
+        } else {
+            if joined.cgroup != cgroup {
+                if let (Some(active), None) = (&joined.active, joined.leaving) {
+                    self.hooks.move_to(active, &joined.netns, &cgroup)?;
+                }
+                joined.cgroup = cgroup;
+            }
+            if !pod_uid.is_empty() {
+                joined.pod_uid = pod_uid;
+            }
+        }
+        self.publish();
         self.remember();
         Ok(())
     }
@@ -349,21 +379,29 @@ impl Registry {
                 (joined.redirection, joined.wanted) = (redirection, wanted);
             }
         }
-        self.report();
-        if self.renew_program() { Some(Duration::ZERO) } else { again }
+        self.report(snapshot);
+        [again, self.renew_program()].into_iter().flatten().min()
     }
 
-    /// Gives one pod that was resumed this agent's program; whether there may be more. One at a time, so that pods
-    /// that join do not wait.
-    fn renew_program(&mut self) -> bool {
-        let Some((key, joined)) = self.joined.iter_mut().find(|(_, joined)| joined.old_program) else { return false };
-        joined.old_program = false;
+    /// Gives one pod that was resumed this agent's program, and says when the next one is due. One at a time, so that
+    /// pods that join do not wait.
+    fn renew_program(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        // A pod that leaves would be enrolled again.
+        let stays = self.joined.iter_mut().filter(|(_, joined)| joined.leaving.is_none());
+        let due = stays.filter_map(|(key, joined)| Some((joined.old_program?, key, joined)));
+        let (due, key, joined) = due.min_by_key(|(due, ..)| *due)?;
+        if due > now {
+            return Some(due - now);
+        }
+        joined.old_program = None;
         if let Some(active) = &joined.active
             && let Err(why) = self.hooks.mend(active, &joined.netns, &joined.cgroup)
         {
             tracing::error!(namespace = key.0, pod = key.1, why, "the pod keeps the program of an earlier agent");
+            joined.old_program = Some(now + PROGRAM_RETRY);
         }
-        true
+        Some(Duration::ZERO)
     }
 
     /// One pod that the configuration does not name.
@@ -404,7 +442,7 @@ impl Registry {
         let certified = self.certificates.current(&identity).is_some();
         // What an earlier agent redirected is refused by now: it is served at once, tunnels follow with the key.
         let refused = joined.active.is_none() && self.hooks.known(&joined.netns);
-        let resumed = match refused {
+        let resumed = match refused && !joined.heir {
             true => self.hooks.resume(&joined.netns, &joined.cgroup, want, &identity, ips),
             false => Ok(None),
         };
@@ -412,7 +450,7 @@ impl Registry {
             Ok(None) => {}
             Ok(Some(active)) => {
                 if let Some(joined) = self.joined.get_mut(key) {
-                    (joined.active, joined.old_program) = (Some(active), true);
+                    (joined.active, joined.old_program) = (Some(active), Some(Instant::now()));
                 }
                 self.publish();
             }
@@ -423,12 +461,26 @@ impl Registry {
         if !served && (certified || refused) {
             match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity.clone(), ips) {
                 Ok(active) => {
-                    let before = self.joined.get_mut(key).and_then(|joined| joined.active.replace(active));
+                    let before = self.joined.get_mut(key).and_then(|joined| {
+                        (joined.heir, joined.old_program) = (false, None);
+                        joined.active.replace(active)
+                    });
                     self.hooks.replaced(before);
                     self.publish();
+                    if self.remembered.wants(self.hooks.next_epoch()) {
+                        self.remember();
+                    }
                     self.next_audit = self.next_audit.min(Instant::now() + FIRST_AUDIT);
                 }
-                Err(why) => return Redirection::Failed(why),
+                Err(why) => {
+                    // What served it until now serves it still: the kernel may have heard half of the change.
+                    if let Some(active) = &joined.active
+                        && let Err(why) = self.hooks.mend(active, &joined.netns, &joined.cgroup)
+                    {
+                        tracing::error!(namespace = key.0, pod = key.1, why, "the pod's hooks are half of a change");
+                    }
+                    return Redirection::Failed(why);
+                }
             }
         }
         if let Some(joined) = self.joined.get(key).filter(|joined| joined.audited.broken) {
@@ -470,7 +522,7 @@ impl Registry {
         self.table.publish(redirected.filter_map(|joined| joined.active.as_ref()).map(|active| &active.pod));
     }
 
-    fn report(&self) {
+    fn report(&self, snapshot: &Snapshot) {
         let states: Vec<PodStatus> = self
             .joined
             .iter()
@@ -483,7 +535,7 @@ impl Registry {
                 fault: joined.audited.fault.clone(),
                 proven: joined.audited.proven,
             })
-            .chain(self.lost_states())
+            .chain(self.lost_states(snapshot))
             .collect();
         self.states.send_if_modified(|old| {
             let changed = *old != states;
@@ -493,11 +545,14 @@ impl Registry {
     }
 }
 
+/// What the configuration says of the pod; a recreated one has the name only.
+fn named<'a>(snapshot: &'a Snapshot, key: &Key, pod_uid: &str) -> Option<&'a Arc<LocalPod>> {
+    let pod = snapshot.local_pod(&key.0, &key.1)?;
+    (pod.pod_uid.is_empty() || pod_uid.is_empty() || pod.pod_uid == pod_uid).then_some(pod)
+}
+
 fn wish(snapshot: &Snapshot, key: &Key, joined: &Joined) -> Wish {
-    let Some(pod) = snapshot.local_pod(&key.0, &key.1) else { return Wish::Unknown };
-    if !pod.pod_uid.is_empty() && !joined.pod_uid.is_empty() && pod.pod_uid != joined.pod_uid {
-        return Wish::Unknown;
-    }
+    let Some(pod) = named(snapshot, key, &joined.pod_uid) else { return Wish::Unknown };
     match pod.mode {
         Mode::None => Wish::Leave,
         Mode::Mesh => {

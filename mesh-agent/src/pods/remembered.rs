@@ -15,6 +15,8 @@ use crate::durable;
 
 /// Of the file's form.
 const VERSION: u32 = 1;
+/// Epochs are written down ahead, so that not each pod that is hooked writes the file.
+const EPOCHS: u32 = 256;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Where network namespaces are bound to names: by ip(8) and CNI, and by Docker.
 const NAMED: &[&str] = &["/run/netns", "/run/docker/netns"];
@@ -40,7 +42,7 @@ pub struct Remembered {
     path: PathBuf,
     boot: String,
     /// What it says.
-    saved: Option<Vec<Entry>>,
+    saved: Option<(Vec<Entry>, u32)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,6 +50,9 @@ pub struct Remembered {
 struct Content {
     version: u32,
     boot: String,
+    /// No pod was given this epoch or a later one.
+    #[serde(default)]
+    next_epoch: u32,
     pods: Vec<Entry>,
 }
 
@@ -57,9 +62,9 @@ impl Remembered {
         Ok(Self { path: folder.join("pods.json"), boot, saved: None })
     }
 
-    /// The pods that joined since the node was booted. A file that cannot be read is reported, kept aside, and counts
+    /// The pods that joined since the node was booted, and the first epoch that no pod had. A file that cannot be read is reported, kept aside, and counts
     /// as none: its pods stay refused until they are joined again.
-    pub fn load(&mut self) -> Vec<Entry> {
+    pub fn load(&mut self) -> (Vec<Entry>, u32) {
         let content = durable::read(&self.path).and_then(|bytes| {
             let Some(bytes) = bytes else { return Ok(None) };
             let content: Content = serde_json::from_slice(&bytes).map_err(io::Error::other)?;
@@ -68,9 +73,9 @@ impl Remembered {
             }
             Ok(Some(content))
         });
-        let pods = match content {
+        let content = match content {
             // After a boot no namespace is what it was.
-            Ok(content) => content.filter(|content| content.boot == self.boot).map(|content| content.pods),
+            Ok(content) => content.filter(|content| content.boot == self.boot),
             Err(error) => {
                 let kept = durable::keep_aside(&self.path).map(|path| path.display().to_string());
                 tracing::error!(
@@ -80,20 +85,28 @@ impl Remembered {
                 None
             }
         };
-        pods.unwrap_or_default()
+        content.map(|content| (content.pods, content.next_epoch)).unwrap_or_default()
+    }
+
+    /// Epochs below this one were given, and the file does not say so.
+    pub fn wants(&self, next_epoch: u32) -> bool {
+        self.saved.as_ref().is_none_or(|(_, saved)| next_epoch > *saved)
     }
 
     /// Writes the file if it says something else.
-    pub fn save(&mut self, pods: Vec<Entry>) {
-        if self.saved.as_ref() == Some(&pods) {
-            return;
-        }
-        let content = Content { version: VERSION, boot: self.boot.clone(), pods };
+    pub fn save(&mut self, pods: Vec<Entry>, next_epoch: u32) {
+        let wants = self.wants(next_epoch);
+        let next_epoch = match &self.saved {
+            Some((saved, _)) if *saved == pods && !wants => return,
+            Some((_, saved)) if !wants => *saved,
+            _ => next_epoch.saturating_add(EPOCHS),
+        };
+        let content = Content { version: VERSION, boot: self.boot.clone(), next_epoch, pods };
         let written = serde_json::to_vec_pretty(&content)
             .map_err(io::Error::other)
             .and_then(|text| durable::replace(&self.path, &text));
         match written {
-            Ok(()) => self.saved = Some(content.pods),
+            Ok(()) => self.saved = Some((content.pods, next_epoch)),
             Err(error) => tracing::error!(
                 file = %self.path.display(), %error, "a restart would not find the pods that joined"
             ),
@@ -163,11 +176,31 @@ mod tests {
     fn pods_are_remembered_for_this_boot_only() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
         let mut remembered = Remembered::new(folder.path())?;
-        assert_eq!(remembered.load(), []);
-        remembered.save(vec![entry((1, 2))]);
-        assert_eq!(Remembered::new(folder.path())?.load(), [entry((1, 2))]);
+        assert_eq!(remembered.load(), (vec![], 0));
+        remembered.save(vec![entry((1, 2))], 3);
+        assert_eq!(Remembered::new(folder.path())?.load().0, [entry((1, 2))]);
         let mut later = Remembered { boot: "another".into(), ..Remembered::new(folder.path())? };
-        assert_eq!(later.load(), []);
+        assert_eq!(later.load(), (vec![], 0));
+        Ok(())
+    }
+
+    #[test]
+    fn epochs_are_never_given_twice() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let mut remembered = Remembered::new(folder.path())?;
+        remembered.save(vec![], 1);
+        for next_epoch in 2..2 * EPOCHS {
+            // As the registry does after each pod that it hooks.
+            if remembered.wants(next_epoch) {
+                remembered.save(vec![], next_epoch);
+            }
+            let (_, after) = Remembered::new(folder.path())?.load();
+            assert!(after >= next_epoch, "{after} would be given again: {next_epoch} is the first that was not");
+        }
+        // A file that knows nothing of them.
+        let text = format!(r#"{{"version":1,"boot":"{}","pods":[]}}"#, remembered.boot);
+        fs::write(folder.path().join("pods.json"), text)?;
+        assert_eq!(Remembered::new(folder.path())?.load(), (vec![], 0));
         Ok(())
     }
 
@@ -176,7 +209,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         for text in ["{", r#"{"version":2,"boot":"","pods":[]}"#] {
             fs::write(folder.path().join("pods.json"), text)?;
-            assert_eq!(Remembered::new(folder.path())?.load(), []);
+            assert_eq!(Remembered::new(folder.path())?.load(), (vec![], 0));
             assert_eq!(fs::read_to_string(folder.path().join("pods.json.unreadable"))?, text);
             assert!(!folder.path().join("pods.json").exists());
         }

@@ -92,10 +92,20 @@ pub(super) enum Presence {
     Redirected,
     /// It is to leave the mesh: it dials past the agent, and what arrives is served for a moment yet.
     Leaving,
+    /// It is redirected still, and another life of it is what is served: with another identity or address.
+    Replaced,
     /// It left the mesh and lives on.
     Unhooked,
     /// It left the node.
     Removed,
+}
+
+impl Presence {
+    /// The configuration says that it is not in the mesh. Neither a pod that is redirected anew nor one that is gone is
+    /// such a pod.
+    fn outside_policy(self) -> bool {
+        matches!(self, Self::Leaving | Self::Unhooked)
+    }
 }
 
 impl Pod {
@@ -109,14 +119,14 @@ impl Pod {
         self.listener_closed.notify_one();
     }
 
-    /// The configuration says that it is not in the mesh, or it is not redirected any more: no policy is about it.
+    /// It is to leave the mesh or has left it, and lives on: no policy is about it.
     pub fn leaves(&self) -> bool {
-        *self.presence.borrow() >= Presence::Leaving
+        self.presence.borrow().outside_policy()
     }
 
-    /// Resolves once the pod is no longer redirected.
+    /// Resolves once the pod is no longer redirected in this life.
     pub async fn unhooked(&self) {
-        self.reaches(Presence::Unhooked).await;
+        self.reaches(Presence::Replaced).await;
     }
 
     /// Resolves once the pod is gone from the node: nothing of it may be kept, its namespace least of all.
@@ -155,6 +165,15 @@ impl PodTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_pod_that_left_the_mesh_is_outside_policy() {
+        use Presence::{Leaving, Redirected, Removed, Replaced, Unhooked};
+        let outside = [Redirected, Leaving, Replaced, Unhooked, Removed].map(Presence::outside_policy);
+        assert_eq!(outside, [false, true, false, true, false]);
+        // What waits for the end of a life waits for each of these.
+        assert!(Leaving < Replaced && Replaced < Unhooked && Unhooked < Removed);
+    }
 
     #[test]
     fn a_pod_has_an_address_of_each_family_at_most() {

@@ -1,6 +1,10 @@
 //! Serving a pod as an earlier agent did: its socket, its slot, its epoch.
 
-use std::{os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{
+    os::fd::AsFd as _,
+    path::Path,
+    sync::{Arc, Weak},
+};
 
 use mesh_common::model::{Identity, LocalPod};
 use tokio::{
@@ -34,8 +38,9 @@ impl Active {
     }
 
     /// A successor serves the pod: nothing is accepted here any more, what was accepted goes on.
-    pub fn let_go(self) {
+    pub fn let_go(self) -> Weak<Pod> {
         self.task.abort();
+        Arc::downgrade(&self.pod)
     }
 }
 
@@ -72,6 +77,13 @@ impl Hooks {
             probe_ports: &active.probe_ports,
         };
         self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+    }
+
+    /// The pod's processes run in another cgroup than was said. The old one counts until the new one does.
+    pub fn move_to(&self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
+        self.mend(active, netns, cgroup)?;
+        let id = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
+        self.datapath.keep_cgroup(active.pod.index, id).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
     }
 
     /// The same for the hooks that all pods share.
@@ -121,33 +133,17 @@ impl Hooks {
         Ok(Some(Active { pod, pod_uid, probe_ports, listener: kept.into(), task }))
     }
 
-    /// Serves a pod from the socket of an earlier agent. The hooks of its namespace get this agent's programs, and say
-    /// the same as before. The error is for people.
+    /// Serves a pod from the socket of an earlier agent. Its hooks stay as they are, and what they say stays true:
+    /// [`Hooks::mend`] is to follow once the earlier agent has let go. The error is for people.
     pub fn adopt(
         &self,
         netns: &Arc<Netns>,
-        cgroup: &Path,
         (namespace, name): (&str, &str),
         handed: HandedActive,
     ) -> Result<Active, String> {
         let HandedActive { uid, pod_uid, identity, ips, probe_ports, index, epoch, listener } = handed;
-        let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
         let served = listener.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?;
         let served = TcpListener::from_std(served.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
-        let open = open_ports(netns, namespace, name);
-        let hooks = PodHooks {
-            index,
-            epoch,
-            ip4: ips.v4(),
-            ip6: ips.v6(),
-            netns: netns.fd(),
-            netns_cookie: netns.cookie(),
-            cgroup,
-            listener: listener.as_fd(),
-            listening: open.as_deref(),
-            probe_ports: &probe_ports,
-        };
-        self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
         let pod = Arc::new(Pod {
             uid,
             namespace: namespace.to_owned(),

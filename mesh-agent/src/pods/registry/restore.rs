@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use mesh_common::model::Mode;
 use tokio::time::{Duration, Instant};
 
-use super::{Joined, Key, PodStatus, Redirection, Registry};
+use super::{Joined, Key, PodStatus, Redirection, Registry, named};
 use crate::{
     bpf::{Hooked, PodLink},
     pods::{
@@ -13,6 +14,7 @@ use crate::{
         remembered::{Entry, find},
         table::Presence,
     },
+    state::Snapshot,
 };
 
 /// How often a pod that was not found is looked for.
@@ -28,7 +30,8 @@ impl Registry {
     /// To be called once, before anything is hooked.
     pub(super) fn restore(&mut self) {
         self.hooks.remove_half_done();
-        let mut entries = self.remembered.load();
+        let (mut entries, next_epoch) = self.remembered.load();
+        self.hooks.skip_epochs(next_epoch);
         entries.retain(|entry| !self.joined.contains_key(&(entry.namespace.clone(), entry.name.clone())));
         let known = entries.len();
         self.look_for(entries);
@@ -82,7 +85,11 @@ impl Registry {
 
     /// Takes away what the kernel holds for namespaces that are gone.
     fn remove_dead(&mut self) {
-        let hooked = self.hooks.hooked();
+        let hooked = match self.hooks.hooked() {
+            Ok(hooked) => hooked,
+            // Nobody is taken for gone because nobody could look.
+            Err(error) => return tracing::error!(error, "cannot look at the hooks of pods"),
+        };
         // A link that somebody detached is dead too; its pod is here and is hooked again.
         let here = |cookie| self.joined.values().any(|joined| joined.netns.cookie() == cookie);
         for Hooked { cookie, link, .. } in hooked.iter().filter(|h| h.link == PodLink::Dead && !here(h.cookie)) {
@@ -105,13 +112,13 @@ impl Registry {
     }
 
     /// The pods that nobody found, for the report.
-    pub(super) fn lost_states(&self) -> impl Iterator<Item = PodStatus> {
-        self.lost.values().map(|Lost { entry, why }| PodStatus {
+    pub(super) fn lost_states(&self, snapshot: &Snapshot) -> impl Iterator<Item = PodStatus> {
+        self.lost.iter().map(|(key, Lost { entry, why })| PodStatus {
             namespace: entry.namespace.clone(),
             name: entry.name.clone(),
             pod_uid: entry.pod_uid.clone(),
             redirection: Redirection::Pending(format!("an earlier agent redirected it and {why}; it is refused")),
-            wanted: true,
+            wanted: named(snapshot, key, &entry.pod_uid).is_some_and(|pod| pod.mode == Mode::Mesh),
             fault: String::new(),
             proven: None,
         })
@@ -121,7 +128,7 @@ impl Registry {
     pub(super) fn remember(&mut self) {
         let joined = self.joined.iter().filter_map(|(key, joined)| entry(key, joined));
         let pods = joined.chain(self.lost.values().map(|lost| lost.entry.clone())).collect();
-        self.remembered.save(pods);
+        self.remembered.save(pods, self.hooks.next_epoch());
     }
 }
 
