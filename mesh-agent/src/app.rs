@@ -89,10 +89,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         hbone_port: settings.hbone_port,
         max_pending: settings.max_pending,
         max_listening: settings.max_listening,
+        kubelet_cgroup: settings.kubelet_cgroup.clone(),
     })?;
     let datapath = Arc::new(datapath);
     match settings.kubelet_cgroup {
-        Some(cgroup) => drop(tokio::spawn(bpf::keep_probes(Arc::clone(&datapath), cgroup))),
+        Some(_) => drop(tokio::spawn(bpf::keep_probes(Arc::clone(&datapath)))),
         None => bpf::remove_probes(&datapath)?,
     }
 
