@@ -277,9 +277,24 @@ impl Datapath {
         }))
     }
 
-    /// Before the agent dials an application: whom the application shall see.
-    pub fn carry_client(&self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), DatapathError> {
-        self.set_state(socket, kind::UPSTREAM, (0, 0), (0, 0), client)
+    /// Before the agent dials an application of `pod` (index and epoch): whom the application shall see.
+    pub fn carry_client(
+        &self,
+        socket: &impl AsRawFd,
+        pod: (u32, u32),
+        client: SocketAddr,
+    ) -> Result<(), DatapathError> {
+        self.set_state(socket, kind::UPSTREAM, pod, (0, 0), client)
+    }
+
+    /// Before the audit dials a redirect address of `pod` (index and epoch) like an application that was redirected.
+    pub fn redirect(
+        &self,
+        socket: &impl AsRawFd,
+        pod: (u32, u32),
+        destination: SocketAddr,
+    ) -> Result<(), DatapathError> {
+        self.set_state(socket, kind::REDIRECTED, pod, (0, 0), destination)
     }
 
     /// Before the agent dials from a source pod's namespace: the decision that lets it into the target pod.
