@@ -92,6 +92,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         hbone_port: settings.hbone_port,
         max_pending: settings.max_pending,
         max_listening: settings.max_listening,
+        kubelet_cgroup: settings.kubelet_cgroup.clone(),
     })?;
     let datapath = Arc::new(datapath);
     let store = Arc::new(Store::default());
@@ -195,7 +196,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let logs = shared.attach(&datapath)?;
     let mut helpers = JoinSet::new();
     match settings.kubelet_cgroup {
-        Some(cgroup) => drop(helpers.spawn(bpf::keep_probes(Arc::clone(&datapath), cgroup))),
+        Some(_) => drop(helpers.spawn(bpf::keep_probes(Arc::clone(&datapath)))),
         None => bpf::remove_probes(&datapath)?,
     }
     // A task of its own: log lines are worth no connection, whatever the programs wrote and its reader makes of it.

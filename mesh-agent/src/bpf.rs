@@ -12,7 +12,7 @@ mod probes;
 mod programs;
 
 pub use events::{KernelEvent, read_events, read_logs};
-pub use inspect::{Expected, Fault, Hooked, PodLink};
+pub use inspect::{Expected, Fault, Hooked, PodLink, probe_faults};
 pub use open_ports::open_ports;
 pub use probes::{keep_probes, remove_probes};
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

@@ -51,7 +51,8 @@ pub struct Proxy {
 impl Proxy {
     /// A refusal that only the kernel saw becomes a record like any other.
     pub fn kernel_refused(&self, event: &KernelEvent) {
-        let known = event.pod.and_then(|index| self.pods.by_index(index));
+        let index = event.pod.filter(|_| self.datapath.is_of_this_life(event));
+        let known = index.and_then(|index| self.pods.by_index(index));
         if event.counter == Counter::ListenerClosed {
             // No refusal: the table of open ports is to be looked at.
             if let Some(pod) = known {
@@ -59,17 +60,49 @@ impl Proxy {
             }
             return;
         }
+        let outside = known.as_ref().is_some_and(|pod| event.netns != 0 && event.netns != pod.netns.cookie());
+        let Refused { direction, client, server } = Refused::of(event.counter, outside, event.local, event.remote);
         let own = |address| match &known {
             Some(pod) => own_party(pod, address, self.store.snapshot().workload(&pod.uid).map(|w| &**w)),
             None => stranger(address),
         };
-        // sk_lookup sees connections that arrive, the other hooks those that the pod opens.
-        let (direction, source, destination) = if event.counter == Counter::AgentDown {
-            (Direction::Inbound, stranger(event.remote), own(event.local))
-        } else {
-            (Direction::Outbound, own(event.local), stranger(event.remote))
+        let (source, destination) = match direction {
+            Direction::Inbound => (stranger(client), own(server)),
+            Direction::Outbound => (own(client), stranger(server)),
         };
-        self.flows.begin(direction, source, destination).dropped(event.counter.name(), "refused in the kernel");
+        let mut flow = self.flows.begin(direction, source, destination);
+        flow.happened(event.at());
+        flow.dropped(event.counter.name(), "refused in the kernel");
+    }
+}
+
+/// Who dialled whom in what the kernel refused.
+#[derive(Debug, PartialEq, Eq)]
+struct Refused {
+    /// Of the pod that the event names.
+    direction: Direction,
+    client: SocketAddr,
+    server: SocketAddr,
+}
+
+impl Refused {
+    /// `outside`: the socket is not in the pod's namespace, and `local` is the pod's end all the same.
+    fn of(counter: Counter, outside: bool, local: SocketAddr, remote: SocketAddr) -> Self {
+        let (direction, client, server) = match counter {
+            // An accepting end: on a loopback address it is the agent's, for what the pod dials.
+            Counter::AgentDown | Counter::TakenStorageFull if local.ip().is_loopback() => {
+                (Direction::Outbound, remote, local)
+            }
+            Counter::AgentDown | Counter::TakenStorageFull => (Direction::Inbound, remote, local),
+            // The agent dials the pod's application.
+            Counter::PendingFull if local.ip().is_loopback() && !remote.ip().is_loopback() => {
+                (Direction::Inbound, local, remote)
+            }
+            // A probe of the kubelet
+            _ if outside => (Direction::Inbound, remote, local),
+            _ => (Direction::Outbound, local, remote),
+        };
+        Self { direction, client, server }
     }
 }
 
@@ -162,4 +195,66 @@ fn party(workload: &Workload, address: SocketAddr) -> Party {
 
 fn stranger(address: SocketAddr) -> Party {
     Party { address: Some(address), ..Party::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_refuses_has_a_client_and_a_server() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (pod, app, peer) = (at("10.0.0.2:40000"), at("10.0.0.2:80"), at("10.0.0.9:41000"));
+        let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+        let service = at("10.96.0.1:80");
+        for (counter, outside, local, remote, direction, client, server) in [
+            (Counter::AgentDown, false, app, peer, inbound, peer, app),
+            // What the pod dialled itself
+            (
+                Counter::AgentDown,
+                false,
+                at("127.64.0.9:15001"),
+                at("127.0.0.1:40000"),
+                outbound,
+                at("127.0.0.1:40000"),
+                at("127.64.0.9:15001"),
+            ),
+            (
+                Counter::AgentDown,
+                false,
+                at("[::1]:20000"),
+                at("[::1]:40000"),
+                outbound,
+                at("[::1]:40000"),
+                at("[::1]:20000"),
+            ),
+            (Counter::TakenStorageFull, false, app, at("127.128.0.9:40000"), inbound, at("127.128.0.9:40000"), app),
+            (
+                Counter::TakenStorageFull,
+                false,
+                at("127.64.0.9:15001"),
+                at("127.0.0.1:40000"),
+                outbound,
+                at("127.0.0.1:40000"),
+                at("127.64.0.9:15001"),
+            ),
+            (Counter::BoundDevice, false, pod, service, outbound, pod, service),
+            (
+                Counter::PendingFull,
+                false,
+                at("127.0.0.1:40000"),
+                at("127.64.0.9:15001"),
+                outbound,
+                at("127.0.0.1:40000"),
+                at("127.64.0.9:15001"),
+            ),
+            (Counter::PendingFull, false, at("127.128.0.9:40000"), app, inbound, at("127.128.0.9:40000"), app),
+            (Counter::AttestFull, false, pod, peer, outbound, pod, peer),
+            // A probe of the kubelet, in the node's namespace
+            (Counter::AttestFull, true, app, peer, inbound, peer, app),
+        ] {
+            let refused = Refused::of(counter, outside, local, remote);
+            assert_eq!(refused, Refused { direction, client, server }, "{}", counter.name());
+        }
+    }
 }

@@ -29,6 +29,9 @@ pub const SPREAD_MASK: u32 = 0xffc0_0000;
 /// destination. None of these ports is reserved: only a connection that `PENDING` holds is taken.
 pub const REDIRECT_PORTS: u32 = 16_384;
 
+/// Stands in `LISTENING` for every port of a namespace: it is not known which of them are open.
+pub const ANY_PORT: u32 = 0;
+
 /// An IP address as four words in network byte order; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -209,15 +212,17 @@ counters! {
     StorageFull = "STORAGE_FULL",
     /// sockops: the original destination was handed to the agent
     PendingPublished = "PENDING_PUBLISHED",
-    /// sockops: the table of pending connections is full; the agent refuses the connection
+    /// sockops: the table of pending connections is full; the connect fails with EHOSTUNREACH
     PendingFull = "PENDING_FULL",
     /// sockops: an accepted socket got what its dialler left for it
     PendingTaken = "PENDING_TAKEN",
-    /// sockops: an accepted socket could not keep it; the agent will refuse the connection
+    /// sockops: an accepted socket could not keep it. The agent refuses its own; an application's is cut off: what
+    /// accept() answers shows a loopback address as the client's, and no data passes that the client sent after the
+    /// handshake
     TakenStorageFull = "TAKEN_STORAGE_FULL",
     /// sockops: a same-node connection was attested
     Attested = "ATTESTED",
-    /// sockops: not attested, since the local address is not the pod's
+    /// sockops: not attested, since the local address is not the pod's; here and below the connect fails likewise
     AttestForeignAddress = "ATTEST_FOREIGN_ADDRESS",
     /// sockops: not attested, since the entry is another pod's
     AttestTaken = "ATTEST_TAKEN",

@@ -4,7 +4,7 @@ use aya_ebpf::{
     EbpfContext as _,
     helpers::{
         bpf_get_current_cgroup_id,
-        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval},
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval, bpf_setsockopt},
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -18,6 +18,7 @@ use mesh_common::{
 use crate::{
     events::refused,
     maps::{AGENT_CGROUP, CGROUPS, HBONE_PORT, OUTBOUND_PORT, PODS, clear_socket_state, count, set_socket_state},
+    sockops::{NO_DEVICE, SO_BINDTOIFINDEX, SOL_SOCKET},
 };
 
 /// Deepest level of a pod's cgroup that is looked for.
@@ -74,6 +75,7 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr) -> Result<Option<SockAdd
         let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
         (sk, (*ctx.sock_addr).protocol, (*sk).bound_dev_if)
     };
+    let bound_device = if bound_device == NO_DEVICE { unbind(ctx) } else { bound_device };
     // SAFETY: helpers that only read
     let (netns, cgroup) = unsafe { (bpf_get_netns_cookie(ctx.as_ptr()), bpf_get_current_cgroup_id()) };
     // SAFETY: entries are replaced, not changed in place; a reader sees the old one or the new one
@@ -132,6 +134,16 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr) -> Result<Option<SockAdd
             Ok(Some(to))
         }
     }
+}
+
+/// A socket whose last connect was refused for want of room may dial again.
+#[inline(always)]
+fn unbind(ctx: &SockAddrContext) -> u32 {
+    let mut none: u32 = 0;
+    let length = size_of::<u32>() as i32;
+    // SAFETY: the kernel reads `length` bytes of `none`
+    let _ = unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut none).cast(), length) };
+    none
 }
 
 /// Does the calling process run below the cgroup of a redirected pod?

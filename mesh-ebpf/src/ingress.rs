@@ -3,7 +3,7 @@
 
 use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext};
 use mesh_common::{
-    abi::{Attestation, Counter, FlowKey, Ip, ListenKey, PodEntry, SockAddr, Tuple},
+    abi::{ANY_PORT, Attestation, Counter, FlowKey, Ip, ListenKey, PodEntry, SockAddr, Tuple},
     verdict::{self, Lookup, Steer, Tables},
 };
 
@@ -77,9 +77,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn may_listen(&self, port: u32) -> bool {
-        let key = ListenKey { netns: POD_NETNS.load(), port, zero: 0 };
-        // SAFETY: only the presence is looked at
-        unsafe { LISTENING.get(key) }.is_some() || OVERFLOWED.get(0).is_none_or(|flag| *flag != 0)
+        let listed = |port| {
+            let key = ListenKey { netns: POD_NETNS.load(), port, zero: 0 };
+            // SAFETY: only the presence is looked at
+            unsafe { LISTENING.get(key) }.is_some()
+        };
+        listed(port) || listed(ANY_PORT) || OVERFLOWED.get(0).is_none_or(|flag| *flag != 0)
     }
 }
 

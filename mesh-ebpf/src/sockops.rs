@@ -7,7 +7,7 @@ use aya_ebpf::{
         BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_LISTEN, bpf_sock,
     },
-    helpers::generated::bpf_get_netns_cookie,
+    helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt},
     macros::sock_ops,
     programs::SockOpsContext,
 };
@@ -21,6 +21,11 @@ use crate::{
 const AF_INET: u32 = 2;
 /// The return value is not looked at for these callbacks.
 const DONE: u32 = 1;
+// include/uapi/asm-generic/socket.h
+pub const SOL_SOCKET: i32 = 1;
+pub const SO_BINDTOIFINDEX: i32 = 62;
+/// No device has this number: to a socket that is bound to it no route leads, and no segment either.
+pub const NO_DEVICE: u32 = i32::MAX as u32;
 
 #[sock_ops]
 pub fn socket_events(ctx: SockOpsContext) -> u32 {
@@ -53,6 +58,9 @@ fn dialled(ctx: &SockOpsContext) {
             watch_state(ctx);
         }
         Err(counter) => {
+            // connect fails with EHOSTUNREACH (tcp_connect looks for a route after this callback): over IPv6, the SYN
+            // would reach whoever in the pod listens on the port that it was sent to.
+            bind(ctx, NO_DEVICE);
             // The mark is what the agent looks for after its connect: without it, it gives up.
             // SAFETY: checked for null in `stored`
             unsafe { clear_socket_state(sk) };
@@ -124,6 +132,11 @@ fn accepted(ctx: &SockOpsContext) {
         if unsafe { set_socket_state(sk, &SocketState { kind, ..left }) } {
             count(Counter::PendingTaken);
         } else {
+            // The application would take its agent's loopback address for its client: nothing that the client says
+            // must reach it. The agent sees it by itself that its own end has no state.
+            if kind == kind::SERVED {
+                bind(ctx, NO_DEVICE);
+            }
             refused(Counter::TakenStorageFull, here.netns, left.pod, here.local, here.remote);
         }
         return;
@@ -186,6 +199,15 @@ fn no_longer_listens(ctx: &SockOpsContext) {
     // SAFETY: as above
     let Some(index) = (unsafe { PODS.get(here.netns) }).map(|pod| pod.index) else { return };
     refused(Counter::ListenerClosed, here.netns, index, here.local, here.remote);
+}
+
+/// Binds the socket to a device.
+#[inline(always)]
+fn bind(ctx: &SockOpsContext, device: u32) {
+    let mut index = device;
+    let length = size_of::<u32>() as i32;
+    // SAFETY: the kernel reads `length` bytes of `index`
+    let _ = unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut index).cast(), length) };
 }
 
 #[inline(always)]

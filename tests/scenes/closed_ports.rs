@@ -61,21 +61,69 @@ fn a_closed_port_is_refused_until_it_opens_and_after_it_closed() -> Result<()> {
 #[test]
 fn a_full_table_closes_nobodys_ports() -> Result<()> {
     let mut world = World::new("too many listeners")?;
-    world.agent_options.push("--max-listening=1".to_owned());
+    world.agent_options.extend(["--max-listening=1".to_owned(), "--audit-interval=1".to_owned()]);
     let (greedy, other) = (world.pod("shop", "greedy", A)?, world.pod("shop", "other", A)?);
     let stranger = world.pod("legacy", "stranger", B)?;
     world.start()?;
     world.mesh("shop")?;
-    greedy.serve("echo", 7000)?;
+    let first = greedy.serve("echo", 7000)?;
     // There is room for one.
     assert!(closed(&stranger.say(other.at(7999), "")?));
-    greedy.serve("echo", 7001)?;
+    let second = greedy.serve("echo", 7001)?;
     other.serve("echo", 7000)?;
     for to in [greedy.at(7000), greedy.at(7001), other.at(7000)] {
         assert!(stranger.say(to, "open")?.echoed(), "{to}");
     }
     let report = stranger.say(other.at(7999), "closed")?;
     assert!(report.end == End::Reset && report.turned_away(), "the agent finds out: {report:?}");
+    assert!(world.counter(A, "LISTENING_FULL")? > 0);
+    world.agent(A)?.process.says("closed ports of pods look open", Patience::SHORT)?;
+
+    // Not for ever: with room for every port again closed ones are refused, and open ones are not.
+    first.kill()?;
+    second.kill()?;
+    refused_soon(&stranger, &other, 7999)?;
+    assert!(stranger.say(other.at(7000), "still open")?.echoed());
+    Ok(())
+}
+
+#[test]
+fn an_open_port_that_the_hooks_did_not_see_is_found() -> Result<()> {
+    let mut world = World::new("unseen listener")?;
+    world.agent_options.push("--audit-interval=1".to_owned());
+    let server = world.pod("shop", "server", A)?;
+    let stranger = world.pod("legacy", "stranger", B)?;
+    world.start()?;
+    world.mesh("shop")?;
+    assert!(closed(&stranger.say(server.at(7000), "")?));
+    // Of a process outside the cgroup in which hooks see sockets listen.
+    let mut outside = world.node(A).kubelet()?;
+    outside.netns = Some(server.netns.clone());
+    outside.serve("echo", 7000)?;
+    eventually("the open port is found", Patience::LONG, || {
+        Ok(stranger.say(server.at(7000), "open")?.echoed().then_some(()))
+    })?;
+    world
+        .agent(A)?
+        .process
+        .says("ports [7000] are open and its entries in LISTENING are not there", Patience::SHORT)?;
+    Ok(())
+}
+
+#[test]
+fn a_port_that_opens_while_its_pod_leaves_is_open() -> Result<()> {
+    let mut world = World::new("opens while leaving")?;
+    let server = world.pod("shop", "server", A)?;
+    let stranger = world.pod("legacy", "stranger", B)?;
+    world.start()?;
+    world.mesh("shop")?;
+    world.label_namespace("shop", None)?;
+    eventually("the pod begins to leave", Patience::LONG, || {
+        Ok(world.status(A)?.to_string().contains("it leaves the mesh").then_some(()))
+    })?;
+    server.serve("echo", 7000)?;
+    assert!(stranger.say(server.at(7000), "just opened")?.echoed());
+    assert_eq!(world.node(A).hooked_pods()?, 1, "it was too late to tell anything");
     Ok(())
 }
 

@@ -3,16 +3,18 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use anyhow::{Context, Result};
-use mesh_tests::{A, B, Families, Patience, Place, Pod, World, eventually};
+use mesh_tests::{A, B, End, Families, Patience, Place, Pod, World, eventually, installed};
 
 const PROBED: u16 = 7001;
 const OTHER: u16 = 7002;
 const NODE_PORT: u16 = 30_080;
+const HOST_PORT: u16 = 30_081;
+const HBONE: u16 = 15_008;
 const STRICT: &str = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
                       metadata: { name: default, namespace: shop }\nspec: { mtls: { mode: STRICT } }\n";
 
@@ -39,10 +41,11 @@ fn origins(world: &mut World, server: &Arc<Pod>) -> Result<Vec<Origin>> {
     fs::create_dir_all(&host_network.cgroup)?;
     host.nft(&format!(
         "add table ip nodeport; add chain ip nodeport in {{ type nat hook prerouting priority -100; }}; \
-         add rule ip nodeport in tcp dport {NODE_PORT} dnat to {}; \
+         add rule ip nodeport in tcp dport {NODE_PORT} ct mark set 1 dnat to {to}; \
+         add rule ip nodeport in tcp dport {HOST_PORT} dnat to {to}; \
          add chain ip nodeport out {{ type nat hook postrouting priority 100; }}; \
-         add rule ip nodeport out ct status dnat masquerade",
-        server.at(PROBED)
+         add rule ip nodeport out ct mark 1 masquerade",
+        to = server.at(PROBED)
     ))?;
     let of_host: (IpAddr, IpAddr) = ([10, 244, 1, 1].into(), [0xfd00, 0x10, 0x244, 1, 0, 0, 0, 1].into());
     let mut all = Vec::new();
@@ -59,13 +62,9 @@ fn origins(world: &mut World, server: &Arc<Pod>) -> Result<Vec<Origin>> {
         origin(name, pod, server.at(PROBED), pod.ip.into(), passes);
         origin(name, pod, server.at6(PROBED), pod.ip6.into(), passes);
     }
-    origin(
-        "the pod itself, by loopback",
-        server,
-        SocketAddr::from((Ipv4Addr::LOCALHOST, PROBED)),
-        Ipv4Addr::LOCALHOST.into(),
-        [true; 3],
-    );
+    for loopback in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        origin("the pod itself, by loopback", server, SocketAddr::new(loopback, PROBED), loopback, [true; 3]);
+    }
     for (name, place, port, passes) in [
         ("the kubelet on a declared port", &kubelet, PROBED, [true, true, true]),
         ("the kubelet on another port", &kubelet, OTHER, [true, false, false]),
@@ -77,6 +76,9 @@ fn origins(world: &mut World, server: &Arc<Pod>) -> Result<Vec<Origin>> {
     }
     let node_port = SocketAddr::from((A.address(), NODE_PORT));
     origin("a client of the node's port", &unmeshed_far, node_port, of_host.0, [true, false, false]);
+    // Whatever the CNI left: here the client's own address.
+    let host_port = SocketAddr::from((A.address(), HOST_PORT));
+    origin("a client of the pod's host port", &unmeshed_far, host_port, unmeshed_far.ip.into(), [true, false, false]);
     Ok(all)
 }
 
@@ -161,13 +163,22 @@ fn a_kubelet_that_comes_late_or_again_is_found_and_its_ports_change() -> Result<
 }
 
 #[test]
-fn a_kubelet_among_the_pods_is_refused() -> Result<()> {
+fn a_kubelet_among_the_pods_or_above_them_is_refused() -> Result<()> {
     let mut world = World::new("kubelet among the pods")?;
     let inside = world.node(A).host.cgroup.display().to_string();
-    world.agent_options.push(format!("--kubelet-cgroup={inside}"));
+    let above = world.node(B).cgroup.parent().context("a cgroup in a world")?.display().to_string();
     world.start_controller()?;
-    world.start_agent(A)?;
-    world.agent(A)?.process.says("--kubelet-cgroup must not lie below --cgroup", Patience::LONG)?;
+    for (node, folder, side) in [(A, inside, "below"), (B, above, "above")] {
+        world.agent_options = vec![format!("--kubelet-cgroup={folder}")];
+        world.start_agent(node)?;
+        let says = format!("--kubelet-cgroup must not lie {side} --cgroup");
+        world.agent(node)?.process.says(&says, Patience::LONG)?;
+        assert!(world.node(node).links("probe_")?.is_empty());
+        // Whoever asks whether the node is ready hears of it.
+        eventually("it is told", Patience::LONG, || {
+            Ok(world.status(node)?["not_ready"].to_string().contains(&says).then_some(()))
+        })?;
+    }
     Ok(())
 }
 
@@ -177,21 +188,117 @@ fn a_network_policy_of_the_cni_judges_the_original_port() -> Result<()> {
     let mut pod = |name, node| world.pod_with("shop", name, name, node, Families::Dual);
     let (client, server, far) = (pod("client", A)?, pod("server", A)?, pod("far", B)?);
     server.serve_at("peer", "::".parse()?, PROBED)?;
+    world.probe(&server, PROBED)?;
     world.start()?;
     world.mesh("shop")?;
-    for to in [server.at(PROBED), server.at6(PROBED)] {
+    let kubelet = world.node(A).kubelet()?;
+    probes_pass(&world, &server)?;
+    let both = [server.at(PROBED), server.at6(PROBED)];
+    let judged = |port, passes: &[&Place], refused: &[&Place]| -> Result<()> {
+        server.nft(&format!(
+            "add table inet np; add chain inet np in {{ type filter hook input priority 0; }}; \
+             add rule inet np in iifname eth0 tcp dport {port} reject with tcp reset"
+        ))?;
+        for to in both {
+            for place in passes {
+                assert!(place.say(to, "")?.seen().is_ok(), "{to}: port {port} is blocked");
+            }
+            for place in refused {
+                let report = place.say(to, "")?;
+                assert!(report.turned_away(), "{to}: port {port} is blocked: {report:?}");
+            }
+        }
+        server.nft("delete table inet np")
+    };
+    for to in both {
         assert!(client.say(to, "")?.seen().is_ok() && far.say(to, "")?.seen().is_ok());
     }
-    server.nft(&format!(
-        "add table inet np; add chain inet np in {{ type filter hook input priority 0; }}; \
-         add rule inet np in iifname eth0 tcp dport {PROBED} reject with tcp reset"
+    // From another node it comes by HBONE, which is all that the CNI sees of it; of the pod itself it sees nothing.
+    judged(PROBED, &[&far, &server], &[&client, &kubelet])?;
+    // A tunnel that is there already would go on.
+    world.kill_agent(B)?;
+    world.restart_agent(B)?;
+    world.wait_for(std::slice::from_ref(&far), true)?;
+    judged(HBONE, &[&client, &server, &kubelet], &[&far])
+}
+
+#[test]
+fn what_a_network_policy_drops_between_two_pods_of_a_node_stays_dropped() -> Result<()> {
+    let mut world = World::new("network policy drops")?;
+    let mut pod = |name| world.pod_with("shop", name, name, A, Families::Dual);
+    let (client, server) = (pod("client")?, pod("server")?);
+    for port in [PROBED, OTHER] {
+        server.serve_at("echo", "::".parse()?, port)?;
+    }
+    world.start()?;
+    world.mesh("shop")?;
+    let both = [server.at(PROBED), server.at6(PROBED)];
+    for to in both {
+        assert!(client.say(to, "before")?.echoed(), "{to}");
+    }
+    // On the node, between the pods' links, as a CNI plugin does.
+    world.node(A).host.nft(&format!(
+        "add table bridge np; add chain bridge np forward {{ type filter hook forward priority 0; }}; \
+         add rule bridge np forward tcp dport {PROBED} drop"
     ))?;
-    for to in [server.at(PROBED), server.at6(PROBED)] {
-        let report = client.say(to, "")?;
-        assert!(report.turned_away(), "{to}: {report:?}");
-        // It comes by HBONE, which is all that the CNI sees of it.
-        assert!(far.say(to, "")?.seen().is_ok(), "{to}");
-        assert!(server.say(to, "")?.seen().is_ok(), "{to}: the pod itself");
+    // Its own agent has accepted: the client waits as long as the agent does, and is reset.
+    std::thread::scope(|scope| -> Result<()> {
+        let client = &*client;
+        let dialled = both.map(|to| scope.spawn(move || (to, client_says(client, to))));
+        for thread in dialled {
+            let (to, report) = thread.join().expect("the thread does not panic");
+            let report = report?;
+            assert_eq!((report.connected, report.received, report.end), (true, 0, End::Reset), "{to}: {report:?}");
+        }
+        Ok(())
+    })?;
+    for to in both {
+        let of_it = |flow: &mesh_tests::Flow| flow.reason == "CONNECT" && flow.destination.address == to.to_string();
+        let flow = world.flow(A, "of what was dropped", of_it)?;
+        assert!(flow.error.contains("no answer") && flow.bytes_received == 0, "{flow:?}");
+    }
+    for to in [server.at(OTHER), server.at6(OTHER)] {
+        assert!(client.say(to, "another port")?.echoed(), "{to}");
     }
     Ok(())
+}
+
+fn client_says(client: &Pod, to: SocketAddr) -> Result<mesh_tests::Dialled> {
+    client.dial_once(to, &["--text", "canary-that-is-dropped", "--timeout", "20"])
+}
+
+#[test]
+fn a_socket_bound_to_an_address_gains_no_other_name() -> Result<()> {
+    let mut world = World::new("bound sockets")?;
+    let mut pod = |name, node| world.pod_with("shop", name, name, node, Families::Dual);
+    let (client, near, far) = (pod("client", A)?, pod("near", A)?, pod("far", B)?);
+    for server in [&near, &far] {
+        server.serve_at("peer", "::".parse()?, PROBED)?;
+    }
+    world.start()?;
+    world.mesh("shop")?;
+    let from_to = |from: IpAddr, to: SocketAddr| -> Result<()> {
+        let report = client.dial_once(to, &["--from", &from.to_string()])?;
+        let own: IpAddr = if to.is_ipv4() { client.ip.into() } else { client.ip6.into() };
+        assert_eq!(report.seen()?.accepted.ip().to_canonical(), own, "from {from} to {to}: {report:?}");
+        let of_it = |flow: &mesh_tests::Flow| {
+            flow.direction == "outbound"
+                && flow.destination.address == to.to_string()
+                && flow.source.address == SocketAddr::new(own, report.local.map_or(0, |at| at.port())).to_string()
+        };
+        let flow = world.flow(A, "of the bound socket", of_it)?;
+        assert_eq!((flow.source.pod, flow.source.identity), (client.full_name(), client.identity()));
+        Ok(())
+    };
+    for server in [&near, &far] {
+        from_to(client.ip.into(), server.at(PROBED))?;
+    }
+    // Its neighbour's, which no network delivers to it.
+    for address in [format!("{}/32", near.ip), format!("{}/128", near.ip6)] {
+        let options = ["addr", "add", &address, "dev", "lo"].map(str::to_owned);
+        let output = client.output(&installed("ip")?, &options, std::time::Duration::from_secs(5))?;
+        assert!(output.status.success(), "{address}");
+    }
+    from_to(near.ip.into(), far.at(PROBED))?;
+    from_to(near.ip6.into(), far.at6(PROBED))
 }

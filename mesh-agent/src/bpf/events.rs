@@ -1,12 +1,19 @@
 //! Reads the event ring and the programs' log lines.
 
-use std::{io, net::SocketAddr, os::fd::AsFd as _};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    os::fd::AsFd as _,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use aya::maps::{MapData, RingBuf};
 use mesh_common::abi::{Counter, Event, MAX_PODS};
 use tokio::io::unix::AsyncFd;
 
-use super::programs::Logs;
+use super::programs::{Datapath, Logs};
 
 /// A refusal that only the kernel saw.
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +21,45 @@ pub struct KernelEvent {
     pub counter: Counter,
     /// The pod's index, where the hook knew it.
     pub pod: Option<u32>,
+    /// Cookie of the socket's namespace; 0 where the hook cannot know it.
+    pub netns: u64,
+    /// Since boot (`CLOCK_MONOTONIC`).
+    time: Duration,
     pub local: SocketAddr,
     pub remote: SocketAddr,
+}
+
+impl KernelEvent {
+    /// When it happened. The ring keeps events for an agent that does not run.
+    pub fn at(&self) -> SystemTime {
+        SystemTime::now() - since_boot().saturating_sub(self.time)
+    }
+}
+
+/// When the pods in their slots began, those that began while this agent runs.
+#[derive(Default)]
+pub(super) struct Lives(Mutex<HashMap<u32, Duration>>);
+
+impl Lives {
+    /// The slot is another pod's from now on.
+    pub fn begins(&self, index: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(index, since_boot());
+    }
+}
+
+impl Datapath {
+    /// The index that the event names stands for the pod that has it now, and not for an earlier one.
+    pub fn is_of_this_life(&self, event: &KernelEvent) -> bool {
+        let lives = self.lives.0.lock().unwrap_or_else(PoisonError::into_inner);
+        event.pod.and_then(|index| lives.get(&index)).is_none_or(|began| *began <= event.time)
+    }
+}
+
+fn since_boot() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec to `now`; this clock is always there
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
 /// Hands each event of the ring to `take`. Returns only with an error.
@@ -56,6 +100,8 @@ fn decode(bytes: &[u8]) -> Option<KernelEvent> {
     Some(KernelEvent {
         counter: Counter::from_index(event.counter)?,
         pod: (event.pod < MAX_PODS).then_some(event.pod),
+        netns: event.netns,
+        time: Duration::from_nanos(event.time),
         local: event.local.into(),
         remote: event.remote.into(),
     })

@@ -1,12 +1,14 @@
 //! What is really in the kernel: looks at pinned links and map entries, and removes what belongs to nobody.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs, io,
+    net::IpAddr,
     os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
-use mesh_common::abi::{MAX_PODS, PodEntry};
+use mesh_common::abi::{MAX_PODS, PodEntry, ProbeTarget, SockAddr};
 
 use super::{
     link::{Target, pinned_target},
@@ -60,9 +62,47 @@ impl Datapath {
         })
     }
 
-    /// How many entries the maps hold that the agent writes, by name.
-    pub fn map_entries(&self) -> [(&'static str, usize); 2] {
-        [("PODS", self.maps.pods().len()), ("CGROUPS", self.maps.cgroups().len())]
+    /// How many entries the maps hold, by name; of `OVERFLOWED` its value. Those of connections change faster than
+    /// they could be counted from here.
+    pub fn map_entries(&self) -> [(&'static str, usize); 5] {
+        [
+            ("PODS", self.maps.pods().len()),
+            ("CGROUPS", self.maps.cgroups().len()),
+            ("PROBES", self.maps.probes().len()),
+            ("LISTENING", self.maps.all_listening().len()),
+            ("OVERFLOWED", self.overflowed().map_or(0, usize::from)),
+        ]
+    }
+
+    /// Closed ports look open in every pod, since the table of open ones was full once.
+    pub fn overflowed(&self) -> Result<bool, DatapathError> {
+        self.maps.overflowed().map_err(|e| DatapathError::map("OVERFLOWED", e))
+    }
+
+    /// The table of open ports holds all of them.
+    pub fn clear_overflow(&self) -> Result<(), DatapathError> {
+        self.maps.clear_overflow().map_err(|e| DatapathError::map("OVERFLOWED", e))
+    }
+
+    /// All that the table of open ports holds: cookie of the namespace, port.
+    pub fn all_listening(&self) -> Vec<(u64, u32)> {
+        self.maps.all_listening()
+    }
+
+    /// Which of these ports the table of open ports lacks.
+    pub fn unlisted(&self, cookie: u64, ports: &BTreeSet<u16>) -> Result<Vec<u16>, DatapathError> {
+        let mut missing = Vec::new();
+        for port in ports {
+            if !self.maps.is_listening(cookie, u32::from(*port)).map_err(|e| DatapathError::map("LISTENING", e))? {
+                missing.push(*port);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// All that the kubelet may reach past the agent.
+    pub fn probes(&self) -> Vec<(SockAddr, ProbeTarget)> {
+        self.maps.probes()
     }
 
     /// Removes what an agent left that died while it hooked or unhooked a pod: links that no entry goes with, and
@@ -116,26 +156,65 @@ pub struct Fault {
     pub why: String,
 }
 
+/// What is wrong with the entries of one pod among all that the kubelet may reach past the agent.
+pub fn probe_faults(
+    all: &[(SockAddr, ProbeTarget)],
+    pod: PodEntry,
+    ips: impl Iterator<Item = IpAddr> + Clone,
+    ports: &[u16],
+) -> Option<Fault> {
+    let want: HashSet<SockAddr> = ports
+        .iter()
+        .flat_map(|port| ips.clone().map(|ip| SockAddr { ip: ip.into(), port: u32::from(*port) }))
+        .collect();
+    let of_it = || all.iter().filter(|(_, target)| target.index == pod.index);
+    let right = of_it().filter(|(at, target)| target.epoch == pod.epoch && want.contains(at)).count();
+    let wrong = of_it().count() - right;
+    (right != want.len() || wrong > 0).then(|| {
+        let why = format!(
+            "of its {} entries in PROBES {} are right, and {} are there that should not be",
+            want.len(),
+            right,
+            wrong
+        );
+        Fault { check: "probes", why }
+    })
+}
+
 /// What proves that pods are redirected.
 impl Datapath {
-    /// What is wrong with the hooks that all pods share.
+    /// What is wrong with the hooks that all pods share, and with the kubelet's.
     pub fn shared_faults(&self) -> Vec<Fault> {
+        let mut faults = self.cgroup_faults();
+        faults.extend(self.kubelet_faults());
+        faults
+    }
+
+    pub(super) fn cgroup_faults(&self) -> Vec<Fault> {
         let Settings { cgroup, .. } = &self.settings;
-        let want = match fs::metadata(cgroup) {
-            Ok(folder) => Target::Cgroup(folder.ino()),
-            Err(e) => {
-                return vec![Fault { check: "hooks", why: format!("{} cannot be looked at: {e}", cgroup.display()) }];
-            }
-        };
         let names = ADDRESS_HOOKS.iter().copied().chain([SOCKET_EVENTS]);
+        match fs::metadata(cgroup) {
+            Ok(folder) => self.link_faults("hooks", names, cgroup, folder.ino()),
+            Err(e) => vec![Fault { check: "hooks", why: format!("{} cannot be looked at: {e}", cgroup.display()) }],
+        }
+    }
+
+    /// Which of the links are not at the cgroup with this folder and id.
+    pub(super) fn link_faults(
+        &self,
+        check: &'static str,
+        names: impl Iterator<Item = &'static str>,
+        cgroup: &Path,
+        id: u64,
+    ) -> Vec<Fault> {
         let faults = names.filter_map(|name| {
             let why = match pinned_target(&self.dir.join("links").join(name)) {
-                Ok(Some(target)) if target == want => return None,
+                Ok(Some(target)) if target == Target::Cgroup(id) => return None,
                 Ok(Some(_)) => format!("the link of hook {name} is not attached to {}", cgroup.display()),
                 Ok(None) => format!("the link of hook {name} is not pinned"),
                 Err(e) => format!("the link of hook {name} cannot be looked at: {e}"),
             };
-            Some(Fault { check: "hooks", why })
+            Some(Fault { check, why })
         });
         faults.collect()
     }

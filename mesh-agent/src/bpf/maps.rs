@@ -3,13 +3,16 @@
 use std::{
     os::fd::AsRawFd,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockMap};
 use mesh_common::abi::{Counter, ListenKey, PodEntry, ProbeTarget, SockAddr, SocketState};
 
-use super::programs::DatapathError;
+use super::programs::{DatapathError, Settings};
 
 /// Names of all maps of the object, as they are pinned. AYA_LOGS is aya-log's.
 pub const NAMES: &[&str] = &[
@@ -36,6 +39,10 @@ pub struct Maps {
     sockets: Mutex<SkStorage<MapData, SocketState>>,
     listening: Mutex<HashMap<MapData, ListenKey, u32>>,
     overflowed: Mutex<Array<MapData, u32>>,
+    /// The log says that it is so.
+    told: AtomicBool,
+    /// How often the agent found the table of listening ports full, beside the hooks.
+    found_full: AtomicU64,
     probes: Mutex<HashMap<MapData, SockAddr, ProbeTarget>>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -51,9 +58,27 @@ impl Maps {
             sockets: Mutex::new(typed("SOCKETS", Map::SkStorage(pinned("SOCKETS")?))?),
             listening: Mutex::new(typed("LISTENING", Map::HashMap(pinned("LISTENING")?))?),
             overflowed: Mutex::new(typed("OVERFLOWED", Map::Array(pinned("OVERFLOWED")?))?),
+            told: AtomicBool::new(false),
+            found_full: AtomicU64::new(0),
             probes: Mutex::new(typed("PROBES", Map::HashMap(pinned("PROBES")?))?),
             counters: typed("COUNTERS", Map::PerCpuArray(pinned("COUNTERS")?))?,
         })
+    }
+
+    /// A pinned map keeps the size with which it was made; the log says where another one was asked for.
+    pub fn compare_sizes(&self, dir: &Path, settings: &Settings) {
+        let asked = [
+            ("PENDING", "--max-pending", settings.max_pending),
+            ("ATTESTED", "--max-pending", settings.max_pending),
+            ("LISTENING", "--max-listening", settings.max_listening),
+        ];
+        for (map, option, asked) in asked {
+            let info = MapData::from_pin(dir.join(map)).and_then(|map| map.info());
+            if let Some(has) = info.ok().map(|info| info.max_entries()).filter(|has| *has != asked) {
+                let why = "a pinned map keeps its size until mesh-agent uninstall";
+                tracing::warn!(map, option, asked, has, why);
+            }
+        }
     }
 
     pub fn set_pod(&self, netns_cookie: u64, entry: PodEntry) -> Result<(), MapError> {
@@ -119,25 +144,67 @@ impl Maps {
             .collect()
     }
 
-    /// A full table is no error: from then on a port that is not in it may be open.
-    pub fn add_listening(&self, netns: u64, port: u32, index: u32) -> Result<(), MapError> {
+    /// `false`: the table is full, and from then on a port that is not in it may be open.
+    pub fn add_listening(&self, netns: u64, port: u32, index: u32) -> Result<bool, MapError> {
         match lock(&self.listening).insert(ListenKey { netns, port, zero: 0 }, index, 0) {
-            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::E2BIG) => self.overflow(),
-            other => other,
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::E2BIG) => {
+                self.overflow().map(|()| false)
+            }
+            other => other.map(|()| true),
         }
+    }
+
+    pub fn is_listening(&self, netns: u64, port: u32) -> Result<bool, MapError> {
+        match lock(&self.listening).get(&ListenKey { netns, port, zero: 0 }, 0) {
+            Ok(_) => Ok(true),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// All ports that are listened on, by namespace.
+    pub fn all_listening(&self) -> Vec<(u64, u32)> {
+        lock(&self.listening).keys().filter_map(Result::ok).map(|key| (key.netns, key.port)).collect()
     }
 
     pub fn remove_listening(&self, netns: u64, port: u32) -> Result<(), MapError> {
         absent_is_fine(lock(&self.listening).remove(&ListenKey { netns, port, zero: 0 }))
     }
 
-    /// From now on a port that is not in the table of listening ports may be open, in every pod.
-    pub fn overflow(&self) -> Result<(), MapError> {
-        let mut overflowed = lock(&self.overflowed);
-        if overflowed.get(&0, 0)? == 0 {
-            tracing::warn!("not every listening port can be known: closed ports of pods look open from now on");
+    fn overflow(&self) -> Result<(), MapError> {
+        if !self.overflowed()? {
+            self.found_full.fetch_add(1, Ordering::Relaxed);
         }
-        overflowed.set(0, 1, 0)
+        lock(&self.overflowed).set(0, 1, 0)?;
+        self.tell_overflow();
+        Ok(())
+    }
+
+    /// A port that is not in the table of listening ports may be open, in every pod.
+    pub fn overflowed(&self) -> Result<bool, MapError> {
+        let overflowed = lock(&self.overflowed).get(&0, 0)? != 0;
+        if overflowed {
+            // A hook may have found out.
+            self.tell_overflow();
+        }
+        Ok(overflowed)
+    }
+
+    fn tell_overflow(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the table LISTENING is full (--max-listening): closed ports of pods look open until it is not"
+            );
+        }
+    }
+
+    /// The table holds every port that is listened on.
+    pub fn clear_overflow(&self) -> Result<(), MapError> {
+        lock(&self.overflowed).set(0, 0, 0)?;
+        if self.told.swap(false, Ordering::Relaxed) {
+            tracing::info!("the table LISTENING has room for every port again");
+        }
+        Ok(())
     }
 
     pub fn set_probe(&self, at: SockAddr, target: ProbeTarget) -> Result<(), MapError> {
@@ -168,9 +235,17 @@ impl Maps {
         lock(&self.sockets).insert(socket, state, 0)
     }
 
+    pub fn probes(&self) -> Vec<(SockAddr, ProbeTarget)> {
+        lock(&self.probes).iter().filter_map(Result::ok).collect()
+    }
+
     /// Summed over CPUs.
     pub fn counter(&self, counter: Counter) -> u64 {
-        self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
+        let hooks: u64 = self.counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum());
+        match counter {
+            Counter::ListeningFull => hooks + self.found_full.load(Ordering::Relaxed),
+            _ => hooks,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, TryLockError},
     time::Duration,
 };
 
@@ -16,14 +16,18 @@ use aya::{
 use tokio::task::block_in_place;
 
 use super::{
+    inspect::Fault,
     link::attach_or_replace,
     programs::{Datapath, DatapathError, fd_link, fd_of, program},
 };
+use crate::telemetry;
 
 /// How often the cgroup is looked for.
 const INTERVAL: Duration = Duration::from_secs(2);
 const CONNECT_HOOKS: &[&str] = &["probe_connect4", "probe_connect6"];
 const SOCKET_HOOK: &str = "probe_events";
+/// As the audit calls them.
+const CHECK: &str = "kubelet";
 
 /// The loaded programs.
 struct Probes {
@@ -31,23 +35,29 @@ struct Probes {
     links: PathBuf,
 }
 
-/// Keeps the programs at the cgroup in this folder. Without them probes are connections without identity.
-pub async fn keep_probes(datapath: Arc<Datapath>, cgroup: PathBuf) {
-    let mut attached = None;
+/// What is at the kubelet's cgroup.
+#[derive(Default)]
+pub(super) struct Kubelet {
+    probes: Option<Probes>,
+    /// Id of the cgroup to which the programs were attached last.
+    attached: Option<u64>,
+    /// Why they cannot be attached, though the cgroup is there.
+    trouble: Option<String>,
+}
+
+/// Keeps the programs at the kubelet's cgroup. Without them probes are connections without identity.
+pub async fn keep_probes(datapath: Arc<Datapath>) {
     let mut reported = None;
-    let mut probes = None;
     loop {
-        let outcome = match fs::metadata(&cgroup) {
-            Ok(folder) if attached == Some(folder.ino()) => Ok(()),
-            // A cgroup's id is the inode number of its folder.
-            // Reading the object takes its time.
-            Ok(folder) => block_in_place(|| attach(&datapath, &mut probes, &cgroup, folder.ino())).map(|()| {
-                tracing::info!(cgroup = %cgroup.display(), "health probes of declared ports pass");
-                attached = Some(folder.ino());
-            }),
-            Err(e) => Err(DatapathError::io("find", &cgroup, e)),
-        };
-        let problem = outcome.err().map(|e| format!("{:#}", anyhow::Error::from(e)));
+        for Fault { check, why } in datapath.kubelet_faults() {
+            // Trouble is told below, once.
+            if reported.is_none() {
+                telemetry::audit_fault(check);
+                tracing::error!(check, why);
+            }
+        }
+        // Reading the object takes its time.
+        let problem = block_in_place(|| datapath.mend_probes()).err().map(|e| format!("{:#}", anyhow::Error::from(e)));
         if problem.is_some() && problem != reported {
             let why = problem.as_deref().unwrap_or_default();
             tracing::warn!(why, "health probes are connections without identity until the kubelet's cgroup is there");
@@ -59,7 +69,7 @@ pub async fn keep_probes(datapath: Arc<Datapath>, cgroup: PathBuf) {
 
 /// Takes away what an agent with another setting left: then nobody's probes pass.
 pub fn remove_probes(datapath: &Datapath) -> Result<(), DatapathError> {
-    for name in CONNECT_HOOKS.iter().copied().chain([SOCKET_HOOK]) {
+    for name in hooks() {
         let path = datapath.links().join(name);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(DatapathError::io("remove", &path, e)),
@@ -69,21 +79,76 @@ pub fn remove_probes(datapath: &Datapath) -> Result<(), DatapathError> {
     Ok(())
 }
 
-/// The hooks of an ancestor run later and would take each mark away.
-fn outside_the_pods(datapath: &Datapath, cgroup: &Path) -> io::Result<()> {
-    if fs::canonicalize(cgroup)?.starts_with(fs::canonicalize(datapath.cgroup())?) {
-        return Err(io::Error::other("--kubelet-cgroup must not lie below --cgroup"));
-    }
-    Ok(())
+fn hooks() -> impl Iterator<Item = &'static str> {
+    CONNECT_HOOKS.iter().copied().chain([SOCKET_HOOK])
 }
 
-fn attach(datapath: &Datapath, probes: &mut Option<Probes>, cgroup: &Path, id: u64) -> Result<(), DatapathError> {
-    outside_the_pods(datapath, cgroup).map_err(|e| DatapathError::io("use", cgroup, e))?;
-    let probes = match probes {
-        Some(probes) => probes,
-        None => probes.insert(Probes::load(datapath)?),
-    };
-    probes.attach(cgroup, id)
+impl Datapath {
+    /// What is wrong with the programs at the kubelet's cgroup. That it is not there, or came a moment ago, is no fault.
+    pub(super) fn kubelet_faults(&self) -> Vec<Fault> {
+        let Some(cgroup) = &self.settings.kubelet_cgroup else { return Vec::new() };
+        let kubelet = match self.kubelet.try_lock() {
+            Ok(kubelet) => kubelet,
+            Err(TryLockError::Poisoned(kubelet)) => kubelet.into_inner(),
+            // They are being attached.
+            Err(TryLockError::WouldBlock) => return Vec::new(),
+        };
+        let Ok(folder) = fs::metadata(cgroup) else { return Vec::new() };
+        match &kubelet.trouble {
+            Some(why) => vec![Fault { check: CHECK, why: why.clone() }],
+            None if kubelet.attached == Some(folder.ino()) => self.link_faults(CHECK, hooks(), cgroup, folder.ino()),
+            None => Vec::new(),
+        }
+    }
+
+    /// Attaches what of them is not where it should be.
+    pub(super) fn mend_probes(&self) -> Result<(), DatapathError> {
+        let Some(cgroup) = &self.settings.kubelet_cgroup else { return Ok(()) };
+        let mut kubelet = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner);
+        // A cgroup's id is the inode number of its folder.
+        let id = fs::metadata(cgroup).map_err(|e| DatapathError::io("find", cgroup, e))?.ino();
+        let outcome = self.attach_probes(&mut kubelet, cgroup, id);
+        kubelet.trouble = match &outcome {
+            Ok(()) => None,
+            Err(DatapathError::Io { action, path, source }) => {
+                Some(format!("cannot {action} {}: {source}", path.display()))
+            }
+            Err(e) => Some(e.to_string()),
+        };
+        outcome
+    }
+
+    fn attach_probes(&self, kubelet: &mut Kubelet, cgroup: &Path, id: u64) -> Result<(), DatapathError> {
+        if let Err(e) = outside_the_pods(self.cgroup(), cgroup) {
+            // An earlier agent may have put them there.
+            remove_probes(self)?;
+            return Err(DatapathError::io("use", cgroup, e));
+        }
+        if kubelet.attached == Some(id) && self.link_faults(CHECK, hooks(), cgroup, id).is_empty() {
+            return Ok(());
+        }
+        let probes = match &mut kubelet.probes {
+            Some(probes) => probes,
+            none => none.insert(Probes::load(self)?),
+        };
+        probes.attach(cgroup, id)?;
+        tracing::info!(cgroup = %cgroup.display(), "health probes of declared ports pass");
+        kubelet.attached = Some(id);
+        Ok(())
+    }
+}
+
+/// The hooks of an ancestor run after those of a descendant: below the pods' cgroup each mark of a probe would be taken
+/// away, and above it every pod's process would count as the kubelet.
+fn outside_the_pods(pods: &Path, kubelet: &Path) -> io::Result<()> {
+    let (pods, kubelet) = (fs::canonicalize(pods)?, fs::canonicalize(kubelet)?);
+    if kubelet.starts_with(&pods) {
+        return Err(io::Error::other("--kubelet-cgroup must not lie below --cgroup"));
+    }
+    if pods.starts_with(&kubelet) {
+        return Err(io::Error::other("--kubelet-cgroup must not lie above --cgroup"));
+    }
+    Ok(())
 }
 
 impl Probes {

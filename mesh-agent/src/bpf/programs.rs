@@ -9,6 +9,7 @@ use std::{
         unix::fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use aya::{
@@ -19,12 +20,14 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use mesh_common::abi::{Counter, Ip, LAYOUT_VERSION, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
+use mesh_common::abi::{ANY_PORT, Counter, Ip, LAYOUT_VERSION, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
 
 use super::{
+    events::Lives,
     ingress::Ingress,
     link::attach_or_replace,
     maps::{Maps, NAMES},
+    probes::Kubelet,
 };
 
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
@@ -52,6 +55,8 @@ pub struct Settings {
     pub max_pending: u32,
     /// Size of the table of listening ports, likewise.
     pub max_listening: u32,
+    /// The kubelet's cgroup v2 folder; `None`: nobody's probes pass.
+    pub kubelet_cgroup: Option<PathBuf>,
 }
 
 /// What the agent needs to know of a pod to hook it.
@@ -83,6 +88,8 @@ pub struct Datapath {
     pub(super) dir: PathBuf,
     pub(super) settings: Settings,
     pub(super) maps: Maps,
+    pub(super) kubelet: Mutex<Kubelet>,
+    pub(super) lives: Lives,
     ingress: Ingress,
 }
 
@@ -139,13 +146,20 @@ impl Datapath {
         }
         let shared = Shared(load_shared(&dir, &settings)?);
         let maps = Maps::open(&dir.join("maps"))?;
+        maps.compare_sizes(&dir.join("maps"), &settings);
         let ingress = Ingress::link(&dir.join("maps"), &settings)?;
-        Ok((Self { dir, settings, maps, ingress }, shared))
+        let (kubelet, lives) = (Mutex::default(), Lives::default());
+        Ok((Self { dir, settings, maps, kubelet, lives, ingress }, shared))
     }
 
-    /// Attaches again what of the shared hooks is not where it should be.
+    /// Attaches again what of the shared hooks and the kubelet's is not where it should be.
     pub fn mend_shared(&self) -> Result<(), DatapathError> {
-        attach_shared(&mut load_shared(&self.dir, &self.settings)?, &self.dir, &self.settings)
+        if !self.cgroup_faults().is_empty() {
+            attach_shared(&mut load_shared(&self.dir, &self.settings)?, &self.dir, &self.settings)?;
+        }
+        // What fails stays a fault, which says why.
+        let _ = self.mend_probes();
+        Ok(())
     }
 
     /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
@@ -153,12 +167,19 @@ impl Datapath {
         let PodHooks { index, epoch, ip4, ip6, netns, netns_cookie, cgroup, listener, listening, probe_ports } = *pod;
         let word = |ip: Option<IpAddr>| ip.map_or(Ip::NONE, Ip::from);
         let entry = PodEntry { ip4: word(ip4.map(IpAddr::V4)), ip6: word(ip6.map(IpAddr::V6)), index, epoch };
-        self.maps.set_epoch(index, epoch).map_err(|e| DatapathError::map("EPOCHS", e))?;
+        let failed = |e| DatapathError::map("EPOCHS", e);
+        if self.maps.epoch(index).map_err(failed)? != epoch {
+            self.lives.begins(index);
+        }
+        self.maps.set_epoch(index, epoch).map_err(failed)?;
         self.maps.set_listener(index, &listener).map_err(|e| DatapathError::map("LISTENERS", e))?;
         // Before anything asks which ports are open.
         match listening {
-            Some(ports) => self.add_listening(index, netns_cookie, ports)?,
-            None => self.maps.overflow().map_err(|e| DatapathError::map("OVERFLOWED", e))?,
+            Some(ports) => {
+                self.add_listening(index, netns_cookie, ports)?;
+                self.ports_known(netns_cookie)?;
+            }
+            None => self.ports_unknown(index, netns_cookie)?,
         }
         self.ingress.attach(&self.pod_link(netns_cookie), netns, netns_cookie, entry)?;
         self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
@@ -188,11 +209,25 @@ impl Datapath {
         self.maps.listening(netns_cookie).into_iter().map(|port| port as u16).collect()
     }
 
-    pub fn add_listening(&self, index: u32, netns_cookie: u64, ports: &[u16]) -> Result<(), DatapathError> {
-        let mut ports = ports.iter().map(|port| u32::from(*port));
-        ports
-            .try_for_each(|port| self.maps.add_listening(netns_cookie, port, index))
-            .map_err(|e| DatapathError::map("LISTENING", e))
+    /// `false`: the table is full; closed ports of every pod look open from then on.
+    pub fn add_listening(&self, index: u32, netns_cookie: u64, ports: &[u16]) -> Result<bool, DatapathError> {
+        let mut room = true;
+        for port in ports {
+            let added = self.maps.add_listening(netns_cookie, u32::from(*port), index);
+            room &= added.map_err(|e| DatapathError::map("LISTENING", e))?;
+        }
+        Ok(room)
+    }
+
+    /// Every port of the namespace may be open, until [`Datapath::ports_known`].
+    pub fn ports_unknown(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
+        let added = self.maps.add_listening(netns_cookie, ANY_PORT, index);
+        added.map(drop).map_err(|e| DatapathError::map("LISTENING", e))
+    }
+
+    /// Its open ports are in the table.
+    pub fn ports_known(&self, netns_cookie: u64) -> Result<(), DatapathError> {
+        self.maps.remove_listening(netns_cookie, ANY_PORT).map_err(|e| DatapathError::map("LISTENING", e))
     }
 
     pub fn remove_listening(&self, netns_cookie: u64, ports: &[u16]) -> Result<(), DatapathError> {
@@ -214,11 +249,13 @@ impl Datapath {
         others.try_for_each(|(id, _)| self.maps.remove_cgroup(id)).map_err(|e| DatapathError::map("CGROUPS", e))
     }
 
-    /// Leaves alone what a pod dials. What arrives there is steered as before.
+    /// Leaves alone what a pod dials. What arrives there is steered as before; the hooks do not see any more which of
+    /// its ports open.
     pub fn outbound_off(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
+        let unknown = self.ports_unknown(index, netns_cookie);
         let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
         let cgroup = self.maps.remove_cgroups_of(index).map_err(|e| DatapathError::map("CGROUPS", e));
-        pod.and(cgroup)
+        unknown.and(pod).and(cgroup)
     }
 
     /// Leaves alone what arrives at a pod. The kernel takes the program away a moment later, and until then it steers:
@@ -258,9 +295,24 @@ impl Datapath {
         }))
     }
 
-    /// Before the agent dials an application: whom the application shall see.
-    pub fn carry_client(&self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), DatapathError> {
-        self.set_state(socket, kind::UPSTREAM, (0, 0), (0, 0), client)
+    /// Before the agent dials an application of `pod` (index and epoch): whom the application shall see.
+    pub fn carry_client(
+        &self,
+        socket: &impl AsRawFd,
+        pod: (u32, u32),
+        client: SocketAddr,
+    ) -> Result<(), DatapathError> {
+        self.set_state(socket, kind::UPSTREAM, pod, (0, 0), client)
+    }
+
+    /// Before the audit dials a redirect address of `pod` (index and epoch) like an application that was redirected.
+    pub fn redirect(
+        &self,
+        socket: &impl AsRawFd,
+        pod: (u32, u32),
+        destination: SocketAddr,
+    ) -> Result<(), DatapathError> {
+        self.set_state(socket, kind::REDIRECTED, pod, (0, 0), destination)
     }
 
     /// Before the agent dials from a source pod's namespace: the decision that lets it into the target pod.

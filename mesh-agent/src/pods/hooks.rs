@@ -37,7 +37,7 @@ pub struct Active {
     pub pod: Arc<Pod>,
     /// As the controller knows it; whoever joined the pod may not have known it.
     pub pod_uid: String,
-    probe_ports: Vec<u16>,
+    pub probe_ports: Vec<u16>,
     /// The socket that is served, for a successor and for mending.
     listener: OwnedFd,
     task: AbortHandle,

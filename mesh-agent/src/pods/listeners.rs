@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
+use mesh_common::abi::ANY_PORT;
+
 use super::{Netns, Pod};
 use crate::bpf::{Datapath, open_ports};
 
@@ -34,19 +36,44 @@ pub async fn follow(datapath: Arc<Datapath>, pod: Arc<Pod>) {
     }
 }
 
-/// One correction. Ports that are gone go first, and only then a second look finds what opened between: a listener
-/// that opens at any time is seen by that look, or puts itself into the table after it.
-pub fn refresh(datapath: &Datapath, pod: &Pod) {
-    let refreshed = || -> anyhow::Result<()> {
-        let open = listening(&pod.netns)?;
-        let known = datapath.listening(pod.netns.cookie());
-        let gone: Vec<u16> = known.into_iter().filter(|port| !open.contains(port)).collect();
-        datapath.remove_listening(pod.netns.cookie(), &gone)?;
-        let open: Vec<u16> = listening(&pod.netns)?.into_iter().collect();
-        Ok(datapath.add_listening(pod.index, pod.netns.cookie(), &open)?)
-    };
-    if let Err(e) = refreshed() {
+/// One correction; `false`: it did not work, or there is no room for every port.
+pub fn refresh(datapath: &Datapath, pod: &Pod) -> bool {
+    corrected(datapath, pod).unwrap_or_else(|e| {
         let why = format!("{e:#}");
         tracing::warn!(namespace = pod.namespace, pod = pod.name, error = why, "cannot see which ports are open");
+        false
+    })
+}
+
+/// What opens between the first two looks is only in the second, and so is left alone. Ports that are gone go first,
+/// and only then the third look finds what opened between: a listener that opens at any time is seen by that look, or
+/// puts itself into the table after it.
+fn corrected(datapath: &Datapath, pod: &Pod) -> anyhow::Result<bool> {
+    let cookie = pod.netns.cookie();
+    let known = datapath.listening(cookie);
+    let open = listening(&pod.netns)?;
+    let gone: Vec<u16> =
+        known.into_iter().filter(|port| !open.contains(port) && u32::from(*port) != ANY_PORT).collect();
+    datapath.remove_listening(cookie, &gone)?;
+    let open: Vec<u16> = listening(&pod.netns)?.into_iter().collect();
+    let room = datapath.add_listening(pod.index, cookie, &open)?;
+    if !pod.leaves() {
+        datapath.ports_known(cookie)?;
+        // Unless that began meanwhile.
+        if pod.leaves() {
+            datapath.ports_unknown(pod.index, cookie)?;
+        }
     }
+    Ok(room)
+}
+
+/// Ends it that closed ports look open: if the ports of all `pods` are known and fit into the table again.
+pub fn relearn(datapath: &Datapath, pods: &[Arc<Pod>]) -> anyhow::Result<()> {
+    let all_fit = || pods.iter().fold(true, |all, pod| refresh(datapath, pod) && all);
+    if all_fit() {
+        datapath.clear_overflow()?;
+        // What opened before that and found no room; if there is still none, this look says so.
+        all_fit();
+    }
+    Ok(())
 }

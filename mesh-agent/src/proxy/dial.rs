@@ -31,7 +31,7 @@ pub async fn application(
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     };
     let socket = socket(pod, from)?;
-    datapath.carry_client(&socket, client).map_err(io::Error::other)?;
+    datapath.carry_client(&socket, (pod.index, pod.epoch), client).map_err(io::Error::other)?;
     still_marked(datapath, connect(socket, target).await?)
 }
 

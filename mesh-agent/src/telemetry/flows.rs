@@ -47,6 +47,8 @@ pub struct OpenFlow {
     log: Arc<FlowLog>,
     flow: Option<Flow>,
     live: Option<Arc<Live>>,
+    /// It ended then, and not when this drops.
+    ended: Option<SystemTime>,
 }
 
 /// What changes while a connection is forwarded: payload bytes until now.
@@ -83,6 +85,7 @@ impl FlowLog {
         OpenFlow {
             log: Arc::clone(self),
             live: None,
+            ended: None,
             flow: Some(Flow {
                 id: self.next.fetch_add(1, Ordering::Relaxed),
                 start: now,
@@ -213,6 +216,12 @@ impl Connection {
 }
 
 impl OpenFlow {
+    /// It began and ended at once, then.
+    pub fn happened(&mut self, at: SystemTime) {
+        self.start = at;
+        self.ended = Some(at);
+    }
+
     /// From now on the connection is forwarded: it is listed as it is now, with the bytes that are counted here.
     pub fn live(&mut self) -> Arc<Live> {
         let live = Arc::new(Live::default());
@@ -240,7 +249,7 @@ impl DerefMut for OpenFlow {
 impl Drop for OpenFlow {
     fn drop(&mut self) {
         if let Some(mut flow) = self.flow.take() {
-            flow.end = SystemTime::now();
+            flow.end = self.ended.unwrap_or_else(SystemTime::now);
             // However it ended: also where the forwarding was given up in the middle.
             if let Some(live) = self.live.take() {
                 (flow.sent, flow.received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));

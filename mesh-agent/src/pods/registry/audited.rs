@@ -8,8 +8,11 @@ use std::{
 
 use super::{Key, Registry};
 use crate::{
-    bpf::Fault,
-    pods::audit::{Findings, Subject, examine},
+    bpf::{Fault, probe_faults},
+    pods::{
+        audit::{Findings, Subject, examine},
+        hooks::Active,
+    },
     telemetry,
 };
 
@@ -34,11 +37,16 @@ impl Registry {
         if self.auditing.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
+        let datapath = self.hooks.datapath();
+        // Here and not in the task: nobody writes them meanwhile.
+        let probes = datapath.probes();
         let subjects = self.joined.iter().filter(|(_, joined)| joined.leaving.is_none()).filter_map(|(key, joined)| {
-            let pod = Arc::clone(&joined.active.as_ref()?.pod);
-            Some(Subject { key: key.clone(), pod, cgroup: joined.cgroup.clone() })
+            let Active { pod, probe_ports, .. } = joined.active.as_ref()?;
+            let entry = pod.ips.entry(pod.index, pod.epoch);
+            let faults = probe_faults(&probes, entry, pod.ips.iter(), probe_ports).into_iter().collect();
+            Some(Subject { key: key.clone(), pod: Arc::clone(pod), cgroup: joined.cgroup.clone(), faults })
         });
-        let examined = examine(self.hooks.datapath(), subjects.collect(), self.settings.outbound_port);
+        let examined = examine(datapath, subjects.collect(), self.settings.outbound_port);
         let findings = self.findings.clone();
         let task = tokio::spawn(async move {
             // Fails only if the registry is gone.
