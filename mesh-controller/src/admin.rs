@@ -67,6 +67,7 @@ impl AdminService {
                 ConfigKind::Workloads => Ok(answers::workloads(&now.world, namespace)),
                 ConfigKind::Services => Ok(answers::services(&now.world, namespace)),
                 ConfigKind::Policies => Ok(answers::policies(&now.world, namespace)),
+                ConfigKind::Accounts => Ok(answers::accounts(&now.world, namespace)),
                 ConfigKind::Certificates | ConfigKind::Connections => Ok(Vec::new()),
                 ConfigKind::ConfigUnspecified => Err(Status::invalid_argument("config.kind: is missing")),
             },

@@ -4,7 +4,9 @@ use std::io::Write;
 
 use mesh_common::{
     model::Validity,
-    proto::nodemesh::{CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, WorkloadInfo, item, query},
+    proto::nodemesh::{
+        Accounts, CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, WorkloadInfo, item, query,
+    },
 };
 use serde_json::{Value, json};
 
@@ -24,6 +26,8 @@ pub enum Kind {
     Services(Filter),
     /// Policies, and the workloads that they apply to
     Policies(Filter),
+    /// ServiceAccounts that exist; none if the source does not say which do
+    Accounts(Filter),
     /// Certificates that the node holds in memory
     Certs(Filter),
     /// Connections that are open now, with their bytes until now
@@ -46,6 +50,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
         Kind::Workloads(filter) => (ConfigKind::Workloads, filter),
         Kind::Services(filter) => (ConfigKind::Services, filter),
         Kind::Policies(filter) => (ConfigKind::Policies, filter),
+        Kind::Accounts(filter) => (ConfigKind::Accounts, filter),
         Kind::Certs(filter) => (ConfigKind::Certificates, filter),
         Kind::Connections(filter) => (ConfigKind::Connections, filter),
     };
@@ -64,6 +69,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
             ConfigKind::Workloads => workloads(&items, screen)?,
             ConfigKind::Services => services(&items, screen)?,
             ConfigKind::Policies => policies(&items, screen)?,
+            ConfigKind::Accounts => accounts(&items, screen)?,
             ConfigKind::Certificates => certificates(&items, screen)?,
             ConfigKind::Connections => edges::connections_text(&items, screen)?,
             ConfigKind::ConfigUnspecified => {}
@@ -128,6 +134,15 @@ fn policies<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) ->
     Ok(screen.table(&mut table)?)
 }
 
+fn accounts<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["SEEN BY", "NAMESPACE", "ACCOUNTS"]);
+    for (seen_by, kind) in items {
+        let item::Kind::Accounts(Accounts { namespace, names }) = kind else { continue };
+        table.push([seen_by.into(), namespace.into(), names.join(",").into()]);
+    }
+    Ok(screen.table(&mut table)?)
+}
+
 fn certificates<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
     let mut table = Table::new(["NODE", "IDENTITY", "STATE", "SERIAL", "NOT BEFORE", "NOT AFTER"]);
     for (node, kind) in items {
@@ -179,6 +194,9 @@ fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
             "seen_by": seen_by, "namespace": namespace, "name": name, "scope": scope, "action": action, "rules": rules,
             "workloads": workloads,
         }),
+        item::Kind::Accounts(Accounts { namespace, names }) => {
+            json!({ "seen_by": seen_by, "namespace": namespace, "accounts": names })
+        }
         item::Kind::Certificate(info) => {
             let (not_before, not_after) = validity(info);
             json!({

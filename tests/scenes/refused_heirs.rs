@@ -14,7 +14,7 @@ use mesh_tests::{
     A, B, Dialled, Flow, Patience, Pod, World, eventually, inside, refused,
     rogue::{Attempt, millis},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cast::{Cast, policy},
@@ -218,6 +218,12 @@ fn an_account_that_is_deleted_takes_its_identity_along() -> Result<()> {
     let problems = world.ask_controller(&["status"])?;
     let told = problems.iter().any(|one| one.to_string().contains("ServiceAccount shop/client does not exist"));
     ensure!(told, "the controller says nothing of it: {problems:?}");
+
+    let names = |list: Vec<Value>| Some(list.iter().find(|one| one["namespace"] == "shop")?["accounts"].clone());
+    let asked = ["config", "accounts", "-n", "shop"];
+    for list in [world.ask_agent(B, &asked)?, world.ask_controller(&asked)?] {
+        assert_eq!(names(list), Some(json!(["default", "far", "near"])));
+    }
 
     // Others go on, and the account comes back.
     ensure!(bystander.is_open()? && admitted(&others)?, "another account is refused too");

@@ -70,6 +70,10 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                 })
             })
             .collect(),
+        ConfigKind::Accounts => sorted(snapshot.accounts(), |a| (a.namespace.clone(), String::new()))
+            .filter(|a| in_namespace(&a.namespace))
+            .map(|a| item::Kind::Accounts(nodemesh::Accounts::from(&**a)))
+            .collect(),
         ConfigKind::Certificates => admin
             .certificates
             .list()

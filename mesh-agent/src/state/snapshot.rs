@@ -128,6 +128,11 @@ impl Snapshot {
         self.policies.values()
     }
 
+    /// In no particular order; none if nobody says which ServiceAccounts exist.
+    pub fn accounts(&self) -> impl ExactSizeIterator<Item = &Arc<Accounts>> {
+        self.accounts.values()
+    }
+
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> Applicable<'a> {
         let scoped = |key: Option<String>| self.scoped.get(&key).into_iter().flat_map(BTreeMap::values);
         let mut policies: Vec<_> = scoped(None).chain(scoped(Some(workload.namespace.clone()))).collect();

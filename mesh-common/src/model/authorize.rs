@@ -33,8 +33,8 @@ pub struct Denied {
     pub policy: Option<PolicyName>,
     /// Its rule that matched, from 0; `None` if no rule matched.
     pub rule: Option<usize>,
-    /// For [`Reason::IdentityRevoked`]: the identity.
-    pub revoked: Option<Identity>,
+    /// For [`Reason::IdentityRevoked`]: the identity. Boxed, since nearly every denial has none.
+    pub revoked: Option<Box<Identity>>,
 }
 
 /// Stable codes of a policy decision.
@@ -79,7 +79,7 @@ impl Denied {
 
     /// The ServiceAccount of the client's identity is gone.
     pub fn revoked(identity: &Identity) -> Self {
-        Self { revoked: Some(identity.clone()), ..Self::without_policy(Reason::IdentityRevoked) }
+        Self { revoked: Some(Box::new(identity.clone())), ..Self::without_policy(Reason::IdentityRevoked) }
     }
 }
 

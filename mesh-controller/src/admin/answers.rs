@@ -6,7 +6,7 @@ pub use status::status;
 
 use mesh_common::{
     model::{Policy, Scope, ServicePort, Tunnel, Workload},
-    proto::nodemesh::{PolicyInfo, ServiceInfo, WorkloadInfo, item::Kind},
+    proto::nodemesh::{self, PolicyInfo, ServiceInfo, WorkloadInfo, item::Kind},
 };
 
 use crate::index::World;
@@ -66,6 +66,11 @@ pub fn policies(world: &World, namespace: &str) -> Vec<Kind> {
             })
         })
         .collect()
+}
+
+pub fn accounts(world: &World, namespace: &str) -> Vec<Kind> {
+    let accounts = world.accounts.values().filter(|accounts| within(namespace, &accounts.namespace));
+    accounts.map(|accounts| Kind::Accounts(nodemesh::Accounts::from(accounts))).collect()
 }
 
 fn applies(policy: &Policy, workload: &Workload) -> bool {

@@ -221,7 +221,7 @@ pub struct Item {
     /// Who answers: the node's name, or "controller".
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "item::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "item::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub kind: ::core::option::Option<item::Kind>,
 }
 /// Nested message and enum types in `Item`.
@@ -252,6 +252,8 @@ pub mod item {
         Explanation(super::Explanation),
         #[prost(message, tag = "13")]
         Identity(super::IdentityInfo),
+        #[prost(message, tag = "14")]
+        Accounts(super::Accounts),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -727,6 +729,8 @@ pub enum ConfigKind {
     Certificates = 4,
     /// Connections that are open now.
     Connections = 5,
+    /// ServiceAccounts that exist, by namespace; nothing if nobody says which do.
+    Accounts = 6,
 }
 impl ConfigKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -741,6 +745,7 @@ impl ConfigKind {
             Self::Policies => "POLICIES",
             Self::Certificates => "CERTIFICATES",
             Self::Connections => "CONNECTIONS",
+            Self::Accounts => "ACCOUNTS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -752,6 +757,7 @@ impl ConfigKind {
             "POLICIES" => Some(Self::Policies),
             "CERTIFICATES" => Some(Self::Certificates),
             "CONNECTIONS" => Some(Self::Connections),
+            "ACCOUNTS" => Some(Self::Accounts),
             _ => None,
         }
     }
