@@ -125,10 +125,9 @@ fn converse(socket: Socket, giver: &Giver, stop: &AtomicBool) -> io::Result<()> 
     };
     tracing::info!(version = hello.version, "a successor is here");
     channel.send(&Message::Welcome { version: env!("CARGO_PKG_VERSION").to_owned() }, &[own.descriptor()])?;
-    hand_over(&channel, giver, stop).or_else(|error| {
+    hand_over(&channel, giver, stop).inspect_err(|error| {
         // Not without a word: this agent lives and goes on. The successor may have gone, which is as good.
         let _ = channel.send(&Message::Refused { why: error.to_string() }, &[]);
-        Err(error)
     })
 }
 

@@ -122,6 +122,9 @@ impl Hooks {
             }
             return Err(format!("{:#}", anyhow::Error::from(e)));
         }
+        if !fresh && let Err(e) = self.datapath.keep_cgroup(index, cgroup) {
+            tracing::error!(error = %anyhow::Error::from(e), "a cgroup that a pod had counts as its own still");
+        }
         let pod = Arc::new(Pod {
             uid: want.uid.clone(),
             namespace: want.namespace.clone(),
