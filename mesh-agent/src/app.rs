@@ -40,6 +40,9 @@ const JOIN_QUEUE: usize = 64;
 /// How often the kernel's counters are copied to the metrics.
 const COUNTER_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// How long the events of the time without an agent wait for the pods of an earlier one.
+const PODS_FOUND: std::time::Duration = std::time::Duration::from_secs(2);
+
 pub fn run(settings: Run) -> Result<()> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {}", settings.log))?;
     let ansi = io::stderr().is_terminal();
@@ -134,6 +137,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     .with_context(|| format!("cannot remember pods in {}", state.display()))?;
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
     let (drains, draining) = watch::channel(false);
+    let mut looked_at = seen.hooks.clone();
     let readiness = Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, draining };
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
@@ -203,10 +207,14 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         sockets: Arc::new(sockets),
     })?;
     tokio::spawn(copy_counters(Arc::clone(&datapath), metrics));
-    let events = bpf::read_events(datapath.events()?, {
-        let proxy = Arc::clone(&proxy);
-        move |event| proxy.kernel_refused(&event)
-    });
+    let events = {
+        let (ring, proxy) = (datapath.events()?, Arc::clone(&proxy));
+        async move {
+            // What waits there is about pods that are about to be found again.
+            let _ = tokio::time::timeout(PODS_FOUND, looked_at.changed()).await;
+            bpf::read_events(ring, move |event| proxy.kernel_refused(&event)).await
+        }
+    };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut told = async || tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
     tracing::info!(node = settings.node, controller = settings.controller, "serving");
