@@ -28,7 +28,7 @@ use crate::{
     control, durable, handover,
     health::{self, Readiness},
     identity::{Certificates, Identity, SignError, Signer, Signing},
-    pods::{self, Ended, PodTable, Registry},
+    pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
     state::Store,
     telemetry::{self, FlowLog, Metrics},
@@ -137,7 +137,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     .with_context(|| format!("cannot remember pods in {}", state.display()))?;
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
     let (drains, draining) = watch::channel(false);
-    let mut looked_at = seen.hooks.clone();
+    let mut found = seen.pods.clone();
     let readiness = Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, draining };
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
@@ -211,7 +211,10 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         let (ring, proxy) = (datapath.events()?, Arc::clone(&proxy));
         async move {
             // What waits there is about pods that are about to be found again.
-            let _ = tokio::time::timeout(PODS_FOUND, looked_at.changed()).await;
+            let settled = |pods: &Vec<PodStatus>| {
+                !pods.is_empty() && !pods.iter().any(|pod| matches!(pod.redirection, Redirection::Pending(_)))
+            };
+            let _ = tokio::time::timeout(PODS_FOUND, found.wait_for(settled)).await;
             bpf::read_events(ring, move |event| proxy.kernel_refused(&event)).await
         }
     };
