@@ -29,7 +29,7 @@ use crate::{
     control, durable, handover,
     health::{self, Readiness},
     identity::{Certificates, Identity, SignError, Signer, Signing},
-    pods::{self, Ended, PodTable, Registry},
+    pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
     state::Store,
     telemetry::{self, FlowLog, Metrics},
@@ -40,6 +40,9 @@ use crate::{
 const JOIN_QUEUE: usize = 64;
 /// How often the kernel's counters are copied to the metrics.
 const COUNTER_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long the events of the time without an agent wait for the pods of an earlier one.
+const PODS_FOUND: std::time::Duration = std::time::Duration::from_secs(2);
 
 pub fn run(settings: Run) -> Result<()> {
     let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {}", settings.log))?;
@@ -132,6 +135,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     .with_context(|| format!("cannot remember pods in {}", state.display()))?;
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
     let (drains, draining) = watch::channel(false);
+    let mut found = seen.pods.clone();
     let readiness = Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, draining };
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
@@ -214,10 +218,17 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         sockets: Arc::new(sockets),
     })?;
     tokio::spawn(copy_counters(Arc::clone(&datapath), metrics));
-    let events = bpf::read_events(datapath.events()?, {
-        let proxy = Arc::clone(&proxy);
-        move |event| proxy.kernel_refused(&event)
-    });
+    let events = {
+        let (ring, proxy) = (datapath.events()?, Arc::clone(&proxy));
+        async move {
+            // What waits there is about pods that are about to be found again.
+            let settled = |pods: &Vec<PodStatus>| {
+                !pods.is_empty() && !pods.iter().any(|pod| matches!(pod.redirection, Redirection::Pending(_)))
+            };
+            let _ = tokio::time::timeout(PODS_FOUND, found.wait_for(settled)).await;
+            bpf::read_events(ring, move |event| proxy.kernel_refused(&event)).await
+        }
+    };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut told = async || tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
     tracing::info!(node = settings.node, controller = settings.controller, "serving");

@@ -222,7 +222,8 @@ counters! {
     TakenStorageFull = "TAKEN_STORAGE_FULL",
     /// sockops: a same-node connection was attested
     Attested = "ATTESTED",
-    /// sockops: not attested, since the local address is not the pod's; here and below the connect fails likewise
+    /// sockops: not attested, since the local address is not the pod's; here and below the agent's connect fails
+    /// likewise; a kubelet's goes on and is one without identity
     AttestForeignAddress = "ATTEST_FOREIGN_ADDRESS",
     /// sockops: not attested, since the entry is another pod's
     AttestTaken = "ATTEST_TAKEN",

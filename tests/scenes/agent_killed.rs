@@ -46,6 +46,13 @@ fn new_connections_are_refused_and_nothing_is_readable() -> Result<()> {
     world.wait_for(&[client.clone(), near.clone()], true)?;
     assert!(client.say(far.at(7000), "again")?.echoed());
     assert!(client.say(near.at(7000), "again")?.echoed());
+    // It finds what was refused meanwhile, whose it was and in which direction.
+    for (direction, own) in [("outbound", &client), ("inbound", &near)] {
+        world.flow(A, "refused while no agent ran", |flow| {
+            let pod = if direction == "inbound" { &flow.destination.pod } else { &flow.source.pod };
+            flow.reason == "AGENT_DOWN" && flow.direction == direction && *pod == own.full_name()
+        })?;
+    }
     Ok(())
 }
 

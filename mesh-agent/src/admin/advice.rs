@@ -24,8 +24,8 @@ pub fn advice(code: &str) -> Option<&'static str> {
         // The agent
         "ORIGINAL_DESTINATION_UNKNOWN" => {
             "The connection reached the agent without having been redirected by the kernel: somebody dialled the \
-             agent's listener itself, or the kernel's table of connections was full (see PENDING_FULL in `meshctl \
-             status -v`)."
+             agent's listener itself, or the kernel had no memory to say what was dialled (see TAKEN_STORAGE_FULL in \
+             `meshctl status -v`)."
         }
         "NO_SUCH_PORT" => "The service has no such port. See `meshctl config services`.",
         "NO_HEALTHY_ENDPOINT" => {
@@ -112,14 +112,14 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The kernel had no memory for the socket's record. See the node's memory and the cgroup's limits."
         }
         "PENDING_FULL" => {
-            "The kernel's table of pending connections is full. Raise --max-pending of the agent, or find who opens so \
-             many."
+            "The kernel's table of pending connections is full. Find who opens so many, or raise --max-pending of the \
+             agent: after `mesh-agent uninstall`, since a table keeps its size."
         }
         "ATTEST_FOREIGN_ADDRESS" => "The connection did not start at the pod's own address, so it cannot be attested.",
         "ATTEST_TAKEN" => "Another pod's entry stands for the same addresses and ports; the client may try again.",
         "ATTEST_FULL" => {
-            "The kernel's table of attested connections is full. Raise --max-pending of the agent, or find who opens so \
-             many."
+            "The kernel's table of attested connections is full. Find who opens so many, or raise --max-pending of the \
+             agent: after `mesh-agent uninstall`, since a table keeps its size."
         }
         "AGENT_DOWN" => {
             "The agent of the node did not listen for the pod, and nothing passes without it. See whether it runs, and \

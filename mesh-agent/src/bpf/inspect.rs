@@ -247,3 +247,29 @@ impl Datapath {
         faults
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probes_of_a_pod_are_exactly_those_that_it_declares() {
+        let ips: [IpAddr; 2] = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+        let pod = PodEntry { ip4: ips[0].into(), ip6: ips[1].into(), index: 3, epoch: 7 };
+        let entry = |ip: IpAddr, port, index, epoch| (SockAddr { ip: ip.into(), port }, ProbeTarget { index, epoch });
+        let right = [entry(ips[0], 80, 3, 7), entry(ips[1], 80, 3, 7)];
+        let others = entry("10.0.0.9".parse().unwrap(), 80, 4, 1);
+        let fault = |all: &[_], ports: &[u16]| probe_faults(all, pod, ips.into_iter(), ports).map(|fault| fault.why);
+        assert_eq!(fault(&[right[0], others, right[1]], &[80]), None);
+        assert_eq!(fault(&[others], &[]), None);
+        let wrong = [
+            vec![right[0]],
+            vec![right[0], entry(ips[1], 80, 3, 6)],
+            vec![right[0], entry(ips[1], 80, 4, 7)],
+            vec![right[0], right[1], entry(ips[0], 81, 3, 7)],
+        ];
+        for all in wrong {
+            assert!(fault(&all, &[80]).is_some(), "{all:?}");
+        }
+    }
+}

@@ -69,7 +69,8 @@ fn corrected(datapath: &Datapath, pod: &Pod) -> anyhow::Result<bool> {
 
 /// Ends it that closed ports look open: if the ports of all `pods` are known and fit into the table again.
 pub fn relearn(datapath: &Datapath, pods: &[Arc<Pod>]) -> anyhow::Result<()> {
-    let all_fit = || pods.iter().fold(true, |all, pod| refresh(datapath, pod) && all);
+    // All are looked at, whatever the first say.
+    let all_fit = || pods.iter().filter(|pod| !refresh(datapath, pod)).count() == 0;
     if all_fit() {
         datapath.clear_overflow()?;
         // What opened before that and found no room; if there is still none, this look says so.

@@ -32,7 +32,7 @@ pub async fn application(
     };
     let socket = socket(pod, from)?;
     datapath.carry_client(&socket, (pod.index, pod.epoch), client).map_err(io::Error::other)?;
-    still_marked(datapath, connect(socket, target).await?)
+    still_marked(datapath, connect(socket, target).await.map_err(explained)?)
 }
 
 /// To a pod of this node, from the source pod's namespace and address: the stream crosses the pods' own links.
@@ -46,17 +46,28 @@ pub async fn attested(
     datapath
         .attest(&socket, (source.index, source.epoch), (target_pod.index, target_pod.epoch), target)
         .map_err(io::Error::other)?;
-    still_marked(datapath, connect(socket, target).await?)
+    still_marked(datapath, connect(socket, target).await.map_err(explained)?)
 }
 
-/// The kernel clears the mark if it cannot act on it. The application would take such a connection for one from its own
-/// loopback, or the target's agent for one without identity.
+/// The kernel lets the connect fail if it cannot act on the mark, and clears it. Were the first not so, the application
+/// would take the connection for one from its own loopback, or the target's agent for one without identity.
 fn still_marked(datapath: &Datapath, connected: Connected) -> io::Result<forward::Socket> {
     if datapath.is_marked(&connected.stream).map_err(io::Error::other)? {
         return Ok(connected.into());
     }
     refuse(&connected.stream);
     Err(io::Error::other("the kernel's table of connections is full; see the counters PENDING_FULL and ATTEST_FULL"))
+}
+
+/// What the kernel answers if its table was full, but not only then.
+fn explained(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EHOSTUNREACH) => {
+            let full = "or the kernel's table of connections is full; see the counters PENDING_FULL and ATTEST_FULL";
+            io::Error::new(error.kind(), format!("{error}, {full}"))
+        }
+        _ => error,
+    }
 }
 
 /// To anywhere, from the source pod's namespace and address.
