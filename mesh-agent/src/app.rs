@@ -210,7 +210,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         tracing::error!(error = error.map(tracing::field::display), "no more log lines of the eBPF programs");
     });
     let (commands, requests) = mpsc::channel(JOIN_QUEUE);
-    let registry = tokio::spawn(registry.run(requests));
+    // Not spawned: hooking a pod takes the kernel milliseconds, and no thread that moves connections shall wait for it.
+    let registry = registry.run(requests);
     let offer = handover::offer(handover::Giver {
         about,
         commands: commands.clone(),
@@ -242,7 +243,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
             () = maybe(health) => Ok(Ended::Abandoned),
             () = maybe(scraped) => Ok(Ended::Abandoned),
             done = events => done.context("the ring of kernel events failed").map(|()| Ended::Abandoned),
-            done = registry => done.context("the registry of pods failed"),
+            ended = registry => Ok(ended),
         }
     });
     let mut ended = tokio::select! { ended = &mut work => Some(ended), () = told() => None };

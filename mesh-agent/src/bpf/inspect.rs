@@ -231,13 +231,15 @@ impl Datapath {
             Ok(PodLink::Missing) => fault("link", "its sk_lookup link is not pinned".to_owned()),
             Err(e) => fault("link", format!("{:#}", anyhow::Error::from(e))),
         }
-        let is = self.maps.pods().into_iter().find(|(known, _)| *known == cookie).map(|(_, entry)| entry);
-        if is != Some(entry) {
-            fault("pods", format!("its entry in PODS is {is:?}"));
+        match self.maps.pod(cookie) {
+            Ok(is) if is == Some(entry) => {}
+            Ok(is) => fault("pods", format!("its entry in PODS is {is:?}")),
+            Err(e) => fault("pods", format!("its entry in PODS cannot be read: {e}")),
         }
-        let is = self.maps.cgroups().into_iter().find(|(id, _)| *id == cgroup).map(|(_, index)| index);
-        if is != Some(entry.index) {
-            fault("cgroups", format!("its entry in CGROUPS is {is:?}, not {}", entry.index));
+        match self.maps.cgroup(cgroup) {
+            Ok(is) if is == Some(entry.index) => {}
+            Ok(is) => fault("cgroups", format!("its entry in CGROUPS is {is:?}, not {}", entry.index)),
+            Err(e) => fault("cgroups", format!("its entry in CGROUPS cannot be read: {e}")),
         }
         match self.maps.epoch(entry.index) {
             Ok(epoch) if epoch == entry.epoch => {}

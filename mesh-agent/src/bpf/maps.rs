@@ -94,12 +94,20 @@ impl Maps {
         lock(&self.pods).iter().filter_map(Result::ok).collect()
     }
 
+    pub fn pod(&self, netns_cookie: u64) -> Result<Option<PodEntry>, MapError> {
+        present(lock(&self.pods).get(&netns_cookie, 0))
+    }
+
     pub fn set_cgroup(&self, id: u64, index: u32) -> Result<(), MapError> {
         lock(&self.cgroups).insert(id, index, 0)
     }
 
     pub fn cgroups(&self) -> Vec<(u64, u32)> {
         lock(&self.cgroups).iter().filter_map(Result::ok).collect()
+    }
+
+    pub fn cgroup(&self, id: u64) -> Result<Option<u32>, MapError> {
+        present(lock(&self.cgroups).get(&id, 0))
     }
 
     pub fn remove_cgroup(&self, id: u64) -> Result<(), MapError> {
@@ -155,11 +163,7 @@ impl Maps {
     }
 
     pub fn is_listening(&self, netns: u64, port: u32) -> Result<bool, MapError> {
-        match lock(&self.listening).get(&ListenKey { netns, port, zero: 0 }, 0) {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(e) => Err(e),
-        }
+        present(lock(&self.listening).get(&ListenKey { netns, port, zero: 0 }, 0)).map(|value| value.is_some())
     }
 
     /// All ports that are listened on, by namespace.
@@ -251,6 +255,14 @@ impl Maps {
 
 fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, DatapathError> {
     T::try_from(map).map_err(|e| DatapathError::map(name, e))
+}
+
+fn present<V>(found: Result<V, MapError>) -> Result<Option<V>, MapError> {
+    match found {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {

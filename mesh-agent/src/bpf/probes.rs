@@ -56,8 +56,13 @@ pub async fn keep_probes(datapath: Arc<Datapath>) {
                 tracing::error!(check, why);
             }
         }
-        // Reading the object takes its time.
-        let problem = block_in_place(|| datapath.mend_probes()).err().map(|e| format!("{:#}", anyhow::Error::from(e)));
+        let mended = match datapath.probes_settled() {
+            Ok(true) => Ok(()),
+            // Reading the object takes its time. Not every time: it moves all work to another thread.
+            Ok(false) => block_in_place(|| datapath.mend_probes()),
+            Err(e) => Err(e),
+        };
+        let problem = mended.err().map(|e| format!("{:#}", anyhow::Error::from(e)));
         if problem.is_some() && problem != reported {
             let why = problem.as_deref().unwrap_or_default();
             tracing::warn!(why, "health probes are connections without identity until the kubelet's cgroup is there");
@@ -99,6 +104,14 @@ impl Datapath {
             None if kubelet.attached == Some(folder.ino()) => self.link_faults(CHECK, hooks(), cgroup, folder.ino()),
             None => Vec::new(),
         }
+    }
+
+    /// Whether they are where they should be, or shall not be anywhere.
+    fn probes_settled(&self) -> Result<bool, DatapathError> {
+        let Some(cgroup) = &self.settings.kubelet_cgroup else { return Ok(true) };
+        let id = fs::metadata(cgroup).map_err(|e| DatapathError::io("find", cgroup, e))?.ino();
+        let attached = self.kubelet.lock().unwrap_or_else(PoisonError::into_inner).attached;
+        Ok(attached == Some(id) && self.link_faults(CHECK, hooks(), cgroup, id).is_empty())
     }
 
     /// Attaches what of them is not where it should be.
