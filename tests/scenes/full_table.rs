@@ -28,6 +28,8 @@ fn a_full_table_refuses_and_counts() -> Result<()> {
         assert_eq!(client.say(server.at6(7001), "")?.seen()?.accepted.ip(), client.ip6);
     }
 
+    // Below the ports that IPv6 is spread over, one of which is to be served: no client's socket may have it.
+    client.set("net/ipv4/ip_local_port_range", "10000 16000")?;
     // A connect whose SYN gets nowhere holds the only place.
     stuck.block(15001, "drop")?;
     let send = ["send", "--to", &far.at(7001).to_string(), "--timeout", "4"].map(str::to_owned);
