@@ -59,3 +59,17 @@ fn an_unmeshed_pod_reaches_a_meshed_one() -> Result<()> {
     assert!(world.node(A).host.say(near.at(7001), "")?.connected);
     Ok(())
 }
+
+/// What the agent accepts for a server has the server's own port.
+#[test]
+fn a_server_starts_again_while_its_clients_are_there() -> Result<()> {
+    let Cast { mut world, near, .. } = Cast::meshed("a server again")?;
+    let stranger = world.pod("legacy", "stranger", B)?;
+    let server = near.serve("echo", 7000)?;
+    let held = stranger.hold(near.at(7000))?;
+    server.kill()?;
+    near.serve("echo", 7000)?;
+    assert!(stranger.say(near.at(7000), "again")?.echoed());
+    drop(held);
+    Ok(())
+}

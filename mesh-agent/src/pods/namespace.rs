@@ -77,6 +77,9 @@ fn listener(open: impl Fn(Domain) -> io::Result<Socket>) -> io::Result<Socket> {
     // What it accepts inherits that: an urgent byte stays in its place of the stream instead of being lost.
     socket.set_out_of_band_inline(true)?;
     socket.bind(&at.into())?;
+    // They inherit this, too, and have the ports that were dialled: an application that starts again must get its own
+    // port back while they live, or rest in TIME_WAIT. After the bind, which is to share its port with nobody.
+    socket.set_reuse_address(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
 }
