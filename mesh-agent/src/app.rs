@@ -301,7 +301,8 @@ impl Signer for Authority {
     }
 }
 
-/// Observations are added up, and the kernel's counters copied, now and then; see [`gather`] for the moment of a scrape.
+/// Observations are added up, and the kernel's counters copied, now and then; see [`gather`] for the moment of a
+/// scrape.
 async fn copy_counters(datapath: Arc<Datapath>, metrics: Metrics) {
     let mut tick = tokio::time::interval(COUNTER_INTERVAL);
     loop {

@@ -57,10 +57,10 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        // A connection has room for all of its streams: were it less, a few streams whose readers rest would fill it and
-        // stop everybody else on it. So it is the streams' windows that bound memory: what an agent holds is at most one
-        // of them for each stalled stream, and 100 MiB for a connection on which all are stalled. A mebibyte carries a
-        // gigabyte each second over a round trip of a millisecond.
+        // A connection has room for all of its streams: were it less, a few streams whose readers rest would fill it
+        // and stop everybody else on it. So it is the streams' windows that bound memory: what an agent holds is at
+        // most one of them for each stalled stream, and 100 MiB for a connection on which all are stalled. A mebibyte
+        // carries a gigabyte each second over a round trip of a millisecond.
         let stream = 1 << 20;
         Self { stream, connection: STREAMS as u32 * stream, frame: 1 << 20 }
     }

@@ -168,7 +168,8 @@ fn validity(info: &CertificateInfo) -> (Option<String>, Option<String>) {
     )
 }
 
-/// The record of `-o json` and `-o yaml`; `seen_by` is the node whose view it is. Nothing for an answer of another kind.
+/// The record of `-o json` and `-o yaml`; `seen_by` is the node whose view it is. Nothing for an answer of another
+/// kind.
 fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
     Some(match kind {
         item::Kind::Workload(WorkloadInfo {

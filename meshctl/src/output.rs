@@ -1,5 +1,5 @@
-//! What reaches the screen: tables, JSON lines and YAML documents. Text from the wire is escaped in tables, so that no name and no
-//! error text can move the cursor or paint over what stands there.
+//! What reaches the screen: tables, JSON lines and YAML documents. Text from the wire is escaped in tables, so that no
+//! name and no error text can move the cursor or paint over what stands there.
 
 use std::io::{self, IsTerminal as _, Write};
 

@@ -25,9 +25,9 @@ pub struct Arguments {
     verbose: bool,
 }
 
-/// Prints agents, pods and controller. Found: a node without its controller or its agent, or that is not ready, a refused
-/// configuration, a pod that shall be redirected and is not or whose hooks an audit found wrong, or a problem in the
-/// manifests.
+/// Prints agents, pods and controller. Found: a node without its controller or its agent, or that is not ready, a
+/// refused configuration, a pod that shall be redirected and is not or whose hooks an audit found wrong, or a problem
+/// in the manifests.
 pub async fn run<W: Write>(
     servers: &Servers,
     arguments: &Arguments,

@@ -109,7 +109,8 @@ fn its_certificate_and_its_place_in_the_pool() -> Result<()> {
         eventually("the certificate is renewed", Patience::LONG, || {
             Ok((serial(world, &client.identity())? != first).then_some(()))
         })?;
-        // A new connection goes by a tunnel of its own, made with the new certificate; the old one stays for its stream.
+        // A new connection goes by a tunnel of its own, made with the new certificate; the old one stays for its
+        // stream.
         let held = client.hold(far.at(7000))?;
         let now = far.clients_of(HBONE)?;
         assert!(now.len() == 2 && now.contains(&tunnels[0]), "{tunnels:?}, then {now:?}");

@@ -1,5 +1,5 @@
-//! What is gone is gone: a pod's address, port and name give its heir nothing, and a pod that the configuration no longer
-//! names can neither open nor keep a connection.
+//! What is gone is gone: a pod's address, port and name give its heir nothing, and a pod that the configuration no
+//! longer names can neither open nor keep a connection.
 
 use std::{
     fs,
@@ -150,7 +150,8 @@ fn an_identity_that_is_deleted_is_over() -> Result<()> {
     Ok(())
 }
 
-/// A ServiceAccount is deleted while its certificates are still valid: its identity is over, for whoever has a key of it.
+/// A ServiceAccount is deleted while its certificates are still valid: its identity is over, for whoever has a key of
+/// it.
 #[test]
 fn an_account_that_is_deleted_takes_its_identity_along() -> Result<()> {
     let stage = Stage::new("deleted account")?;

@@ -2,8 +2,8 @@
 
 use std::{env, fs::OpenOptions, io::Write as _};
 
-/// Notes that `attack`, of row `id` of the checklist, was refused: `outcome` is what the attacker saw, `code` the stable
-/// reason, `evidence` where it was found. Call it after the assertions.
+/// Notes that `attack`, of row `id` of the checklist, was refused: `outcome` is what the attacker saw, `code` the
+/// stable reason, `evidence` where it was found. Call it after the assertions.
 pub fn row(id: &str, attack: &str, outcome: &str, code: &str, evidence: &str) {
     let cells = [id, attack, outcome, code, evidence].map(|cell| cell.replace(['\t', '\n', '\r'], " "));
     let program = env::current_exe().expect("a running test has a path");

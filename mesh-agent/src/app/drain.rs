@@ -8,7 +8,8 @@ use crate::proxy::Proxy;
 /// How often the tunnels that this agent dialled are looked at once no connection is left.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Resolves when no connection is left and what they said is sent, when `deadline` has passed, or when `hurry` is ready.
+/// Resolves when no connection is left and what they said is sent, when `deadline` has passed, or when `hurry` is
+/// ready.
 pub async fn drain(proxy: &Proxy, deadline: Duration, hurry: impl Future<Output = ()>) {
     proxy.live.drain();
     proxy.pool.retire_all();

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs, io,
-    net::IpAddr,
     os::unix::fs::MetadataExt as _,
     path::Path,
 };
@@ -12,7 +11,7 @@ use mesh_common::abi::{MAX_PODS, PodEntry, ProbeTarget, SockAddr};
 
 use super::{
     link::{Target, pinned_target},
-    programs::{ADDRESS_HOOKS, Datapath, DatapathError, SOCKET_EVENTS, Settings},
+    programs::{ADDRESS_HOOKS, Datapath, DatapathError, SOCKET_EVENTS, Settings, declared},
 };
 
 /// What the kernel holds for one network namespace.
@@ -157,16 +156,8 @@ pub struct Fault {
 }
 
 /// What is wrong with the entries of one pod among all that the kubelet may reach past the agent.
-pub fn probe_faults(
-    all: &[(SockAddr, ProbeTarget)],
-    pod: PodEntry,
-    ips: impl Iterator<Item = IpAddr> + Clone,
-    ports: &[u16],
-) -> Option<Fault> {
-    let want: HashSet<SockAddr> = ports
-        .iter()
-        .flat_map(|port| ips.clone().map(|ip| SockAddr { ip: ip.into(), port: u32::from(*port) }))
-        .collect();
+pub fn probe_faults(all: &[(SockAddr, ProbeTarget)], pod: PodEntry, ports: &[u16]) -> Option<Fault> {
+    let want: HashSet<SockAddr> = declared(pod, ports).collect();
     let of_it = || all.iter().filter(|(_, target)| target.index == pod.index);
     let right = of_it().filter(|(at, target)| target.epoch == pod.epoch && want.contains(at)).count();
     let wrong = of_it().count() - right;
@@ -252,6 +243,8 @@ impl Datapath {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -261,7 +254,7 @@ mod tests {
         let entry = |ip: IpAddr, port, index, epoch| (SockAddr { ip: ip.into(), port }, ProbeTarget { index, epoch });
         let right = [entry(ips[0], 80, 3, 7), entry(ips[1], 80, 3, 7)];
         let others = entry("10.0.0.9".parse().unwrap(), 80, 4, 1);
-        let fault = |all: &[_], ports: &[u16]| probe_faults(all, pod, ips.into_iter(), ports).map(|fault| fault.why);
+        let fault = |all: &[_], ports: &[u16]| probe_faults(all, pod, ports).map(|fault| fault.why);
         assert_eq!(fault(&[right[0], others, right[1]], &[80]), None);
         assert_eq!(fault(&[others], &[]), None);
         let wrong = [

@@ -228,11 +228,7 @@ impl Maps {
     }
 
     pub fn socket_state(&self, socket: &impl AsRawFd) -> Result<Option<SocketState>, MapError> {
-        match lock(&self.sockets).get(socket, 0) {
-            Ok(state) => Ok(Some(state)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(e) => Err(e),
-        }
+        present(lock(&self.sockets).get(socket, 0))
     }
 
     pub fn set_socket_state(&self, socket: &impl AsRawFd, state: SocketState) -> Result<(), MapError> {

@@ -89,7 +89,8 @@ fn hooks() -> impl Iterator<Item = &'static str> {
 }
 
 impl Datapath {
-    /// What is wrong with the programs at the kubelet's cgroup. That it is not there, or came a moment ago, is no fault.
+    /// What is wrong with the programs at the kubelet's cgroup. That it is not there, or came a moment ago, is no
+    /// fault.
     pub(super) fn kubelet_faults(&self) -> Vec<Fault> {
         let Some(cgroup) = &self.settings.kubelet_cgroup else { return Vec::new() };
         let kubelet = match self.kubelet.try_lock() {

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     os::{
         fd::{AsFd as _, AsRawFd, BorrowedFd},
         unix::fs::MetadataExt as _,
@@ -62,11 +62,7 @@ pub struct Settings {
 /// What the agent needs to know of a pod to hook it.
 #[derive(Debug)]
 pub struct PodHooks<'a> {
-    pub index: u32,
-    pub epoch: u32,
-    /// Its published addresses.
-    pub ip4: Option<Ipv4Addr>,
-    pub ip6: Option<Ipv6Addr>,
+    pub entry: PodEntry,
     pub netns: BorrowedFd<'a>,
     pub netns_cookie: u64,
     pub cgroup: u64,
@@ -164,9 +160,8 @@ impl Datapath {
 
     /// Redirects a pod: inbound first, so that nothing that it dials is answered past the agent.
     pub fn attach_pod(&self, pod: &PodHooks<'_>) -> Result<(), DatapathError> {
-        let PodHooks { index, epoch, ip4, ip6, netns, netns_cookie, cgroup, listener, listening, probe_ports } = *pod;
-        let word = |ip: Option<IpAddr>| ip.map_or(Ip::NONE, Ip::from);
-        let entry = PodEntry { ip4: word(ip4.map(IpAddr::V4)), ip6: word(ip6.map(IpAddr::V6)), index, epoch };
+        let PodHooks { entry, netns, netns_cookie, cgroup, listener, listening, probe_ports } = *pod;
+        let PodEntry { index, epoch, .. } = entry;
         let failed = |e| DatapathError::map("EPOCHS", e);
         if self.maps.epoch(index).map_err(failed)? != epoch {
             self.lives.begins(index);
@@ -184,23 +179,16 @@ impl Datapath {
         self.ingress.attach(&self.pod_link(netns_cookie), netns, netns_cookie, entry)?;
         self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
         self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))?;
-        let ips = [ip4.map(IpAddr::V4), ip6.map(IpAddr::V6)];
-        self.set_probes(index, epoch, ips.into_iter().flatten(), probe_ports)
+        self.set_probes(entry, probe_ports)
     }
 
     /// What the kubelet may reach past the agent, instead of what it might before.
-    pub fn set_probes(
-        &self,
-        index: u32,
-        epoch: u32,
-        ips: impl Iterator<Item = IpAddr> + Clone,
-        ports: &[u16],
-    ) -> Result<(), DatapathError> {
-        let at = ports.iter().flat_map(|port| ips.clone().map(|ip| SockAddr { ip: ip.into(), port: u32::from(*port) }));
-        let at: Vec<SockAddr> = at.collect();
+    pub fn set_probes(&self, pod: PodEntry, ports: &[u16]) -> Result<(), DatapathError> {
+        let at: Vec<SockAddr> = declared(pod, ports).collect();
+        let target = ProbeTarget { index: pod.index, epoch: pod.epoch };
         let failed = |e| DatapathError::map("PROBES", e);
-        self.maps.remove_probes(index, &at).map_err(failed)?;
-        at.into_iter().try_for_each(|at| self.maps.set_probe(at, ProbeTarget { index, epoch })).map_err(failed)
+        self.maps.remove_probes(pod.index, &at).map_err(failed)?;
+        at.into_iter().try_for_each(|at| self.maps.set_probe(at, target)).map_err(failed)
     }
 
     /// The ports on which somebody in the namespace listens, as far as the kernel's table knows.
@@ -372,6 +360,12 @@ impl Datapath {
     pub(super) fn pod_link(&self, netns_cookie: u64) -> PathBuf {
         self.dir.join("links").join(format!("ingress-{netns_cookie}"))
     }
+}
+
+/// Where the kubelet may reach a pod that declares these ports.
+pub(super) fn declared(pod: PodEntry, ports: &[u16]) -> impl Iterator<Item = SockAddr> {
+    let ips = [pod.ip4, pod.ip6].into_iter().filter(|ip| *ip != Ip::NONE);
+    ips.flat_map(|ip| ports.iter().map(move |port| SockAddr { ip, port: u32::from(*port) }))
 }
 
 /// What the kernel knows of a redirected connection.

@@ -20,7 +20,8 @@ pub struct Subscription {
     kind: Kind,
     /// Every resource of this type in the store as it came, by name.
     held: BTreeMap<String, Resource>,
-    /// Policies and accounts that exist and of which no version could be read: a restart must find them unreadable again.
+    /// Policies and accounts that exist and of which no version could be read: a restart must find them unreadable
+    /// again.
     unread: BTreeMap<String, Resource>,
     /// There was a response, or one is remembered.
     heard: bool,

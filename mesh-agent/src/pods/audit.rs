@@ -99,8 +99,7 @@ async fn look(
     outbound_port: u16,
 ) -> Vec<Fault> {
     let expected = pod.netns.device_and_inode().and_then(|(_, inode)| {
-        let entry = pod.ips.entry(pod.index, pod.epoch);
-        Ok(Expected { cookie: pod.netns.cookie(), inode, cgroup: cgroup::id(cgroup)?, entry })
+        Ok(Expected { cookie: pod.netns.cookie(), inode, cgroup: cgroup::id(cgroup)?, entry: pod.entry() })
     });
     let mut faults = match expected {
         Ok(expected) => datapath.pod_faults(&expected),

@@ -5,7 +5,7 @@ mod leave;
 
 use std::{
     collections::HashSet,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
     time::Instant,
@@ -15,11 +15,7 @@ use mesh_common::{
     abi::MAX_PODS,
     model::{Identity, LocalPod},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-    task::AbortHandle,
-};
+use tokio::{net::TcpListener, task::AbortHandle};
 
 use super::{Netns, Pod, cgroup, listeners, namespace, table::Addresses, table::Presence};
 use crate::bpf::{Datapath, Hooked, PodHooks};
@@ -27,8 +23,8 @@ use crate::bpf::{Datapath, Hooked, PodHooks};
 /// Serves the connections of one pod's listener; the task ends when it is aborted.
 pub trait Start: Send + Sync + 'static {
     fn start(&self, pod: Arc<Pod>, listener: TcpListener) -> AbortHandle;
-    /// The pod is no longer redirected: whatever is kept for it must go, at once or, if `in_order`, when it has ended by
-    /// itself.
+    /// The pod is no longer redirected: whatever is kept for it must go, at once or, if `in_order`, when it has ended
+    /// by itself.
     fn stopped(&self, pod: &Pod, in_order: bool);
 }
 
@@ -97,51 +93,39 @@ impl Hooks {
         let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
         let (index, fresh) =
             self.slot(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
-        let listener = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
-        let kept = listener.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?.into();
-        let listener = TcpListener::from_std(listener.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
-        let open = open_ports(netns, &want.namespace, &want.name);
-        let epoch = self.next_epoch;
+        let (kept, served) = listen(netns)?;
+        let slot = (index, self.next_epoch);
         self.next_epoch += 1;
-        let hooks = PodHooks {
-            index,
-            epoch,
-            ip4: ips.v4(),
-            ip6: ips.v6(),
-            netns: netns.fd(),
-            netns_cookie: netns.cookie(),
-            cgroup,
-            listener: listener.as_fd(),
-            listening: open.as_deref(),
-            probe_ports: &want.probe_ports,
-        };
-        if let Err(e) = self.datapath.attach_pod(&hooks) {
+        let pod = Pod::redirected(&want.uid, (&want.namespace, &want.name), identity, ips, netns, slot);
+        if let Err(why) = self.attach(&pod, cgroup, kept.as_fd(), &want.probe_ports) {
             // Nothing half done stays behind, but what was closed before stays closed.
             if fresh && let Err(e) = self.datapath.detach_pod(index, netns.cookie()) {
                 tracing::error!(error = %anyhow::Error::from(e), "cannot take back a half-done redirection");
             }
-            return Err(format!("{:#}", anyhow::Error::from(e)));
+            return Err(why);
         }
         if !fresh && let Err(e) = self.datapath.keep_cgroup(index, cgroup) {
             tracing::error!(error = %anyhow::Error::from(e), "a cgroup that a pod had counts as its own still");
         }
-        let pod = Arc::new(Pod {
-            uid: want.uid.clone(),
-            namespace: want.namespace.clone(),
-            name: want.name.clone(),
-            identity,
-            ips,
-            netns: Arc::clone(netns),
-            index,
-            epoch,
-            listener_closed: Notify::new(),
-            presence: watch::Sender::new(Presence::Redirected),
-            probes: Default::default(),
-        });
-        let task = self.begin(&pod, listener);
+        let task = self.begin(&pod, served);
         let hook_ms = started.elapsed().as_secs_f64() * 1000.0;
-        tracing::info!(namespace = pod.namespace, pod = pod.name, index, epoch, hook_ms, "pod hooked");
+        tracing::info!(namespace = pod.namespace, pod = pod.name, index, epoch = pod.epoch, hook_ms, "pod hooked");
         Ok(Active { pod, pod_uid: want.pod_uid.clone(), probe_ports: want.probe_ports.clone(), listener: kept, task })
+    }
+
+    /// Says everything of a pod to the kernel.
+    fn attach(&self, pod: &Pod, cgroup: u64, listener: BorrowedFd<'_>, probe_ports: &[u16]) -> Result<(), String> {
+        let open = open_ports(&pod.netns, &pod.namespace, &pod.name);
+        let hooks = PodHooks {
+            entry: pod.entry(),
+            netns: pod.netns.fd(),
+            netns_cookie: pod.netns.cookie(),
+            cgroup,
+            listener,
+            listening: open.as_deref(),
+            probe_ports,
+        };
+        self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
     }
 
     /// Serves a pod that is hooked.
@@ -157,9 +141,8 @@ impl Hooks {
         if active.probe_ports == want.probe_ports {
             return Ok(());
         }
-        let Pod { index, epoch, ips, .. } = &*active.pod;
         self.datapath
-            .set_probes(*index, *epoch, ips.iter(), &want.probe_ports)
+            .set_probes(active.pod.entry(), &want.probe_ports)
             .map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
         active.probe_ports.clone_from(&want.probe_ports);
         Ok(())
@@ -211,6 +194,19 @@ impl Hooks {
             known.into_iter().map(|(_, entry)| entry.index).chain(self.leaving.iter().copied()).collect();
         (0..MAX_PODS).find(|index| !used.contains(index)).map(|index| (index, true))
     }
+}
+
+/// A pod's new listener: the socket to keep, and the one that is served.
+fn listen(netns: &Netns) -> Result<(OwnedFd, TcpListener), String> {
+    let kept = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?.into();
+    let served = served(&kept)?;
+    Ok((kept, served))
+}
+
+/// What accepts from a socket that is kept.
+fn served(kept: &OwnedFd) -> Result<TcpListener, String> {
+    let served = kept.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?;
+    TcpListener::from_std(served.into()).map_err(|e| format!("cannot serve its listener: {e}"))
 }
 
 /// The ports on which somebody in the namespace listens; `None`: it cannot be known, and the log says why.

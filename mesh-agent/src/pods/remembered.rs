@@ -62,8 +62,8 @@ impl Remembered {
         Ok(Self { path: folder.join("pods.json"), boot, saved: None })
     }
 
-    /// The pods that joined since the node was booted, and the first epoch that no pod had. A file that cannot be read is reported, kept aside, and counts
-    /// as none: its pods stay refused until they are joined again.
+    /// The pods that joined since the node was booted, and the first epoch that no pod had. A file that cannot be read
+    /// is reported, kept aside, and counts as none: its pods stay refused until they are joined again.
     pub fn load(&mut self) -> (Vec<Entry>, u32) {
         let content = durable::read(&self.path).and_then(|bytes| {
             let Some(bytes) = bytes else { return Ok(None) };

@@ -54,10 +54,6 @@ impl Addresses {
         (ips.v4.is_some() || ips.v6.is_some()).then_some(ips)
     }
 
-    pub fn v4(&self) -> Option<Ipv4Addr> {
-        self.v4
-    }
-
     pub fn v6(&self) -> Option<Ipv6Addr> {
         self.v6
     }
@@ -109,6 +105,35 @@ impl Presence {
 }
 
 impl Pod {
+    /// A pod that is redirected, or about to be, in this slot and life.
+    pub(super) fn redirected(
+        uid: &str,
+        (namespace, name): (&str, &str),
+        identity: Identity,
+        ips: Addresses,
+        netns: &Arc<Netns>,
+        (index, epoch): (u32, u32),
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            uid: uid.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            identity,
+            ips,
+            netns: Arc::clone(netns),
+            index,
+            epoch,
+            listener_closed: Notify::new(),
+            presence: watch::Sender::new(Presence::Redirected),
+            probes: Default::default(),
+        })
+    }
+
+    /// What the kernel holds for it.
+    pub fn entry(&self) -> PodEntry {
+        self.ips.entry(self.index, self.epoch)
+    }
+
     /// Unique over pods and their lives on this node.
     pub fn key(&self) -> String {
         format!("{}#{}", self.uid, self.epoch)
@@ -185,7 +210,7 @@ mod tests {
         assert!(!both.owns(ip("10.0.0.3")) && !both.owns(ip("::")));
         assert_eq!(both.like(ip("2001:db8::1")), Some(ip("fd00::2")));
         let v6 = Addresses::of(&[ip("fd00::2")]).unwrap();
-        assert_eq!((v6.like(ip("10.96.0.1")), v6.v4()), (None, None));
-        assert_eq!(Addresses::of(&[ip("::ffff:10.0.0.2")]).and_then(|ips| ips.v4()), Some([10, 0, 0, 2].into()));
+        assert_eq!((v6.like(ip("10.96.0.1")), v6.v4), (None, None));
+        assert_eq!(Addresses::of(&[ip("::ffff:10.0.0.2")]).and_then(|ips| ips.v4), Some([10, 0, 0, 2].into()));
     }
 }

@@ -203,8 +203,8 @@ impl End for TunnelStream {
     }
 }
 
-/// Forwards what was permitted, counts the bytes in the flow and writes the outcome into it. `denied` resolves if a later
-/// change denies the connection.
+/// Forwards what was permitted, counts the bytes in the flow and writes the outcome into it. `denied` resolves if a
+/// later change denies the connection.
 pub async fn forward(
     _permit: &Permit,
     mut client: impl End,

@@ -32,7 +32,8 @@ pub enum Route {
 }
 
 /// `can_dial` says whether the source has an address of the other one's family, `redirected_here` whether a pod with
-/// that address is redirected on this node; `choose` picks one of n endpoints of a service; `hbone_port` is the tunnel's.
+/// that address is redirected on this node; `choose` picks one of n endpoints of a service; `hbone_port` is the
+/// tunnel's.
 pub fn resolve(
     snapshot: &Snapshot,
     source_uid: &str,

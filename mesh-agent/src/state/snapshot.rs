@@ -37,7 +37,8 @@ pub struct Snapshot {
     by_name: Index<(String, String), Workload>,
     endpoints: Index<ServiceName, Workload>,
     by_virtual_address: Index<IpAddr, Service>,
-    /// Policies with [`mesh_common::model::Scope::Global`] under `None`, with [`mesh_common::model::Scope::Namespace`] under their namespace.
+    /// Policies with [`mesh_common::model::Scope::Global`] under `None`, with [`mesh_common::model::Scope::Namespace`]
+    /// under their namespace.
     scoped: Arc<HashMap<Option<String>, PoliciesByName>>,
 
     /// It was said what policies there are.
@@ -163,9 +164,9 @@ impl Snapshot {
         self.accounts.is_empty() || self.accounts.get(identity.namespace()).is_some_and(has)
     }
 
-    /// May this connection reach this workload? See [`mesh_common::model::authorize`]. Nothing is permitted before it was said
-    /// what policies there are, nor to an identity whose ServiceAccount is gone. Accounts are of the destination's own
-    /// trust domain; about others nothing is known.
+    /// May this connection reach this workload? See [`mesh_common::model::authorize`]. Nothing is permitted before it
+    /// was said what policies there are, nor to an identity whose ServiceAccount is gone. Accounts are of the
+    /// destination's own trust domain; about others nothing is known.
     pub fn decide(&self, destination: &Workload, connection: &Connection) -> Decision {
         let refused = |denied| Decision {
             outcome: Err(denied),

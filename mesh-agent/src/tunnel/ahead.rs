@@ -1,5 +1,5 @@
-//! Large reads below TLS. rustls asks the socket for one record at a time; each call costs as much as copying the record,
-//! and tells the peer's kernel of a little more room. A connection that rests holds no buffer.
+//! Large reads below TLS. rustls asks the socket for one record at a time; each call costs as much as copying the
+//! record, and tells the peer's kernel of a little more room. A connection that rests holds no buffer.
 
 use std::{
     future::Future as _,

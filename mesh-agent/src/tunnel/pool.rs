@@ -80,8 +80,8 @@ impl Pool {
 
     /// Opens a stream on a pooled connection, or on a new one made with `dial`, which is called for each connection
     /// that is needed. Openers of one key share a handshake. A pooled connection that turns out dead is replaced
-    /// without notice. `certificate` is the source's; one newer than a connection's retires that connection. It fails if there is no answer in time: a peer that
-    /// takes the stream and is silent keeps no app waiting for ever.
+    /// without notice. `certificate` is the source's; one newer than a connection's retires that connection. It fails
+    /// if there is no answer in time: a peer that takes the stream and is silent keeps no app waiting for ever.
     pub async fn open<D, F>(
         &self,
         key: &PoolKey,

@@ -78,9 +78,9 @@ impl TunnelStream {
         self.send.send_reset(Reason::CANCEL);
     }
 
-    /// Takes from h2 what has arrived while nobody can have it yet; the peer gets no more room by that. h2 keeps a record
-    /// of each frame, larger than a small frame itself, and ends the whole connection when there are too many: one
-    /// stalled stream whose peer writes single bytes would end all others.
+    /// Takes from h2 what has arrived while nobody can have it yet; the peer gets no more room by that. h2 keeps a
+    /// record of each frame, larger than a small frame itself, and ends the whole connection when there are too many:
+    /// one stalled stream whose peer writes single bytes would end all others.
     ///
     /// `false`: the peer has reset the stream, or the connection is lost.
     pub fn gather(&mut self, cx: &mut Context<'_>) -> bool {

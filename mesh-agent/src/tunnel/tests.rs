@@ -1,4 +1,5 @@
-//! Both ends over TCP on loopback: bytes, half-close, resets and back-pressure; who shares a connection; who is refused.
+//! Both ends over TCP on loopback: bytes, half-close, resets and back-pressure; who shares a connection; who is
+//! refused.
 
 mod bytes;
 mod pool;

@@ -1,9 +1,9 @@
 //! What one agent has asked for, what it has been told, and what it must be told next. No I/O.
 //!
 //! What an agent holds must make sense at every moment: no workload names a policy that is not there or has an account
-//! that does not exist, and no pod is redirected before its workload is known. So a state of the mesh is told in a round of [`STEPS`]; each waits until
-//! what was said before it has been taken or refused. A newer state begins with the next round: states that change
-//! faster than agents answer would else keep the later steps waiting for ever.
+//! that does not exist, and no pod is redirected before its workload is known. So a state of the mesh is told in a
+//! round of [`STEPS`]; each waits until what was said before it has been taken or refused. A newer state begins with
+//! the next round: states that change faster than agents answer would else keep the later steps waiting for ever.
 
 mod subscription;
 

@@ -82,7 +82,8 @@ impl World {
         self.pods.iter().filter(|pod| pod.node == node).try_for_each(|pod| agent::add_pod(self.node(node), pod))
     }
 
-    /// A pod that is there is announced with this UID, as another plugin may know it, or another pod of its name has it.
+    /// A pod that is there is announced with this UID, as another plugin may know it, or another pod of its name has
+    /// it.
     pub fn join_as(&self, pod: &Pod, uid: &str) -> Result<()> {
         agent::join(self.node(pod.node), pod, uid, &pod.cgroup)
     }

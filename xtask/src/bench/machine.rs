@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 /// Enough for a steady figure, and a second at the worst.
 const TURNS: u32 = 3000;
 
-/// Microseconds from a byte that wakes a thread to its answer: `same_cpu` with both on one CPU, `other_cpu` with each on
-/// its own (absent where there is only one).
+/// Microseconds from a byte that wakes a thread to its answer: `same_cpu` with both on one CPU, `other_cpu` with each
+/// on its own (absent where there is only one).
 pub fn wake_ups() -> Result<Value> {
     let allowed = sched_getaffinity(None).context("which CPUs this may use")?;
     let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));

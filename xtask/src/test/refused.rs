@@ -1,5 +1,5 @@
-//! The table of refused inputs: what tests of this run attacked, and how it was refused. Each test appends its lines to a
-//! file beside the built programs (see `tests/src/refused.rs`).
+//! The table of refused inputs: what tests of this run attacked, and how it was refused. Each test appends its lines to
+//! a file beside the built programs (see `tests/src/refused.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -107,6 +107,9 @@ fn files_are_shaped_as_the_house_says() {
     assert!(what("meshctl/src/a/mod.rs", "//! A.\n").contains("instead of `x/mod.rs`"));
     assert!(what("meshctl/src/utils.rs", "//! A.\n").contains("named for what it holds"));
     assert!(what("meshctl/src/a.rs", "//! A.\nfn get_name() {}\n").contains("instead of `fn get_name()`"));
+    let wide = format!("//! A.\n/// {}\n", "x".repeat(117));
+    assert!(what("meshctl/src/a.rs", &wide).contains("a comment of more than 120"));
+    assert_eq!(what("meshctl/src/a.rs", &wide.replacen('x', "", 1)), "");
     let long = format!("//! A.\n{}", "// x\n".repeat(600));
     assert!(what("meshctl/src/a.rs", &long).contains("601 lines"));
     assert_eq!(what("mesh-common/src/proto/gen/mod.rs", "pub mod a;\n"), "");

@@ -5,6 +5,8 @@ use super::{Finding, source::Source};
 /// Lines from which a file is worth a remark, and from which it is refused.
 pub const LONG: usize = 400;
 const TOO_LONG: usize = 600;
+/// As rustfmt.toml has it for code: rustfmt leaves comments as they are.
+const WIDTH: usize = 120;
 
 /// Spelled in two halves, so that this file keeps its own rules.
 const MARKERS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")];
@@ -43,6 +45,12 @@ pub fn rust(path: &str, text: &str) -> Vec<Finding> {
     let lines = text.lines().count();
     if lines > TOO_LONG {
         findings.push(Finding::new(path, 0, format!("{lines} lines; at most {TOO_LONG}: cut it by what it holds")));
+    }
+    for (number, line) in (1..).zip(text.lines()) {
+        let is_picture = line.contains(['─', '│']);
+        if line.trim_start().starts_with("//") && line.chars().count() > WIDTH && !is_picture {
+            findings.push(Finding::new(path, number, format!("a comment of more than {WIDTH} characters")));
+        }
     }
     for (number, line) in (1..).zip(Source::new(text).code().lines()) {
         if line.contains("fn get_") {

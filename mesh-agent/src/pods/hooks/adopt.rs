@@ -7,18 +7,11 @@ use std::{
 };
 
 use mesh_common::model::{Identity, LocalPod};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-};
 
-use super::{Active, Hooks, open_ports};
+use super::{Active, Hooks, listen, served};
 use crate::{
-    bpf::{Datapath, Expected, PodHooks},
-    pods::{
-        HandedActive, Netns, Pod, cgroup, namespace,
-        table::{Addresses, Presence},
-    },
+    bpf::{Datapath, Expected},
+    pods::{HandedActive, Netns, Pod, cgroup, namespace, table::Addresses},
 };
 
 impl Active {
@@ -60,28 +53,14 @@ impl Hooks {
     }
 
     /// Says everything of a pod to the kernel once more.
-    pub fn mend(&self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
-        let Pod { ips, index, epoch, .. } = *active.pod;
+    pub fn mend(&self, active: &Active, cgroup: &Path) -> Result<(), String> {
         let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
-        let open = open_ports(netns, &active.pod.namespace, &active.pod.name);
-        let hooks = PodHooks {
-            index,
-            epoch,
-            ip4: ips.v4(),
-            ip6: ips.v6(),
-            netns: netns.fd(),
-            netns_cookie: netns.cookie(),
-            cgroup,
-            listener: active.listener.as_fd(),
-            listening: open.as_deref(),
-            probe_ports: &active.probe_ports,
-        };
-        self.datapath.attach_pod(&hooks).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
+        self.attach(&active.pod, cgroup, active.listener.as_fd(), &active.probe_ports)
     }
 
     /// The pod's processes run in another cgroup than was said. The old one counts until the new one does.
-    pub fn move_to(&self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
-        self.mend(active, netns, cgroup)?;
+    pub fn move_to(&self, active: &Active, cgroup: &Path) -> Result<(), String> {
+        self.mend(active, cgroup)?;
         let id = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
         self.datapath.keep_cgroup(active.pod.index, id).map_err(|e| format!("{:#}", anyhow::Error::from(e)))
     }
@@ -111,52 +90,21 @@ impl Hooks {
             return Ok(None);
         }
         namespace::check(netns, ips)?;
-        let kept = namespace::listen(netns).map_err(|e| format!("cannot listen in its network namespace: {e}"))?;
-        let served = kept.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?;
-        let served = TcpListener::from_std(served.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
+        let (kept, served) = listen(netns)?;
         self.datapath.resume_pod(entry.index, kept.as_fd()).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
-        let pod = Arc::new(Pod {
-            uid: want.uid.clone(),
-            namespace: want.namespace.clone(),
-            name: want.name.clone(),
-            identity: identity.clone(),
-            ips,
-            netns: Arc::clone(netns),
-            index: entry.index,
-            epoch: entry.epoch,
-            listener_closed: Notify::new(),
-            presence: watch::Sender::new(Presence::Redirected),
-            probes: Default::default(),
-        });
+        let (name, slot) = ((&*want.namespace, &*want.name), (entry.index, entry.epoch));
+        let pod = Pod::redirected(&want.uid, name, identity.clone(), ips, netns, slot);
         let task = self.begin(&pod, served);
         let (pod_uid, probe_ports) = (want.pod_uid.clone(), want.probe_ports.clone());
-        Ok(Some(Active { pod, pod_uid, probe_ports, listener: kept.into(), task }))
+        Ok(Some(Active { pod, pod_uid, probe_ports, listener: kept, task }))
     }
 
     /// Serves a pod from the socket of an earlier agent. Its hooks stay as they are, and what they say stays true:
     /// [`Hooks::mend`] is to follow once the earlier agent has let go. The error is for people.
-    pub fn adopt(
-        &self,
-        netns: &Arc<Netns>,
-        (namespace, name): (&str, &str),
-        handed: HandedActive,
-    ) -> Result<Active, String> {
+    pub fn adopt(&self, netns: &Arc<Netns>, name: (&str, &str), handed: HandedActive) -> Result<Active, String> {
         let HandedActive { uid, pod_uid, identity, ips, probe_ports, index, epoch, listener } = handed;
-        let served = listener.try_clone().map_err(|e| format!("cannot keep its listener: {e}"))?;
-        let served = TcpListener::from_std(served.into()).map_err(|e| format!("cannot serve its listener: {e}"))?;
-        let pod = Arc::new(Pod {
-            uid,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            identity,
-            ips,
-            netns: Arc::clone(netns),
-            index,
-            epoch,
-            listener_closed: Notify::new(),
-            presence: watch::Sender::new(Presence::Redirected),
-            probes: Default::default(),
-        });
+        let served = served(&listener)?;
+        let pod = Pod::redirected(&uid, name, identity, ips, netns, (index, epoch));
         let task = self.begin(&pod, served);
         Ok(Active { pod, pod_uid, probe_ports, listener, task })
     }

@@ -34,8 +34,8 @@ impl Hooks {
     }
 
     /// Undoes all of it.
-    pub fn come_back(&mut self, active: &Active, netns: &Netns, cgroup: &Path) -> Result<(), String> {
-        self.mend(active, netns, cgroup)?;
+    pub fn come_back(&mut self, active: &Active, cgroup: &Path) -> Result<(), String> {
+        self.mend(active, cgroup)?;
         active.pod.presence.send_replace(Presence::Redirected);
         self.leaving.remove(&active.pod.index);
         Ok(())

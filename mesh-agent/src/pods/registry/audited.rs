@@ -42,8 +42,7 @@ impl Registry {
         let probes = datapath.probes();
         let subjects = self.joined.iter().filter(|(_, joined)| joined.leaving.is_none()).filter_map(|(key, joined)| {
             let Active { pod, probe_ports, .. } = joined.active.as_ref()?;
-            let entry = pod.ips.entry(pod.index, pod.epoch);
-            let faults = probe_faults(&probes, entry, pod.ips.iter(), probe_ports).into_iter().collect();
+            let faults = probe_faults(&probes, pod.entry(), probe_ports).into_iter().collect();
             Some(Subject { key: key.clone(), pod: Arc::clone(pod), cgroup: joined.cgroup.clone(), faults })
         });
         let examined = examine(datapath, subjects.collect(), self.settings.outbound_port);
@@ -91,7 +90,7 @@ impl Registry {
             if !audited.broken {
                 again = Some(SOON);
             }
-            if let Err(e) = self.hooks.mend(active, &joined.netns, &joined.cgroup) {
+            if let Err(e) = self.hooks.mend(active, &joined.cgroup) {
                 audited.fault.push_str(&format!("; mending failed: {e}"));
             }
         }

@@ -69,7 +69,7 @@ impl Registry {
     pub(super) fn resume_leaving(&mut self) {
         for (key, joined) in &mut self.joined {
             if let Some(active) = joined.active.as_ref().filter(|_| !self.hooks.known(&joined.netns))
-                && let Err(why) = self.hooks.mend(active, &joined.netns, &joined.cgroup)
+                && let Err(why) = self.hooks.mend(active, &joined.cgroup)
             {
                 tracing::error!(namespace = key.0, pod = key.1, why, "a pod that leaves the mesh leaves it at once");
             }
@@ -119,7 +119,8 @@ impl Registry {
 }
 
 /// Nobody tells an agent that was replaced which pods are gone, and what it still carries keeps their namespaces. A pod
-/// that is neither redirected any more nor in the configuration is gone; one that left the mesh is in the configuration.
+/// that is neither redirected any more nor in the configuration is gone; one that left the mesh is in the
+/// configuration.
 async fn removed_elsewhere(datapath: Arc<Datapath>, store: Arc<Store>, mut pods: Vec<Weak<Pod>>) {
     while !pods.is_empty() {
         tokio::time::sleep(LOOK).await;

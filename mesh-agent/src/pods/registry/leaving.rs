@@ -75,7 +75,7 @@ impl Registry {
     pub(super) fn come_back(&mut self, key: &Key) -> Result<(), String> {
         let Some(joined) = self.joined.get_mut(key) else { return Ok(()) };
         if let (Some(_), Some(active)) = (joined.leaving, &joined.active) {
-            self.hooks.come_back(active, &joined.netns, &joined.cgroup)?;
+            self.hooks.come_back(active, &joined.cgroup)?;
             joined.leaving = None;
             self.publish();
         }
