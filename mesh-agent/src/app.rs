@@ -95,6 +95,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         hbone_port: settings.hbone_port,
         max_pending: settings.max_pending,
         max_listening: settings.max_listening,
+        max_direct: settings.max_direct,
+        max_verdicts: settings.max_verdicts,
         kubelet_cgroup: settings.kubelet_cgroup.clone(),
     })?;
     let datapath = Arc::new(datapath);

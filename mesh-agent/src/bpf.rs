@@ -2,6 +2,7 @@
 //! are pinned, so that a dead agent means refused connections and never plaintext ones.
 #![expect(unsafe_code, reason = "bpf(2) with commands that aya does not offer for these programs and links")]
 
+mod direct;
 mod events;
 mod ingress;
 mod inspect;
@@ -11,6 +12,7 @@ mod open_ports;
 mod probes;
 mod programs;
 
+pub use direct::{kernel_now, nanoseconds};
 pub use events::{KernelEvent, read_events, read_logs};
 pub use inspect::{Expected, Fault, Hooked, PodLink, probe_faults};
 pub use open_ports::open_ports;

@@ -58,6 +58,15 @@ pub struct Run {
     /// Ports on which this node's pods may listen before closed ones look open, in every pod
     #[arg(long, default_value_t = mesh_common::abi::MAX_LISTENING, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_listening: u32,
+    /// Connections between two pods of this node that may be open without the agent; it carries those above
+    #[arg(long, default_value_t = mesh_common::abi::MAX_DIRECT, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_direct: u32,
+    /// Decisions on such connections that the kernel may hold; the agent carries what finds no room
+    #[arg(long, default_value_t = mesh_common::abi::MAX_VERDICTS, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_verdicts: u32,
+    /// How long the kernel may act on a decision without an agent, in seconds
+    #[arg(long, default_value = "60", value_parser = seconds)]
+    pub verdict_lease: Duration,
     /// Serve Prometheus metrics there, as in 0.0.0.0:15020
     #[arg(long)]
     pub metrics: Option<SocketAddr>,

@@ -2,8 +2,16 @@
 //! are in network byte order, ports in host byte order. A change here is a new [`LAYOUT_VERSION`].
 #![allow(unsafe_code, reason = "`Pod` promises that any bytes are a value; every type here is plain integers")]
 
+mod counters;
+mod direct;
+
+pub use counters::Counter;
+pub use direct::{
+    AGENT_WATCHES, Backend, BackendKey, Closed, Direct, Service, Verdict, VerdictKey, action, direction, ending,
+};
+
 /// Part of the folder in which maps and links are pinned, so that two layouts never meet.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Redirected pods of one node; a full table refuses the pod.
 pub const MAX_PODS: u32 = 1024;
@@ -15,8 +23,18 @@ pub const MAX_ATTESTED: u32 = 65_536;
 pub const MAX_LISTENING: u32 = 32_768;
 /// Ports that the kubelet probes, over all pods and addresses of a node.
 pub const MAX_PROBES: u32 = 16_384;
+/// Decisions about a pod, another pod of the node and a port.
+pub const MAX_VERDICTS: u32 = 65_536;
+/// Ports of services, over all their addresses.
+pub const MAX_SERVICES: u32 = 32_768;
+/// Endpoints of them.
+pub const MAX_BACKENDS: u32 = 262_144;
+/// Open direct connections, and those of observed pods, unless the agent is told otherwise.
+pub const MAX_DIRECT: u32 = 65_536;
 /// Bytes of the event ring.
 pub const EVENT_RING: u32 = 1 << 18;
+/// Bytes of the ring of direct connections that ended: some 25,000 of them.
+pub const CLOSED_RING: u32 = 1 << 22;
 
 /// 127.64.0.0/10: where redirected connections go, spread by their original destination.
 pub const REDIRECT_NET: u32 = 0x7f40_0000;
@@ -31,6 +49,15 @@ pub const REDIRECT_PORTS: u32 = 16_384;
 
 /// Stands in `LISTENING` for every port of a namespace: it is not known which of them are open.
 pub const ANY_PORT: u32 = 0;
+
+/// Tables that say in `OVERFLOWED` that they were full.
+pub mod table {
+    /// A port that is not in it may be open.
+    pub const LISTENING: u32 = 0;
+    /// What could be direct goes through the agent.
+    pub const DIRECT: u32 = 1;
+    pub const COUNT: u32 = 2;
+}
 
 /// An IP address as four words in network byte order; IPv4 is mapped (`::ffff:a.b.c.d`, RFC 4291 2.5.5.2).
 #[repr(C)]
@@ -75,6 +102,8 @@ pub struct PodEntry {
     pub index: u32,
     /// Which life of the slot: a connection of an earlier life proves nothing.
     pub epoch: u32,
+    /// Not 0: it is looked at and left alone ([`PodEntry::OBSERVED`]).
+    pub observed: u32,
 }
 
 /// A port on which somebody in a redirected pod's namespace listens, on an address that others can reach.
@@ -111,6 +140,14 @@ pub struct SocketState {
     pub address: SockAddr,
     /// For [`kind::REDIRECTED`]: the pod's own address, which the application sees as its local one.
     pub local: Ip,
+    /// For [`kind::DIRECT`]: whom it dials. For [`kind::REDIRECTED`] the endpoint that the kernel chose of the service
+    /// at `address`, or port 0. For [`kind::OWN`] the pod's own address and port.
+    pub backend: SockAddr,
+    /// For [`kind::DIRECT`]: which decision permits it, and the target's generation then.
+    pub decision: u32,
+    pub generation: u32,
+    /// Not 0: the peer said that nothing more comes (FIN).
+    pub ended: u32,
 }
 
 /// The kinds of [`SocketState`].
@@ -129,6 +166,15 @@ pub mod kind {
     pub const OWN: u32 = 6;
     /// A kubelet's socket that dials a port that the pod declares in a probe; `address` is that.
     pub const PROBE: u32 = 7;
+    /// An application's socket that dials another pod of the node directly; `address` is what it dialled.
+    pub const DIRECT: u32 = 8;
+    /// The agent's end of one that was to be direct, and is not, since the decision changed while it was dialled;
+    /// `pod` is who dialled.
+    pub const LATE: u32 = 9;
+    /// A dialling socket of an observed pod; `address` is what it dialled.
+    pub const OBSERVED: u32 = 10;
+    /// An accepting socket of an observed pod.
+    pub const OBSERVED_SERVED: u32 = 11;
 }
 
 /// [`Attestation::source`] of a probe: no pod, the node.
@@ -143,6 +189,8 @@ pub struct Attestation {
     pub source_epoch: u32,
     pub target: u32,
     pub target_epoch: u32,
+    /// Of the target; [`AGENT_WATCHES`]: whatever it is.
+    pub generation: u32,
 }
 
 /// Something that the agent should know of, through the event ring.
@@ -159,96 +207,10 @@ pub struct Event {
     pub pod: u32,
     pub local: SockAddr,
     pub remote: SockAddr,
-}
-
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What the programs count, one slot each in a per-CPU array.
-        #[repr(u32)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Counter {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Counter {
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The stable name in metrics, flows and `meshctl status`.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$name => $text,)*
-                }
-            }
-
-            pub fn from_index(index: u32) -> Option<Self> {
-                Self::ALL.get(index as usize).copied()
-            }
-        }
-    };
-}
-
-counters! {
-    /// connect: the agent's own socket
-    ConnectAgent = "CONNECT_AGENT",
-    /// connect: not a redirected pod
-    ConnectNotEnrolled = "CONNECT_NOT_ENROLLED",
-    /// connect: a loopback address or the pod's own
-    ConnectOwnPod = "CONNECT_OWN_POD",
-    /// connect: not TCP
-    ConnectNotTcp = "CONNECT_NOT_TCP",
-    /// connect refused: IPv4 from a pod that has no published IPv4 address; the caller gets ENETUNREACH
-    ConnectIpv4 = "CONNECT_IPV4",
-    /// connect refused: IPv6 from a pod that has no published IPv6 address; the caller gets ENETUNREACH
-    ConnectIpv6 = "CONNECT_IPV6",
-    /// connect refused: an IPv6 link-local address, which names no workload
-    ConnectLinkLocal = "CONNECT_LINK_LOCAL",
-    /// connect: sent to the agent
-    ConnectRedirected = "CONNECT_REDIRECTED",
-    /// connect refused: the socket is bound to a device, its SYN would leave the pod
-    BoundDevice = "BOUND_DEVICE",
-    /// connect refused: a process of a redirected pod in a namespace that nobody enrolled
-    UnknownNamespace = "UNKNOWN_NAMESPACE",
-    /// connect refused: no socket storage
-    StorageFull = "STORAGE_FULL",
-    /// sockops: the original destination was handed to the agent
-    PendingPublished = "PENDING_PUBLISHED",
-    /// sockops: the table of pending connections is full; the connect fails with EHOSTUNREACH
-    PendingFull = "PENDING_FULL",
-    /// sockops: an accepted socket got what its dialler left for it
-    PendingTaken = "PENDING_TAKEN",
-    /// sockops: an accepted socket could not keep it. The agent refuses its own; an application's is cut off: what
-    /// accept() answers shows a loopback address as the client's, and no data passes that the client sent after the
-    /// handshake
-    TakenStorageFull = "TAKEN_STORAGE_FULL",
-    /// sockops: a same-node connection was attested
-    Attested = "ATTESTED",
-    /// sockops: not attested, since the local address is not the pod's; here and below the agent's connect fails
-    /// likewise; a kubelet's goes on and is one without identity
-    AttestForeignAddress = "ATTEST_FOREIGN_ADDRESS",
-    /// sockops: not attested, since the entry is another pod's
-    AttestTaken = "ATTEST_TAKEN",
-    /// sockops: not attested, since the table is full
-    AttestFull = "ATTEST_FULL",
-    /// sk_lookup: steered to the agent
-    SteeredAgent = "STEERED_AGENT",
-    /// sk_lookup: from the pod itself
-    SteeredOwnPod = "STEERED_OWN_POD",
-    /// sk_lookup: attested, straight to the application
-    SteeredAttested = "STEERED_ATTESTED",
-    /// sk_lookup: not TCP
-    SteeredNotTcp = "STEERED_NOT_TCP",
-    /// sk_lookup: a kubelet's probe of a declared port, straight to the application
-    SteeredProbe = "STEERED_PROBE",
-    /// sk_lookup dropped: nobody in the pod listens on that port
-    SteeredClosed = "STEERED_CLOSED",
-    /// the table of listening ports is full: from now on closed ports are steered to the agent like open ones
-    ListeningFull = "LISTENING_FULL",
-    /// sockops: a listener of a redirected pod closed; the agent looks which are left
-    ListenerClosed = "LISTENER_CLOSED",
-    /// sk_lookup dropped: the agent does not listen
-    AgentDown = "AGENT_DOWN",
-    /// an event did not fit into the ring
-    EventsLost = "EVENTS_LOST",
+    /// The decision that refused it; 0: none.
+    pub decision: u32,
+    /// Always 0: a record must have no padding.
+    pub zero: u32,
 }
 
 impl Ip {
@@ -294,6 +256,9 @@ impl Ip {
 }
 
 impl PodEntry {
+    /// [`PodEntry::observed`] of a pod whose connections are recorded and neither redirected nor refused.
+    pub const OBSERVED: u32 = 1;
+
     /// The address is one of its published ones.
     #[inline(always)]
     pub fn owns(&self, ip: Ip) -> bool {
@@ -306,19 +271,22 @@ const _: () = {
     assert!(size_of::<SockAddr>() == 20);
     assert!(size_of::<FlowKey>() == 48);
     assert!(size_of::<Tuple>() == 40);
-    assert!(size_of::<PodEntry>() == 40);
+    assert!(size_of::<PodEntry>() == 44);
     assert!(size_of::<ListenKey>() == 16);
     assert!(size_of::<ProbeTarget>() == 8);
-    assert!(size_of::<SocketState>() == 56);
-    assert!(size_of::<Attestation>() == 16);
-    assert!(size_of::<Event>() == 64);
+    assert!(size_of::<SocketState>() == 88);
+    assert!(size_of::<Attestation>() == 20);
+    assert!(size_of::<Event>() == 72);
 };
 
 #[cfg(all(feature = "user", target_os = "linux"))]
 mod user {
     use core::net::{IpAddr, SocketAddr};
 
-    use super::{Attestation, Event, FlowKey, Ip, ListenKey, PodEntry, ProbeTarget, SockAddr, SocketState, Tuple};
+    use super::{
+        Attestation, Backend, BackendKey, Closed, Direct, Event, FlowKey, Ip, ListenKey, PodEntry, ProbeTarget,
+        Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey,
+    };
 
     // SAFETY: repr(C) structs of integers without padding (the sizes are asserted above).
     unsafe impl aya::Pod for Ip {}
@@ -340,6 +308,20 @@ mod user {
     unsafe impl aya::Pod for Attestation {}
     // SAFETY: as above
     unsafe impl aya::Pod for Event {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Closed {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Direct {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Backend {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for BackendKey {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Service {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Verdict {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for VerdictKey {}
 
     impl From<IpAddr> for Ip {
         fn from(ip: IpAddr) -> Self {
@@ -397,16 +379,8 @@ mod tests {
     #[test]
     fn a_pod_owns_what_is_published_and_no_address_is_nobodys() {
         let (ip4, ip6) = (Ip::v4(1), Ip([0x2001_u32.to_be(), 0, 0, 1]));
-        let only4 = PodEntry { ip4, ip6: Ip::NONE, index: 0, epoch: 1 };
+        let only4 = PodEntry { ip4, ip6: Ip::NONE, index: 0, epoch: 1, observed: 0 };
         assert!(only4.owns(ip4) && !only4.owns(ip6) && !only4.owns(Ip::NONE));
         assert!(PodEntry { ip6, ..only4 }.owns(ip6));
-    }
-
-    #[test]
-    fn counters_have_their_own_names() {
-        for (i, counter) in Counter::ALL.iter().enumerate() {
-            assert_eq!(*counter as usize, i);
-            assert!(Counter::ALL.iter().skip(i + 1).all(|other| other.name() != counter.name()));
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::bpf_sock,
     helpers::{
         bpf_get_current_cgroup_id,
         generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval, bpf_setsockopt},
@@ -12,12 +13,13 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use mesh_common::{
     abi::{Counter, Ip, MAX_PODS, SockAddr, SocketState, kind},
-    verdict::{self, Connect, Outcome},
+    verdict::{self, Connect, Outcome, Permit},
 };
 
 use crate::{
-    events::refused,
+    events::{denied, refused},
     maps::{AGENT_CGROUP, CGROUPS, HBONE_PORT, OUTBOUND_PORT, PODS, clear_socket_state, count, set_socket_state},
+    routes::Maps,
     sockops::{NO_DEVICE, SO_BINDTOIFINDEX, SOL_SOCKET},
 };
 
@@ -28,14 +30,22 @@ const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 /// include/uapi/asm-generic/errno.h
 const ENETUNREACH: i32 = 101;
-const NOWHERE: SockAddr = SockAddr { ip: Ip([0; 4]), port: 0 };
+const ECONNREFUSED: i32 = 111;
+pub const NOWHERE: SockAddr = SockAddr { ip: Ip([0; 4]), port: 0 };
+
+/// For connections of which no verdict is kept.
+const NOBODY: Permit = Permit { target: MAX_PODS, target_epoch: 0, generation: 0, decision: 0 };
+
+/// What to dial instead; an error: the connect is refused.
+type Decided = Result<Option<SockAddr>, ()>;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid while the program runs
     let address = unsafe { &mut *ctx.sock_addr };
     let destination = SockAddr { ip: Ip::v4(address.user_ip4), port: port(address.user_port) };
-    match decide(&ctx, destination) {
+    // SAFETY: the socket is a full one
+    match decide(&ctx, destination, |sk| Ip::v4(unsafe { (*sk).src_ip4 })) {
         Ok(None) => ALLOW,
         Ok(Some(to)) => {
             address.user_ip4 = to.ip.0[3];
@@ -53,7 +63,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
     // SAFETY: the context is valid while the program runs
     let address = unsafe { &mut *ctx.sock_addr };
     let ip = Ip([address.user_ip6[0], address.user_ip6[1], address.user_ip6[2], address.user_ip6[3]]);
-    match decide(&ctx, SockAddr { ip, port: port(address.user_port) }) {
+    match decide(&ctx, SockAddr { ip, port: port(address.user_port) }, source_of_v6) {
         Ok(None) => ALLOW,
         Ok(Some(to)) => {
             address.user_ip6[0] = to.ip.0[0];
@@ -69,7 +79,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 /// `Some`: dial that instead. Every outcome overwrites or deletes what an earlier connect of the socket left.
 #[inline(always)]
-fn decide(ctx: &SockAddrContext, destination: SockAddr) -> Result<Option<SockAddr>, ()> {
+fn decide(ctx: &SockAddrContext, destination: SockAddr, bound: impl FnOnce(*mut bpf_sock) -> Ip) -> Decided {
     // SAFETY: the context is valid while the program runs, and its socket a full one
     let (sk, protocol, bound_device) = unsafe {
         let sk = (*ctx.sock_addr).__bindgen_anon_1.sk;
@@ -79,61 +89,107 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr) -> Result<Option<SockAdd
     // SAFETY: helpers that only read
     let (netns, cgroup) = unsafe { (bpf_get_netns_cookie(ctx.as_ptr()), bpf_get_current_cgroup_id()) };
     // SAFETY: entries are replaced, not changed in place; a reader sees the old one or the new one
-    let pod = unsafe { PODS.get(netns) }.copied();
+    let pod = unsafe { PODS.get(netns) };
     let facts = Connect {
         protocol,
         destination,
         by_agent: cgroup == AGENT_CGROUP.load(),
         pod,
+        bound: bound(sk),
         bound_device,
         outbound_port: OUTBOUND_PORT.load(),
         hbone_port: HBONE_PORT.load(),
     };
-    let mark = |kind, local| {
-        let (index, epoch) = pod.map_or((MAX_PODS, 0), |pod| (pod.index, pod.epoch));
-        let state = SocketState { kind, pod: index, epoch, target: 0, target_epoch: 0, address: destination, local };
+    let (index, epoch) = pod.map_or((MAX_PODS, 0), |pod| (pod.index, pod.epoch));
+    let mark = |kind, local, backend, permit: Permit| {
+        let Permit { target, target_epoch, generation, decision } = permit;
+        let address = destination;
+        let state = || SocketState {
+            kind,
+            pod: index,
+            epoch,
+            target,
+            target_epoch,
+            address,
+            local,
+            backend,
+            decision,
+            generation,
+            ended: 0,
+        };
         // SAFETY: as above
-        if unsafe { set_socket_state(sk, &state) } {
-            return Ok(());
-        }
-        refused(Counter::StorageFull, netns, index, NOWHERE, destination);
-        Err(())
+        unsafe { set_socket_state(sk, state) }
     };
-    match verdict::connect(&facts, below_a_pod) {
+    let (to, counter, marked) = match verdict::connect(&facts, &Maps, below_a_pod) {
         Outcome::Agent => {
             count(Counter::ConnectAgent);
-            Ok(None)
+            return Ok(None);
         }
         Outcome::Pass(counter) => {
             // SAFETY: as above
             unsafe { clear_socket_state(sk) };
             count(counter);
-            Ok(None)
+            return Ok(None);
         }
-        Outcome::Own(pod) => {
-            mark(kind::OWN, pod.ip6)?;
-            count(Counter::ConnectOwnPod);
-            Ok(None)
-        }
-        outcome @ (Outcome::Refuse(counter) | Outcome::Unreachable(counter)) => {
+        Outcome::Own(to) if to == destination && to.ip.as_v4().is_some() => {
             // SAFETY: as above
             unsafe { clear_socket_state(sk) };
-            let index = pod.map_or(MAX_PODS, |p| p.index);
-            warn!(ctx, "connect refused: {}", counter.name());
-            refused(counter, netns, index, NOWHERE, destination);
-            if matches!(outcome, Outcome::Unreachable(_)) {
-                // EPERM is as good a refusal, and what a kernel without the helper leaves.
-                // SAFETY: the helper only takes a number
-                let _ = unsafe { bpf_set_retval(-ENETUNREACH) };
+            count(Counter::ConnectOwnPod);
+            return Ok(None);
+        }
+        Outcome::Refuse(counter) => return refuse(ctx, sk, counter, netns, index, destination, 0, None),
+        Outcome::Unreachable(counter) => {
+            return refuse(ctx, sk, counter, netns, index, destination, 0, Some(ENETUNREACH));
+        }
+        Outcome::Denied(counter, at, decision) => {
+            return refuse(ctx, sk, counter, netns, index, at, decision, Some(ECONNREFUSED));
+        }
+        Outcome::Observe => {
+            if !mark(kind::OBSERVED, Ip::NONE, NOWHERE, NOBODY) {
+                count(Counter::ObservedFull);
             }
-            Err(())
+            count(Counter::ConnectObserved);
+            return Ok(None);
         }
-        Outcome::Redirect(to, local, _) => {
-            mark(kind::REDIRECTED, local)?;
-            count(Counter::ConnectRedirected);
-            Ok(Some(to))
+        Outcome::Own(to) => (to, Counter::ConnectOwnPod, mark(kind::OWN, Ip::NONE, to, NOBODY)),
+        Outcome::Direct(to, permit) => (to, Counter::ConnectDirect, mark(kind::DIRECT, Ip::NONE, to, permit)),
+        Outcome::Redirect(to, local, hint) => {
+            (to, Counter::ConnectRedirected, mark(kind::REDIRECTED, local, hint, NOBODY))
         }
+    };
+    if !marked {
+        refused(Counter::StorageFull, netns, index, NOWHERE, destination);
+        return Err(());
     }
+    count(counter);
+    Ok((to != destination).then_some(to))
+}
+
+/// Refuses a connect, with this error number; `None`: EPERM, which is also what a kernel without the helper leaves.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "each is a register or two; a struct would be on the small stack")]
+fn refuse(
+    ctx: &SockAddrContext,
+    sk: *mut bpf_sock,
+    counter: Counter,
+    netns: u64,
+    pod: u32,
+    destination: SockAddr,
+    decision: u32,
+    number: Option<i32>,
+) -> Decided {
+    // SAFETY: the caller has it from the context
+    unsafe { clear_socket_state(sk) };
+    // What a policy denies is in the flows already.
+    if decision == 0 {
+        warn!(ctx, "connect refused: {}", counter.name());
+    }
+    denied(counter, netns, pod, NOWHERE, destination, decision);
+    if let Some(number) = number {
+        // SAFETY: the helper only takes a number
+        let _ = unsafe { bpf_set_retval(-number) };
+    }
+    Err(())
 }
 
 /// A socket whose last connect was refused for want of room may dial again.
@@ -144,6 +200,15 @@ fn unbind(ctx: &SockAddrContext) -> u32 {
     // SAFETY: the kernel reads `length` bytes of `none`
     let _ = unsafe { bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTOIFINDEX, (&raw mut none).cast(), length) };
     none
+}
+
+/// The address to which a v6 socket is bound.
+#[inline(always)]
+fn source_of_v6(sk: *mut bpf_sock) -> Ip {
+    // SAFETY: a full socket, by contract of the hook; the verifier wants each word read on its own
+    let ip = unsafe { &raw const (*sk).src_ip6 }.cast::<u32>();
+    // SAFETY: as above
+    unsafe { Ip([ip.read_volatile(), ip.add(1).read_volatile(), ip.add(2).read_volatile(), ip.add(3).read_volatile()]) }
 }
 
 /// Does the calling process run below the cgroup of a redirected pod?

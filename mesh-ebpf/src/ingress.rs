@@ -3,15 +3,15 @@
 
 use aya_ebpf::{bindings::sk_action, macros::sk_lookup, programs::SkLookupContext};
 use mesh_common::{
-    abi::{ANY_PORT, Attestation, Counter, FlowKey, Ip, ListenKey, PodEntry, SockAddr, Tuple},
+    abi::{ANY_PORT, Attestation, Counter, FlowKey, Ip, ListenKey, PodEntry, SockAddr, Tuple, table},
     verdict::{self, Lookup, Steer, Tables},
 };
 
 use crate::{
     events::refused,
     maps::{
-        ATTESTED, EPOCHS, HBONE_PORT, LISTENERS, LISTENING, OUTBOUND_PORT, OVERFLOWED, PENDING, POD_EPOCH, POD_INDEX,
-        POD_IP4, POD_IP6, POD_NETNS, count,
+        ATTESTED, EPOCHS, GENERATIONS, HBONE_PORT, LISTENERS, LISTENING, OUTBOUND_PORT, PENDING, POD_EPOCH, POD_INDEX,
+        POD_IP4, POD_IP6, POD_NETNS, count, is_overflowed,
     },
 };
 
@@ -26,7 +26,7 @@ pub fn ingress(ctx: SkLookupContext) -> u32 {
     let facts = Lookup {
         protocol,
         tuple,
-        pod: PodEntry { ip4: Ip(POD_IP4.load()), ip6: Ip(POD_IP6.load()), index, epoch: POD_EPOCH.load() },
+        pod: PodEntry { ip4: Ip(POD_IP4.load()), ip6: Ip(POD_IP6.load()), index, epoch: POD_EPOCH.load(), observed: 0 },
         netns: POD_NETNS.load(),
         outbound_port: OUTBOUND_PORT.load(),
         hbone_port: HBONE_PORT.load(),
@@ -41,9 +41,9 @@ pub fn ingress(ctx: SkLookupContext) -> u32 {
             count(counter);
             sk_action::SK_DROP
         }
-        Steer::Agent => match LISTENERS.redirect_sk_lookup(&ctx, index, 0) {
+        Steer::Agent(counter) => match LISTENERS.redirect_sk_lookup(&ctx, index, 0) {
             Ok(()) => {
-                count(Counter::SteeredAgent);
+                count(counter);
                 sk_action::SK_PASS
             }
             Err(_) => {
@@ -76,13 +76,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn generation(&self, pod: u32) -> Option<u32> {
+        GENERATIONS.get(pod).copied()
+    }
+
+    #[inline(always)]
     fn may_listen(&self, port: u32) -> bool {
         let listed = |port| {
             let key = ListenKey { netns: POD_NETNS.load(), port, zero: 0 };
             // SAFETY: only the presence is looked at
             unsafe { LISTENING.get(key) }.is_some()
         };
-        listed(port) || listed(ANY_PORT) || OVERFLOWED.get(0).is_none_or(|flag| *flag != 0)
+        listed(port) || listed(ANY_PORT) || is_overflowed(table::LISTENING)
     }
 }
 

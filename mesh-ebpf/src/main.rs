@@ -6,11 +6,13 @@
 #![expect(unsafe_code, reason = "kernel helpers and contexts are raw pointers")]
 
 mod connect;
+mod direct;
 mod events;
 mod ingress;
 mod maps;
 mod names;
 mod probe;
+mod routes;
 mod sockops;
 
 #[cfg(not(test))]

@@ -10,8 +10,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mesh_common::abi::{
-    Attestation, Counter, EVENT_RING, Event, FlowKey, ListenKey, MAX_ATTESTED, MAX_LISTENING, MAX_PENDING, MAX_PODS,
-    MAX_PROBES, PodEntry, ProbeTarget, SockAddr, SocketState, Tuple,
+    Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, Direct, EVENT_RING, Event, FlowKey, ListenKey,
+    MAX_ATTESTED, MAX_BACKENDS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING, MAX_PODS, MAX_PROBES, MAX_SERVICES,
+    MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey, table,
 };
 
 #[btf_map]
@@ -43,9 +44,31 @@ pub static ATTESTED: HashMap<Tuple, Attestation, { MAX_ATTESTED as usize }> = Ha
 #[btf_map]
 pub static LISTENING: HashMap<ListenKey, u32, { MAX_LISTENING as usize }> = HashMap::new();
 
-/// Not 0: `LISTENING` was full once, and a port that is not in it may be open.
+/// Not 0: the [`table`] was full and may be full still.
 #[btf_map]
-pub static OVERFLOWED: Array<u32, 1> = Array::new();
+pub static OVERFLOWED: Array<u32, { table::COUNT as usize }> = Array::new();
+
+/// What was decided on connections between pods of this node.
+#[btf_map]
+pub static VERDICTS: HashMap<VerdictKey, Verdict, { MAX_VERDICTS as usize }> = HashMap::new();
+
+/// Of the decisions about each pod: one of another generation is none.
+#[btf_map]
+pub static GENERATIONS: Array<u32, { MAX_PODS as usize }> = Array::new();
+
+#[btf_map]
+pub static SERVICES: HashMap<SockAddr, Service, { MAX_SERVICES as usize }> = HashMap::new();
+
+#[btf_map]
+pub static BACKENDS: HashMap<BackendKey, Backend, { MAX_BACKENDS as usize }> = HashMap::new();
+
+/// Open connections that the agent does not carry and keeps account of, by the socket's cookie.
+#[btf_map]
+pub static DIRECT: HashMap<u64, Direct, { MAX_DIRECT as usize }> = HashMap::new();
+
+/// Those that ended.
+#[btf_map]
+pub static CLOSED: RingBuf<Closed, { CLOSED_RING as usize }> = RingBuf::new();
 
 /// What the kubelet may reach past the agent.
 #[btf_map]
@@ -85,6 +108,20 @@ pub fn count(counter: Counter) {
     }
 }
 
+/// From now on the [`table`] counts as full, until the agent finds room in it.
+#[inline(always)]
+pub fn overflowed(table: u32) {
+    if let Some(flag) = OVERFLOWED.get_ptr_mut(table) {
+        // SAFETY: the slot is aligned and lives as long as the map; programs only ever set it
+        unsafe { flag.write_volatile(1) };
+    }
+}
+
+#[inline(always)]
+pub fn is_overflowed(table: u32) -> bool {
+    OVERFLOWED.get(table).is_none_or(|flag| *flag != 0)
+}
+
 /// The state of a full socket, or null.
 ///
 /// # Safety
@@ -100,18 +137,18 @@ pub unsafe fn socket_state(sk: *mut bpf_sock) -> *mut SocketState {
 /// # Safety
 /// `sk` must be a socket pointer that the verifier knows.
 #[inline(always)]
-pub unsafe fn set_socket_state(sk: *mut bpf_sock, state: &SocketState) -> bool {
-    let initial = core::ptr::from_ref(state).cast_mut();
+pub unsafe fn set_socket_state(sk: *mut bpf_sock, state: impl FnOnce() -> SocketState) -> bool {
     // SAFETY: by contract
     let slot = unsafe {
-        bpf_sk_storage_get(sockets(), sk.cast(), initial.cast(), BPF_SK_STORAGE_GET_F_CREATE.into())
+        bpf_sk_storage_get(sockets(), sk.cast(), core::ptr::null_mut(), BPF_SK_STORAGE_GET_F_CREATE.into())
             .cast::<SocketState>()
     };
     if slot.is_null() {
         return false;
     }
+    // In place: the stack has no room for another copy.
     // SAFETY: not null, and as large as the map's values
-    unsafe { *slot = *state };
+    unsafe { *slot = state() };
     true
 }
 

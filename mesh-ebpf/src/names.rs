@@ -61,7 +61,7 @@ fn state(ctx: &SockAddrContext) -> Option<SocketState> {
 /// The address to show as the peer's: what was dialled, or who really called.
 #[inline(always)]
 fn peer(state: SocketState) -> Option<SockAddr> {
-    matches!(state.kind, kind::REDIRECTED | kind::SERVED).then_some(state.address)
+    matches!(state.kind, kind::REDIRECTED | kind::SERVED | kind::DIRECT | kind::OWN).then_some(state.address)
 }
 
 /// A redirected socket got a loopback source; the pod's own address stands for it.

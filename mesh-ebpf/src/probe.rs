@@ -8,12 +8,12 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockOpsContext},
 };
 use mesh_common::{
-    abi::{Attestation, Counter, Ip, NODE, SockAddr, SocketState, kind},
+    abi::{AGENT_WATCHES, Attestation, Counter, Ip, NODE, SockAddr, SocketState, kind},
     verdict::TCP,
 };
 
 use crate::{
-    connect::port,
+    connect::{NOWHERE, port},
     events::refused,
     maps::{PROBES, clear_socket_state, count, set_socket_state},
     sockops::{flow, stored, vouch, watch_state, withdraw},
@@ -62,9 +62,13 @@ fn mark(ctx: &SockAddrContext, destination: SockAddr) {
         target_epoch: target.epoch,
         address: destination,
         local: Ip::NONE,
+        backend: NOWHERE,
+        decision: 0,
+        generation: 0,
+        ended: 0,
     };
     // SAFETY: as above
-    if !unsafe { set_socket_state(sk, &state) } {
+    if !unsafe { set_socket_state(sk, || state) } {
         count(Counter::StorageFull);
     }
 }
@@ -87,7 +91,13 @@ fn dialled(ctx: &SockOpsContext) {
     if state.kind != kind::PROBE || key.remote != state.address {
         return;
     }
-    let entry = Attestation { source: NODE, source_epoch: 0, target: state.target, target_epoch: state.target_epoch };
+    let entry = Attestation {
+        source: NODE,
+        source_epoch: 0,
+        target: state.target,
+        target_epoch: state.target_epoch,
+        generation: AGENT_WATCHES,
+    };
     match vouch(&key, entry) {
         Ok(counter) => {
             count(counter);

@@ -4,18 +4,22 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_LISTEN, bpf_sock,
+        BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+        BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LISTEN, bpf_sock,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt},
     macros::sock_ops,
     programs::SockOpsContext,
 };
-use mesh_common::abi::{Attestation, Counter, FlowKey, Ip, ListenKey, SockAddr, SocketState, Tuple, kind};
+use mesh_common::abi::{
+    AGENT_WATCHES, Attestation, Counter, FlowKey, Ip, ListenKey, SockAddr, SocketState, Tuple, direction, kind, table,
+};
 
 use crate::{
+    direct,
     events::refused,
-    maps::{ATTESTED, LISTENING, OVERFLOWED, PENDING, PODS, clear_socket_state, count, set_socket_state, socket_state},
+    maps::{ATTESTED, LISTENING, PENDING, PODS, clear_socket_state, count, overflowed, set_socket_state, socket_state},
 };
 
 const AF_INET: u32 = 2;
@@ -35,6 +39,8 @@ pub fn socket_events(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_TCP_LISTEN_CB => listens(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE && ctx.arg(0) == BPF_TCP_LISTEN => no_longer_listens(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_FIN_WAIT1 => direct::finishes(&ctx),
+        BPF_SOCK_OPS_PARSE_HDR_OPT_CB => direct::heard(&ctx),
         _ => {}
     }
     DONE
@@ -47,7 +53,9 @@ fn dialled(ctx: &SockOpsContext) {
     let key = flow(ctx);
     let published = match state.kind {
         kind::REDIRECTED | kind::UPSTREAM | kind::OWN => publish(&key, &state),
-        kind::ATTEST => attest(&key, &state),
+        kind::ATTEST => attest(&key, &state, AGENT_WATCHES),
+        kind::DIRECT => direct::dialled(ctx, &key, &state),
+        kind::OBSERVED => return direct::observed(ctx, &key, &state, direction::OUTBOUND),
         _ => return,
     };
     match published {
@@ -77,13 +85,14 @@ fn publish(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
 /// Only for the address that the decision was about, and only from an address that is the pod's: a pod can add a
 /// neighbour's address to its own loopback device.
 #[inline(always)]
-fn attest(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
+pub fn attest(key: &FlowKey, state: &SocketState, generation: u32) -> Result<Counter, Counter> {
     // SAFETY: entries are replaced, not changed in place
     let own = match unsafe { PODS.get(key.netns) } {
         Some(pod) => pod.owns(key.local.ip) && pod.index == state.pod && pod.epoch == state.epoch,
         None => false,
     };
-    if !own || key.remote != state.address {
+    let permitted = if state.kind == kind::DIRECT { state.backend } else { state.address };
+    if !own || key.remote != permitted {
         return Err(Counter::AttestForeignAddress);
     }
     let entry = Attestation {
@@ -91,6 +100,7 @@ fn attest(key: &FlowKey, state: &SocketState) -> Result<Counter, Counter> {
         source_epoch: state.epoch,
         target: state.target,
         target_epoch: state.target_epoch,
+        generation,
     };
     vouch(key, entry)
 }
@@ -129,7 +139,7 @@ fn accepted(ctx: &SockOpsContext) {
         let Some(sk) = full_socket(ctx) else { return };
         let kind = if left.kind == kind::REDIRECTED { kind::ACCEPTED } else { kind::SERVED };
         // SAFETY: checked for null above
-        if unsafe { set_socket_state(sk, &SocketState { kind, ..left }) } {
+        if unsafe { set_socket_state(sk, || SocketState { kind, ..left }) } {
             count(Counter::PendingTaken);
         } else {
             // The application would take its agent's loopback address for its client: nothing that the client says
@@ -141,7 +151,19 @@ fn accepted(ctx: &SockOpsContext) {
         }
         return;
     }
-    let _ = ATTESTED.remove(Tuple { source: here.remote, destination: here.local });
+    let tuple = Tuple { source: here.remote, destination: here.local };
+    // SAFETY: entries are replaced, not changed in place
+    if let Some(entry) = unsafe { ATTESTED.get(tuple) }.copied() {
+        let _ = ATTESTED.remove(tuple);
+        direct::accepted(ctx, &entry);
+    }
+    // SAFETY: as above
+    if let Some(pod) = unsafe { PODS.get(here.netns) }.copied()
+        && pod.observed != 0
+        && !here.remote.ip.is_loopback()
+    {
+        direct::observed_accept(ctx, &here, &pod);
+    }
 }
 
 /// The dialler is gone; what nobody took must not wait for another connection of the same 4-tuple.
@@ -154,6 +176,11 @@ fn closed(ctx: &SockOpsContext) {
             let _ = PENDING.remove(key);
         }
         kind::ATTEST => withdraw(&key, state.pod),
+        kind::DIRECT => {
+            withdraw(&key, state.pod);
+            direct::closed(ctx, &state);
+        }
+        kind::OBSERVED | kind::OBSERVED_SERVED => direct::closed(ctx, &state),
         _ => {}
     }
 }
@@ -182,10 +209,7 @@ fn listens(ctx: &SockOpsContext) {
     let key = ListenKey { netns: here.netns, port: here.local.port, zero: 0 };
     if LISTENING.insert(key, index, BPF_ANY.into()).is_err() {
         count(Counter::ListeningFull);
-        if let Some(flag) = OVERFLOWED.get_ptr_mut(0) {
-            // SAFETY: the slot is aligned and lives as long as the map; it is only ever set
-            unsafe { flag.write_volatile(1) };
-        }
+        overflowed(table::LISTENING);
     }
 }
 
@@ -225,7 +249,7 @@ pub fn stored(ctx: &SockOpsContext) -> Option<(*mut bpf_sock, SocketState)> {
 }
 
 #[inline(always)]
-fn full_socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+pub fn full_socket(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     // SAFETY: the context is valid while the program runs
     let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
     (!sk.is_null()).then_some(sk)

@@ -27,6 +27,8 @@ pub struct KernelEvent {
     time: Duration,
     pub local: SocketAddr,
     pub remote: SocketAddr,
+    /// The agent's name for the decision that refused it; 0: none did.
+    pub decision: u32,
 }
 
 impl KernelEvent {
@@ -55,7 +57,7 @@ impl Datapath {
     }
 }
 
-fn since_boot() -> Duration {
+pub(super) fn since_boot() -> Duration {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec to `now`; this clock is always there
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
@@ -104,5 +106,6 @@ fn decode(bytes: &[u8]) -> Option<KernelEvent> {
         time: Duration::from_nanos(event.time),
         local: event.local.into(),
         remote: event.remote.into(),
+        decision: event.decision,
     })
 }

@@ -63,12 +63,15 @@ impl Datapath {
 
     /// How many entries the maps hold, by name; of `OVERFLOWED` its value. Those of connections change faster than
     /// they could be counted from here.
-    pub fn map_entries(&self) -> [(&'static str, usize); 5] {
+    pub fn map_entries(&self) -> [(&'static str, usize); 8] {
         [
             ("PODS", self.maps.pods().len()),
             ("CGROUPS", self.maps.cgroups().len()),
             ("PROBES", self.maps.probes().len()),
             ("LISTENING", self.maps.all_listening().len()),
+            ("VERDICTS", self.verdicts().len()),
+            ("SERVICES", self.services().len()),
+            ("DIRECT", self.direct_connections().len()),
             ("OVERFLOWED", self.overflowed().map_or(0, usize::from)),
         ]
     }
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn the_probes_of_a_pod_are_exactly_those_that_it_declares() {
         let ips: [IpAddr; 2] = ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-        let pod = PodEntry { ip4: ips[0].into(), ip6: ips[1].into(), index: 3, epoch: 7 };
+        let pod = PodEntry { ip4: ips[0].into(), ip6: ips[1].into(), index: 3, epoch: 7, observed: 0 };
         let entry = |ip: IpAddr, port, index, epoch| (SockAddr { ip: ip.into(), port }, ProbeTarget { index, epoch });
         let right = [entry(ips[0], 80, 3, 7), entry(ips[1], 80, 3, 7)];
         let others = entry("10.0.0.9".parse().unwrap(), 80, 4, 1);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockMap};
-use mesh_common::abi::{Counter, ListenKey, PodEntry, ProbeTarget, SockAddr, SocketState};
+use mesh_common::abi::{Counter, ListenKey, PodEntry, ProbeTarget, SockAddr, SocketState, table};
 
 use super::programs::{DatapathError, Settings};
 
@@ -28,6 +28,12 @@ pub const NAMES: &[&str] = &[
     "PROBES",
     "COUNTERS",
     "EVENTS",
+    "VERDICTS",
+    "GENERATIONS",
+    "SERVICES",
+    "BACKENDS",
+    "DIRECT",
+    "CLOSED",
     "AYA_LOGS",
 ];
 
@@ -71,6 +77,8 @@ impl Maps {
             ("PENDING", "--max-pending", settings.max_pending),
             ("ATTESTED", "--max-pending", settings.max_pending),
             ("LISTENING", "--max-listening", settings.max_listening),
+            ("DIRECT", "--max-direct", settings.max_direct),
+            ("VERDICTS", "--max-verdicts", settings.max_verdicts),
         ];
         for (map, option, asked) in asked {
             let info = MapData::from_pin(dir.join(map)).and_then(|map| map.info());
@@ -179,19 +187,28 @@ impl Maps {
         if !self.overflowed()? {
             self.found_full.fetch_add(1, Ordering::Relaxed);
         }
-        lock(&self.overflowed).set(0, 1, 0)?;
+        lock(&self.overflowed).set(table::LISTENING, 1, 0)?;
         self.tell_overflow();
         Ok(())
     }
 
     /// A port that is not in the table of listening ports may be open, in every pod.
     pub fn overflowed(&self) -> Result<bool, MapError> {
-        let overflowed = lock(&self.overflowed).get(&0, 0)? != 0;
+        let overflowed = self.flag(table::LISTENING)?;
         if overflowed {
             // A hook may have found out.
             self.tell_overflow();
         }
         Ok(overflowed)
+    }
+
+    /// A [`table`] was full.
+    pub fn flag(&self, table: u32) -> Result<bool, MapError> {
+        Ok(lock(&self.overflowed).get(&table, 0)? != 0)
+    }
+
+    pub fn clear_flag(&self, table: u32) -> Result<(), MapError> {
+        lock(&self.overflowed).set(table, 0, 0)
     }
 
     fn tell_overflow(&self) {
@@ -204,7 +221,7 @@ impl Maps {
 
     /// The table holds every port that is listened on.
     pub fn clear_overflow(&self) -> Result<(), MapError> {
-        lock(&self.overflowed).set(0, 0, 0)?;
+        self.clear_flag(table::LISTENING)?;
         if self.told.swap(false, Ordering::Relaxed) {
             tracing::info!("the table LISTENING has room for every port again");
         }
@@ -249,11 +266,11 @@ impl Maps {
     }
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, DatapathError> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Result<T, DatapathError> {
     T::try_from(map).map_err(|e| DatapathError::map(name, e))
 }
 
-fn present<V>(found: Result<V, MapError>) -> Result<Option<V>, MapError> {
+pub(super) fn present<V>(found: Result<V, MapError>) -> Result<Option<V>, MapError> {
     match found {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
@@ -261,7 +278,7 @@ fn present<V>(found: Result<V, MapError>) -> Result<Option<V>, MapError> {
     }
 }
 
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -270,6 +287,6 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
 }
 
 /// A panic while a map was written leaves nothing half done: each write is one system call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

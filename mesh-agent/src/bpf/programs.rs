@@ -20,9 +20,12 @@ use aya::{
         links::{FdLink, LinkError},
     },
 };
-use mesh_common::abi::{ANY_PORT, Counter, Ip, LAYOUT_VERSION, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
+use mesh_common::abi::{
+    AGENT_WATCHES, ANY_PORT, Counter, Ip, LAYOUT_VERSION, PodEntry, ProbeTarget, SockAddr, SocketState, kind,
+};
 
 use super::{
+    direct::DirectMaps,
     events::Lives,
     ingress::Ingress,
     link::attach_or_replace,
@@ -55,6 +58,10 @@ pub struct Settings {
     pub max_pending: u32,
     /// Size of the table of listening ports, likewise.
     pub max_listening: u32,
+    /// Size of the table of connections that no agent carries, likewise.
+    pub max_direct: u32,
+    /// Size of the table of verdicts, likewise.
+    pub max_verdicts: u32,
     /// The kubelet's cgroup v2 folder; `None`: nobody's probes pass.
     pub kubelet_cgroup: Option<PathBuf>,
 }
@@ -86,6 +93,7 @@ pub struct Datapath {
     pub(super) maps: Maps,
     pub(super) kubelet: Mutex<Kubelet>,
     pub(super) lives: Lives,
+    pub(super) direct: DirectMaps,
     ingress: Ingress,
 }
 
@@ -142,10 +150,11 @@ impl Datapath {
         }
         let shared = Shared(load_shared(&dir, &settings)?);
         let maps = Maps::open(&dir.join("maps"))?;
+        let direct = DirectMaps::open(&dir.join("maps"))?;
         maps.compare_sizes(&dir.join("maps"), &settings);
         let ingress = Ingress::link(&dir.join("maps"), &settings)?;
         let (kubelet, lives) = (Mutex::default(), Lives::default());
-        Ok((Self { dir, settings, maps, kubelet, lives, ingress }, shared))
+        Ok((Self { dir, settings, maps, kubelet, lives, direct, ingress }, shared))
     }
 
     /// Attaches again what of the shared hooks and the kubelet's is not where it should be.
@@ -278,9 +287,17 @@ impl Datapath {
         let state = self.maps.socket_state(socket).map_err(|e| DatapathError::map("SOCKETS", e))?;
         Ok(state.filter(|s| s.kind == kind::ACCEPTED).map(|s| Accepted {
             original_destination: s.address.into(),
+            backend: (s.backend.port != 0).then(|| s.backend.into()),
             pod: s.pod,
             epoch: s.epoch,
         }))
+    }
+
+    /// The pod (index and epoch) that dialled an accepted socket, if the kernel attested it and left the decision to
+    /// the agent.
+    pub fn attested_late(&self, socket: &impl AsRawFd) -> Result<Option<(u32, u32)>, DatapathError> {
+        let state = self.maps.socket_state(socket).map_err(|e| DatapathError::map("SOCKETS", e))?;
+        Ok(state.filter(|s| s.kind == kind::LATE).map(|s| (s.pod, s.epoch)))
     }
 
     /// Before the agent dials an application of `pod` (index and epoch): whom the application shall see.
@@ -328,7 +345,19 @@ impl Datapath {
         (target, target_epoch): (u32, u32),
         address: SocketAddr,
     ) -> Result<(), DatapathError> {
-        let state = SocketState { kind, pod, epoch, target, target_epoch, address: address.into(), local: Ip::NONE };
+        let state = SocketState {
+            kind,
+            pod,
+            epoch,
+            target,
+            target_epoch,
+            address: address.into(),
+            local: Ip::NONE,
+            backend: SockAddr { ip: Ip::NONE, port: 0 },
+            decision: 0,
+            generation: AGENT_WATCHES,
+            ended: 0,
+        };
         self.maps.set_socket_state(socket, state).map_err(|e| DatapathError::map("SOCKETS", e))
     }
 
@@ -372,6 +401,8 @@ pub(super) fn declared(pod: PodEntry, ports: &[u16]) -> impl Iterator<Item = Soc
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted {
     pub original_destination: SocketAddr,
+    /// The endpoint that the kernel chose, if that is a service.
+    pub backend: Option<SocketAddr>,
     /// Index and epoch of the pod whose socket dialled.
     pub pod: u32,
     pub epoch: u32,
@@ -471,6 +502,8 @@ fn load_object(dir: &Path, settings: &Settings) -> Result<Ebpf, DatapathError> {
         .map_max_entries("PENDING", settings.max_pending)
         .map_max_entries("ATTESTED", settings.max_pending)
         .map_max_entries("LISTENING", settings.max_listening)
+        .map_max_entries("DIRECT", settings.max_direct)
+        .map_max_entries("VERDICTS", settings.max_verdicts)
         .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
         .override_global("OUTBOUND_PORT", &outbound, true)
         .override_global("HBONE_PORT", &hbone, true);

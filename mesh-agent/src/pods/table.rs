@@ -65,7 +65,7 @@ impl Addresses {
     /// What the kernel holds for a pod that has them.
     pub fn entry(&self, index: u32, epoch: u32) -> PodEntry {
         let word = |ip: Option<IpAddr>| ip.map_or(Ip::NONE, Ip::from);
-        PodEntry { ip4: word(self.v4.map(IpAddr::V4)), ip6: word(self.v6.map(IpAddr::V6)), index, epoch }
+        PodEntry { ip4: word(self.v4.map(IpAddr::V4)), ip6: word(self.v6.map(IpAddr::V6)), index, epoch, observed: 0 }
     }
 
     /// The one of the family of `other`.

@@ -12,6 +12,8 @@ const LAYERS: &[&[&str]] = &[
     &["bpf", "tunnel"],
     // It hooks pods by bpf.
     &["pods"],
+    // What the kernel may decide about them.
+    &["direct"],
     &["control", "http", "proxy"],
     &["handover", "health"],
     &["admin"],

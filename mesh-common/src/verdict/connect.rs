@@ -1,0 +1,436 @@
+//! Where a connect of a pod goes.
+
+use super::TCP;
+use crate::abi::{
+    Backend, BackendKey, Counter, Ip, PodEntry, REDIRECT_NET, REDIRECT_PORTS, SPREAD_MASK, Service, SockAddr, Verdict,
+    VerdictKey, action,
+};
+
+/// What the connect hook knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Connect<'a> {
+    pub protocol: u32,
+    pub destination: SockAddr,
+    /// The caller runs in the agent's cgroup.
+    pub by_agent: bool,
+    /// The redirected or observed pod of the socket's namespace.
+    pub pod: Option<&'a PodEntry>,
+    /// The address to which the socket is bound; [`Ip::NONE`] or 0.0.0.0: the kernel will choose.
+    pub bound: Ip,
+    /// SO_BINDTODEVICE; 0: none.
+    pub bound_device: u32,
+    /// The agent's virtual outbound port.
+    pub outbound_port: u32,
+    pub hbone_port: u32,
+}
+
+/// What the connect hook can look up.
+pub trait Routes {
+    fn service(&self, at: &SockAddr) -> Option<Service>;
+    fn backend(&self, key: &BackendKey) -> Option<Backend>;
+    fn verdict(&self, key: &VerdictKey) -> Option<Verdict>;
+    /// The epoch in force of a pod's slot.
+    fn epoch(&self, pod: u32) -> Option<u32>;
+    /// The generation in force of the decisions about a pod.
+    fn generation(&self, pod: u32) -> Option<u32>;
+    /// The table of direct connections has room.
+    fn has_room(&self) -> bool;
+    /// Nanoseconds since boot.
+    fn now(&self) -> u64;
+    fn random(&self) -> u32;
+}
+
+/// What becomes of a connect. Each verdict is counted once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Left alone; what was stored of an earlier connect must go.
+    Pass(Counter),
+    /// Left alone, and recorded: the pod is observed.
+    Observe,
+    /// To the pod itself, by this address. If it is IPv6 the socket is marked, since `sk_lookup` must see that the pod
+    /// dials its own ([`crate::abi::kind::OWN`]).
+    Own(SockAddr),
+    /// The agent's: left alone, storage too.
+    Agent,
+    /// Another pod of the node: dial it.
+    Direct(SockAddr, Permit),
+    /// Dial the first address instead, after the original destination is stored. The second is the pod's own, which the
+    /// application shall see as its local address; the third the endpoint that was chosen of a service, or port 0.
+    Redirect(SockAddr, Ip, SockAddr),
+    /// EPERM
+    Refuse(Counter),
+    /// ENETUNREACH, what a host without that address family answers: a client tries its other address at once.
+    Unreachable(Counter),
+    /// ECONNREFUSED, what a client gets that dials a closed port: no library takes it for a fault of its own machine.
+    /// With the address at which it is refused, and the decision that denies it or 0.
+    Denied(Counter, SockAddr, u32),
+}
+
+/// What of a verdict a direct connection keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Permit {
+    pub target: u32,
+    pub target_epoch: u32,
+    pub generation: u32,
+    pub decision: u32,
+}
+
+const NOT_CHOSEN: SockAddr = SockAddr { ip: Ip::NONE, port: 0 };
+
+/// Decides a connect. `in_enrolled_cgroup` is asked only for sockets of unknown namespaces, since it costs a walk.
+#[inline(always)]
+pub fn connect(facts: &Connect<'_>, routes: &impl Routes, in_enrolled_cgroup: impl FnOnce() -> bool) -> Outcome {
+    if facts.protocol != TCP {
+        return Outcome::Pass(Counter::ConnectNotTcp);
+    }
+    if facts.by_agent {
+        return Outcome::Agent;
+    }
+    let Some(pod) = facts.pod else {
+        if in_enrolled_cgroup() {
+            return Outcome::Refuse(Counter::UnknownNamespace);
+        }
+        return Outcome::Pass(Counter::ConnectNotEnrolled);
+    };
+    let ip = facts.destination.ip;
+    // 0.0.0.0 and :: dial the own host (ip(7)); tcp_v4_connect turns them into loopback after this hook.
+    if ip.is_loopback() || ip == Ip::v4(0) || ip == Ip::NONE {
+        return Outcome::Pass(Counter::ConnectOwnPod);
+    }
+    if pod.observed != 0 {
+        return Outcome::Observe;
+    }
+    if pod.owns(ip) {
+        return Outcome::Own(facts.destination);
+    }
+    let is_v4 = ip.as_v4().is_some();
+    if is_v4 {
+        // A pod without an IPv4 address can still have a route for IPv4.
+        if pod.ip4 == Ip::NONE {
+            return Outcome::Unreachable(Counter::ConnectIpv4);
+        }
+    } else if ip.is_link_local6() {
+        return Outcome::Refuse(Counter::ConnectLinkLocal);
+    } else if pod.ip6 == Ip::NONE {
+        // Passed, it would leave the pod in plaintext and past every policy.
+        return Outcome::Unreachable(Counter::ConnectIpv6);
+    }
+    // A socket bound to a device sends its SYN there, not to the loopback device.
+    if facts.bound_device != 0 {
+        return Outcome::Refuse(Counter::BoundDevice);
+    }
+    let backend = match routes.service(&facts.destination) {
+        Some(Service { count: 0, .. }) => {
+            return Outcome::Denied(Counter::NoHealthyEndpoint, facts.destination, 0);
+        }
+        Some(Service { id, count }) => {
+            let chosen = routes.backend(&BackendKey { id, slot: routes.random() % count });
+            // The list was exchanged just now: the agent chooses.
+            chosen.filter(|chosen| chosen.service == facts.destination).map(|chosen| chosen.address)
+        }
+        None => None,
+    };
+    if let Some(backend) = backend
+        && pod.owns(backend.ip)
+    {
+        return Outcome::Own(backend);
+    }
+    let target = backend.unwrap_or(facts.destination);
+    let key = VerdictKey { source: pod.index, destination: target };
+    if let Some(verdict) = routes.verdict(&key)
+        && current(&key, &verdict, pod, routes)
+    {
+        // From any other address the kernel would attest nothing.
+        let bound = facts.bound == Ip::NONE || facts.bound == Ip::v4(0) || pod.owns(facts.bound);
+        match verdict.action {
+            action::DIRECT if bound && routes.has_room() => {
+                let Verdict { target: pod, target_epoch, generation, decision, .. } = verdict;
+                return Outcome::Direct(target, Permit { target: pod, target_epoch, generation, decision });
+            }
+            action::DENY => return Outcome::Denied(Counter::ConnectDenied, target, verdict.decision),
+            _ => {}
+        }
+    }
+    let hint = backend.unwrap_or(NOT_CHOSEN);
+    let hash = hash(facts.destination);
+    if is_v4 {
+        let to = Ip::v4((REDIRECT_NET | (hash & !SPREAD_MASK)).to_be());
+        Outcome::Redirect(SockAddr { ip: to, port: facts.outbound_port }, pod.ip4, hint)
+    } else {
+        let port = REDIRECT_PORTS + hash % (65_536 - REDIRECT_PORTS);
+        // The tunnel's port is steered before anything else.
+        let port = if port == facts.hbone_port { port ^ 1 } else { port };
+        Outcome::Redirect(SockAddr { ip: Ip::LOOPBACK6, port }, pod.ip6, hint)
+    }
+}
+
+/// The verdict is about these two lives of the pods, nothing has changed since, and its lease is not over.
+#[inline(always)]
+pub fn current(key: &VerdictKey, verdict: &Verdict, source: &PodEntry, routes: &impl Routes) -> bool {
+    verdict.sum == verdict.sum(key)
+        && verdict.source_epoch == source.epoch
+        && routes.epoch(verdict.target) == Some(verdict.target_epoch)
+        && routes.generation(verdict.target) == Some(verdict.generation)
+        && routes.now() < verdict.expires
+}
+
+/// Spreads destinations, so that each has its own range of source ports.
+#[inline(always)]
+fn hash(destination: SockAddr) -> u32 {
+    let [a, b, c, d] = destination.ip.0;
+    let mut hash = a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d ^ destination.port.rotate_left(20);
+    // The finaliser of MurmurHash3: every bit of the input moves every bit that is kept.
+    hash = (hash ^ (hash >> 16)).wrapping_mul(0x85eb_ca6b);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn v4(a: u8, b: u8, c: u8, d: u8) -> Ip {
+        Ip::v4(u32::from_be_bytes([a, b, c, d]).to_be())
+    }
+
+    const fn v6(last: u32) -> Ip {
+        Ip([0x2001_0db8_u32.to_be(), 0, 0, last.to_be()])
+    }
+
+    fn link_local(last: u32) -> Ip {
+        Ip([0xfe80_0000_u32.to_be(), 0, 0, last.to_be()])
+    }
+
+    const PORT: u32 = 15001;
+    const HBONE: u32 = 15008;
+
+    const POD: PodEntry = PodEntry { ip4: v4(10, 0, 0, 2), ip6: v6(2), index: 3, epoch: 7, observed: 0 };
+
+    const fn pod() -> PodEntry {
+        POD
+    }
+
+    fn dial(ip: Ip) -> Connect<'static> {
+        Connect {
+            protocol: TCP,
+            destination: SockAddr { ip, port: 80 },
+            by_agent: false,
+            pod: Some(&POD),
+            bound: Ip::NONE,
+            bound_device: 0,
+            outbound_port: PORT,
+            hbone_port: HBONE,
+        }
+    }
+
+    /// The tables of a node on which `pod` may dial 10.0.0.3:80, slot 4, and a service 10.96.0.1:80.
+    struct Node {
+        service: Option<Service>,
+        backend: Option<Backend>,
+        verdict: Option<Verdict>,
+        full: bool,
+        now: u64,
+    }
+
+    const NOBODY: Node = Node { service: None, backend: None, verdict: None, full: false, now: 100 };
+
+    impl Routes for Node {
+        fn service(&self, at: &SockAddr) -> Option<Service> {
+            self.service.filter(|_| at.ip == v4(10, 96, 0, 1))
+        }
+        fn backend(&self, key: &BackendKey) -> Option<Backend> {
+            self.backend.filter(|_| key.slot == 1)
+        }
+        fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
+            self.verdict.filter(|_| *key == permitted_key())
+        }
+        fn epoch(&self, pod: u32) -> Option<u32> {
+            (pod == 4).then_some(11)
+        }
+        fn generation(&self, pod: u32) -> Option<u32> {
+            (pod == 4).then_some(6)
+        }
+        fn has_room(&self) -> bool {
+            !self.full
+        }
+        fn now(&self) -> u64 {
+            self.now
+        }
+        fn random(&self) -> u32 {
+            5
+        }
+    }
+
+    fn decide(facts: &Connect<'_>, in_enrolled_cgroup: impl FnOnce() -> bool) -> Outcome {
+        connect(facts, &NOBODY, in_enrolled_cgroup)
+    }
+
+    const fn neighbour() -> SockAddr {
+        SockAddr { ip: Ip::v4(u32::from_be_bytes([10, 0, 0, 3]).to_be()), port: 80 }
+    }
+
+    fn permitted_key() -> VerdictKey {
+        VerdictKey { source: 3, destination: neighbour() }
+    }
+
+    fn permitted() -> Verdict {
+        Verdict {
+            expires: 101,
+            used: 0,
+            action: action::DIRECT,
+            source_epoch: 7,
+            target: 4,
+            target_epoch: 11,
+            generation: 6,
+            decision: 77,
+            sum: 0,
+            zero: 0,
+        }
+    }
+
+    const PERMITTED: Permit = Permit { target: 4, target_epoch: 11, generation: 6, decision: 77 };
+
+    fn with(verdict: Verdict) -> Node {
+        Node { verdict: Some(verdict.sealed(&permitted_key())), ..NOBODY }
+    }
+
+    fn redirected(outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Redirect(to, _, NOT_CHOSEN) if to.ip.is_redirect())
+    }
+
+    #[test]
+    fn a_current_verdict_is_acted_on_and_no_other() {
+        let dialled = dial(neighbour().ip);
+        let after = |node: &Node| connect(&dialled, node, || true);
+        let direct = Outcome::Direct(neighbour(), PERMITTED);
+        assert_eq!(after(&with(permitted())), direct);
+        let deny = Verdict { action: action::DENY, ..permitted() };
+        assert_eq!(after(&with(deny)), Outcome::Denied(Counter::ConnectDenied, neighbour(), 77));
+        assert!(redirected(after(&with(Verdict { action: action::REDIRECT, ..permitted() }))));
+        assert!(redirected(after(&NOBODY)));
+        for base in [permitted(), deny] {
+            for stale in [
+                Verdict { expires: 100, ..base },
+                Verdict { source_epoch: 6, ..base },
+                Verdict { target_epoch: 10, ..base },
+                Verdict { target: 5, ..base },
+                Verdict { generation: 5, ..base },
+            ] {
+                assert!(redirected(after(&with(stale))), "{stale:?}");
+            }
+            // Another's value, read while it was exchanged
+            let other = VerdictKey { source: 2, ..permitted_key() };
+            assert!(redirected(after(&Node { verdict: Some(base.sealed(&other)), ..NOBODY })));
+        }
+        assert!(redirected(after(&Node { full: true, ..with(permitted()) })));
+        let bound = |bound| connect(&Connect { bound, ..dialled }, &with(permitted()), || true);
+        assert_eq!(bound(pod().ip4), direct);
+        assert_eq!(bound(Ip::v4(0)), direct);
+        assert!(redirected(bound(v4(10, 0, 0, 9))));
+    }
+
+    #[test]
+    fn a_service_is_one_of_its_endpoints() {
+        let service = SockAddr { ip: v4(10, 96, 0, 1), port: 80 };
+        let node = |address, count| Node {
+            service: Some(Service { id: 8, count }),
+            backend: Some(Backend { address, service }),
+            ..with(permitted())
+        };
+        let after = |node: &Node| connect(&dial(service.ip), node, || true);
+        assert_eq!(after(&node(neighbour(), 2)), Outcome::Direct(neighbour(), PERMITTED));
+        let own = SockAddr { ip: pod().ip4, port: 8080 };
+        assert_eq!(after(&node(own, 2)), Outcome::Own(own));
+        let far = SockAddr { ip: v4(10, 1, 0, 3), port: 80 };
+        assert!(matches!(after(&node(far, 2)), Outcome::Redirect(_, _, hint) if hint == far));
+        assert_eq!(after(&node(far, 0)), Outcome::Denied(Counter::NoHealthyEndpoint, service, 0));
+        // The list is gone, or another service's: 5 % 3 is a slot that the table has not.
+        assert!(redirected(after(&node(far, 3))));
+        let other = Backend { address: far, service: SockAddr { port: 81, ..service } };
+        assert!(redirected(after(&Node { backend: Some(other), ..node(far, 2) })));
+    }
+
+    #[test]
+    fn an_observed_pod_is_left_alone() {
+        let observed = PodEntry { observed: PodEntry::OBSERVED, ..pod() };
+        let after =
+            |ip| connect(&Connect { pod: Some(&observed), bound_device: 2, ..dial(ip) }, &with(permitted()), || true);
+        for ip in [neighbour().ip, v4(10, 96, 0, 1), v6(9), link_local(1), pod().ip4] {
+            assert_eq!(after(ip), Outcome::Observe, "{ip:?}");
+        }
+        assert_eq!(after(v4(127, 0, 0, 1)), Outcome::Pass(Counter::ConnectOwnPod));
+    }
+
+    #[test]
+    fn a_pod_is_redirected_and_only_it() {
+        let outcome = decide(&dial(v4(10, 96, 0, 1)), || panic!("known namespace"));
+        let Outcome::Redirect(to, own, hint) = outcome else { panic!("{outcome:?}") };
+        assert!(to.ip.is_redirect() && to.port == PORT && own == pod().ip4 && hint == NOT_CHOSEN);
+        let stranger = Connect { pod: None, ..dial(v4(10, 96, 0, 1)) };
+        assert_eq!(decide(&stranger, || false), Outcome::Pass(Counter::ConnectNotEnrolled));
+        assert_eq!(decide(&stranger, || true), Outcome::Refuse(Counter::UnknownNamespace));
+        let agent = Connect { by_agent: true, ..dial(v4(10, 96, 0, 1)) };
+        assert_eq!(decide(&agent, || true), Outcome::Agent);
+        let udp = Connect { protocol: 17, ..dial(v4(10, 96, 0, 1)) };
+        assert_eq!(decide(&udp, || true), Outcome::Pass(Counter::ConnectNotTcp));
+    }
+
+    #[test]
+    fn the_pod_itself_is_left_alone() {
+        for ip in [v4(127, 0, 0, 1), v4(127, 64, 0, 1), v4(0, 0, 0, 0), Ip::NONE, Ip::LOOPBACK6] {
+            assert_eq!(decide(&dial(ip), || true), Outcome::Pass(Counter::ConnectOwnPod), "{ip:?}");
+        }
+        for ip in [v4(10, 0, 0, 2), v6(2)] {
+            assert_eq!(decide(&dial(ip), || true), Outcome::Own(SockAddr { ip, port: 80 }));
+        }
+    }
+
+    #[test]
+    fn a_bound_device_is_refused() {
+        for ip in [v4(10, 96, 0, 1), v6(1)] {
+            let facts = Connect { bound_device: 2, ..dial(ip) };
+            assert_eq!(decide(&facts, || true), Outcome::Refuse(Counter::BoundDevice));
+        }
+    }
+
+    #[test]
+    fn ipv6_goes_to_a_port_of_the_loopback_address() {
+        let outcome = decide(&dial(v6(1)), || true);
+        let Outcome::Redirect(to, own, hint) = outcome else { panic!("{outcome:?}") };
+        assert!(to.ip == Ip::LOOPBACK6 && own == pod().ip6 && hint == NOT_CHOSEN);
+        for i in 0..200_000 {
+            let outcome = decide(&dial(v6(i + 100)), || true);
+            let Outcome::Redirect(to, ..) = outcome else { panic!("{outcome:?}") };
+            assert!((REDIRECT_PORTS..65_536).contains(&to.port), "{to:?}");
+        }
+        // The tunnel's port is another one's.
+        let hbone_port = to.port;
+        let Outcome::Redirect(beside, ..) = decide(&Connect { hbone_port, ..dial(v6(1)) }, || true) else { panic!() };
+        assert_ne!(beside.port, hbone_port);
+    }
+
+    #[test]
+    fn an_address_family_that_the_pod_has_not_is_unreachable() {
+        let only = |ip4, ip6| PodEntry { ip4, ip6, ..pod() };
+        let (only4, only6) = (only(pod().ip4, Ip::NONE), only(Ip::NONE, pod().ip6));
+        let facts = Connect { pod: Some(&only4), ..dial(v6(1)) };
+        assert_eq!(decide(&facts, || true), Outcome::Unreachable(Counter::ConnectIpv6));
+        let facts = Connect { pod: Some(&only6), ..dial(v4(10, 96, 0, 1)) };
+        assert_eq!(decide(&facts, || true), Outcome::Unreachable(Counter::ConnectIpv4));
+        // Whatever the pod has: nothing says whom it would reach.
+        for pod in [Some(&only4), Some(&POD)] {
+            let facts = Connect { pod, ..dial(link_local(1)) };
+            assert_eq!(decide(&facts, || true), Outcome::Refuse(Counter::ConnectLinkLocal));
+        }
+    }
+
+    #[test]
+    fn destinations_spread() {
+        let mut seen = [0_u32; 64];
+        for i in 0..4096_u32 {
+            let hash = hash(SockAddr { ip: v4(10, 96, (i >> 8) as u8, i as u8), port: 80 });
+            seen[(hash & !SPREAD_MASK) as usize >> 16] += 1;
+        }
+        assert!(seen.iter().all(|n| *n > 20), "{seen:?}");
+    }
+}
