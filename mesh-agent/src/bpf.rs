@@ -8,13 +8,11 @@ mod ingress;
 mod inspect;
 mod link;
 mod maps;
-mod open_ports;
 mod probes;
 mod programs;
 
 pub use direct::{kernel_now, nanoseconds};
 pub use events::{KernelEvent, read_events, read_logs};
 pub use inspect::{Expected, Fault, Hooked, PodLink, probe_faults};
-pub use open_ports::open_ports;
 pub use probes::{keep_probes, remove_probes};
 pub use programs::{Datapath, PodHooks, Settings, uninstall};

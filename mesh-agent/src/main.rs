@@ -18,6 +18,7 @@ mod refused;
 #[cfg(test)]
 #[path = "../../tests/src/rogue.rs"]
 mod rogue;
+mod sock_diag;
 mod sockopt;
 mod state;
 mod telemetry;

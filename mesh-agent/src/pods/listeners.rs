@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use mesh_common::abi::ANY_PORT;
 
 use super::{Netns, Pod};
-use crate::bpf::{Datapath, open_ports};
+use crate::{bpf::Datapath, sock_diag::open_ports};
 
 /// The kernel tells of a listener's end a moment before it takes the socket out of its tables.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@ use super::{
 
 /// The rooms of mesh-agent from the ground up. A room imports from lower layers only, and never from its neighbours.
 const LAYERS: &[&[&str]] = &[
-    &["config", "durable", "private_socket", "sockopt", "telemetry"],
+    &["config", "durable", "private_socket", "sock_diag", "sockopt", "telemetry"],
     &["identity", "state"],
     &["bpf", "tunnel"],
     // It hooks pods by bpf.
