@@ -22,7 +22,7 @@ use crate::{
     health::Readiness,
     identity::Certificates,
     pods::{PodStatus, Redirection},
-    state::Store,
+    state::{Snapshot, Store},
     telemetry::FlowLog,
     tunnel::Pool,
 };
@@ -98,7 +98,12 @@ impl Admin {
             workloads: snapshot.workloads().len() as u32,
             services: snapshot.services().len() as u32,
             policies: snapshot.policies().len() as u32,
-            pods: self.pods.borrow().iter().map(pod_state).collect(),
+            pods: self
+                .pods
+                .borrow()
+                .iter()
+                .map(|pod| nodemesh::PodState { mode: mode(&snapshot, pod), ..pod_state(pod) })
+                .collect(),
             counters: self
                 .datapath
                 .counters()
@@ -142,5 +147,13 @@ fn pod_state(status: &PodStatus) -> nodemesh::PodState {
         message: message.to_owned(),
         fault: fault.clone(),
         proven: proven.map(Into::into),
+        mode: None,
     }
+}
+
+/// What the configuration asks for; a recreated pod has the name only.
+fn mode(snapshot: &Snapshot, status: &PodStatus) -> Option<i32> {
+    let pod = snapshot.local_pod(&status.namespace, &status.name)?;
+    let is_it = pod.pod_uid.is_empty() || status.pod_uid.is_empty() || pod.pod_uid == status.pod_uid;
+    is_it.then(|| nodemesh::Mode::from(pod.mode).into())
 }

@@ -1,11 +1,13 @@
 //! What the agent knows of the mesh: one writer, immutable snapshots. It imports the model only; it neither asks for
 //! configuration (`control`) nor acts on it (`proxy`, `bpf`).
 
+mod backends;
 mod index;
 mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use backends::backends;
 pub use snapshot::Snapshot;
 pub use store::{Delta, Kind, Object, Reach, Store, Unreadable};

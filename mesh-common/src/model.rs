@@ -8,6 +8,7 @@ mod identity;
 mod observe;
 mod policy;
 mod service;
+mod topology;
 mod validity;
 mod workload;
 
@@ -19,5 +20,6 @@ pub use identity::{Identity, IdentityError};
 pub use observe::{Observation, ObservedAs, observe};
 pub use policy::{Action, Clause, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch};
 pub use service::{NameError, Service, ServiceName, ServicePort};
+pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};
 pub use validity::Validity;
-pub use workload::{LocalPod, Mode, Tunnel, Workload, WorkloadKind};
+pub use workload::{LocalPod, Mode, SameNode, Tunnel, Workload, WorkloadKind};

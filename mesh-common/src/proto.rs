@@ -5,6 +5,7 @@ mod accounts;
 mod address;
 mod authorization;
 mod local_pod;
+mod topology;
 
 pub use address::{Address, TRUST_DOMAIN_DEFAULT};
 

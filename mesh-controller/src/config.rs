@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use mesh_common::model::Identity;
+use mesh_common::model::{Identity, SameNode};
 
-use crate::translate::Settings;
+use crate::translate::{Settings, same_node};
 
 /// Watches the mesh's configuration, signs identities and tells the agents.
 #[derive(Debug, Parser)]
@@ -68,6 +68,10 @@ pub struct Run {
     /// The DNS name in the controller's own certificate
     #[arg(long, value_name = "NAME", default_value = "mesh-controller.nodemesh-system.svc")]
     pub server_name: String,
+    /// How pods of the mesh speak within a node, where no label nodemesh.io/same-node says so: direct (plaintext on the
+    /// pods' own links, attested by the kernel) or tls
+    #[arg(long, value_name = "WAY", default_value = "direct", value_parser = same_node::meaning)]
+    pub same_node: SameNode,
     /// The longest life of a workload's certificate, as in 90m, 24h or 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub certificate_ttl: Duration,
@@ -106,6 +110,7 @@ impl Run {
             trust_domain: self.trust_domain.clone(),
             root_namespace: self.root_namespace.clone(),
             own_namespace: self.namespace.clone(),
+            same_node: self.same_node,
         }
     }
 }
@@ -138,10 +143,21 @@ mod tests {
     #[test]
     fn both_commands_parse() {
         Cli::command().debug_assert();
-        let cli = Cli::try_parse_from(["c", "--source", "dir:/x", "--state", "/s", "--certificate-ttl", "90m"]);
+        let cli = Cli::try_parse_from([
+            "c",
+            "--source",
+            "dir:/x",
+            "--state",
+            "/s",
+            "--certificate-ttl",
+            "90m",
+            "--same-node",
+            "tls",
+        ]);
         let run = cli.expect("valid").run.expect("run");
         assert_eq!(run.source, SourceArg::Directory("/x".into()));
         assert_eq!(run.certificate_ttl, Duration::from_secs(5400));
+        assert_eq!(run.settings().same_node, SameNode::Tls);
         assert_eq!(run.admin_socket(), PathBuf::from("/s/admin.sock"));
         let cli = Cli::try_parse_from(["c", "join-token", "--state", "/s", "--node", "a"]).expect("valid");
         assert!(matches!(cli.command, Some(Command::JoinToken(_))));
@@ -149,9 +165,13 @@ mod tests {
 
     #[test]
     fn what_has_no_meaning_is_refused() {
-        for arguments in
-            [["--source", "kube:x"], ["--certificate-ttl", "0h"], ["--certificate-ttl", "5"], ["--trust-domain", "A/b"]]
-        {
+        for arguments in [
+            ["--source", "kube:x"],
+            ["--same-node", "mtls"],
+            ["--certificate-ttl", "0h"],
+            ["--certificate-ttl", "5"],
+            ["--trust-domain", "A/b"],
+        ] {
             let all = ["c", "--state", "/s"].into_iter().chain(arguments);
             assert!(Cli::try_parse_from(all).is_err(), "{arguments:?}");
         }

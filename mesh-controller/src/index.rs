@@ -21,13 +21,13 @@ use std::{
 };
 
 use mesh_common::model::{
-    Accounts, Identity, LocalPod, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
+    Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
 };
 
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
     status::{Fault, Problem},
-    translate::{Labels, Settings, endpoint_slice, join, peer_authentication, pod, service},
+    translate::{Labels, Settings, endpoint_slice, join, node, peer_authentication, pod, same_node, service},
 };
 
 /// What agents are told.
@@ -41,7 +41,7 @@ pub struct World {
     pub local_pods: BTreeMap<String, BTreeMap<String, LocalPod>>,
     /// By namespace; none at all if the source does not say which ServiceAccounts exist.
     pub accounts: BTreeMap<String, Accounts>,
-    /// Identities of the pods that run on a node: its agent may ask for these and no others.
+    /// Identities of the pods of a node that shall be in the mesh: its agent may ask for these and no others.
     pub identities: BTreeMap<String, BTreeSet<Identity>>,
     /// Pods that take HBONE, with their UIDs: to be remembered over a restart.
     pub redirected: BTreeMap<PodName, String>,
@@ -64,6 +64,8 @@ struct Objects<'a> {
     existing: BTreeSet<&'a str>,
     /// Namespace and name of each ServiceAccount.
     accounts: BTreeSet<(&'a str, &'a str)>,
+    /// Nodes that say where they are.
+    nodes: BTreeMap<&'a str, Locality>,
     pods: Vec<Read<'a, pod::Pod>>,
     /// Pods that could not be translated.
     lost: Vec<Key>,
@@ -113,9 +115,10 @@ impl World {
             problems,
         );
         for Read { object, value: pod } in &objects.pods {
+            let locality = objects.nodes.get(pod.node.as_str()).cloned().unwrap_or_default();
             // Pods in the node's own network never join: their address is not theirs.
             if pod.host_network {
-                let workload = pod.workload(settings, pod.addresses.clone(), Tunnel::None);
+                let workload = pod.workload(settings, pod.addresses.clone(), Tunnel::None, locality);
                 self.workloads.insert(pod.uid.clone(), workload);
                 continue;
             }
@@ -129,11 +132,15 @@ impl World {
                 self.redirected.insert(name, pod.pod_uid.clone());
             }
             let tunnel = if redirected { Tunnel::Hbone } else { Tunnel::None };
-            self.workloads.insert(pod.uid.clone(), pod.workload(settings, addresses.clone(), tunnel));
+            self.workloads.insert(pod.uid.clone(), pod.workload(settings, addresses.clone(), tunnel, locality));
             if !pod.node.is_empty() {
-                self.identities.entry(pod.node.clone()).or_default().insert(pod.identity.clone());
+                // Who only watches a pod, or leaves it alone, must not speak as it.
+                if mode == Mode::Mesh {
+                    self.identities.entry(pod.node.clone()).or_default().insert(pod.identity.clone());
+                }
+                let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
                 let local = self.local_pods.entry(pod.node.clone()).or_default();
-                local.insert(pod.uid.clone(), pod.local(addresses, mode));
+                local.insert(pod.uid.clone(), pod.local(addresses, mode, same_node));
             }
         }
     }
@@ -172,17 +179,19 @@ impl<'a> Objects<'a> {
                     by_kind.existing.extend(namespace.metadata.name.as_deref());
                     if let (Some(name), Some(labels)) = (&namespace.metadata.name, &namespace.metadata.labels) {
                         by_kind.namespaces.insert(name, labels);
-                        faults.extend(join::check(labels));
+                        faults.extend(join::check(labels).into_iter().chain(same_node::check(labels)));
                     }
                 }
-                // Pods name their node themselves, and nothing else of it is used yet.
-                Kind::Node(_) => {}
+                Kind::Node(v1) => {
+                    by_kind.nodes.extend(v1.metadata.name.as_deref().map(|name| (name, node::locality(v1))));
+                }
                 Kind::ServiceAccount(account) => {
                     let metadata = &account.metadata;
                     by_kind.accounts.extend(metadata.namespace.as_deref().zip(metadata.name.as_deref()));
                 }
                 Kind::Pod(v1) => {
-                    faults.extend(v1.metadata.labels.as_ref().and_then(join::check));
+                    let labels = v1.metadata.labels.as_ref();
+                    faults.extend(labels.and_then(join::check).into_iter().chain(labels.and_then(same_node::check)));
                     let read = pod::pod(settings, v1, &mut faults);
                     by_kind.lost.extend(read.is_err().then(|| object.key()));
                     by_kind.pods.extend(Read::new(object, read, &mut faults));

@@ -3,14 +3,18 @@
 pub mod authorization_policy;
 pub mod endpoint_slice;
 pub mod join;
+mod load_balancing;
+pub mod node;
 pub mod peer_authentication;
 pub mod pod;
 mod probe;
+pub mod same_node;
 pub mod service;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use mesh_common::model::SameNode;
 use serde::Deserialize;
 
 use crate::status::Fault;
@@ -29,6 +33,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// Where the mesh itself lives; its pods never join.
     pub own_namespace: String,
+    /// For pods whose labels, and whose namespace's, say nothing of it.
+    pub same_node: SameNode,
 }
 
 /// `spec.selector` of policies.

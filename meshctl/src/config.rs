@@ -103,7 +103,8 @@ fn workloads<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -
 }
 
 fn services<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
-    let mut table = Table::new(["SEEN BY", "NAMESPACE", "HOSTNAME", "ADDRESSES", "PORTS", "ENDPOINTS"]);
+    let mut table =
+        Table::new(["SEEN BY", "NAMESPACE", "HOSTNAME", "ADDRESSES", "PORTS", "LOAD BALANCING", "ENDPOINTS"]);
     for (seen_by, kind) in items {
         let item::Kind::Service(info) = kind else { continue };
         table.push([
@@ -112,6 +113,7 @@ fn services<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) ->
             (&info.hostname).into(),
             info.addresses.join(",").into(),
             info.ports.join(",").into(),
+            (&info.load_balancing).into(),
             info.endpoints.join(", ").into(),
         ]);
     }
@@ -187,10 +189,12 @@ fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
             "seen_by": seen_by, "uid": uid, "namespace": namespace, "pod": name, "node": node, "addresses": addresses,
             "identity": identity, "protocol": protocol, "healthy": healthy, "services": services, "policies": policies,
         }),
-        item::Kind::Service(ServiceInfo { namespace, hostname, addresses, ports, endpoints }) => json!({
-            "seen_by": seen_by, "namespace": namespace, "hostname": hostname, "addresses": addresses, "ports": ports,
-            "endpoints": endpoints,
-        }),
+        item::Kind::Service(ServiceInfo { namespace, hostname, addresses, ports, endpoints, load_balancing }) => {
+            json!({
+                "seen_by": seen_by, "namespace": namespace, "hostname": hostname, "addresses": addresses, "ports": ports,
+                "endpoints": endpoints, "load_balancing": load_balancing,
+            })
+        }
         item::Kind::Policy(PolicyInfo { namespace, name, scope, action, rules, workloads }) => json!({
             "seen_by": seen_by, "namespace": namespace, "name": name, "scope": scope, "action": action, "rules": rules,
             "workloads": workloads,

@@ -4,7 +4,7 @@ mod controller;
 
 use std::{io::Write, time::SystemTime};
 
-use mesh_common::proto::nodemesh::{NodeStatus, Redirection, StatusQuery, item, query};
+use mesh_common::proto::nodemesh::{NodeStatus, PodState, Redirection, StatusQuery, item, query};
 use serde_json::{Value, json};
 
 use crate::{
@@ -137,7 +137,7 @@ fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> R
 }
 
 fn pods<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
-    let mut table = Table::new(["NODE", "POD", "REDIRECTION", "PROVEN", "WHY"]);
+    let mut table = Table::new(["NODE", "POD", "MODE", "REDIRECTION", "PROVEN", "WHY"]);
     for (node, status) in nodes {
         for pod in &status.pods {
             let mood = match pod.redirection() {
@@ -155,6 +155,7 @@ fn pods<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Res
             table.push([
                 node.into(),
                 format!("{}/{}", pod.namespace, pod.name).into(),
+                pod_mode(pod).unwrap_or_default().into(),
                 Cell::new(words::redirection(pod.redirection()), mood),
                 proven.into(),
                 Cell::new(&why, if pod.fault.is_empty() { Mood::Plain } else { Mood::Bad }),
@@ -166,6 +167,11 @@ fn pods<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Res
         screen.table(&mut table)?;
     }
     Ok(())
+}
+
+/// Nothing if the configuration does not name the pod.
+fn pod_mode(pod: &PodState) -> Option<&'static str> {
+    pod.mode.is_some().then(|| words::mode(pod.mode()))
 }
 
 fn counters<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> Result<(), Failure> {
@@ -196,6 +202,7 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
             "namespace": pod.namespace,
             "pod": pod.name,
             "pod_uid": pod.pod_uid,
+            "mode": pod_mode(pod),
             "redirection": words::redirection(pod.redirection()),
             "message": pod.message,
             "fault": pod.fault,

@@ -8,7 +8,7 @@ use std::{path::Path, pin::Pin, sync::Arc};
 
 use mesh_common::model::Validity;
 use mesh_common::proto::nodemesh::{
-    AuthzAnswer, CertificateInfo, Item, NodeStatus, PodState, Query, Redirection, Verdict, WorkloadInfo,
+    AuthzAnswer, CertificateInfo, Item, Mode, NodeStatus, PodState, Query, Redirection, Verdict, WorkloadInfo,
     admin_server::{Admin, AdminServer},
     item, query,
 };
@@ -97,6 +97,7 @@ fn node(redirection: Redirection) -> item::Kind {
         redirection: redirection.into(),
         message: "no\x1b[2Jcgroup".into(),
         pod_uid: "1".into(),
+        mode: Some(Mode::Mesh.into()),
         ..Default::default()
     };
     item::Kind::Status(NodeStatus { controller_connected: true, generation: 9, pods: vec![pod], ..Default::default() })

@@ -103,6 +103,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
+/// As in the label `nodemesh.io/mode`.
+pub fn mode(mode: nodemesh::Mode) -> &'static str {
+    match mode {
+        nodemesh::Mode::None => "none",
+        nodemesh::Mode::Mesh => "mesh",
+        nodemesh::Mode::Observe => "observe",
+    }
+}
+
 /// As in the annotation `nodemesh.io/redirection`.
 pub fn redirection(redirection: nodemesh::Redirection) -> &'static str {
     match redirection {

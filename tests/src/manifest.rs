@@ -59,13 +59,15 @@ impl Manifests {
         )
     }
 
-    pub(crate) fn node(&self, node: NodeId) -> Result<()> {
+    pub(crate) fn node(&self, node: NodeId, labels: &[(&str, &str)]) -> Result<()> {
         let name = node.name();
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let metadata = json!({ "name": name, "labels": labels });
         let addresses = json!([{ "type": "InternalIP", "address": node.address() }]);
         self.put(
             &format!("node-{name}"),
             &json!({
-                "apiVersion": "v1", "kind": "Node", "metadata": { "name": name }, "status": { "addresses": addresses },
+                "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": { "addresses": addresses },
             }),
         )
     }
@@ -106,24 +108,25 @@ impl Manifests {
         )
     }
 
-    pub(crate) fn service(&self, service: &Service, pods: &[&Pod]) -> Result<()> {
+    /// With these fields of its spec besides.
+    pub(crate) fn service(&self, service: &Service, pods: &[&Pod], fields: &[(&str, &str)]) -> Result<()> {
         let Service { namespace, name, ip, ip6, families, port, target_port } = service;
         let ips = families.of(IpAddr::from(*ip), IpAddr::from(*ip6));
+        let mut spec = json!({
+            "type": "ClusterIP",
+            "clusterIP": ips[0],
+            "clusterIPs": ips,
+            "ipFamilies": families.of("IPv4", "IPv6"),
+            "selector": { "service": name },
+            "ports": [{ "name": "tcp", "protocol": "TCP", "port": port, "targetPort": target_port }],
+        });
+        for (field, value) in fields {
+            spec[field] = json!(value);
+        }
+        let metadata = json!({ "name": name, "namespace": namespace });
         self.put(
             &format!("service-{namespace}-{name}"),
-            &json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": { "name": name, "namespace": namespace },
-                "spec": {
-                    "type": "ClusterIP",
-                    "clusterIP": ips[0],
-                    "clusterIPs": ips,
-                    "ipFamilies": families.of("IPv4", "IPv6"),
-                    "selector": { "service": name },
-                    "ports": [{ "name": "tcp", "protocol": "TCP", "port": port, "targetPort": target_port }],
-                },
-            }),
+            &json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec }),
         )?;
         // A slice for each family, as Kubernetes makes them.
         for family in families.of(Families::V4, Families::V6) {

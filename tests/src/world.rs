@@ -81,8 +81,8 @@ impl World {
         let nodes =
             [Node::new(A, id, &network, &root, &cgroup, &crew)?, Node::new(B, id, &network, &root, &cgroup, &crew)?];
         let manifests = Manifests::new(&root)?;
-        manifests.node(A)?;
-        manifests.node(B)?;
+        manifests.node(A, &[])?;
+        manifests.node(B, &[])?;
         Ok(Self {
             id: id.to_owned(),
             title: title.to_owned(),

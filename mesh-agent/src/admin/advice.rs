@@ -29,7 +29,8 @@ pub fn advice(code: &str) -> Option<&'static str> {
         }
         "NO_SUCH_PORT" => "The service has no such port. See `meshctl config services`.",
         "NO_HEALTHY_ENDPOINT" => {
-            "The service has no ready pod for the port. See `meshctl config services` and the readiness of its pods."
+            "The service has no ready pod for the port, or none on this node where `internalTrafficPolicy: Local` asks for \
+             one. See `meshctl config services` and the readiness of its pods."
         }
         "CONNECT" => {
             "The destination did not take the connection. Does its program listen on the port, and is there a route or \

@@ -476,7 +476,7 @@ fn named<'a>(snapshot: &'a Snapshot, key: &Key, pod_uid: &str) -> Option<&'a Arc
 fn wish(snapshot: &Snapshot, key: &Key, joined: &Joined) -> Wish {
     let Some(pod) = named(snapshot, key, &joined.pod_uid) else { return Wish::Unknown };
     match pod.mode {
-        Mode::None => Wish::Leave,
+        Mode::None | Mode::Observe => Wish::Leave,
         Mode::Mesh => {
             // A recreated pod must not speak as its predecessor: its workload may be the old one still.
             let identity = snapshot.workload(&pod.uid).map(|workload| &workload.identity);

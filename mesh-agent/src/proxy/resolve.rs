@@ -5,9 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::model::{Service, ServiceName, Tunnel, Workload};
+use mesh_common::model::{LoadBalancingMode, Service, ServiceName, Tunnel, Workload};
 
-use crate::{state::Snapshot, telemetry::reason};
+use crate::{
+    state::{Snapshot, backends},
+    telemetry::reason,
+};
 
 /// The answer.
 #[derive(Debug)]
@@ -49,7 +52,7 @@ pub fn resolve(
         return Resolved { service: None, route: place.route(workload, destination) };
     };
     let name = service.service_name();
-    let route = match endpoint(snapshot, service, &name, destination, can_dial, choose) {
+    let route = match endpoint(snapshot, service, &name, destination, source_uid, can_dial, choose) {
         Ok((workload, target)) => place.route(Some(workload), target),
         Err((reason, why)) => Route::Refuse { reason, why },
     };
@@ -83,6 +86,7 @@ fn endpoint(
     service: &Service,
     name: &ServiceName,
     dialled: SocketAddr,
+    source_uid: &str,
     can_dial: impl Fn(IpAddr) -> bool,
     choose: impl FnOnce(&ServiceName, usize) -> usize,
 ) -> Result<(Arc<Workload>, SocketAddr), (&'static str, String)> {
@@ -90,39 +94,18 @@ fn endpoint(
     if !service.ports.iter().any(|p| p.port == port) {
         return Err((reason::NO_SUCH_PORT, format!("service {name} has no port {port}")));
     }
-    let target = |workload: &Workload| {
-        let port = workload.services.get(name)?.iter().find(|p| p.port == port && p.target != 0)?.target;
-        Some(SocketAddr::new(address(&workload.addresses, dialled.ip(), &can_dial)?, port))
+    let Some(source) = snapshot.workload(source_uid) else {
+        return Err((reason::WORKLOAD_UNKNOWN, format!("{source_uid} is not in the configuration")));
     };
-    let healthy: Vec<_> =
-        snapshot.endpoints(name).iter().filter(|w| w.healthy).filter_map(|w| Some((w, target(w)?))).collect();
-    if healthy.is_empty() {
-        return Err((reason::NO_HEALTHY_ENDPOINT, format!("service {name} has no healthy endpoint for port {port}")));
+    let endpoints = backends(snapshot, service, dialled, source, can_dial);
+    if endpoints.is_empty() {
+        let near = match &service.load_balancing {
+            Some(wanted) if wanted.mode == LoadBalancingMode::Strict => format!(" that is near enough ({wanted})"),
+            _ => String::new(),
+        };
+        let why = format!("service {name} has no healthy endpoint for port {port}{near}");
+        return Err((reason::NO_HEALTHY_ENDPOINT, why));
     }
-    let (workload, target) = healthy[choose(name, healthy.len()) % healthy.len()];
+    let (workload, target) = endpoints[choose(name, endpoints.len()) % endpoints.len()];
     Ok((Arc::clone(workload), target))
-}
-
-/// The address of the family that was dialled, or else any that the source can dial.
-fn address(addresses: &[IpAddr], dialled: IpAddr, can_dial: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let same_family = addresses.iter().find(|ip| ip.is_ipv4() == dialled.is_ipv4());
-    same_family.or_else(|| addresses.iter().find(|ip| can_dial(**ip))).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_endpoint_is_dialled_in_the_clients_family_if_it_can_be() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let both = [ip("10.0.0.2"), ip("fd00::2")];
-        let chosen = |of: &[IpAddr], dialled, can: fn(IpAddr) -> bool| address(of, ip(dialled), can);
-        assert_eq!(chosen(&both, "10.96.0.1", |_| true), Some(both[0]));
-        assert_eq!(chosen(&both, "fd00::96", |_| true), Some(both[1]));
-        assert_eq!(chosen(&both[1..], "10.96.0.1", |ip| ip.is_ipv6()), Some(both[1]));
-        assert_eq!(chosen(&both[..1], "fd00::96", |ip| ip.is_ipv4()), Some(both[0]));
-        // A source without IPv6 finds nobody there.
-        assert_eq!(chosen(&both[1..], "10.96.0.1", |ip| ip.is_ipv4()), None);
-    }
 }

@@ -7,13 +7,13 @@ use std::{
 };
 
 use mesh_common::model::{
-    Accounts, Action, Clause, Connection, Identity, LocalPod, Match, Mode, Policy, PolicyName, Reason, Rule, Scope,
-    Service, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
+    Accounts, Action, Clause, Connection, Identity, LocalPod, Locality, Match, Mode, Policy, PolicyName, Reason, Rule,
+    SameNode, Scope, Service, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
 };
 
 use super::{Delta, Kind, Object, Reach, Snapshot, Store, Unreadable, store::StoreError};
 
-fn ip(text: &str) -> IpAddr {
+pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
@@ -21,7 +21,7 @@ fn cart() -> ServiceName {
     "shop/cart.shop.svc.cluster.local".parse().expect("a service name")
 }
 
-fn workload(name: &str, address: &str) -> Workload {
+pub fn workload(name: &str, address: &str) -> Workload {
     Workload {
         uid: format!("Kubernetes//Pod/shop/{name}"),
         name: name.into(),
@@ -39,17 +39,19 @@ fn workload(name: &str, address: &str) -> Workload {
         healthy: true,
         cluster: "Kubernetes".into(),
         host_network: false,
+        locality: Locality::default(),
         services: BTreeMap::from([(cart(), vec![ServicePort { port: 80, target: 8080 }])]),
     }
 }
 
-fn service(address: &str) -> Service {
+pub fn service(address: &str) -> Service {
     Service {
         name: "cart".into(),
         namespace: "shop".into(),
         hostname: cart().hostname,
         addresses: vec![ip(address)],
         ports: vec![ServicePort { port: 80, target: 8080 }],
+        load_balancing: None,
     }
 }
 
@@ -74,10 +76,11 @@ fn pod(name: &str, mode: Mode) -> LocalPod {
         strict_by: None,
         probe_ports: Vec::new(),
         mode,
+        same_node: SameNode::Direct,
     }
 }
 
-fn put(store: &Store, objects: impl IntoIterator<Item = Object>) -> Arc<Snapshot> {
+pub fn put(store: &Store, objects: impl IntoIterator<Item = Object>) -> Arc<Snapshot> {
     let upserts = objects.into_iter().map(|object| (object.resource_name(), object)).collect();
     store.apply(Delta { upserts, policies_answered: true, ..Delta::default() }).expect("accepted")
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use super::LoadBalancing;
+
 /// `namespace/hostname`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceName {
@@ -18,6 +20,8 @@ pub struct Service {
     /// Virtual addresses; a headless service has none.
     pub addresses: Vec<IpAddr>,
     pub ports: Vec<ServicePort>,
+    /// `None`: every endpoint is as good as any other.
+    pub load_balancing: Option<LoadBalancing>,
 }
 
 /// A port of a service, and the port at which the workload answers it.

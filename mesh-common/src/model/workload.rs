@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Identity, PolicyName, ServiceName, ServicePort};
+use super::{Identity, Locality, PolicyName, ServiceName, ServicePort};
 
 /// One pod (later also a VM) with its addresses and facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Workload {
     pub healthy: bool,
     pub cluster: String,
     pub host_network: bool,
+    /// Its node's.
+    pub locality: Locality,
     /// The services that it serves, each with the ports as this workload answers them.
     pub services: BTreeMap<ServiceName, Vec<ServicePort>>,
 }
@@ -64,6 +66,7 @@ pub struct LocalPod {
     pub strict_by: Option<PolicyName>,
     /// Ports that the pod declares in a probe or a lifecycle hook: the kubelet may reach them.
     pub probe_ports: Vec<u16>,
+    pub same_node: SameNode,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,4 +75,16 @@ pub enum Mode {
     None,
     /// Redirect, authenticate, authorise.
     Mesh,
+    /// Record its connections and redirect nothing: for its peers it is no pod of the mesh.
+    Observe,
+}
+
+/// How a pod of the mesh speaks to others of its own node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SameNode {
+    /// Directly where it may, in plaintext on the pods' own links, attested by the kernel.
+    #[default]
+    Direct,
+    /// In TLS, as between nodes.
+    Tls,
 }

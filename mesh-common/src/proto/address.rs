@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{WireError, ip_from_bytes, ip_to_bytes, port, workload as wire};
+use super::{WireError, ip_from_bytes, ip_to_bytes, port, topology, workload as wire};
 use crate::model::{Identity, Service, ServiceName, ServicePort, Tunnel, Workload, WorkloadKind};
 
 /// What an empty trust domain on the wire means.
@@ -93,6 +93,7 @@ impl TryFrom<wire::Workload> for Workload {
             workload_name: message.workload_name,
             policies,
             cluster: message.cluster_id,
+            locality: message.locality.map(Into::into).unwrap_or_default(),
             services,
         })
     }
@@ -117,6 +118,7 @@ impl From<&Workload> for wire::Workload {
             healthy,
             cluster,
             host_network,
+            locality,
             services,
         } = workload;
         let mut message = Self {
@@ -137,6 +139,7 @@ impl From<&Workload> for wire::Workload {
             workload_name: workload_name.clone(),
             authorization_policies: policies.iter().map(ToString::to_string).collect(),
             cluster_id: cluster.clone(),
+            locality: topology::wire_locality(locality),
             services: services
                 .iter()
                 .map(|(name, ports)| (name.to_string(), wire::PortList { ports: wire_ports(ports) }))
@@ -195,13 +198,14 @@ impl TryFrom<wire::Service> for Service {
             namespace: message.namespace,
             hostname: message.hostname,
             addresses,
+            load_balancing: topology::load_balancing(message.load_balancing)?,
         })
     }
 }
 
 impl From<&Service> for wire::Service {
     fn from(service: &Service) -> Self {
-        let Service { name, namespace, hostname, addresses, ports } = service;
+        let Service { name, namespace, hostname, addresses, ports, load_balancing } = service;
         Self {
             name: name.clone(),
             namespace: namespace.clone(),
@@ -211,6 +215,7 @@ impl From<&Service> for wire::Service {
                 .map(|ip| wire::NetworkAddress { address: ip_to_bytes(*ip), ..Default::default() })
                 .collect(),
             ports: wire_ports(ports),
+            load_balancing: load_balancing.as_ref().map(Into::into),
             ..Self::default()
         }
     }

@@ -1,7 +1,7 @@
 //! `nodemesh.v1.LocalPod` <-> [`LocalPod`].
 
 use super::{WireError, ip_from_bytes, ip_to_bytes, nodemesh as wire};
-use crate::model::{LocalPod, Mode};
+use crate::model::{LocalPod, Mode, SameNode};
 
 impl TryFrom<wire::LocalPod> for LocalPod {
     type Error = WireError;
@@ -15,6 +15,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
         let mode = match wire::Mode::try_from(message.mode) {
             Ok(wire::Mode::None) => Mode::None,
             Ok(wire::Mode::Mesh) => Mode::Mesh,
+            Ok(wire::Mode::Observe) => Mode::Observe,
             Err(e) => return Err(WireError::new("mode", e)),
         };
         let addresses =
@@ -37,17 +38,25 @@ impl TryFrom<wire::LocalPod> for LocalPod {
             service_account: message.service_account,
             addresses,
             mode,
+            same_node: if message.same_node_tls { SameNode::Tls } else { SameNode::Direct },
         })
     }
 }
 
 impl From<&LocalPod> for wire::LocalPod {
     fn from(pod: &LocalPod) -> Self {
-        let LocalPod { uid, pod_uid, namespace, name, service_account, addresses, mode, strict_by, probe_ports } = pod;
-        let mode = match mode {
-            Mode::None => wire::Mode::None,
-            Mode::Mesh => wire::Mode::Mesh,
-        };
+        let LocalPod {
+            uid,
+            pod_uid,
+            namespace,
+            name,
+            service_account,
+            addresses,
+            mode,
+            strict_by,
+            probe_ports,
+            same_node,
+        } = pod;
         Self {
             uid: uid.clone(),
             pod_uid: pod_uid.clone(),
@@ -55,9 +64,20 @@ impl From<&LocalPod> for wire::LocalPod {
             name: name.clone(),
             service_account: service_account.clone(),
             addresses: addresses.iter().copied().map(ip_to_bytes).collect(),
-            mode: mode.into(),
+            mode: wire::Mode::from(*mode).into(),
             strict_by: strict_by.as_ref().map(ToString::to_string).unwrap_or_default(),
             probe_ports: probe_ports.iter().copied().map(u32::from).collect(),
+            same_node_tls: *same_node == SameNode::Tls,
+        }
+    }
+}
+
+impl From<Mode> for wire::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::None => Self::None,
+            Mode::Mesh => Self::Mesh,
+            Mode::Observe => Self::Observe,
         }
     }
 }

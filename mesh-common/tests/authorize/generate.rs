@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use mesh_common::model::{
-    Action, Clause, Connection, Identity, Match, Policy, PolicyName, Rule, Scope, Service, ServiceAccountMatch,
-    ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
+    Action, Clause, Connection, Identity, Level, LoadBalancing, LoadBalancingMode, Locality, Match, Policy, PolicyName,
+    Rule, Scope, Service, ServiceAccountMatch, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
 };
 use proptest::{collection, option, prelude::*, sample::select};
 
@@ -148,14 +148,23 @@ fn service_name() -> impl Strategy<Value = ServiceName> {
         .prop_map(|(namespace, hostname)| ServiceName { namespace: namespace.into(), hostname: hostname.into() })
 }
 
+fn load_balancing() -> impl Strategy<Value = LoadBalancing> {
+    let levels = [Level::Network, Level::Cluster, Level::Region, Level::Zone, Level::Subzone, Level::Node];
+    let mode = select(vec![LoadBalancingMode::Failover, LoadBalancingMode::Strict]);
+    (collection::vec(select(levels.to_vec()), 1..4), mode)
+        .prop_map(|(preference, mode)| LoadBalancing { preference, mode })
+}
+
 pub fn service() -> impl Strategy<Value = Service> {
-    (service_name(), "[a-z]{0,3}", collection::vec(ip(), 0..3), collection::vec(service_port(), 0..3)).prop_map(
-        |(ServiceName { namespace, hostname }, name, addresses, ports)| Service {
+    let (addresses, ports) = (collection::vec(ip(), 0..3), collection::vec(service_port(), 0..3));
+    (service_name(), "[a-z]{0,3}", addresses, ports, option::of(load_balancing())).prop_map(
+        |(ServiceName { namespace, hostname }, name, addresses, ports, load_balancing)| Service {
             name,
             namespace,
             hostname,
             addresses,
             ports,
+            load_balancing,
         },
     )
 }
@@ -166,8 +175,13 @@ pub fn workload() -> impl Strategy<Value = Workload> {
     let policies = collection::vec((select(&NAMESPACES[..]), "[a-z_]{1,4}"), 0..3);
     let services = collection::btree_map(service_name(), collection::vec(service_port(), 0..3), 0..3);
     let facts = (any::<bool>(), any::<bool>(), any::<bool>(), select(kinds));
-    ("[a-zA-Z/]{1,8}", texts, identity(), collection::vec(ip(), 0..3), policies, services, facts).prop_map(
-        |(uid, texts, identity, addresses, policies, services, (hbone, healthy, host_network, kind))| {
+    let locality = ("[a-z]{0,2}", "[a-z]{0,2}", "[a-z]{0,2}").prop_map(|(region, zone, subzone)| Locality {
+        region,
+        zone,
+        subzone,
+    });
+    ("[a-zA-Z/]{1,8}", texts, identity(), collection::vec(ip(), 0..3), policies, services, facts, locality).prop_map(
+        |(uid, texts, identity, addresses, policies, services, (hbone, healthy, host_network, kind), locality)| {
             let [name, network, node, canonical_name, canonical_revision, workload_name, cluster] = texts;
             Workload {
                 uid,
@@ -190,6 +204,7 @@ pub fn workload() -> impl Strategy<Value = Workload> {
                 healthy,
                 cluster,
                 host_network,
+                locality,
                 services,
             }
         },

@@ -4,8 +4,9 @@
 mod address;
 mod authorization;
 mod control;
+mod local_pod;
 
-use mesh_common::proto::{security, workload};
+use mesh_common::proto::{nodemesh, security, workload};
 use prost::Message;
 
 /// The bytes decode to the message, and the message encodes to the bytes.
@@ -34,5 +35,7 @@ fn the_numbers_of_every_enum() {
     assert_eq!([workload::NetworkMode::Standard, workload::NetworkMode::HostNetwork].map(i32::from), [0, 1]);
     let scopes = [security::Scope::Global, security::Scope::Namespace, security::Scope::WorkloadSelector];
     assert_eq!(scopes.map(i32::from), [0, 1, 2]);
+    let modes = [nodemesh::Mode::None, nodemesh::Mode::Mesh, nodemesh::Mode::Observe];
+    assert_eq!(modes.map(i32::from), [0, 1, 2]);
     assert_eq!([security::Action::Allow, security::Action::Deny].map(i32::from), [0, 1]);
 }

@@ -46,7 +46,7 @@ impl CertificateService {
         };
         if identity.trust_domain() != self.trust_domain || !here {
             tracing::warn!(target: "audit", node, %identity, "certificate refused");
-            return Err(Status::permission_denied(format!("{identity}: no pod of it runs on node {node}")));
+            return Err(Status::permission_denied(format!("{identity}: no pod of it on node {node} is in the mesh")));
         }
         if !exists {
             tracing::warn!(target: "audit", node, %identity, "certificate refused: its ServiceAccount does not exist");

@@ -76,6 +76,16 @@ async fn only_identities_of_the_agent_s_own_node() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_observed_or_left_alone_gets_no_certificate() {
+    for mode in ["observe", "none"] {
+        let scene = scene_of(&SHOP.replace("mode: mesh", &format!("mode: {mode}")));
+        let status = scene.ask("a", CART, plain(), 0).await.expect_err("refused");
+        assert_eq!(status.code(), Code::PermissionDenied, "{mode}");
+        assert_eq!(status.message(), format!("{CART}: no pod of it on node a is in the mesh"));
+    }
+}
+
+#[tokio::test]
 async fn an_account_that_does_not_exist_gets_no_certificate() {
     let with = |account: &str| {
         let account =

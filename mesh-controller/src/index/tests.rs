@@ -2,8 +2,10 @@
 
 mod accounts;
 mod faults;
+mod modes;
+mod topology;
 
-use mesh_common::model::Tunnel;
+use mesh_common::model::{SameNode, Tunnel};
 
 use super::*;
 use crate::source;
@@ -15,6 +17,7 @@ pub fn settings() -> Settings {
         trust_domain: "cluster.local".into(),
         root_namespace: "istio-system".into(),
         own_namespace: "nodemesh-system".into(),
+        same_node: SameNode::Direct,
     }
 }
 

@@ -19,18 +19,15 @@ pub fn mode(settings: &Settings, namespace: &str, namespace_labels: Option<&Labe
 
 /// What is wrong with the label, if it is there.
 pub fn check(labels: &Labels) -> Option<Fault> {
-    let field = || format!("metadata.labels[{MODE_LABEL}]");
-    match labels.get(MODE_LABEL)?.as_str() {
-        "observe" => Some(Fault::new(field(), "`observe` is not supported yet; nothing is redirected or recorded")),
-        value => meaning(value).err().map(|why| Fault::new(field(), why)),
-    }
+    let why = meaning(labels.get(MODE_LABEL)?).err()?;
+    Some(Fault::new(format!("metadata.labels[{MODE_LABEL}]"), why))
 }
 
 fn meaning(value: &str) -> Result<Mode, String> {
     match value {
         "mesh" => Ok(Mode::Mesh),
-        // Whoever asks for `observe` asks for nothing to be redirected.
-        "none" | "observe" => Ok(Mode::None),
+        "observe" => Ok(Mode::Observe),
+        "none" => Ok(Mode::None),
         other => Err(format!("`{other}` is none of mesh, observe, none")),
     }
 }
@@ -53,8 +50,10 @@ mod tests {
         assert_eq!(of("shop", &labels("none"), &labels("mesh")), Mode::Mesh);
         assert_eq!(of("shop", &none, &none), Mode::None);
         assert_eq!(of("shop", &labels("mesh"), &labels("msh")), Mode::Mesh);
-        assert_eq!(of("shop", &labels("mesh"), &labels("observe")), Mode::None);
-        assert_eq!(of("kube-system", &labels("mesh"), &labels("mesh")), Mode::None);
+        assert_eq!(of("shop", &labels("mesh"), &labels("observe")), Mode::Observe);
+        assert_eq!(of("shop", &labels("observe"), &none), Mode::Observe);
+        assert_eq!(of("shop", &labels("observe"), &labels("mesh")), Mode::Mesh);
+        assert_eq!(of("kube-system", &labels("observe"), &labels("mesh")), Mode::None);
         assert_eq!(of("nodemesh-system", &labels("mesh"), &labels("mesh")), Mode::None);
     }
 
@@ -62,7 +61,7 @@ mod tests {
     fn unknown_values_are_reported() {
         assert_eq!(check(&labels("mesh")), None);
         assert_eq!(check(&Labels::new()), None);
-        assert!(check(&labels("observe")).expect("a fault").why.contains("not supported yet"));
+        assert_eq!(check(&labels("observe")), None);
         assert!(check(&labels("Mesh")).expect("a fault").why.contains("none of"));
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::OwnerReference};
-use mesh_common::model::{Identity, LocalPod, Mode, Tunnel, Workload, WorkloadKind};
+use mesh_common::model::{Identity, LocalPod, Locality, Mode, SameNode, Tunnel, Workload, WorkloadKind};
 
 use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, usable};
 use crate::status::Fault;
@@ -134,8 +134,14 @@ fn workload_of(name: &str, labels: &Labels, owner: Option<&OwnerReference>) -> (
 }
 
 impl Pod {
-    /// The workload, as yet without services and policies. `addresses` are those that it owns.
-    pub fn workload(&self, settings: &Settings, addresses: Vec<IpAddr>, tunnel: Tunnel) -> Workload {
+    /// The workload, as yet without services and policies. `addresses` are those that it owns, `locality` its node's.
+    pub fn workload(
+        &self,
+        settings: &Settings,
+        addresses: Vec<IpAddr>,
+        tunnel: Tunnel,
+        locality: Locality,
+    ) -> Workload {
         let label = |keys: &[&str]| keys.iter().find_map(|key| self.labels.get(*key)).cloned();
         let name = ["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"];
         let revision = ["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"];
@@ -156,12 +162,13 @@ impl Pod {
             healthy: self.ready,
             cluster: settings.cluster.clone(),
             host_network: self.host_network,
+            locality,
             services: BTreeMap::new(),
         }
     }
 
     /// What its node's agent shall do with it. `addresses` are those that it owns.
-    pub fn local(&self, addresses: Vec<IpAddr>, mode: Mode) -> LocalPod {
+    pub fn local(&self, addresses: Vec<IpAddr>, mode: Mode, same_node: SameNode) -> LocalPod {
         LocalPod {
             uid: self.uid.clone(),
             pod_uid: self.pod_uid.clone(),
@@ -172,6 +179,7 @@ impl Pod {
             strict_by: None,
             probe_ports: self.probe_ports.clone(),
             mode,
+            same_node,
         }
     }
 }

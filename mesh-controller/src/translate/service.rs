@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
 use mesh_common::model::{self, ServicePort};
 
-use super::{Settings, address, created, is_tcp, pod::Pod, port, usable};
+use super::{Settings, address, created, is_tcp, load_balancing::load_balancing, pod::Pod, port, usable};
 use crate::status::Fault;
 
 /// A service, and how its ports are answered.
@@ -53,6 +53,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
         service: model::Service {
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
             addresses: addresses(spec, faults),
+            load_balancing: load_balancing(spec, faults),
             ports: ports.iter().map(|p| ServicePort { port: p.port, target: p.target.number().unwrap_or(0) }).collect(),
             name,
             namespace,

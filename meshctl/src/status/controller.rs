@@ -24,11 +24,13 @@ pub fn text<W: Write>(status: &ControllerStatus, screen: &mut Screen<W>) -> Resu
         problems,
         missing_nodes,
         unjoined_pods,
+        mesh_pods,
+        observed_pods,
     } = status;
-    screen.line(
-        &format!("controller {version}: {workloads} workloads, {services} services, {policies} policies"),
-        Mood::Plain,
-    )?;
+    let held = format!("{workloads} workloads, {services} services, {policies} policies");
+    let observed = if *observed_pods == 0 { String::new() } else { format!(", {observed_pods} observed") };
+    let pods = if *mesh_pods == 1 { "1 pod".into() } else { format!("{mesh_pods} pods") };
+    screen.line(&format!("controller {version}: {held}; {pods} in the mesh{observed}"), Mood::Plain)?;
     match connected_nodes.as_slice() {
         [] => screen.line("connected nodes: none", Mood::Bad)?,
         nodes => screen.line(&format!("connected nodes: {}", nodes.join(", ")), Mood::Plain)?,
@@ -83,5 +85,7 @@ pub fn record(node: &str, status: &ControllerStatus) -> Value {
         "problems": status.problems,
         "missing_nodes": missing_nodes.collect::<Vec<_>>(),
         "unjoined_pods": unjoined_pods.collect::<Vec<_>>(),
+        "mesh_pods": status.mesh_pods,
+        "observed_pods": status.observed_pods,
     })
 }

@@ -15,7 +15,40 @@ async fn status_finds_what_is_wrong() {
     assert!(text.contains("node-a  connected   9"), "{text}");
     let (outcome, text) = meshctl("meshctl status -v", |_| Ok(vec![node(Redirection::Failed)])).await;
     assert_eq!(outcome.unwrap(), Outcome::Found);
-    assert!(text.contains("shop/web  failed  ") && text.contains("no\\u{1b}[2Jcgroup"), "{text}");
+    assert!(text.contains("shop/web  mesh  failed  ") && text.contains("no\\u{1b}[2Jcgroup"), "{text}");
+}
+
+#[tokio::test]
+async fn every_pod_has_its_mode() {
+    let of = |mode: Option<Mode>| {
+        let item::Kind::Status(mut status) = node(Redirection::Disabled) else { panic!("an agent's status") };
+        status.pods[0].mode = mode.map(Into::into);
+        move |_: query::Kind| Ok(vec![item::Kind::Status(status.clone())])
+    };
+    for (mode, word, json) in [
+        (Some(Mode::Observe), "observe", r#""mode":"observe""#),
+        (Some(Mode::None), "none", r#""mode":"none""#),
+        (None, "-", r#""mode":null"#),
+    ] {
+        let (outcome, text) = meshctl("meshctl status", of(mode)).await;
+        assert_eq!(outcome.unwrap(), Outcome::Fine);
+        let row = text.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(row[..4], ["node-a", "shop/web", word, "disabled"], "{text}");
+        let (_, text) = meshctl("meshctl status -o json", of(mode)).await;
+        assert!(text.contains(json), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_controller_counts_pods_by_mode() {
+    let counted = async |mesh_pods, observed_pods| {
+        let status = ControllerStatus { mesh_pods, observed_pods, version: "9".into(), ..Default::default() };
+        let (_, text) = meshctl("meshctl status", controller(status)).await;
+        text.lines().next().unwrap().to_owned()
+    };
+    let held = "controller 9: 0 workloads, 0 services, 0 policies;";
+    assert_eq!(counted(1, 0).await, format!("{held} 1 pod in the mesh"));
+    assert_eq!(counted(3, 2).await, format!("{held} 3 pods in the mesh, 2 observed"));
 }
 
 #[tokio::test]
@@ -55,7 +88,7 @@ async fn status_of_the_controller_lists_problems() {
 async fn a_pod_that_waits_is_found() {
     let (outcome, text) = meshctl("meshctl status", |_| Ok(vec![node(Redirection::Pending)])).await;
     assert_eq!(outcome.unwrap(), Outcome::Found);
-    assert!(text.contains("shop/web  pending"), "{text}");
+    assert!(text.contains("shop/web  mesh  pending"), "{text}");
     let (outcome, _) = meshctl("meshctl status", |_| Ok(vec![node(Redirection::Disabled)])).await;
     assert_eq!(outcome.unwrap(), Outcome::Fine);
 }

@@ -123,7 +123,17 @@ impl World {
             port,
             target_port: target,
         };
-        self.manifests.service(&service, pods)?;
+        self.manifests.service(&service, pods, &[])?;
         Ok(service)
+    }
+
+    /// The service from now on: served by these pods, with these fields of its spec besides.
+    pub fn change_service(&self, service: &Service, pods: &[&Pod], fields: &[(&str, &str)]) -> Result<()> {
+        self.manifests.service(service, pods, fields)
+    }
+
+    /// Where a node is, by its labels.
+    pub fn label_node(&self, node: NodeId, labels: &[(&str, &str)]) -> Result<()> {
+        self.manifests.node(node, labels)
     }
 }

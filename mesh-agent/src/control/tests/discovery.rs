@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mesh_common::{
-    model::{Identity, LocalPod, Mode, Service},
+    model::{Identity, LocalPod, Mode, SameNode, Service},
     proto::{
         Address,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
@@ -62,6 +62,7 @@ fn service_resource() -> Resource {
         hostname: "cart.shop.svc.cluster.local".into(),
         addresses: vec!["10.96.0.1".parse().expect("an address")],
         ports: vec![],
+        load_balancing: None,
     };
     let name = service.service_name().to_string();
     resource(type_url::ADDRESS, &name, "1", &workload::Address::from(&Address::Service(service)))
@@ -147,6 +148,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         mode: Mode::Mesh,
         strict_by: None,
         probe_ports: Vec::new(),
+        same_node: SameNode::Tls,
     };
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);

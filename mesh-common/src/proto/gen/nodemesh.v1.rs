@@ -26,6 +26,10 @@ pub struct LocalPod {
     /// Ports that the pod declares in a probe or a lifecycle hook, without repeats: the kubelet may reach them.
     #[prost(uint32, repeated, tag = "9")]
     pub probe_ports: ::prost::alloc::vec::Vec<u32>,
+    /// Its connections to pods of its own node are spoken in TLS too; otherwise they may go directly, attested by the
+    /// kernel.
+    #[prost(bool, tag = "10")]
+    pub same_node_tls: bool,
 }
 /// The ServiceAccounts that a namespace has. Who holds at least one of these resources takes no identity of its own trust
 /// domain that they do not list: neither an account that is missing in its namespace's list, nor one of a namespace that
@@ -79,6 +83,10 @@ pub struct PodState {
     /// When the hooks were last proven; absent: not yet.
     #[prost(message, optional, tag = "7")]
     pub proven: ::core::option::Option<::prost_types::Timestamp>,
+    /// What the configuration asks for, in NodeStatus only: over the link the controller knows it. Absent: it does not name
+    /// the pod.
+    #[prost(enumeration = "Mode", optional, tag = "8")]
+    pub mode: ::core::option::Option<i32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
@@ -324,6 +332,11 @@ pub struct ControllerStatus {
     /// Pods that shall be in the mesh, and that their node's connected agent does not take for such; by node, then by uid.
     #[prost(message, repeated, tag = "8")]
     pub unjoined_pods: ::prost::alloc::vec::Vec<UnjoinedPod>,
+    /// Pods that shall be in the mesh, and pods that shall only be observed.
+    #[prost(uint32, tag = "9")]
+    pub mesh_pods: u32,
+    #[prost(uint32, tag = "10")]
+    pub observed_pods: u32,
 }
 /// A node whose agent should be connected and is not.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -604,6 +617,9 @@ pub struct ServiceInfo {
     /// "ip (healthy)"
     #[prost(string, repeated, tag = "5")]
     pub endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in "failover: network, region, zone"; empty: every endpoint is as good as any other.
+    #[prost(string, tag = "6")]
+    pub load_balancing: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PolicyInfo {
@@ -664,8 +680,12 @@ pub struct AuthzAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Mode {
+    /// Leave the pod alone.
     None = 0,
+    /// Redirect, authenticate, authorise.
     Mesh = 1,
+    /// Record its connections and redirect nothing: for its peers it is no pod of the mesh.
+    Observe = 2,
 }
 impl Mode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -676,6 +696,7 @@ impl Mode {
         match self {
             Self::None => "NONE",
             Self::Mesh => "MESH",
+            Self::Observe => "OBSERVE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -683,6 +704,7 @@ impl Mode {
         match value {
             "NONE" => Some(Self::None),
             "MESH" => Some(Self::Mesh),
+            "OBSERVE" => Some(Self::Observe),
             _ => None,
         }
     }

@@ -16,6 +16,8 @@ use crate::{
 /// `linked`: the nodes with an agent, and what that says of its pods.
 pub fn status(world: &World, linked: &BTreeMap<String, Reports>) -> Kind {
     let (mut missing_nodes, mut unjoined_pods) = (Vec::new(), Vec::new());
+    let all = || world.local_pods.values().flat_map(BTreeMap::values);
+    let of_mode = |mode: Mode| count(all().filter(|pod| pod.mode == mode).count());
     for (node, pods) in &world.local_pods {
         let pods = pods.values().filter(|pod| pod.mode == Mode::Mesh);
         match linked.get(node) {
@@ -40,6 +42,8 @@ pub fn status(world: &World, linked: &BTreeMap<String, Reports>) -> Kind {
         problems: texts(&world.problems),
         missing_nodes,
         unjoined_pods,
+        mesh_pods: of_mode(Mode::Mesh),
+        observed_pods: of_mode(Mode::Observe),
     })
 }
 
@@ -107,6 +111,19 @@ mod tests {
         let world = World::new(&settings(), &objects(&SHOP.replace("mode: mesh", "mode: none")), &enabled("a"));
         let Kind::Controller(status) = status(&world, &BTreeMap::new()) else { panic!("another kind") };
         assert_eq!(status.missing_nodes, []);
+        assert_eq!((status.mesh_pods, status.observed_pods), (0, 0));
+    }
+
+    #[test]
+    fn an_observed_pod_is_counted_and_not_missed() {
+        let observed = SHOP.replace("mode: mesh", "mode: observe");
+        let client = observed.replace("uid: u-client,", "uid: u-client, labels: {nodemesh.io/mode: mesh},");
+        let world = World::new(&settings(), &objects(&client), &enabled("a"));
+        let silent = [("a".into(), Reports::new())].into();
+        let Kind::Controller(status) = status(&world, &silent) else { panic!("another kind") };
+        assert_eq!((status.mesh_pods, status.observed_pods), (1, 1));
+        assert_eq!(status.unjoined_pods, []);
+        assert_eq!(status.missing_nodes, [missing_node("b", 1, 0)]);
     }
 
     #[test]
