@@ -19,6 +19,7 @@ use tonic::Status;
 use crate::{
     bpf::Datapath,
     control::{ControlStatus, Responder},
+    direct::Direct,
     health::Readiness,
     identity::Certificates,
     pods::{PodStatus, Redirection},
@@ -45,6 +46,7 @@ pub struct Admin {
     pub control: watch::Receiver<ControlStatus>,
     pub readiness: Readiness,
     pub pool: Arc<Pool>,
+    pub direct: Arc<Direct>,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<nodemesh::Item, Status>> + Send>>;

@@ -26,7 +26,9 @@ use crate::{
     admin::{self, Admin},
     bpf::{self, Datapath},
     config::Run,
-    control, durable, handover,
+    control,
+    direct::{self, Direct},
+    durable, handover,
     health::{self, Readiness},
     identity::{Certificates, Identity, SignError, Signer, Signing},
     pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
@@ -110,6 +112,9 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let certificates = Certificates::new(Arc::new(signer), Default::default());
     let flows = FlowLog::new();
     let table = Arc::new(PodTable::default());
+    let between = direct::Settings { lease: settings.verdict_lease, hbone_port: settings.hbone_port };
+    let direct =
+        Direct::new(between, Arc::clone(&datapath), Arc::clone(&store), Arc::clone(&table), Arc::clone(&flows));
     let proxy = Arc::new(Proxy {
         datapath: Arc::clone(&datapath),
         store: Arc::clone(&store),
@@ -117,6 +122,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         pods: Arc::clone(&table),
         pool: Arc::new(Pool::new(PoolSettings::default())),
         flows: Arc::clone(&flows),
+        direct: Arc::clone(&direct),
         balancer: Default::default(),
         live: Default::default(),
         hbone_port: settings.hbone_port,
@@ -150,6 +156,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         control: control_seen.clone(),
         readiness: readiness.clone(),
         pool: Arc::clone(&proxy.pool),
+        direct: Arc::clone(&direct),
     });
 
     let (stop, stopping) = watch::channel(false);
@@ -201,6 +208,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     speaks.send_replace(true);
     let logs = shared.attach(&datapath)?;
     let mut helpers = JoinSet::new();
+    let between = Arc::clone(&direct).run();
+    helpers.spawn(async move {
+        let error = between.await.err();
+        tracing::error!(error = error.map(tracing::field::display), "connections of this node are no longer accounted");
+    });
     match settings.kubelet_cgroup {
         Some(_) => drop(helpers.spawn(bpf::keep_probes(Arc::clone(&datapath)))),
         None => bpf::remove_probes(&datapath)?,

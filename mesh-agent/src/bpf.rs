@@ -12,7 +12,7 @@ mod probes;
 mod programs;
 
 pub use direct::{kernel_now, nanoseconds};
-pub use events::{KernelEvent, read_events, read_logs};
+pub use events::{KernelEvent, read_closed, read_events, read_logs, wall_clock};
 pub use inspect::{Expected, Fault, Hooked, PodLink, probe_faults};
 pub use probes::{keep_probes, remove_probes};
-pub use programs::{Datapath, PodHooks, Settings, uninstall};
+pub use programs::{Datapath, DatapathError, PodHooks, Settings, uninstall};

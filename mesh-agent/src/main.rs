@@ -5,6 +5,7 @@ mod app;
 mod bpf;
 mod config;
 mod control;
+mod direct;
 mod durable;
 mod handover;
 mod health;

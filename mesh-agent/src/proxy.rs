@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::{abi::Counter, model::Workload};
+use mesh_common::abi::Counter;
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,10 +24,11 @@ use tokio::{
 
 use crate::{
     bpf::{Datapath, KernelEvent},
+    direct::Direct,
     identity::Certificates,
     pods::{Pod, PodTable, Start},
     state::Store,
-    telemetry::{Direction, FlowLog, Party},
+    telemetry::{Direction, FlowLog, Party, Path, Security},
     tunnel::Pool,
 };
 use balance::Balancer;
@@ -42,6 +43,7 @@ pub struct Proxy {
     pub pods: Arc<PodTable>,
     pub pool: Arc<Pool>,
     pub flows: Arc<FlowLog>,
+    pub direct: Arc<Direct>,
     pub balancer: Balancer,
     pub live: Arc<Live>,
     /// Port of the tunnel between nodes.
@@ -62,17 +64,39 @@ impl Proxy {
         }
         let outside = known.as_ref().is_some_and(|pod| event.netns != 0 && event.netns != pod.netns.cookie());
         let Refused { direction, client, server } = Refused::of(event.counter, outside, event.local, event.remote);
+        let decided = (event.decision != 0).then(|| self.direct.known(event.decision)).flatten();
         let own = |address| match &known {
-            Some(pod) => own_party(pod, address, self.store.snapshot().workload(&pod.uid).map(|w| &**w)),
-            None => stranger(address),
+            Some(pod) => pod.party(address, self.store.snapshot().workload(&pod.uid).map(|w| &**w)),
+            None => Party::stranger(address),
         };
         let (source, destination) = match direction {
-            Direction::Inbound => (stranger(client), own(server)),
-            Direction::Outbound => (own(client), stranger(server)),
+            Direction::Inbound => (Party::stranger(client), own(server)),
+            Direction::Outbound => (own(client), Party::stranger(server)),
+        };
+        let destination = match &decided {
+            Some(decided) => decided.target.clone(),
+            None => destination,
         };
         let mut flow = self.flows.begin(direction, source, destination);
         flow.happened(event.at());
-        flow.dropped(event.counter.name(), "refused in the kernel");
+        match event.counter {
+            Counter::ConnectDenied => {
+                (flow.path, flow.security) = (Some(Path::Direct), Security::KernelAttested);
+                match &decided {
+                    Some(decided) => flow.decided(&decided.decision),
+                    // The agent that decided it is gone.
+                    None => flow.dropped(event.counter.name(), "refused in the kernel, as an earlier agent decided"),
+                }
+            }
+            Counter::NoHealthyEndpoint => {
+                let snapshot = self.store.snapshot();
+                flow.service = snapshot.service_by_address(server.ip()).map(|service| service.service_name());
+                let name = flow.service.as_ref().map(ToString::to_string).unwrap_or_default();
+                let port = server.port();
+                flow.dropped(event.counter.name(), format!("service {name} has no healthy endpoint for port {port}"));
+            }
+            counter => flow.dropped(counter.name(), "refused in the kernel"),
+        }
     }
 }
 
@@ -169,32 +193,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
         ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()),
         IpAddr::V6(_) => address,
     }
-}
-
-/// How a pod of this node shows in flows.
-fn own_party(pod: &Pod, address: SocketAddr, workload: Option<&Workload>) -> Party {
-    Party {
-        namespace: pod.namespace.clone(),
-        pod: pod.name.clone(),
-        workload: workload.map(|w| w.workload_name.clone()).unwrap_or_default(),
-        identity: Some(pod.identity.clone()),
-        address: Some(address),
-    }
-}
-
-/// How a workload shows in flows; its identity is what the configuration says, unless `proven`.
-fn party(workload: &Workload, address: SocketAddr) -> Party {
-    Party {
-        namespace: workload.namespace.clone(),
-        pod: workload.name.clone(),
-        workload: workload.workload_name.clone(),
-        identity: Some(workload.identity.clone()),
-        address: Some(address),
-    }
-}
-
-fn stranger(address: SocketAddr) -> Party {
-    Party { address: Some(address), ..Party::default() }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //!
 //! The protocol is written out here because no library fits: netlink-packet-sock-diag (0.5, with netlink-packet-core)
 //! knows `struct tcp_info` in one length only, fails a whole answer that is shorter, and allocates for each socket.
-#![cfg_attr(not(test), expect(dead_code, reason = "who counts and ends direct connections needs the rest of it"))]
 
 mod info;
 mod message;
@@ -75,11 +74,6 @@ pub fn connections() -> io::Result<Vec<Connection>> {
         found.insert(cookie, Connection { cookie, local, remote, state: socket.state, info });
     })?;
     Ok(found.into_values().collect())
-}
-
-/// [`destroy_all`] of one; `false`: it is gone.
-pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> io::Result<bool> {
-    Ok(destroy_all(&[Target { local, remote, cookie }])? == 1)
 }
 
 /// Ends exactly these sockets (SOCK_DESTROY): their applications see ECONNABORTED, their peers a reset. Gives how many

@@ -10,6 +10,6 @@ pub mod reason;
 mod tests;
 
 pub use edges::{Edge, Totals};
-pub use flow::{Direction, Flow, Party, Path, Security, Verdict};
+pub use flow::{Direction, Flow, Party, Path, Security, Tcp, Verdict};
 pub use flows::{FlowLog, OpenFlow};
 pub use metrics::{Metrics, audit_fault, flows_lost, kernel_counters, map_entries};

@@ -307,6 +307,8 @@ pub(crate) fn record(flow: &Flow) -> Value {
         "security": words::security(flow.security()),
         "tls_version": flow.tls_version,
         "tls_cipher": flow.tls_cipher,
+        "rtt_us": flow.tcp.map(|tcp| tcp.rtt_us),
+        "retransmits": flow.tcp.map(|tcp| tcp.retransmits),
         "bytes_sent": flow.bytes_sent,
         "bytes_received": flow.bytes_received,
         "policy": flow.policy,

@@ -23,6 +23,7 @@ fn a_full_table_refuses_and_counts() -> Result<()> {
     world.mesh("shop")?;
     for server in [&near, &far] {
         server.serve_at("peer", "::".parse()?, 7001)?;
+        server.serve_at("peer", "::".parse()?, 7002)?;
         // One after the other there is room, also for both halves of a connection.
         assert_eq!(client.say(server.at(7001), "")?.seen()?.accepted.ip().to_canonical(), client.ip);
         assert_eq!(client.say(server.at6(7001), "")?.seen()?.accepted.ip(), client.ip6);
@@ -35,16 +36,17 @@ fn a_full_table_refuses_and_counts() -> Result<()> {
     let send = ["send", "--to", &far.at(7001).to_string(), "--timeout", "4"].map(str::to_owned);
     let holder = stuck.start("stuck", &programs_dir()?.join("mesh-test-app"), &send)?;
     let capture = world.capture()?;
+    // A port that was not dialled yet: what the kernel knows of the other one needs no place.
     eventually("the table is full", Patience::SHORT, || {
-        let report = client.say(near.at(7001), "canary-beyond-the-table")?;
+        let report = client.say(near.at(7002), "canary-beyond-the-table")?;
         Ok((!report.connected).then_some(()))
     })?;
     let mut hashed_ports = Vec::new();
     for server in [&near, &far] {
-        let report = client.say(server.at(7001), "canary-beyond-the-table")?;
+        let report = client.say(server.at(7002), "canary-beyond-the-table")?;
         assert!(refused(&report), "{}: {report:?}", server.name);
         // Over IPv6 it is sent to a port that somebody in the client's own pod may have.
-        let report = client.say(server.at6(7001), "canary-beyond-the-table")?;
+        let report = client.say(server.at6(7002), "canary-beyond-the-table")?;
         assert!(!report.connected, "{}: {report:?}", server.name);
         let flow = world.flow(A, "over IPv6 that found no place", |flow| {
             let to = &flow.destination.address;
@@ -53,7 +55,7 @@ fn a_full_table_refuses_and_counts() -> Result<()> {
         assert_eq!(flow.source.pod, client.full_name());
         let hashed: SocketAddr = flow.destination.address.parse()?;
         client.serve_at("echo", "::".parse()?, hashed.port())?;
-        let report = client.say(server.at6(7001), "canary-beyond-the-table")?;
+        let report = client.say(server.at6(7002), "canary-beyond-the-table")?;
         assert!(refused(&report), "{}, and {hashed} is served: {report:?}", server.name);
         hashed_ports.push(flow.destination.address);
     }

@@ -64,7 +64,7 @@ fn both_sides_see_true_addresses_over_every_kind_of_socket() -> Result<()> {
         let flow = world.flow(A, "over IPv6", |flow| {
             flow.destination.address == server.at6(7001).to_string() && flow.service == service.full_name()
         })?;
-        assert_eq!(flow.path, if server.node == A { "local" } else { "tunnel" }, "{flow:?}");
+        assert_eq!(flow.path, if server.node == A { "direct" } else { "tunnel" }, "{flow:?}");
         assert_eq!(flow.source.identity, client.identity());
     }
     Ok(())

@@ -32,7 +32,11 @@ fn until_not(world: &World, why: &str) -> Result<()> {
 #[test]
 fn ready_means_configuration_hooks_and_every_pod() -> Result<()> {
     let mut world = World::new("ready")?;
-    world.agent_options.extend([format!("--health={HEALTH}"), "--drain-deadline=3".to_owned()]);
+    world.agent_options.extend([
+        format!("--health={HEALTH}"),
+        "--drain-deadline=3".to_owned(),
+        "--verdict-lease=1".to_owned(),
+    ]);
     let client = world.pod("shop", "client", A)?;
     let near = world.pod("shop", "near", A)?;
     near.serve("echo", 7000)?;
@@ -62,7 +66,9 @@ fn ready_means_configuration_hooks_and_every_pod() -> Result<()> {
     let status = eventually("it ends", Patience::SHORT, || agent.ended())?;
     assert!(status.success(), "{status}");
     assert!(held.ended(Patience::SHORT)?.received > 0);
-    assert!(client.say(near.at(7000), "closed")?.turned_away());
+    eventually("what was decided is over with its lease", Patience::SHORT, || {
+        Ok(client.say(near.at(7000), "closed")?.turned_away().then_some(()))
+    })?;
 
     // Back, without its controller: the rules are on the disk, the keys are not.
     world.kill_controller()?;

@@ -30,12 +30,12 @@ fn sees_true_addresses(world: &mut World, client: &Pod, server: &Pod) -> Result<
         assert_eq!(seen.getpeername, seen.accepted, "{dialled}");
         assert_eq!(seen.getsockname, server.at(7001), "{dialled}");
     }
-    // It did go through the agent.
+    // To the near pod the first one went through the agent, which told the kernel what it decided.
     let to_it = |flow: &mesh_tests::Flow| flow.destination.pod == server.full_name();
     let via_service =
         world.flow(client.node, "to the service", |flow| to_it(flow) && flow.service == service.full_name())?;
     assert_eq!(via_service.direction, "outbound");
-    assert_eq!(via_service.path, if server.node == client.node { "local" } else { "tunnel" });
+    assert_eq!(via_service.path, if server.node == client.node { "direct" } else { "tunnel" });
     world.flow(client.node, "to the pod's address", |flow| to_it(flow) && flow.service.is_empty())?;
     Ok(())
 }
@@ -61,10 +61,11 @@ fn a_service_spreads_over_its_pods() -> Result<()> {
     let service = world.service("shop", "both", 80, 7001, &[&near, &far])?;
     world.settle()?;
     let mut answers = [0, 0];
-    for report in client.dial(service.addr(), &["--count", "20"])? {
+    for report in client.dial(service.addr(), &["--count", "200"])? {
         let seen = report.seen()?;
         answers[usize::from(seen.getsockname == far.at(7001))] += 1;
     }
-    assert_eq!(answers, [10, 10], "round robin over the two");
+    // By chance, which is further off once in ten million times.
+    assert!(answers.iter().all(|count| *count > 62), "{answers:?}");
     Ok(())
 }

@@ -142,7 +142,10 @@ fn without_the_controller_the_last_rules_hold() -> Result<()> {
 
 #[test]
 fn a_damaged_configuration_opens_nothing() -> Result<()> {
-    let Cast { mut world, client, near, .. } = Cast::meshed("damaged configuration")?;
+    let mut world = World::new("damaged configuration")?;
+    world.agent_options.push("--verdict-lease=1".to_owned());
+    let Cast { mut world, client, near, .. } = Cast::in_world(world)?;
+    world.mesh("shop")?;
     near.serve("echo", 7000)?;
     assert!(client.say(near.at(7000), "before")?.echoed());
     let file = world.node(A).state_dir().join("configuration");
@@ -155,6 +158,8 @@ fn a_damaged_configuration_opens_nothing() -> Result<()> {
     fs::write(&file, &bytes)?;
 
     world.restart_agent(A)?;
+    // Until then the kernel acts on what was decided by rules.
+    thread::sleep(Duration::from_secs(1));
     assert_eq!(client.say(near.at(7000), "by no rules")?.end, End::Refused);
     assert_eq!(fs::read(file.with_extension("unreadable"))?, bytes, "kept for somebody to look at");
     let log = world.agent(A)?.process.log()?;

@@ -55,7 +55,7 @@ fn a_local_service_is_not_served_from_elsewhere() -> Result<()> {
     assert_eq!(served(&client, &service, [&near, &far])?, [10, 0]);
     change(&mut world, &service, &[&far], local)?;
     let refused = client.say(service.addr(), "")?;
-    assert_eq!(refused.end, End::Reset, "{refused:?}");
+    assert_eq!((refused.connected, refused.end), (false, End::Refused), "{refused:?}");
     let flow = world.flow(A, "refused", |flow| flow.reason == "NO_HEALTHY_ENDPOINT")?;
     ensure!(flow.service == service.full_name(), "{flow:?}");
     // A client where it is served is served.
@@ -76,6 +76,7 @@ fn zones_come_from_the_labels_of_nodes() -> Result<()> {
     // A zone of two nodes.
     world.label_node(B, &[(ZONE, "z1")])?;
     world.settle()?;
-    assert_eq!(served(&client, &service, both)?, [5, 5]);
+    let [here, there] = served(&client, &service, both)?;
+    assert!(here > 0 && there > 0, "{here} and {there}");
     Ok(())
 }

@@ -9,8 +9,12 @@ use crate::telemetry::{Edge, Flow, Party, Totals};
 
 /// By source and destination.
 pub fn answer(admin: &Admin, query: &EdgesQuery) -> Vec<item::Kind> {
-    let mut edges: Vec<(Edge, Totals, u64)> =
-        admin.flows.edges().into_iter().filter(|(edge, ..)| concerns(&query.namespace, &edge.0)).collect();
+    let mut edges: Vec<(Edge, Totals, u64)> = admin
+        .flows
+        .edges(admin.direct.open())
+        .into_iter()
+        .filter(|(edge, ..)| concerns(&query.namespace, &edge.0))
+        .collect();
     let name = |party: &Party| (party.namespace.clone(), party.pod.clone(), party.address);
     edges.sort_by_cached_key(|(Edge(flow), ..)| (name(&flow.source), name(&flow.destination)));
     edges.into_iter().map(|(edge, totals, open)| item::Kind::Edge(message(&edge.0, totals, open))).collect()
@@ -41,7 +45,10 @@ fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
 
 /// Those that are forwarded now, oldest first.
 pub fn connections(admin: &Admin, namespace: &str) -> Vec<item::Kind> {
-    let all = admin.flows.connections().into_iter().filter(|flow| concerns(namespace, flow));
+    let mut all = admin.flows.connections();
+    all.extend(admin.direct.open());
+    all.sort_unstable_by_key(|flow| flow.id);
+    let all = all.into_iter().filter(|flow| concerns(namespace, flow));
     all.map(|flow| {
         let tunnel = flow.tunnel.map(|address| address.to_string()).unwrap_or_default();
         item::Kind::Connection(ConnectionInfo { flow: Some(flows::message(&admin.node, &flow)), tunnel })

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answer, QUEUE};
-use crate::telemetry::{Direction, Flow, FlowLog, Party, Path, Security, Verdict, flows_lost};
+use crate::telemetry::{Direction, Flow, FlowLog, Party, Path, Security, Tcp, Verdict, flows_lost};
 
 /// The kept records that match, and with `follow` those that come after them.
 pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
@@ -108,12 +108,14 @@ pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         observations,
         // Explained on demand.
         asked: _,
+        tcp,
     } = flow;
     let path = match path {
         None => nodemesh::Path::Unspecified,
         Some(Path::Local) => nodemesh::Path::Local,
         Some(Path::Tunnel) => nodemesh::Path::Tunnel,
         Some(Path::Passthrough) => nodemesh::Path::Passthrough,
+        Some(Path::Direct) => nodemesh::Path::Direct,
     };
     let security = match security {
         Security::Plaintext => nodemesh::Security::Plaintext,
@@ -143,6 +145,10 @@ pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         tls_version: tls_version.to_owned(),
         tls_cipher: tls_cipher.to_owned(),
         observations: observations.iter().map(observation).collect(),
+        tcp: tcp.map(|Tcp { rtt, retransmits }| nodemesh::Tcp {
+            rtt_us: u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX),
+            retransmits,
+        }),
     }
 }
 

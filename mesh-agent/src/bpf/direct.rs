@@ -19,17 +19,21 @@ pub(super) struct DirectMaps {
     services: Mutex<HashMap<MapData, SockAddr, Service>>,
     backends: Mutex<HashMap<MapData, BackendKey, Backend>>,
     direct: Mutex<HashMap<MapData, u64, Direct>>,
+    max_direct: u32,
 }
 
 impl DirectMaps {
     pub fn open(dir: &Path) -> Result<Self, DatapathError> {
         let pinned = |name: &'static str| MapData::from_pin(dir.join(name)).map_err(|e| DatapathError::map(name, e));
+        let direct = pinned("DIRECT")?;
+        let max_direct = direct.info().map_err(|e| DatapathError::map("DIRECT", e))?.max_entries();
         Ok(Self {
+            max_direct,
             verdicts: Mutex::new(typed("VERDICTS", Map::HashMap(pinned("VERDICTS")?))?),
             generations: Mutex::new(typed("GENERATIONS", Map::Array(pinned("GENERATIONS")?))?),
             services: Mutex::new(typed("SERVICES", Map::HashMap(pinned("SERVICES")?))?),
             backends: Mutex::new(typed("BACKENDS", Map::HashMap(pinned("BACKENDS")?))?),
-            direct: Mutex::new(typed("DIRECT", Map::HashMap(pinned("DIRECT")?))?),
+            direct: Mutex::new(typed("DIRECT", Map::HashMap(direct))?),
         })
     }
 }
@@ -118,9 +122,9 @@ impl Datapath {
         lock(&self.direct.direct).iter().filter_map(Result::ok).collect()
     }
 
-    /// Takes a connection out whose socket is gone without a word.
-    pub fn forget_direct(&self, cookie: u64) -> Result<(), DatapathError> {
-        absent_is_fine(lock(&self.direct.direct).remove(&cookie)).map_err(|e| DatapathError::map("DIRECT", e))
+    /// How many of them the table holds at most.
+    pub fn max_direct(&self) -> u32 {
+        self.direct.max_direct
     }
 
     /// Connections that could be direct go through the agent, since the table was full.

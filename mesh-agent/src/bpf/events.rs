@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use mesh_common::abi::{Counter, Event, MAX_PODS};
+use mesh_common::abi::{Closed, Counter, Event, MAX_PODS};
 use tokio::io::unix::AsyncFd;
 
 use super::programs::{Datapath, Logs};
@@ -34,7 +34,7 @@ pub struct KernelEvent {
 impl KernelEvent {
     /// When it happened. The ring keeps events for an agent that does not run.
     pub fn at(&self) -> SystemTime {
-        SystemTime::now() - since_boot().saturating_sub(self.time)
+        wall_clock(u64::try_from(self.time.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -78,6 +78,32 @@ pub async fn read_events(ring: RingBuf<MapData>, take: impl Fn(KernelEvent)) -> 
         }
         guard.clear_ready();
     }
+}
+
+/// Hands each connection that ended to `take`: every so often, or at once if the kernel says that the ring fills.
+/// Returns only with an error.
+pub async fn read_closed(ring: RingBuf<MapData>, every: Duration, mut take: impl FnMut(Closed)) -> io::Result<()> {
+    // SAFETY: the ring owns its descriptor and keeps it until `AsyncFd` drops it
+    let mut ring = unsafe { AsyncFd::register(ring) }?;
+    let mut tick = tokio::time::interval(every);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            ready = ring.readable() => ready?.clear_ready(),
+        }
+        while let Some(item) = ring.get_mut().next() {
+            if item.len() >= size_of::<Closed>() {
+                // SAFETY: the length was checked, and any bytes are a `Closed` (plain integers)
+                take(unsafe { item.as_ptr().cast::<Closed>().read_unaligned() });
+            }
+        }
+    }
+}
+
+/// When it was that many nanoseconds after boot.
+pub fn wall_clock(since_boot_ns: u64) -> SystemTime {
+    SystemTime::now() - since_boot().saturating_sub(Duration::from_nanos(since_boot_ns))
 }
 
 /// Writes the programs' log lines (aya-log) to the agent's log. Returns only with an error.

@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use mesh_common::{
     abi::{Ip, PodEntry},
-    model::Identity,
+    model::{Identity, Workload},
 };
 use tokio::sync::{Notify, watch};
 
 use super::{Netns, audit::Probes};
+use crate::telemetry::Party;
 
 /// One redirected pod. It is immutable: another identity, address or life makes another one.
 #[derive(Debug)]
@@ -139,6 +140,17 @@ impl Pod {
         format!("{}#{}", self.uid, self.epoch)
     }
 
+    /// How it shows in flows.
+    pub fn party(&self, address: SocketAddr, workload: Option<&Workload>) -> Party {
+        Party {
+            namespace: self.namespace.clone(),
+            pod: self.name.clone(),
+            workload: workload.map(|w| w.workload_name.clone()).unwrap_or_default(),
+            identity: Some(self.identity.clone()),
+            address: Some(address),
+        }
+    }
+
     /// The kernel says that a listener of the pod closed.
     pub fn listener_closed(&self) {
         self.listener_closed.notify_one();
@@ -170,6 +182,7 @@ impl Pod {
 #[derive(Debug, Default)]
 pub struct PodTable {
     by_ip: ArcSwap<HashMap<IpAddr, Arc<Pod>>>,
+    changes: watch::Sender<()>,
 }
 
 impl PodTable {
@@ -181,9 +194,19 @@ impl PodTable {
         self.by_ip.load().values().find(|pod| pod.index == index).cloned()
     }
 
+    pub fn by_uid(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.by_ip.load().values().find(|pod| pod.uid == uid).cloned()
+    }
+
+    /// Changes whenever a pod came, went or began another life.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     pub(super) fn publish<'a>(&self, pods: impl Iterator<Item = &'a Arc<Pod>>) {
         let by_ip = pods.flat_map(|pod| pod.ips.iter().map(|ip| (ip, Arc::clone(pod)))).collect();
         self.by_ip.store(Arc::new(by_ip));
+        self.changes.send_replace(());
     }
 }
 

@@ -10,9 +10,7 @@ use super::{
     Proxy, dial,
     forward::{End, forward, refuse, socket},
     live::Counted,
-    own_party, party,
     reauthorize::denied_later,
-    stranger,
 };
 use crate::{
     pods::Pod,
@@ -31,8 +29,8 @@ pub async fn tunnelled(
     counted: &Counted,
 ) {
     let refused = |reason, why: String| {
-        let own = own_party(pod, local, proxy.store.snapshot().workload(&pod.uid).map(|w| &**w));
-        let mut flow = proxy.flows.begin(Direction::Inbound, stranger(peer), own);
+        let own = pod.party(local, proxy.store.snapshot().workload(&pod.uid).map(|w| &**w));
+        let mut flow = proxy.flows.begin(Direction::Inbound, Party::stranger(peer), own);
         flow.path = Some(Path::Tunnel);
         flow.dropped(reason, why);
     };
@@ -55,7 +53,7 @@ pub async fn tunnelled(
     // No policy was asked: whoever it was did not say what they want.
     let malformed = |Malformed { peer, remote, reason, why, tls }: Malformed| {
         let snapshot = proxy.store.snapshot();
-        let own = own_party(pod, local, snapshot.workload(&pod.uid).map(|w| &**w));
+        let own = pod.party(local, snapshot.workload(&pod.uid).map(|w| &**w));
         let mut flow = proxy.flows.begin(Direction::Inbound, source(&snapshot, remote, Some(&peer.identity)), own);
         flow.path = Some(Path::Tunnel);
         flow.security = Security::MutualTls;
@@ -134,8 +132,12 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     if pod.leaves() {
         return outside_policy(proxy, pod, stream, peer, local).await;
     }
-    let (mut flow, decided) = decide(proxy, pod, peer, None, local);
-    flow.path = Some(Path::Passthrough);
+    let (client, path, security) = match late(proxy, &stream, peer) {
+        Some(source) => (Some(source.identity.clone()), Path::Local, Security::KernelAttested),
+        None => (None, Path::Passthrough, Security::Plaintext),
+    };
+    let (mut flow, decided) = decide(proxy, pod, peer, client, local);
+    (flow.path, flow.security) = (Some(path), security);
     let Permitted { permit, connection, workload, snapshot } = match decided {
         Ok(permitted) => permitted,
         Err(_) => return refuse(&stream),
@@ -156,13 +158,26 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     }
 }
 
+/// The pod of this node behind a connection that was to be direct: the decision changed while it was dialled, so it came
+/// here. The kernel proves who dialled.
+fn late(proxy: &Proxy, stream: &TcpStream, peer: SocketAddr) -> Option<Arc<Pod>> {
+    let (index, epoch) = match proxy.datapath.attested_late(stream) {
+        Ok(late) => late?,
+        Err(e) => {
+            tracing::error!(error = %anyhow::Error::from(e), "cannot ask who dialled; it has no identity");
+            return None;
+        }
+    };
+    proxy.pods.by_index(index).filter(|source| source.epoch == epoch && source.ips.owns(peer.ip()))
+}
+
 async fn outside_policy(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
     let snapshot = proxy.store.snapshot();
     let source = match snapshot.workload_by_address(peer.ip()) {
-        Some(known) => Party { identity: None, ..party(known, peer) },
-        None => stranger(peer),
+        Some(known) => Party { identity: None, ..Party::of(known, peer) },
+        None => Party::stranger(peer),
     };
-    let own = own_party(pod, local, snapshot.workload(&pod.uid).map(|w| &**w));
+    let own = pod.party(local, snapshot.workload(&pod.uid).map(|w| &**w));
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
     (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
     match dial::application(&proxy.datapath, pod, local, peer).await {
@@ -195,8 +210,8 @@ type Decided = Result<Permitted, Refusal>;
 
 /// Who is at the other end: by its address, but for the identity, which is what the connection proved.
 fn source(snapshot: &Snapshot, client: SocketAddr, identity: Option<&Identity>) -> Party {
-    let known = snapshot.workload_by_address(client.ip()).map(|known| party(known, client));
-    Party { identity: identity.cloned(), ..known.unwrap_or_else(|| stranger(client)) }
+    let known = snapshot.workload_by_address(client.ip()).map(|known| Party::of(known, client));
+    Party { identity: identity.cloned(), ..known.unwrap_or_else(|| Party::stranger(client)) }
 }
 
 /// Opens the record and asks the destination's policies.
@@ -210,7 +225,7 @@ fn decide(
     let snapshot = proxy.store.snapshot();
     let workload = snapshot.workload(&pod.uid).cloned();
     let source = source(&snapshot, client, identity.as_ref());
-    let own = own_party(pod, destination, workload.as_deref());
+    let own = pod.party(destination, workload.as_deref());
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
     flow.generation = snapshot.generation();
     let Some(workload) = workload else {

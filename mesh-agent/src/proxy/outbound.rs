@@ -8,15 +8,13 @@ use tokio::net::TcpStream;
 use super::{
     Proxy, dial,
     forward::{End, Socket, forward, refuse, socket},
-    own_party, party,
     reauthorize::{denied_later, forgotten},
     resolve::{Resolved, Route, resolve},
-    stranger,
 };
 use crate::{
     pods::Pod,
     state::Snapshot,
-    telemetry::{Direction, OpenFlow, Path, Security, reason},
+    telemetry::{Direction, OpenFlow, Party, Path, Security, reason},
     tunnel::{ConnectRequest, PoolKey, TunnelError},
 };
 
@@ -26,24 +24,26 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
     let own = snapshot.workload(&pod.uid).cloned();
     // Its own address as it would be without the redirection.
     let client = SocketAddr::new(pod.ips.like(local.ip()).unwrap_or(peer.ip()), peer.port());
-    let source = own_party(pod, client, own.as_deref());
-    let destination = match proxy.datapath.accepted(&stream) {
-        Ok(Some(accepted)) if (accepted.pod, accepted.epoch) == (pod.index, pod.epoch) => accepted.original_destination,
+    let source = pod.party(client, own.as_deref());
+    let (destination, hint) = match proxy.datapath.accepted(&stream) {
+        Ok(Some(accepted)) if (accepted.pod, accepted.epoch) == (pod.index, pod.epoch) => {
+            (accepted.original_destination, accepted.backend)
+        }
         // Nothing was redirected by the kernel: never take the local address for what was dialled.
         Ok(_) => {
-            let mut flow = proxy.flows.begin(Direction::Outbound, source, stranger(local));
+            let mut flow = proxy.flows.begin(Direction::Outbound, source, Party::stranger(local));
             flow.dropped(reason::ORIGINAL_DESTINATION_UNKNOWN, "the connection was not redirected by the kernel");
             return refuse(&stream);
         }
         Err(e) => {
-            let mut flow = proxy.flows.begin(Direction::Outbound, source, stranger(local));
+            let mut flow = proxy.flows.begin(Direction::Outbound, source, Party::stranger(local));
             flow.failed(reason::INTERNAL, format!("{:#}", anyhow::Error::from(e)));
             return refuse(&stream);
         }
     };
     let dialled = match snapshot.workload_by_address(destination.ip()) {
-        Some(workload) => party(workload, destination),
-        None => stranger(destination),
+        Some(workload) => Party::of(workload, destination),
+        None => Party::stranger(destination),
     };
     let mut flow = proxy.flows.begin(Direction::Outbound, source, dialled);
     flow.generation = snapshot.generation();
@@ -58,6 +58,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         destination,
         |ip| pod.ips.like(ip).is_some(),
         |ip| proxy.pods.by_ip(ip).is_some(),
+        hint,
         |service, count| proxy.balancer.next(service, count),
         proxy.hbone_port,
     );
@@ -67,16 +68,23 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             flow.dropped(reason, why);
             refuse(&stream);
         }
+        // TLS within the node too: as between nodes, and the agent's other hand decides.
+        Route::Local { workload, target }
+            if [&pod.uid, &workload.uid].iter().any(|uid| snapshot.same_node_tls(uid)) =>
+        {
+            flow.destination = Party::of(&workload, target);
+            tunnel(proxy, pod, stream, own.as_deref(), &workload, target, flow).await;
+        }
         Route::Local { workload, target } => {
-            flow.destination = party(&workload, target);
+            flow.destination = Party::of(&workload, target);
             local_pod(proxy, pod, &snapshot, stream, &workload, target, flow).await;
         }
         Route::Tunnel { workload, target } => {
-            flow.destination = party(&workload, target);
+            flow.destination = Party::of(&workload, target);
             tunnel(proxy, pod, stream, own.as_deref(), &workload, target, flow).await;
         }
         Route::Own { workload, target } => {
-            flow.destination = party(&workload, target);
+            flow.destination = Party::of(&workload, target);
             flow.path = Some(Path::Local);
             flow.security = Security::KernelAttested;
             let client = SocketAddr::new(pod.ips.like(target.ip()).unwrap_or(client.ip()), client.port());
@@ -85,7 +93,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         }
         Route::Passthrough { workload, target } => {
             if let Some(workload) = workload {
-                flow.destination = party(&workload, target);
+                flow.destination = Party::of(&workload, target);
                 // Nobody proves it, and nobody checks it.
                 flow.destination.identity = None;
             }
@@ -126,6 +134,8 @@ async fn local_pod(
     let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip, destination: target };
     let decision = snapshot.decide(workload, &connection);
     flow.decided(&decision);
+    // The kernel shall know it of those to come.
+    proxy.direct.learn(pod, &target_pod, target);
     let Ok(permit) = decision.outcome else { return refuse(&stream) };
     match dial::attested(&proxy.datapath, pod, &target_pod, target).await {
         Ok(server) => {

@@ -35,14 +35,15 @@ pub enum Route {
 }
 
 /// `can_dial` says whether the source has an address of the other one's family, `redirected_here` whether a pod with
-/// that address is redirected on this node; `choose` picks one of n endpoints of a service; `hbone_port` is the
-/// tunnel's.
+/// that address is redirected on this node; `choose` picks one of n endpoints of a service, unless `hint` is one of them,
+/// which the kernel chose; `hbone_port` is the tunnel's.
 pub fn resolve(
     snapshot: &Snapshot,
     source_uid: &str,
     destination: SocketAddr,
     can_dial: impl Fn(IpAddr) -> bool,
     redirected_here: impl Fn(IpAddr) -> bool,
+    hint: Option<SocketAddr>,
     choose: impl FnOnce(&ServiceName, usize) -> usize,
     hbone_port: u16,
 ) -> Resolved {
@@ -52,7 +53,7 @@ pub fn resolve(
         return Resolved { service: None, route: place.route(workload, destination) };
     };
     let name = service.service_name();
-    let route = match endpoint(snapshot, service, &name, destination, source_uid, can_dial, choose) {
+    let route = match endpoint(snapshot, service, &name, destination, source_uid, can_dial, hint, choose) {
         Ok((workload, target)) => place.route(Some(workload), target),
         Err((reason, why)) => Route::Refuse { reason, why },
     };
@@ -88,6 +89,7 @@ fn endpoint(
     dialled: SocketAddr,
     source_uid: &str,
     can_dial: impl Fn(IpAddr) -> bool,
+    hint: Option<SocketAddr>,
     choose: impl FnOnce(&ServiceName, usize) -> usize,
 ) -> Result<(Arc<Workload>, SocketAddr), (&'static str, String)> {
     let port = dialled.port();
@@ -106,6 +108,7 @@ fn endpoint(
         let why = format!("service {name} has no healthy endpoint for port {port}{near}");
         return Err((reason::NO_HEALTHY_ENDPOINT, why));
     }
-    let (workload, target) = endpoints[choose(name, endpoints.len()) % endpoints.len()];
+    let hinted = hint.and_then(|hint| endpoints.iter().position(|(_, target)| *target == hint));
+    let (workload, target) = endpoints[hinted.unwrap_or_else(|| choose(name, endpoints.len()) % endpoints.len())];
     Ok((Arc::clone(workload), target))
 }

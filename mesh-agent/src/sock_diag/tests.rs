@@ -39,7 +39,7 @@ fn found(stream: &TcpStream) -> Option<Connection> {
 }
 
 fn destroyed(Target { local, remote, cookie }: Target) -> bool {
-    destroy(local, remote, cookie).unwrap()
+    destroy_all(&[Target { local, remote, cookie }]).unwrap() == 1
 }
 
 fn lives(one: &mut TcpStream, other: &mut TcpStream) -> bool {

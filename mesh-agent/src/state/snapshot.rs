@@ -9,7 +9,7 @@ use std::{
 };
 
 use mesh_common::model::{
-    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Policy, PolicyName, Reason, Service,
+    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Policy, PolicyName, Reason, SameNode, Service,
     ServiceName, Tunnel, Workload, authorize,
 };
 
@@ -100,7 +100,6 @@ impl Snapshot {
     }
 
     /// The pods of this node, by uid.
-    #[cfg(test)]
     pub fn local_pods(&self) -> impl ExactSizeIterator<Item = &Arc<LocalPod>> {
         self.pods.values()
     }
@@ -132,6 +131,16 @@ impl Snapshot {
     /// In no particular order; none if nobody says which ServiceAccounts exist.
     pub fn accounts(&self) -> impl ExactSizeIterator<Item = &Arc<Accounts>> {
         self.accounts.values()
+    }
+
+    /// The services are those of `other`, which must be alive. Pointers are compared.
+    pub fn has_services_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.services, &other.services)
+    }
+
+    /// The pod of this node with that uid is to be reached in TLS also from this node.
+    pub fn same_node_tls(&self, uid: &str) -> bool {
+        self.pods.get(uid).is_some_and(|pod| pod.same_node == SameNode::Tls)
     }
 
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> Applicable<'a> {

@@ -1,8 +1,13 @@
 //! The record of one connection.
 
-use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use mesh_common::model::{Asked, Decision, Identity, Observation, ObservedAs, PolicyName, ServiceName};
+use mesh_common::model::{Asked, Decision, Identity, Observation, ObservedAs, PolicyName, ServiceName, Workload};
 
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -36,6 +41,17 @@ pub struct Flow {
     pub observations: Vec<Observation>,
     /// What the decision was made of; `None` where no policy was asked here.
     pub asked: Option<Arc<Asked>>,
+    /// What the kernel measured of it; `None` where it was not asked.
+    pub tcp: Option<Tcp>,
+}
+
+/// One TCP connection, as the kernel of the dialling pod saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// Smoothed (RFC 6298).
+    pub rtt: Duration,
+    /// Segments that were sent again.
+    pub retransmits: u32,
 }
 
 /// One end of a connection.
@@ -76,6 +92,8 @@ pub enum Path {
     Tunnel,
     /// As dialled, in plaintext.
     Passthrough,
+    /// Both pods on this node, and no agent between them.
+    Direct,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +104,34 @@ pub enum Security {
 }
 
 impl Flow {
+    /// A connection of which nothing more is known yet.
+    pub fn new(id: u64, start: SystemTime, direction: Direction, source: Party, destination: Party) -> Self {
+        Self {
+            id,
+            start,
+            end: start,
+            direction,
+            verdict: Verdict::Forwarded,
+            reason: None,
+            source,
+            destination,
+            service: None,
+            path: None,
+            security: Security::Plaintext,
+            sent: 0,
+            received: 0,
+            policy: None,
+            rule: None,
+            generation: 0,
+            error: None,
+            tls: None,
+            tunnel: None,
+            observations: Vec::new(),
+            asked: None,
+            tcp: None,
+        }
+    }
+
     pub fn decided(&mut self, decision: &Decision) {
         let Decision { outcome, observations, asked, generation } = decision;
         self.generation = *generation;
@@ -127,6 +173,24 @@ impl Flow {
         self.verdict = Verdict::Error;
         self.reason = Some(reason.into());
         self.error = Some(error.to_string());
+    }
+}
+
+impl Party {
+    /// A workload; its identity is what the configuration says, unless somebody proved it.
+    pub fn of(workload: &Workload, address: SocketAddr) -> Self {
+        Self {
+            namespace: workload.namespace.clone(),
+            pod: workload.name.clone(),
+            workload: workload.workload_name.clone(),
+            identity: Some(workload.identity.clone()),
+            address: Some(address),
+        }
+    }
+
+    /// Somebody of whom only the address is known.
+    pub fn stranger(address: SocketAddr) -> Self {
+        Self { address: Some(address), ..Self::default() }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::broadcast;
 
 use super::{
     edges::{Edge, Edges, Totals},
-    flow::{Direction, Flow, Party, Security, Verdict},
+    flow::{Direction, Flow, Party},
     kept::Kept,
     metrics,
 };
@@ -86,30 +86,13 @@ impl FlowLog {
             log: Arc::clone(self),
             live: None,
             ended: None,
-            flow: Some(Flow {
-                id: self.next.fetch_add(1, Ordering::Relaxed),
-                start: now,
-                end: now,
-                direction,
-                verdict: Verdict::Forwarded,
-                reason: None,
-                source,
-                destination,
-                service: None,
-                path: None,
-                security: Security::Plaintext,
-                sent: 0,
-                received: 0,
-                policy: None,
-                rule: None,
-                generation: 0,
-                error: None,
-                tls: None,
-                tunnel: None,
-                observations: Vec::new(),
-                asked: None,
-            }),
+            flow: Some(Flow::new(self.next_id(), now, direction, source, destination)),
         }
+    }
+
+    /// For a record that is not begun here.
+    pub fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Connections whose record is in the making.
@@ -136,9 +119,10 @@ impl FlowLog {
         live.map(|connection| Arc::new(connection.now())).or_else(|| locked(&self.newest).find(id))
     }
 
-    /// Totals of the connections that ended, and how many are open now, by edge.
-    pub fn edges(&self) -> Vec<(Edge, Totals, u64)> {
+    /// Totals of the connections that ended, and how many are open now, by edge; `open` are those that no agent carries.
+    pub fn edges(&self, open: Vec<Flow>) -> Vec<(Edge, Totals, u64)> {
         let connections: Vec<Connection> = locked(&self.forwarded).values().cloned().collect();
+        let connections = connections.into_iter().chain(open.into_iter().map(Connection::of));
         let mut edges: HashMap<Edge, (Totals, u64)> =
             locked(&self.edges).all().into_iter().map(|(edge, totals)| (edge, (totals, 0))).collect();
         for Connection { flow, live } in connections {
@@ -172,7 +156,8 @@ impl FlowLog {
         lines.1 < LINES_A_SECOND
     }
 
-    fn write(&self, flow: Flow) {
+    /// Of a connection that ended.
+    pub fn write(&self, flow: Flow) {
         metrics::closed(&flow);
         if !flow.verdict.is_bad() {
             tracing::debug!(target: "access", id = flow.id, "connection ended");
@@ -208,6 +193,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Connection {
+    /// As it is now.
+    fn of(flow: Flow) -> Self {
+        let live = Live { sent: flow.sent.into(), received: flow.received.into() };
+        Self { flow: Arc::new(flow), live: Arc::new(live) }
+    }
+
     fn now(&self) -> Flow {
         let Self { flow, live } = self;
         let (sent, received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));

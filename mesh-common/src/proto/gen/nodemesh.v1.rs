@@ -435,6 +435,19 @@ pub struct Flow {
     /// Policies that are evaluated and not enforced, and would have decided otherwise (dry-run) or matched (AUDIT).
     #[prost(message, repeated, tag = "21")]
     pub observations: ::prost::alloc::vec::Vec<Observation>,
+    /// What the kernel measured; absent where the agent carried the bytes.
+    #[prost(message, optional, tag = "22")]
+    pub tcp: ::core::option::Option<Tcp>,
+}
+/// One TCP connection, as the kernel saw it from this node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tcp {
+    /// Smoothed round-trip time in microseconds.
+    #[prost(uint32, tag = "1")]
+    pub rtt_us: u32,
+    /// Segments that were sent again.
+    #[prost(uint32, tag = "2")]
+    pub retransmits: u32,
 }
 /// What a policy that is not enforced says of a connection.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

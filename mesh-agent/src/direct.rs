@@ -1,0 +1,143 @@
+//! Connections between two pods of this node that need no agent. The agent decides once about a source, a destination
+//! and a port; the kernel acts on it, and the two pods talk as if there were no mesh. Here are the decisions that the
+//! kernel holds, their renewal and withdrawal, the endpoints of services among which it chooses, and the records of the
+//! connections that it let pass.
+
+mod cache;
+mod connections;
+mod judge;
+mod records;
+mod services;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+pub use cache::Known;
+use cache::State;
+use services::Services;
+
+use crate::{
+    bpf::Datapath,
+    pods::{Pod, PodTable},
+    state::{Snapshot, Store},
+    telemetry::FlowLog,
+};
+
+/// How often a change of many objects, one by one, is looked at: a service with a thousand endpoints that come up one
+/// after another is not written a thousand times.
+const SETTLE: Duration = Duration::from_millis(5);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long the kernel may act on a decision that nobody renews.
+    pub lease: Duration,
+    /// Port of the tunnel between nodes, which is never dialled directly.
+    pub hbone_port: u16,
+}
+
+/// One for the whole agent.
+pub struct Direct {
+    settings: Settings,
+    datapath: Arc<Datapath>,
+    store: Arc<Store>,
+    pods: Arc<PodTable>,
+    flows: Arc<FlowLog>,
+    state: Mutex<State>,
+}
+
+impl Direct {
+    /// Touches nothing before [`Direct::run`].
+    pub fn new(
+        settings: Settings,
+        datapath: Arc<Datapath>,
+        store: Arc<Store>,
+        pods: Arc<PodTable>,
+        flows: Arc<FlowLog>,
+    ) -> Arc<Self> {
+        let state = Mutex::new(State::new(store.snapshot()));
+        Arc::new(Self { settings, datapath, store, pods, flows, state })
+    }
+
+    /// Keeps the kernel's tables as the configuration and the pods are, from now on and as the only one of this node:
+    /// an agent that this one takes over from must have let go. Ends with an error of the ring only; if it is dropped,
+    /// what the kernel holds stays until its lease is over.
+    pub async fn run(self: Arc<Self>) -> io::Result<()> {
+        self.locked().begin(&self.datapath);
+        let _ends = Ends(&self);
+        let services = Services::new(&self.datapath);
+        tokio::select! {
+            () = self.follow(self.store.subscribe(), self.pods.changes()) => Ok(()),
+            () = self.renew() => Ok(()),
+            () = self.watch_room() => Ok(()),
+            () = services.follow(&self.store, &self.datapath) => Ok(()),
+            ended = records::read(&self) => ended,
+        }
+    }
+
+    /// The agent decided about a connection of `source`; the kernel shall know it of those to come.
+    pub fn learn(&self, source: &Pod, target: &Pod, destination: SocketAddr) {
+        let mut state = self.locked();
+        if state.is_active() {
+            state.learn(self, source, target, destination);
+        }
+    }
+
+    /// The decision with this number, which the kernel names.
+    pub fn known(&self, decision: u32) -> Option<Arc<Known>> {
+        self.locked().known(decision)
+    }
+
+    /// Brings what the kernel holds to every change of the configuration and of pods.
+    async fn follow(&self, mut configuration: watch::Receiver<Arc<Snapshot>>, mut pods: watch::Receiver<()>) {
+        loop {
+            let snapshot = configuration.borrow_and_update().clone();
+            pods.borrow_and_update();
+            let changed = self.locked().apply(self, &snapshot);
+            if changed {
+                self.revoke(&snapshot).await;
+            }
+            // A lone change is followed at once.
+            tokio::time::sleep(SETTLE).await;
+            tokio::select! {
+                changed = configuration.changed() => if changed.is_err() { return },
+                changed = pods.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Renews leases, and lets go what nobody asks for any more.
+    async fn renew(&self) {
+        let mut tick = tokio::time::interval(self.settings.lease / 3);
+        loop {
+            tick.tick().await;
+            let in_use = self.in_use();
+            let keys = self.locked().keys();
+            for keys in keys.chunks(cache::AT_ONCE) {
+                self.locked().renew(self, keys, &in_use);
+                // Connections come first.
+                tokio::task::yield_now().await;
+            }
+            self.locked().forget_decisions(&in_use);
+        }
+    }
+
+    /// Nothing that holds it can panic half way through a change.
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Another agent may be the only one.
+struct Ends<'a>(&'a Direct);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.locked().end();
+    }
+}

@@ -1,0 +1,139 @@
+//! The connections that are open and no agent carries: which decisions they stand on, and the end of those that a change
+//! denies.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use mesh_common::abi::{self, VerdictKey, direction};
+
+use super::{
+    Direct,
+    judge::{Judged, Pair, judge},
+};
+use crate::{
+    pods::Netns,
+    sock_diag::{self, Target},
+    state::Snapshot,
+};
+
+/// How often it is looked whether a table that was full is so still.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What open connections stand on.
+#[derive(Debug, Default)]
+pub struct InUse {
+    pub cookies: HashSet<u64>,
+    pub decisions: HashSet<u32>,
+    pub pairs: HashSet<VerdictKey>,
+}
+
+/// Sockets of one namespace that are to be destroyed.
+type Doomed = HashMap<u64, (Arc<Netns>, Vec<Target>)>;
+
+impl Direct {
+    pub(super) fn in_use(&self) -> InUse {
+        let mut in_use = InUse::default();
+        for (cookie, open) in self.datapath.direct_connections() {
+            in_use.cookies.insert(cookie);
+            in_use.decisions.insert(open.decision);
+            in_use.pairs.insert(VerdictKey { source: open.pod, destination: open.remote });
+        }
+        in_use
+    }
+
+    /// The kernel sends connections to the agent once the table of open ones was full, until it is told that there is
+    /// room.
+    fn make_room(&self) {
+        let told = || {
+            if !self.datapath.direct_full()? {
+                return Ok(());
+            }
+            let open = self.datapath.direct_connections().len();
+            let most = self.datapath.max_direct() as usize;
+            tracing::warn!(
+                map = "DIRECT",
+                option = "--max-direct",
+                open,
+                most,
+                "was full; the agent carries what comes"
+            );
+            // Not at the brim: a connect that finds none fails.
+            if open < most - most / 10 { self.datapath.direct_has_room() } else { Ok(()) }
+        };
+        if let Err(e) = told() {
+            tracing::error!(error = %anyhow::Error::from(e), "cannot look whether the table DIRECT is full");
+        }
+    }
+
+    /// Looks now and then whether the table has room again.
+    pub(super) async fn watch_room(&self) {
+        let mut tick = tokio::time::interval(LOOK);
+        loop {
+            tick.tick().await;
+            self.make_room();
+        }
+    }
+
+    /// Ends what is open and denied now, by exact 4-tuple and cookie. A generation that was raised before makes sure that
+    /// none comes after the table was read.
+    pub(super) async fn revoke(&self, snapshot: &Snapshot) {
+        let mut judged: HashMap<Pair, Judged> = HashMap::new();
+        let mut doomed = Doomed::new();
+        for (cookie, open) in self.datapath.direct_connections() {
+            if open.direction != direction::DIRECT {
+                continue;
+            }
+            let Some((pair, netns)) = self.pair_now(&open) else { continue };
+            let verdict = judged.entry(pair).or_insert_with_key(|pair| judge(snapshot, pair, self.settings.hbone_port));
+            if !verdict.ends {
+                continue;
+            }
+            self.locked().revoke(cookie, verdict.decision.clone());
+            let target = Target { local: open.local.into(), remote: open.remote.into(), cookie };
+            doomed.entry(netns.cookie()).or_insert_with(|| (netns, Vec::new())).1.push(target);
+        }
+        for (netns, targets) in doomed.into_values() {
+            let count = targets.len();
+            let end = move || netns.run(|| sock_diag::destroy_all(&targets)).and_then(|ended| ended);
+            match tokio::task::spawn_blocking(end).await.map_err(io::Error::other).and_then(|ended| ended) {
+                Ok(ended) => tracing::info!(ended, of = count, "direct connections ended, since they are denied now"),
+                Err(e) => tracing::error!(error = %e, count, "cannot end direct connections that are denied now"),
+            }
+        }
+    }
+
+    /// Whom a connection stands for now, and where its socket is; `None`: the target left the mesh and decides nothing, or
+    /// the source is gone from the node, and its socket with it.
+    fn pair_now(&self, open: &abi::Direct) -> Option<(Pair, Arc<Netns>)> {
+        let known = self.known(open.decision);
+        let by_slot = |index, epoch| self.pods.by_index(index).filter(|pod| pod.epoch == epoch);
+        let (source, target) = (by_slot(open.pod, open.epoch), by_slot(open.target, open.target_epoch));
+        let destination = open.remote.into();
+        let (source_uid, target_uid) = match (&source, &target, &known) {
+            (Some(source), Some(target), _) => (source.uid.clone(), target.uid.clone()),
+            (_, _, Some(known)) => (known.pair.source.clone(), known.pair.target.clone()),
+            // Pods of an earlier agent that are not found yet.
+            _ => return None,
+        };
+        // Perhaps in another life.
+        let (source, target) = (self.pods.by_uid(&source_uid), self.pods.by_uid(&target_uid)?);
+        let local: SocketAddr = open.local.into();
+        let netns = match &source {
+            Some(source) => Arc::clone(&source.netns),
+            None => known.as_ref()?.netns.upgrade()?,
+        };
+        let pair = Pair {
+            source: source_uid,
+            target: target.uid.clone(),
+            identity: source.map(|source| source.identity.clone()),
+            source_ip: local.ip(),
+            destination,
+        };
+        Some((pair, netns))
+    }
+}

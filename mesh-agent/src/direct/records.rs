@@ -1,0 +1,129 @@
+//! What the kernel says of connections that no agent carried: each becomes a record like any other.
+
+use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
+
+use mesh_common::abi::{self, Closed, direction, ending};
+
+use super::Direct;
+use crate::{
+    bpf::{read_closed, wall_clock},
+    sock_diag,
+    state::Snapshot,
+    telemetry::{Direction, Flow, Party, Path, Security, Tcp, reason},
+};
+
+/// How often the ring is read. The kernel wakes nobody for a single record: that would cost more than the connection's
+/// whole accounting.
+const READ: Duration = Duration::from_millis(100);
+
+/// Reads the ring until it fails.
+pub async fn read(direct: &Direct) -> io::Result<()> {
+    let ring = direct.datapath.closed().map_err(io::Error::other)?;
+    read_closed(ring, READ, |closed| direct.ended(&closed)).await
+}
+
+impl Direct {
+    /// The connections that are open now, with the bytes that have passed.
+    pub fn open(&self) -> Vec<Flow> {
+        let snapshot = self.store.snapshot();
+        let connections = self.datapath.direct_connections();
+        let mut namespaces = HashMap::new();
+        for (_, open) in &connections {
+            if let Some(netns) = self.known(open.decision).and_then(|known| known.netns.upgrade()) {
+                namespaces.entry(netns.cookie()).or_insert(netns);
+            }
+        }
+        // Who cannot be asked shows no bytes.
+        let infos: HashMap<u64, sock_diag::Info> = tokio::task::block_in_place(|| {
+            let sockets = namespaces.into_values().filter_map(|netns| netns.run(sock_diag::connections).ok()?.ok());
+            sockets.flatten().filter_map(|socket| Some((socket.cookie, socket.info?))).collect()
+        });
+        let mut flows: Vec<Flow> = connections
+            .iter()
+            .map(|(cookie, open)| {
+                let mut flow = self.flow(*cookie, open, &snapshot);
+                if let Some(info) = infos.get(cookie) {
+                    // SYN counts as a byte where it was sent; who accepted begins behind it.
+                    let syn = u64::from(open.direction != direction::INBOUND);
+                    let (acked, received) = (info.bytes_acked.saturating_sub(syn), info.bytes_received);
+                    (flow.sent, flow.received) = either_way(open.direction, acked, received);
+                    flow.tcp = Some(Tcp { rtt: info.rtt, retransmits: info.retransmits });
+                }
+                flow
+            })
+            .collect();
+        flows.sort_unstable_by_key(|flow| flow.id);
+        flows
+    }
+
+    fn ended(&self, closed: &Closed) {
+        let Closed { cookie, ended, sent, received, connection, rtt, retransmits, ending } = closed;
+        let mut flow = self.flow(*cookie, connection, &self.store.snapshot());
+        let revoked = self.locked().ended(*cookie);
+        flow.end = wall_clock(*ended).max(flow.start);
+        (flow.sent, flow.received) = either_way(connection.direction, *sent, *received);
+        flow.tcp = Some(Tcp { rtt: Duration::from_micros(u64::from(*rtt)), retransmits: *retransmits });
+        match (revoked, *ending) {
+            (Some(decision), _) => flow.decided(&decision),
+            (None, ending::IN_ORDER) => {}
+            (None, ending::FAILED) => flow.failed(reason::CONNECT, "the destination did not take the connection"),
+            (None, _) => flow.failed(reason::RESET, "one end reset the connection"),
+        }
+        self.flows.write(flow);
+    }
+
+    /// The record of a connection as it began.
+    fn flow(&self, cookie: u64, open: &abi::Direct, snapshot: &Snapshot) -> Flow {
+        let (local, remote): (SocketAddr, SocketAddr) = (open.local.into(), open.remote.into());
+        let id = self.locked().id(cookie, || self.flows.next_id());
+        let start = wall_clock(open.started);
+        if open.direction != direction::DIRECT {
+            // Nobody proves who they are.
+            let party = |address: SocketAddr| match snapshot.workload_by_address(address.ip()) {
+                Some(workload) => Party { identity: None, ..Party::of(workload, address) },
+                None => Party::stranger(address),
+            };
+            let (way, source, destination) = match open.direction {
+                direction::INBOUND => (Direction::Inbound, party(remote), party(local)),
+                _ => (Direction::Outbound, party(local), party(remote)),
+            };
+            let mut flow = Flow::new(id, start, way, source, destination);
+            flow.path = Some(Path::Passthrough);
+            flow.generation = snapshot.generation();
+            flow.service = service(open, snapshot);
+            return flow;
+        }
+        let at = |party: &Party, address| Party { address: Some(address), ..party.clone() };
+        let party = |index, epoch, address: SocketAddr| {
+            let pod = self.pods.by_index(index).filter(|pod| pod.epoch == epoch);
+            match pod {
+                Some(pod) => pod.party(address, snapshot.workload(&pod.uid).map(|workload| &**workload)),
+                None => Party::stranger(address),
+            }
+        };
+        let known = self.known(open.decision);
+        let (source, destination) = match &known {
+            Some(known) => (at(&known.source, local), at(&known.target, remote)),
+            None => (party(open.pod, open.epoch, local), party(open.target, open.target_epoch, remote)),
+        };
+        let mut flow = Flow::new(id, start, Direction::Outbound, source, destination);
+        flow.path = Some(Path::Direct);
+        flow.security = Security::KernelAttested;
+        flow.service = service(open, snapshot);
+        if let Some(known) = &known {
+            flow.decided(&known.decision);
+        }
+        flow
+    }
+}
+
+/// The service that was dialled, if it was one.
+fn service(open: &abi::Direct, snapshot: &Snapshot) -> Option<mesh_common::model::ServiceName> {
+    let dialled: SocketAddr = open.dialled.into();
+    snapshot.service_by_address(dialled.ip()).map(|service| service.service_name())
+}
+
+/// From the source to the destination, and back: the socket's own view is that of one end.
+fn either_way(way: u32, acked: u64, received: u64) -> (u64, u64) {
+    if way == direction::INBOUND { (received, acked) } else { (acked, received) }
+}
