@@ -1,13 +1,17 @@
 //! `cargo xtask bench`: what the mesh costs. Ratios to no mesh, the two sides interleaved in one run; CPU of the agents
 //! from their cgroups. Figures of a machine that others use too are noisy, so nothing here passes or fails.
 
+mod changes;
+mod cold;
 mod figures;
 mod goals;
 mod items;
 mod lasting;
 mod machine;
 mod meter;
+mod same_node;
 mod stage;
+mod table;
 
 use std::{fs, path::Path, path::PathBuf, thread};
 
@@ -24,11 +28,14 @@ use crate::{
 };
 use figures::Samples;
 use stage::Stage;
+use table::Row;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// TCP: bytes, messages, connections, memory, joining
     L4(Arguments),
+    /// Two pods of one node: messages, bytes, connections, first ones too, and how many go straight from pod to pod
+    SameNode(Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,7 +49,7 @@ pub struct Arguments {
     /// Write every raw figure to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only these items, as in --only bulk-1,ping-pong; any other word lists them
+    /// Only these items, as in --only ping-pong,connects; any other word lists them
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// AuthorizationPolicies that are there while it measures
@@ -56,10 +63,10 @@ pub struct Arguments {
 /// # Errors
 /// It could not measure: not root, a build that fails, an item that does not exist, a load that ended with an error.
 pub fn run(root: &Path, command: &Command) -> Result<()> {
-    let Command::L4(arguments) = command;
+    let (Command::L4(arguments) | Command::SameNode(arguments)) = command;
     ensure!(shell::is_root(), "bench needs root: it makes network namespaces and loads eBPF");
-    check_names(&arguments.only)?;
-    let ready = setup::run(root, Scope::Benchmarks)?;
+    command.check()?;
+    let ready = setup::run(root, command.scope())?;
     mesh_tests::take_programs_from(match &arguments.programs {
         Some(folder) => folder.clone(),
         None => {
@@ -72,14 +79,15 @@ pub fn run(root: &Path, command: &Command) -> Result<()> {
     // Every wait of the harness ends with an error then, and the world is dropped in order.
     thread::spawn(move || signals.forever().for_each(|_| mesh_tests::interrupt()));
     let mut samples = Samples::default();
-    let outcome = measure(arguments, &mut samples);
+    let outcome = command.measure(&mut samples);
     if mesh_tests::interrupted() {
         bail!("interrupted; everything was removed");
     }
     // What was measured before something failed is still worth reading.
-    goals::print(&samples);
+    table::print(&command.rows(&samples));
     if let Some(file) = &arguments.json {
         let text = serde_json::to_string_pretty(&json!({
+            "bench": command.name(),
             "rounds": arguments.rounds,
             "seconds": arguments.seconds,
             "policies": arguments.policies,
@@ -88,14 +96,6 @@ pub fn run(root: &Path, command: &Command) -> Result<()> {
         fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
     }
     outcome
-}
-
-fn check_names(only: &[String]) -> Result<()> {
-    let known: Vec<&str> = items::names().chain(lasting::NAMES).collect();
-    match only.iter().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => bail!("--only {name}: no such item; there are {}", known.join(", ")),
-        None => Ok(()),
-    }
 }
 
 fn build(ready: &Ready, root: &Path) -> Result<()> {
@@ -109,15 +109,64 @@ fn build(ready: &Ready, root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn measure(arguments: &Arguments, samples: &mut Samples) -> Result<()> {
-    let Arguments { rounds, seconds, json: _, only, policies, programs: _ } = arguments;
-    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    eprintln!("bench: two nodes, a meshed and an unmeshed set of pods, {policies} policies");
-    let mut stage = Stage::build(*policies)?;
-    // Memory first: no load has been there yet.
-    lasting::memory(&stage, samples, wanted)?;
-    items::rounds(&stage, samples, *rounds, *seconds, wanted)?;
-    lasting::churn(&stage, samples, wanted)?;
-    lasting::loaded(&stage, samples, wanted)?;
-    lasting::joining(&mut stage, samples, wanted)
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::L4(_) => "l4",
+            Self::SameNode(_) => "same-node",
+        }
+    }
+
+    /// Only one of them needs a program of its own.
+    fn scope(&self) -> Scope {
+        match self {
+            Self::L4(_) => Scope::Benchmarks,
+            Self::SameNode(_) => Scope::Everything,
+        }
+    }
+
+    /// What the arguments ask for exists.
+    fn check(&self) -> Result<()> {
+        let (arguments, known): (_, Vec<&str>) = match self {
+            Self::L4(arguments) => {
+                (arguments, items::ITEMS.iter().map(|item| item.name).chain(lasting::NAMES).collect())
+            }
+            Self::SameNode(arguments) => (arguments, same_node::names().collect()),
+        };
+        if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
+            bail!("--only {name}: no such item; there are {}", known.join(", "));
+        }
+        let most = cold::ROUNDS;
+        if matches!(self, Self::SameNode(_)) && arguments.rounds > most {
+            bail!("--rounds {}: {most} at most, each needs ports that nobody dialled before", arguments.rounds);
+        }
+        Ok(())
+    }
+
+    fn measure(&self, samples: &mut Samples) -> Result<()> {
+        let (Self::L4(arguments) | Self::SameNode(arguments)) = self;
+        let Arguments { rounds, seconds, json: _, only, policies, programs: _ } = arguments;
+        let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
+        eprintln!("bench: two nodes, a meshed and an unmeshed set of pods, {policies} policies");
+        if let Self::SameNode(_) = self {
+            return same_node::measure(*policies, samples, *rounds, *seconds, wanted);
+        }
+        let mut stage = Stage::build(*policies, None)?;
+        // Memory first: no load has been there yet.
+        lasting::memory(&stage, samples, wanted)?;
+        for round in 0..*rounds {
+            let items = items::ITEMS.iter().filter(|item| wanted(item.name));
+            items::one_round(&stage, samples, items, (round, *rounds), *seconds)?;
+        }
+        lasting::churn(&stage, samples, wanted)?;
+        lasting::loaded(&stage, samples, wanted)?;
+        lasting::joining(&mut stage, samples, wanted)
+    }
+
+    fn rows(&self, samples: &Samples) -> Vec<Row> {
+        match self {
+            Self::L4(_) => goals::rows(samples),
+            Self::SameNode(_) => same_node::goals::rows(samples),
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::{io, os::fd::OwnedFd};
 use rustix::{
     io::retry_on_intr,
     net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, netlink::SocketAddrNetlink, recvfrom,
-        send, socket_with,
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, netlink, netlink::SocketAddrNetlink,
+        recvfrom, send, socket_with,
     },
 };
 
@@ -14,6 +14,8 @@ use super::message::{self, Answer, Id, Socket};
 
 /// Messages come in bunches of 32 KiB at most (netlink_dump).
 const BUFFER: usize = 1 << 16;
+/// The port of the kernel.
+const KERNEL: u32 = 0;
 
 /// Asks about the network namespace in which it was opened.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ impl Netlink {
     pub fn open() -> io::Result<Self> {
         let family = AddressFamily::NETLINK;
         let socket = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+        // From now on the namespace's root cannot write to it: what it is full of would take the place of answers.
+        connect(&socket, &SocketAddrNetlink::new(KERNEL, 0))?;
         Ok(Self { socket, buffer: vec![0; BUFFER] })
     }
 
@@ -53,10 +57,9 @@ impl Netlink {
             // TRUNC: the length is the whole one, also if that is more than there is room for.
             let receive = || recvfrom(&self.socket, self.buffer.as_mut_slice(), RecvFlags::TRUNC);
             let (_, length, sender) = retry_on_intr(receive)?;
-            // Root of the namespace may write to this socket too.
-            let from_kernel =
-                sender.and_then(|address| SocketAddrNetlink::try_from(address).ok()).is_some_and(|of| of.pid() == 0);
-            if !from_kernel {
+            // What somebody wrote before it was connected.
+            let sender = sender.and_then(|address| SocketAddrNetlink::try_from(address).ok());
+            if sender.is_none_or(|sender| sender.pid() != KERNEL) {
                 continue;
             }
             let mut datagram = self
@@ -72,5 +75,28 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::{
+        io::Errno,
+        net::{getsockname, sendto},
+    };
+
+    use super::*;
+
+    #[test]
+    fn nobody_but_the_kernel_answers() {
+        let mut netlink = Netlink::open().unwrap();
+        let own = SocketAddrNetlink::try_from(getsockname(&netlink.socket).unwrap()).unwrap();
+        let kind = (AddressFamily::NETLINK, SocketType::DGRAM, Some(netlink::SOCK_DIAG));
+        let forger = socket_with(kind.0, kind.1, SocketFlags::CLOEXEC, kind.2).unwrap();
+        let done = message::dump(libc::AF_INET, 0, false);
+        let refused = sendto(&forger, &done, SendFlags::empty(), &SocketAddrNetlink::new(own.pid(), 0)).unwrap_err();
+        // Who is not root may not even try.
+        assert!([Errno::CONNREFUSED, Errno::PERM].contains(&refused), "{refused}");
+        netlink.dump(libc::AF_INET, message::LISTEN, false, |_| {}).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What the figures are held against, and the table. A rival's ratio to no mesh stands for the rival: must and goal of
+//! What the figures of `bench l4` are held against. A rival's ratio to no mesh stands for the rival: must and goal of
 //! such rows are shares of what an Envoy pair and no mesh did on one machine, in one run.
 
 use serde_json::Value;
@@ -6,96 +6,18 @@ use serde_json::Value;
 use super::{
     figures::{Samples, Side},
     items::WAKE_UP,
+    table::{
+        Better::{Less, More},
+        Row,
+    },
 };
 
-/// A line of the table.
-struct Row {
-    what: &'static str,
-    plain: Option<f64>,
-    mesh: Option<f64>,
-    /// What must and goal are about: a ratio, or the mesh's own figure.
-    judged: Option<f64>,
-    unit: &'static str,
-    must: Option<f64>,
-    goal: Option<f64>,
-    better: Better,
-    /// What of the work failed: then the figures say little.
-    errors: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Better {
-    More,
-    Less,
-}
-
-/// To standard output.
-pub fn print(samples: &Samples) {
-    let header = ["", "no mesh", "mesh", "judged", "must", "goal", ""].map(str::to_owned);
-    let lines: Vec<_> =
-        rows(samples).iter().filter(|row| row.mesh.is_some() || row.plain.is_some()).map(Row::cells).collect();
-    let width = |column: usize| [&header].into_iter().chain(&lines).map(|cells| cells[column].len()).max();
-    let widths: [usize; 7] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    for cells in [&header].into_iter().chain(&lines) {
-        let padded = cells.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
-            0 | 6 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
-    }
-}
-
-impl Row {
-    fn cells(&self) -> [String; 7] {
-        let Self { what, plain, mesh, judged, unit, must, goal, better, errors } = self;
-        let number = |value: &Option<f64>| value.map(shown).unwrap_or_default();
-        let with_unit = |value: &Option<f64>| value.map(|v| format!("{} {unit}", shown(v))).unwrap_or_default();
-        let reached = |bound: Option<f64>| {
-            Some(match better {
-                Better::More => (*judged)? >= bound?,
-                Better::Less => (*judged)? <= bound?,
-            })
-        };
-        let verdict = match (reached(*must), reached(*goal)) {
-            (_, Some(true)) => "goal",
-            (Some(true), _) => "must",
-            (Some(false), _) => "MISSED",
-            (None, Some(false)) => "not the goal",
-            (None, None) => "",
-        };
-        let verdict = if *errors > 0 { format!("MISSED: {errors} errors") } else { verdict.to_owned() };
-        let (plain, mesh) = (with_unit(plain), with_unit(mesh));
-        [(*what).to_owned(), plain, mesh, number(judged), number(must), number(goal), verdict]
-    }
-}
-
-fn shown(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 10.0 => format!("{value:.1}"),
-        size if size >= 0.01 || size == 0.0 => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
-    }
-}
-
-fn rows(samples: &Samples) -> Vec<Row> {
-    use Better::{Less, More};
-    let mut rows = Vec::new();
-    for (what, name) in
-        [("a wake-up and its answer, one CPU", "same_cpu"), ("a wake-up and its answer, two CPUs", "other_cpu")]
-    {
-        let plain = samples.median(WAKE_UP, Side::Plain, key(name));
-        let (mesh, judged, must, goal) = (None, None, None, None);
-        rows.push(Row { what, plain, mesh, judged, unit: "us", must, goal, better: Less, errors: 0 });
-    }
+pub fn rows(samples: &Samples) -> Vec<Row> {
+    let mut rows = wake_ups(samples);
     // Against no mesh, round by round.
     let mut against = |what, item, unit, figure: &dyn Fn(&Value) -> Option<f64>, must, goal, better| {
-        let [plain, mesh] = [Side::Plain, Side::Mesh].map(|side| samples.median(item, side, figure));
-        let judged = samples.ratio(item, figure);
-        let errors = samples.errors(item);
-        rows.push(Row { what, plain, mesh, judged, unit, must, goal, better, errors });
+        rows.push(Row::against(samples, what, item, unit, figure, (must, goal, better)));
     };
-    let gigabits = |figures: &Value| Some(figures["bytes_per_second"].as_f64()? * 8.0 / 1e9);
     against("bulk, 1 connection", "bulk-1", "Gb/s", &gigabits, Some(0.24), Some(0.30), More);
     against("bulk, 8 connections", "bulk-8", "Gb/s", &gigabits, None, None, More);
     against("bulk, 16 connections", "bulk-16", "Gb/s", &gigabits, None, None, More);
@@ -149,7 +71,22 @@ fn rows(samples: &Samples) -> Vec<Row> {
     rows
 }
 
-fn key(name: &'static str) -> impl Fn(&Value) -> Option<f64> {
+/// Of the machine itself: how to read the others.
+pub fn wake_ups(samples: &Samples) -> Vec<Row> {
+    [("a wake-up and its answer, one CPU", "same_cpu"), ("a wake-up and its answer, two CPUs", "other_cpu")]
+        .map(|(what, name)| {
+            let plain = samples.median(WAKE_UP, Side::Plain, key(name));
+            let (mesh, judged, must, goal) = (None, None, None, None);
+            Row { what, plain, mesh, judged, unit: "us", must, goal, better: Less, errors: 0 }
+        })
+        .into()
+}
+
+pub fn gigabits(figures: &Value) -> Option<f64> {
+    Some(figures["bytes_per_second"].as_f64()? * 8.0 / 1e9)
+}
+
+pub fn key(name: &'static str) -> impl Fn(&Value) -> Option<f64> {
     move |figures| figures[name].as_f64()
 }
 
@@ -192,7 +129,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::bench::figures::Sample;
+    use crate::bench::{figures::Sample, table};
 
     #[test]
     fn a_missed_must_is_called_so_and_what_was_not_measured_is_left_out() {
@@ -202,8 +139,7 @@ mod tests {
                 json!({ "bytes_per_second": rate, "bytes": 2e9, "cpu_a": 0.5, "cpu_b": 0.9, "cpu_apps": 0.8 });
             samples.add(Sample { item: "bulk-1", side, round: 0, figures });
         }
-        let lines: Vec<_> =
-            rows(&samples).iter().filter(|row| row.mesh.is_some() || row.plain.is_some()).map(Row::cells).collect();
+        let lines = table::lines(&rows(&samples));
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert_eq!(lines[0], ["bulk, 1 connection", "80.0 Gb/s", "8.00 Gb/s", "0.10", "0.24", "0.30", "MISSED"]);
         assert_eq!(lines[1][1..], ["0.40 s", "0.70 s", "0.70", "0.90", "0.75", "goal"]);

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{
+    cold,
     figures::{Sample, Samples, Side},
     machine, meter,
     stage::{Cast, ECHO, HTTP, SINK, Stage},
@@ -15,20 +16,34 @@ pub const WAKE_UP: &str = "wake-up";
 /// Beyond the seconds of a measurement: starting, warming up, draining.
 const MARGIN: f64 = 30.0;
 
-struct Item {
-    name: &'static str,
-    near: bool,
-    work: Work,
+#[derive(Debug)]
+pub struct Item {
+    pub name: &'static str,
+    /// The server is on the client's node.
+    pub near: bool,
+    pub work: Work,
 }
 
-enum Work {
-    Bulk { connections: usize },
+#[derive(Clone, Copy, Debug)]
+pub enum Work {
+    Bulk {
+        connections: usize,
+    },
     PingPong,
-    Connects { threads: usize },
+    Connects {
+        threads: usize,
+    },
     Http,
+    /// The first connection to each of the round's cold ports.
+    First,
+    /// This many connections at once to one port that nobody dialled before.
+    AtOnce {
+        connections: usize,
+    },
 }
 
-const ITEMS: &[Item] = &[
+/// Of `bench l4`.
+pub const ITEMS: &[Item] = &[
     Item { name: "bulk-1", near: false, work: Work::Bulk { connections: 1 } },
     Item { name: "bulk-8", near: false, work: Work::Bulk { connections: 8 } },
     Item { name: "bulk-16", near: false, work: Work::Bulk { connections: 16 } },
@@ -40,44 +55,45 @@ const ITEMS: &[Item] = &[
     Item { name: "near-ping-pong", near: true, work: Work::PingPong },
 ];
 
-pub fn names() -> impl Iterator<Item = &'static str> {
-    ITEMS.iter().map(|item| item.name)
-}
-
-pub fn rounds(
+/// Every item once, on both sides; which round it is, from 0, of how many.
+pub fn one_round<'a>(
     stage: &Stage,
     samples: &mut Samples,
-    rounds: u32,
+    items: impl Iterator<Item = &'a Item>,
+    (round, rounds): (u32, u32),
     seconds: f64,
-    wanted: impl Fn(&str) -> bool,
 ) -> Result<()> {
-    for round in 0..rounds {
-        let figures = machine::wake_ups()?;
-        eprintln!("bench: round {}/{rounds} {:<15}  {figures} us", round + 1, WAKE_UP);
-        samples.add(Sample { item: WAKE_UP, side: Side::Plain, round, figures });
-        for item in ITEMS.iter().filter(|item| wanted(item.name)) {
-            // Neither side is always the one that comes second.
-            let order = if round % 2 == 0 { [Side::Plain, Side::Mesh] } else { [Side::Mesh, Side::Plain] };
-            let mut told = String::new();
-            for side in order {
-                let figures = measured(stage, side, || item.run(stage, side, seconds))
-                    .with_context(|| format!("{}, {}", item.name, side.name()))?;
-                told += &format!("  {} {}", side.name(), item.work.short(&figures));
-                samples.add(Sample { item: item.name, side, round, figures });
-            }
-            eprintln!("bench: round {}/{rounds} {:<15}{told}", round + 1, item.name);
+    let figures = machine::wake_ups()?;
+    eprintln!("bench: round {}/{rounds} {:<15}  {figures} us", round + 1, WAKE_UP);
+    samples.add(Sample { item: WAKE_UP, side: Side::Plain, round, figures });
+    for item in items {
+        // Neither side is always the one that comes second.
+        let order = if round % 2 == 0 { [Side::Plain, Side::Mesh] } else { [Side::Mesh, Side::Plain] };
+        let mut told = String::new();
+        for side in order {
+            let figures = measured(stage, side, || item.run(stage, side, round, seconds))
+                .with_context(|| format!("{}, {}", item.name, side.name()))?;
+            told += &format!("  {} {}", side.name(), item.work.short(&figures));
+            samples.add(Sample { item: item.name, side, round, figures });
         }
+        eprintln!("bench: round {}/{rounds} {:<15}{told}", round + 1, item.name);
     }
     Ok(())
 }
 
-/// Adds `cpu_a`, `cpu_b` and `cpu_apps`, what the agents and the side's pods have used meanwhile, in seconds.
+/// Adds `cpu_a`, `cpu_b` and `cpu_apps`, what the agents and the side's pods have used meanwhile, in seconds, and
+/// `direct` and `redirected`, the connects of the client's node as its kernel counted them.
 pub fn measured(stage: &Stage, side: Side, work: impl FnOnce() -> Result<Value>) -> Result<Value> {
     let Cast { client, near, far } = stage.cast(side);
     let used = || Ok::<_, anyhow::Error>((meter::cpu(&stage.world)?, meter::cpu_of_pods(&[client, near, far])?));
+    // Asking the agent costs it something: not between the two looks at its CPU.
+    let connects = meter::connects(&stage.world)?;
     let (agents, apps) = used()?;
     let mut figures = work()?;
     let (agents_after, apps_after) = used()?;
+    let connects_after = meter::connects(&stage.world)?;
+    figures["direct"] = json!(connects_after.direct.saturating_sub(connects.direct));
+    figures["redirected"] = json!(connects_after.redirected.saturating_sub(connects.redirected));
     figures["cpu_a"] = json!(agents_after[0] - agents[0]);
     figures["cpu_b"] = json!(agents_after[1] - agents[1]);
     figures["cpu_apps"] = json!(apps_after - apps);
@@ -85,7 +101,7 @@ pub fn measured(stage: &Stage, side: Side, work: impl FnOnce() -> Result<Value>)
 }
 
 impl Item {
-    fn run(&self, stage: &Stage, side: Side, seconds: f64) -> Result<Value> {
+    fn run(&self, stage: &Stage, side: Side, round: u32, seconds: f64) -> Result<Value> {
         let (limit, length) = (seconds + MARGIN, seconds.to_string());
         let to = |port| stage.target(side, self.near, port).to_string();
         match self.work {
@@ -98,6 +114,14 @@ impl Item {
             Work::Connects { threads } => {
                 let words = ["connects", "--to", &to(ECHO), "--seconds", &length, "--threads", &threads.to_string()];
                 stage.client(side, &words, limit)
+            }
+            Work::First => {
+                let ports = cold::DIALLED.to_string();
+                stage.client(side, &["first", "--to", &to(cold::first_of(round)), "--ports", &ports], limit)
+            }
+            Work::AtOnce { connections } => {
+                let (to, count) = (to(cold::last_of(round)), connections.to_string());
+                stage.client(side, &["at-once", "--to", &to, "--connections", &count], limit)
             }
             Work::Http => {
                 let program =
@@ -118,6 +142,8 @@ impl Work {
             Self::PingPong => format!("p50 {:.0} us", number("p50")),
             Self::Connects { .. } => format!("{:.0}/s, errors {}", number("rate"), figures["errors"]),
             Self::Http => format!("{:.0}/s", number("rate")),
+            Self::First => format!("p99 {:.0} us, errors {}", number("p99"), figures["errors"]),
+            Self::AtOnce { .. } => format!("{:.1} ms, errors {}", number("answered") / 1e3, figures["errors"]),
         }
     }
 }

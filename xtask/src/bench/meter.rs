@@ -6,6 +6,8 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use mesh_tests::{A, B, Pod, World};
 
+use super::stage::METRICS;
+
 /// The agent's own group below its node's; see mesh-agent's pods/cgroup.rs.
 const GROUP: &str = "nodemesh-agent";
 
@@ -28,6 +30,30 @@ fn cpu_of(cgroup: &Path) -> Result<f64> {
     Ok(micros / 1e6)
 }
 
+/// Connects of the pods of node a, as the kernel counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connects {
+    /// Sent straight to the pod that was dialled.
+    pub direct: u64,
+    /// Sent to the agent.
+    pub redirected: u64,
+}
+
+/// Those so far.
+pub fn connects(world: &World) -> Result<Connects> {
+    counted(&world.node(A).host.curl(&format!("http://{METRICS}/metrics"))?)
+}
+
+/// From the text of the agent's metrics; a counter that is not there has counted nothing.
+fn counted(text: &str) -> Result<Connects> {
+    let of = |verdict: &str| {
+        let prefix = format!("mesh_bpf_verdicts_total{{verdict=\"{verdict}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("0");
+        value.parse().with_context(|| format!("the agent's metrics count {verdict} as {value}"))
+    };
+    Ok(Connects { direct: of("DIRECT")?, redirected: of("CONNECT_REDIRECTED")? })
+}
+
 /// Bytes of resident memory of each agent.
 pub fn memory(world: &World) -> Result<[f64; 2]> {
     Ok([memory_of(world, A)?, memory_of(world, B)?])
@@ -41,4 +67,18 @@ fn memory_of(world: &World, node: mesh_tests::NodeId) -> Result<f64> {
         .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
         .with_context(|| format!("{file} says no VmRSS"))?;
     Ok(kilobytes * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_that_is_not_there_is_zero() {
+        let text = "# TYPE mesh_bpf_verdicts_total counter\n\
+                    mesh_bpf_verdicts_total{verdict=\"CONNECT_REDIRECTED\"} 12\n\
+                    mesh_bpf_verdicts_total{verdict=\"STEERED_DIRECT\"} 7\n";
+        assert_eq!(counted(text).unwrap(), Connects { direct: 0, redirected: 12 });
+        assert!(counted(&text.replace("12", "many")).is_err());
+    }
 }

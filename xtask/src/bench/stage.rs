@@ -13,6 +13,9 @@ pub const ECHO: u16 = 7000;
 pub const SINK: u16 = 7001;
 pub const HTTP: u16 = 8080;
 
+/// Of each agent, on its node.
+pub const METRICS: &str = "127.0.0.1:15020";
+
 const MESHED: &str = "meshed";
 const PLAIN: &str = "plain";
 /// Pods in the mesh on each node.
@@ -36,11 +39,13 @@ pub struct Cast {
 }
 
 impl Stage {
-    pub fn build(policies: usize) -> Result<Self> {
+    /// With so many policies, of which one permits the client the ports above, or `instead`, an operation as in an
+    /// AuthorizationPolicy.
+    pub fn build(policies: usize, instead: Option<&str>) -> Result<Self> {
         let mut world = World::new("bench")?;
         world.quiet();
         // Flows are always recorded; metrics are served on demand.
-        world.agent_options.push("--metrics=127.0.0.1:15020".to_owned());
+        world.agent_options.push(format!("--metrics={METRICS}"));
         let mut servers = Vec::new();
         let meshed = cast(&mut world, MESHED, &mut servers)?;
         let plain = cast(&mut world, PLAIN, &mut servers)?;
@@ -51,7 +56,7 @@ impl Stage {
         }
         world.start()?;
         world.mesh(MESHED)?;
-        world.apply("policies", &policies_yaml(policies))?;
+        world.apply("policies", &policies_yaml(policies, instead))?;
         let stage = Self { world, meshed, plain, _servers: servers };
         for (side, near) in [(Side::Plain, true), (Side::Plain, false), (Side::Mesh, true), (Side::Mesh, false)] {
             let to = stage.target(side, near, ECHO).to_string();
@@ -124,8 +129,10 @@ fn widen_ports(pod: &Pod) -> Result<()> {
         .with_context(|| format!("set the port range of {}", pod.full_name()))
 }
 
-/// One in ten is about the servers; of those the last permits the client, the others name somebody else.
-fn policies_yaml(count: usize) -> String {
+/// One in ten is about the servers; of those the last permits the client, the ports above or `instead`; the others name
+/// somebody else.
+fn policies_yaml(count: usize, instead: Option<&str>) -> String {
+    let ports = format!("ports: [\"{ECHO}\", \"{SINK}\", \"{HTTP}\"]");
     let mut yaml = String::new();
     for number in 0..count {
         let (action, selector, source) = match (number % 10, number + 1 == count) {
@@ -138,13 +145,14 @@ fn policies_yaml(count: usize) -> String {
                 format!("cluster.local/ns/other/sa/client-{number}"),
             ),
         };
+        let operation = instead.filter(|_| number + 1 == count).unwrap_or(&ports);
         // Writing to a String cannot fail.
         let _ = writeln!(
             yaml,
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
              metadata: {{ name: policy-{number}, namespace: {MESHED} }}\n\
              spec: {{ {selector}action: {action}, rules: [{{ from: [{{ source: {{ principals: [\"{source}\"] }} }}], \
-             to: [{{ operation: {{ ports: [\"{ECHO}\", \"{SINK}\", \"{HTTP}\"] }} }}] }}] }}\n---"
+             to: [{{ operation: {{ {operation} }} }}] }}] }}\n---"
         );
     }
     yaml
@@ -156,9 +164,10 @@ mod tests {
 
     #[test]
     fn one_policy_permits_the_client_and_one_in_ten_is_asked() {
-        let yaml = policies_yaml(100);
+        let yaml = policies_yaml(100, Some("notPorts: [\"22\"]"));
         assert_eq!(yaml.matches("kind: AuthorizationPolicy").count(), 100);
         assert_eq!(yaml.matches(&format!("/ns/{MESHED}/sa/*")).count(), 1);
+        assert_eq!(yaml.matches("notPorts").count(), 1);
         assert_eq!(yaml.lines().filter(|line| line.starts_with("spec: { action")).count(), 11);
     }
 }

@@ -2,6 +2,7 @@
 //! it could not measure; errors of single connections are counted.
 
 mod clients;
+mod cold;
 mod serve;
 
 use std::net::SocketAddr;
@@ -15,8 +16,11 @@ pub enum Bench {
     Serve {
         #[arg(long)]
         echo: u16,
+        /// Echoes on as many ports, --echo the first of them; that one listens last
+        #[arg(long, default_value_t = 1)]
+        ports: u16,
         #[arg(long)]
-        sink: u16,
+        sink: Option<u16>,
     },
     /// Client: pushes bytes into a sink
     Bulk {
@@ -60,6 +64,21 @@ pub enum Bench {
         #[arg(long, default_value_t = 10.0)]
         seconds: f64,
     },
+    /// Client: one connection to each of so many ports, one after the other: connect, one byte there and back
+    First {
+        /// The first of them
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        ports: u16,
+    },
+    /// Client: so many connections at once, from one thread: connect, one byte there and back
+    AtOnce {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 1000)]
+        connections: usize,
+    },
     /// Client: opens connections, lets each be answered once, prints "holding" and keeps them until it is killed
     Hold {
         #[arg(long)]
@@ -72,11 +91,13 @@ pub enum Bench {
 pub fn run(bench: Bench) -> Result<()> {
     serve::raise_descriptors()?;
     match bench {
-        Bench::Serve { echo, sink } => serve::run(echo, sink),
+        Bench::Serve { echo, ports, sink } => serve::run(echo, ports, sink),
         Bench::Bulk { to, connections, seconds } => clients::bulk(to, connections, seconds),
         Bench::PingPong { to, size, seconds } => clients::ping_pong(to, size, seconds),
         Bench::Connects { to, threads, seconds, count } => clients::connects(to, threads, seconds, count),
         Bench::Each { to, threads, seconds } => clients::each(&to, threads, seconds),
+        Bench::First { to, ports } => cold::first(to, ports),
+        Bench::AtOnce { to, connections } => cold::at_once(to, connections),
         Bench::Hold { to, connections } => clients::hold(to, connections),
     }
 }

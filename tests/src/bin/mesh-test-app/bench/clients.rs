@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 
 const WARM_UP: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// A serial client of the fastest machine makes no more in a minute.
 const SAMPLES: usize = 1 << 22;
 /// After an error: what fails at once must not count a million errors.
@@ -175,7 +175,7 @@ pub fn hold(to: SocketAddr, connections: usize) -> Result<()> {
 }
 
 /// On failure: 0 for the connect, 1 for the exchange.
-fn connect_once(to: SocketAddr) -> Result<(), (usize, io::Error)> {
+pub(super) fn connect_once(to: SocketAddr) -> Result<(), (usize, io::Error)> {
     let mut stream = dial(to).map_err(|error| (0, error))?;
     exchange(&mut stream, &mut [0x5a]).map_err(|error| (1, error))
 }
@@ -193,7 +193,7 @@ fn exchange(stream: &mut TcpStream, message: &mut [u8]) -> io::Result<()> {
     stream.read_exact(message)
 }
 
-fn percentiles(times: &mut [f64]) -> Result<Value> {
+pub(super) fn percentiles(times: &mut [f64]) -> Result<Value> {
     ensure!(!times.is_empty(), "nothing was measured");
     times.sort_by(f64::total_cmp);
     let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
@@ -204,11 +204,11 @@ fn joined<T>(handle: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     handle.join().map_err(|_| anyhow!("a client's thread panicked"))?
 }
 
-fn micros(time: Duration) -> f64 {
+pub(super) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-fn print(figures: &Value) -> Result<()> {
+pub(super) fn print(figures: &Value) -> Result<()> {
     println!("{}", serde_json::to_string(figures).context("write the figures")?);
     Ok(())
 }

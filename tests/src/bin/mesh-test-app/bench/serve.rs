@@ -17,6 +17,8 @@ use rustix::{
 };
 
 const EVENTS: usize = 512;
+/// Marks the keys of listeners; those of streams are descriptors, which are smaller.
+const LISTENER: u64 = 1 << 32;
 
 /// A held connection is a descriptor.
 pub fn raise_descriptors() -> Result<()> {
@@ -25,16 +27,18 @@ pub fn raise_descriptors() -> Result<()> {
     setrlimit(Resource::Nofile, limit).context("raise RLIMIT_NOFILE")
 }
 
-pub fn run(echo: u16, sink: u16) -> Result<()> {
-    let sink = listen(sink)?;
-    let echo = listen(echo)?;
-    thread::spawn(move || {
-        while let Ok((stream, _)) = sink.accept() {
-            // The client sees it, and says so.
-            thread::spawn(move || drain(stream));
-        }
-    });
-    echo_all(&echo).context("echo")
+pub fn run(echo: u16, ports: u16, sink: Option<u16>) -> Result<()> {
+    if let Some(sink) = sink.map(listen).transpose()? {
+        thread::spawn(move || {
+            while let Ok((stream, _)) = sink.accept() {
+                // The client sees it, and says so.
+                thread::spawn(move || drain(stream));
+            }
+        });
+    }
+    // Who sees the first of them listen may dial any.
+    let listeners = (0..ports).rev().map(|number| listen(echo + number)).collect::<Result<Vec<_>>>()?;
+    echo_all(&listeners).context("echo")
 }
 
 /// Deeper than the library's 128: a thousand clients may come at once.
@@ -55,11 +59,12 @@ fn drain(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-fn echo_all(listener: &TcpListener) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
+fn echo_all(listeners: &[TcpListener]) -> io::Result<()> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let own = u64::MAX;
-    epoll::add(&poll, listener, epoll::EventData::new_u64(own), epoll::EventFlags::IN)?;
+    for (number, listener) in listeners.iter().enumerate() {
+        listener.set_nonblocking(true)?;
+        epoll::add(&poll, listener, epoll::EventData::new_u64(LISTENER | number as u64), epoll::EventFlags::IN)?;
+    }
     let mut streams: HashMap<u64, TcpStream> = HashMap::new();
     let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
     let mut buffer = vec![0; 64 * 1024];
@@ -70,8 +75,8 @@ fn echo_all(listener: &TcpListener) -> io::Result<()> {
         };
         for event in ready {
             let key = event.data.u64();
-            if key == own {
-                accept_all(listener, &poll, &mut streams)?;
+            if key & LISTENER != 0 {
+                accept_all(&listeners[(key & !LISTENER) as usize], &poll, &mut streams)?;
             } else if streams.get_mut(&key).is_some_and(|stream| !echo_once(stream, &mut buffer)) {
                 streams.remove(&key);
             }
