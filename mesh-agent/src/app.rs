@@ -2,6 +2,7 @@
 
 mod begin;
 mod drain;
+mod programs;
 
 use std::{
     fs, io,
@@ -21,6 +22,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use begin::Beginning;
+pub use programs::programs;
 
 use crate::{
     admin::{self, Admin},

@@ -10,9 +10,11 @@ mod link;
 mod maps;
 mod probes;
 mod programs;
+mod verified;
 
 pub use direct::{kernel_now, nanoseconds};
 pub use events::{KernelEvent, read_closed, read_events, read_logs, wall_clock};
 pub use inspect::{Expected, Fault, Hooked, PodLink, probe_faults};
 pub use probes::{keep_probes, remove_probes};
 pub use programs::{Datapath, DatapathError, PodHooks, Settings, uninstall};
+pub use verified::{Cost, Refusal, VERIFIER_LIMIT, Verified, verify_programs};

@@ -21,6 +21,12 @@ pub enum Command {
     Pod(Pod),
     /// Take every trace of an agent from the kernel; traffic goes direct afterwards
     Uninstall(Places),
+    /// Whether this kernel takes the eBPF programs, and what each costs its verifier; attaches nothing
+    Programs {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]

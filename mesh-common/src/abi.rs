@@ -148,6 +148,8 @@ pub struct SocketState {
     pub generation: u32,
     /// Not 0: the peer said that nothing more comes (FIN).
     pub ended: u32,
+    /// Segments without payload that had come when the peer had acknowledged the own FIN.
+    pub controls: u32,
 }
 
 /// The kinds of [`SocketState`].
@@ -274,7 +276,7 @@ const _: () = {
     assert!(size_of::<PodEntry>() == 44);
     assert!(size_of::<ListenKey>() == 16);
     assert!(size_of::<ProbeTarget>() == 8);
-    assert!(size_of::<SocketState>() == 88);
+    assert!(size_of::<SocketState>() == 92);
     assert!(size_of::<Attestation>() == 20);
     assert!(size_of::<Event>() == 72);
 };

@@ -116,6 +116,7 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr, bound: impl FnOnce(*mut 
             decision,
             generation,
             ended: 0,
+            controls: 0,
         };
         // SAFETY: as above
         unsafe { set_socket_state(sk, state) }

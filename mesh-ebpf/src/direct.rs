@@ -97,6 +97,7 @@ pub fn accepted(ctx: &SockOpsContext, entry: &Attestation) {
         decision: 0,
         generation: 0,
         ended: 0,
+        controls: 0,
     };
     // Without memory it is a connection without identity.
     // SAFETY: not null
@@ -121,6 +122,7 @@ pub fn observed_accept(ctx: &SockOpsContext, here: &FlowKey, pod: &PodEntry) {
         decision: 0,
         generation: 0,
         ended: 0,
+        controls: 0,
     };
     // SAFETY: not null
     if unsafe { set_socket_state(sk, || state) } {
@@ -144,6 +146,25 @@ pub fn finishes(ctx: &SockOpsContext) {
     if matches!(unsafe { (*state).kind }, kind::DIRECT | kind::OBSERVED | kind::OBSERVED_SERVED) {
         let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG) as i32);
     }
+}
+
+/// The peer acknowledged that: from now on a segment without payload is its FIN or its reset.
+#[inline(always)]
+pub fn finished(ctx: &SockOpsContext) {
+    let Some(sk) = full_socket(ctx) else { return };
+    // SAFETY: not null
+    let state = unsafe { socket_state(sk) };
+    if !state.is_null() {
+        // SAFETY: not null, and as large as the map's values; the socket's lock is held
+        unsafe { (*state).controls = controls(ctx) };
+    }
+}
+
+/// Segments without payload that came until now.
+#[inline(always)]
+fn controls(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: the context is valid while the program runs
+    unsafe { (*ctx.ops).segs_in.wrapping_sub((*ctx.ops).data_segs_in) }
 }
 
 /// A segment arrived after [`finishes`].
@@ -176,6 +197,7 @@ pub fn closed(ctx: &SockOpsContext, state: &SocketState) {
                 state: ctx.arg(0),
                 dialled: connection.direction != direction::INBOUND,
                 fin_seen: state.ended != 0,
+                heard_since: controls(ctx) != state.controls,
                 acked: ops.bytes_acked,
                 received: ops.bytes_received,
                 all_acked: ops.snd_una == ops.snd_nxt,

@@ -66,6 +66,7 @@ fn mark(ctx: &SockAddrContext, destination: SockAddr) {
         decision: 0,
         generation: 0,
         ended: 0,
+        controls: 0,
     };
     // SAFETY: as above
     if !unsafe { set_socket_state(sk, || state) } {

@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{
         BPF_ANY, BPF_NOEXIST, BPF_SOCK_OPS_PARSE_HDR_OPT_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
         BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
-        BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_LISTEN, bpf_sock,
+        BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, BPF_TCP_FIN_WAIT2, BPF_TCP_LISTEN, bpf_sock,
     },
     helpers::generated::{bpf_get_netns_cookie, bpf_setsockopt},
     macros::sock_ops,
@@ -40,6 +40,7 @@ pub fn socket_events(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE && ctx.arg(0) == BPF_TCP_LISTEN => no_longer_listens(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_CLOSE => closed(&ctx),
         BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_FIN_WAIT1 => direct::finishes(&ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == BPF_TCP_FIN_WAIT2 => direct::finished(&ctx),
         BPF_SOCK_OPS_PARSE_HDR_OPT_CB => direct::heard(&ctx),
         _ => {}
     }

@@ -202,7 +202,7 @@ fn sixteen_megabytes_at_full_speed_both_ways() -> Result<()> {
         let size = gibibytes << 30;
         let much =
             [script("a gibibyte", [(write(size).then(Then::Fin), to_end()), (to_end(), idle().then(Then::Fin))])];
-        for way in [Way::Plain, Way::SameNode, Way::Tunnel] {
+        for way in [Way::Plain, Way::Direct, Way::Local, Way::Tunnel] {
             let played = stage.play_within(way, &much, 1, Duration::from_secs(600 * gibibytes))?;
             let server = &played[0].server[0];
             println!("{way:?}: {size} bytes in {} ms", server.took_ms);
@@ -234,10 +234,14 @@ fn the_urgent_byte_is_not_lost() -> Result<()> {
     // A server that does not ask for it in line loses it from its stream without a mesh; with one it is a byte of the
     // stream like any other. Urgency itself ends at the first agent: HBONE has no word for it.
     let out_of_line = Script { urgent_inline: false, ..scripts[2].clone() };
-    for (way, bytes) in [(Way::SameNode, 7), (Way::Tunnel, 7)] {
+    // Nobody touches what is direct.
+    for (way, heard) in
+        [(Way::Plain, (6, Some(5))), (Way::Direct, (6, Some(5))), (Way::Local, (7, None)), (Way::Tunnel, (7, None))]
+    {
         let played = stage.play(way, std::slice::from_ref(&out_of_line), 1)?;
         let server = &played[0].server[3];
-        ensure!((server.read, server.wrong_at, &server.end) == (bytes, None, &Ending::Eof), "{way:?}: {played:?}");
+        let end = (server.read, server.wrong_at);
+        ensure!(end == heard && server.end == Ending::Eof, "{way:?}: {played:?}");
     }
     Ok(())
 }

@@ -69,7 +69,7 @@ fn a_resting_reader_holds_its_sender_and_costs_a_window() -> Result<()> {
     let stage = Stage::new("resting reader")?;
     let size = 48 * MIB;
     let scripts = [script("", [(write(size).then(Then::Fin), to_end().after(1500)), (idle(), idle())])];
-    for way in [Way::SameNode, Way::Tunnel] {
+    for way in [Way::Direct, Way::Local, Way::Tunnel] {
         let (grown, played) = growth(&stage, || stage.play(way, &scripts, 1))?;
         let (client, server) = (&played[0].client[0], &played[0].server[0]);
         assert_eq!((server.read, server.wrong_at, &server.end), (size, None, &Ending::Eof), "{way:?}: {played:?}");
@@ -93,7 +93,7 @@ fn a_hundred_resting_readers_cost_a_hundred_windows() -> Result<()> {
         assert_eq!(one.server[1].end, Ending::Eof, "{one:?}");
     }
     println!("a hundred resting readers: {} MiB", grown / MIB);
-    assert!(grown > count * WINDOW / 2, "the windows were not filled: {} MiB", grown / MIB);
+    assert!(grown > count * WINDOW / 3, "the windows were not filled: {} MiB", grown / MIB);
     assert!(grown <= count * (WINDOW + EACH) + NOISE, "{} MiB", grown / MIB);
     Ok(())
 }

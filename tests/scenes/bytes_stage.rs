@@ -8,7 +8,7 @@ use mesh_tests::{
     talk::{Ending, Heard, Played, Read, Round, Script, Style, Then, Turn},
 };
 
-use crate::cast::Cast;
+use crate::cast::{Cast, policy};
 
 /// A script is played within seconds; this is for all of one call.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -18,25 +18,33 @@ pub struct Stage {
     pub client: Arc<Pod>,
     pub near: Arc<Pod>,
     pub far: Arc<Pod>,
+    /// On the node of `client` too; an AUDIT policy is about it, so that the agent carries what it is told.
+    audited: Arc<Pod>,
     /// Pods outside the mesh, on nodes a and b.
     visitor: Arc<Pod>,
     host: Arc<Pod>,
 }
 
-/// The three ways of a conversation.
+/// The ways of a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Plain,
-    SameNode,
+    /// Within a node, without the agent.
+    Direct,
+    /// Within a node, through the agent.
+    Local,
     Tunnel,
 }
 
 impl Stage {
     pub fn new(title: &str) -> Result<Self> {
         let Cast { mut world, client, near, far } = Cast::meshed(title)?;
+        let audited = world.pod("shop", "audited", A)?;
+        world.wait_for(std::slice::from_ref(&audited), true)?;
+        world.apply("audit", &policy("audit", "audited", "AUDIT", "[{}]"))?;
         let visitor = world.pod("legacy", "visitor", A)?;
         let host = world.pod("legacy", "host", B)?;
-        Ok(Self { world, client, near, far, visitor, host })
+        Ok(Self { world, client, near, far, audited, visitor, host })
     }
 
     /// Plays the scripts on one way, so many at a time, and gives what became of each, in their order.
@@ -47,7 +55,8 @@ impl Stage {
     pub fn play_within(&self, way: Way, scripts: &[Script], workers: usize, limit: Duration) -> Result<Vec<Played>> {
         let (client, server) = match way {
             Way::Plain => (&self.visitor, &self.host),
-            Way::SameNode => (&self.client, &self.near),
+            Way::Direct => (&self.client, &self.near),
+            Way::Local => (&self.client, &self.audited),
             Way::Tunnel => (&self.client, &self.far),
         };
         play_between(self.world.root(), &format!("{way:?}"), (client, server), scripts, workers, limit)
@@ -55,11 +64,14 @@ impl Stage {
 
     /// Plays the scripts on all ways at once. What both ends heard must be the same on each, and is given.
     pub fn compare(&self, scripts: &[Script], workers: usize) -> Result<Vec<Played>> {
-        let ways = [Way::Plain, Way::SameNode, Way::Tunnel];
+        let ways = [Way::Plain, Way::Direct, Way::Local, Way::Tunnel];
+        let before = self.world.counter(A, "CONNECT_DIRECT")?;
         let mut played = thread::scope(|scope| {
             let running = ways.map(|way| scope.spawn(move || self.play(way, scripts, workers)));
             running.into_iter().map(|run| run.join().expect("it does not panic")).collect::<Result<Vec<_>>>()
         })?;
+        let direct = self.world.counter(A, "CONNECT_DIRECT")? - before;
+        ensure!(direct == scripts.len() as u64, "{direct} of {} conversations were direct", scripts.len());
         let mut differences = Vec::new();
         for (way, others) in ways.iter().zip(&played).skip(1) {
             for (script, (plain, other)) in scripts.iter().zip(played[0].iter().zip(others)) {

@@ -14,6 +14,7 @@ mod bytes_stage;
 mod canary;
 mod cast;
 mod closed_ports;
+mod direct;
 mod explain;
 mod full_table;
 mod half_close_reset_slow;

@@ -194,10 +194,10 @@ fn remove_cgroups(folder: &Path) -> Result<()> {
     for child in entries(folder).filter(|path| path.is_dir()) {
         remove_cgroups(&child)?;
     }
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), Duration::from_secs(3) * config::patience());
     loop {
         match fs::remove_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < Duration::from_secs(3) => {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && start.elapsed() < limit => {
                 thread::sleep(Duration::from_millis(2));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -39,6 +39,14 @@ pub fn asked(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
+/// How many times longer a wait may take than on a machine of every day: MESH_TEST_PATIENCE, for an emulated one.
+pub fn patience() -> u32 {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    *FACTOR.get_or_init(|| {
+        asked("MESH_TEST_PATIENCE").and_then(|factor| u32::try_from(factor).ok()).unwrap_or(1).clamp(1, 100)
+    })
+}
+
 /// One built program.
 pub(crate) fn built(name: &str) -> Result<PathBuf> {
     let path = programs_dir()?.join(name);

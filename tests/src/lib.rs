@@ -30,7 +30,7 @@ pub use agent::Agent;
 pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
-pub use config::{BUILT, asked, installed, load_connections, programs_dir, take_programs_from};
+pub use config::{BUILT, asked, installed, load_connections, patience, programs_dir, take_programs_from};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
 pub use manifest::Manifests;

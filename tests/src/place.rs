@@ -90,7 +90,7 @@ pub(crate) fn finish(mut command: Command, limit: Duration) -> Result<Output> {
     let pid = child.id();
     let (done, outcome) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * config::patience());
     loop {
         match outcome.recv_timeout(Duration::from_millis(50)) {
             Ok(output) => return output.with_context(|| format!("wait for {command:?}")),

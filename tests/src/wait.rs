@@ -9,9 +9,11 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 
+use crate::config;
+
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How long to wait, and how often to look.
+/// How long to wait, and how often to look. The limit is that of a machine of every day (see [`crate::patience`]).
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     pub limit: Duration,
@@ -32,7 +34,7 @@ impl Patience {
 
 /// Asks until there is an answer. An `Err` of `look` is not the end: the last one explains a missed deadline.
 pub fn eventually<T>(what: impl Display, patience: Patience, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patience.limit * config::patience());
     loop {
         if interrupted() {
             bail!("interrupted while waiting for {what}");
@@ -42,8 +44,8 @@ pub fn eventually<T>(what: impl Display, patience: Patience, mut look: impl FnMu
             Ok(None) => None,
             Err(error) => Some(error),
         };
-        if start.elapsed() > patience.limit {
-            let late = format!("{what}: not within {:.1} s", patience.limit.as_secs_f64());
+        if start.elapsed() > limit {
+            let late = format!("{what}: not within {:.1} s", limit.as_secs_f64());
             return Err(match last {
                 Some(error) => error.context(late),
                 None => anyhow!("{late}"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::{
-    dependencies, generate,
+    dependencies, generate, programs,
     setup::{self, Ready, Scope},
     shell,
     steps::{Outcome, Steps},
@@ -50,6 +50,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
         cargo.env("RUSTDOCFLAGS", "-D warnings");
         shell::run(cargo.args(["doc", "--locked", "--no-deps"])).map(Into::into)
     });
+    steps.run("programs", || programs::check(&ready, root));
     steps.finish()
 }
 

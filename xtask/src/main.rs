@@ -5,8 +5,10 @@ mod check;
 mod demo;
 mod dependencies;
 mod generate;
+mod kernels;
 mod leftovers;
 mod packages;
+mod programs;
 mod setup;
 mod shell;
 mod steps;
@@ -36,7 +38,7 @@ struct Arguments {
 enum Command {
     /// Install what is missing to build the mesh and to run its tests and demo
     Setup,
-    /// Formatting, lints, docs, licences, import rules, generated code
+    /// Formatting, lints, docs, licences, import rules, generated code, and what the kernel's verifier says (root)
     Check(check::Arguments),
     /// Build everything and run the tests: pure, in-process, and real eBPF with namespaces and cgroups (root)
     Test(test::Arguments),
@@ -49,6 +51,8 @@ enum Command {
     /// What the mesh costs, measured against no mesh in the same run (root)
     #[command(subcommand)]
     Bench(bench::Command),
+    /// The programs and the scenes of redirection on other kernels, in emulation (root for the running one); not in CI
+    Kernels(kernels::Arguments),
     /// Write the wire types anew from mesh-common/proto
     Generate,
     /// Fail if tests or demo left a namespace, link, cgroup, pin or process on this machine
@@ -75,6 +79,7 @@ fn run(command: Command, root: &Path) -> Result<()> {
             demo::run(&ready, root, keep)
         }
         Command::Bench(command) => bench::run(root, &command),
+        Command::Kernels(arguments) => kernels::run(root, &arguments),
         Command::Generate => generate::write(root),
         Command::Leftovers => leftovers::none(),
     }

@@ -15,6 +15,7 @@ use crate::{
     steps::{Outcome, Steps},
 };
 use runner::Runner;
+pub use runner::test_programs;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {

@@ -122,6 +122,13 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The kernel's table of attested connections is full. Find who opens so many, or raise --max-pending of the \
              agent: after `mesh-agent uninstall`, since a table keeps its size."
         }
+        "CONNECT_DENIED" => {
+            "A policy denies it, and an agent that has ended since told the kernel so. `meshctl authz check` says which."
+        }
+        "DIRECT_FULL" => {
+            "The kernel's table of direct connections was full; the agent carries what comes until there is room. Raise \
+             --max-direct of the agent: after `mesh-agent uninstall`, since a table keeps its size."
+        }
         "AGENT_DOWN" => {
             "The agent of the node did not listen for the pod, and nothing passes without it. See whether it runs, and \
              whether the pod is joined (`meshctl status`)."
@@ -156,6 +163,14 @@ mod tests {
             Counter::SteeredProbe,
             Counter::ListenerClosed,
             Counter::EventsLost,
+            Counter::ConnectDirect,
+            Counter::ConnectObserved,
+            Counter::DirectOpened,
+            Counter::ObservedOpened,
+            // Nothing is refused for them.
+            Counter::ObservedFull,
+            Counter::ClosedLost,
+            Counter::SteeredLate,
         ];
         let kernel = Counter::ALL.iter().filter(|counter| !fine.contains(counter)).map(|counter| counter.name());
         let codes = reason::ALL.iter().copied().chain(Reason::ALL.map(Reason::code)).chain(kernel);

@@ -357,6 +357,7 @@ impl Datapath {
             decision: 0,
             generation: AGENT_WATCHES,
             ended: 0,
+            controls: 0,
         };
         self.maps.set_socket_state(socket, state).map_err(|e| DatapathError::map("SOCKETS", e))
     }

@@ -67,7 +67,11 @@ impl Direct {
             (Some(decision), _) => flow.decided(&decision),
             (None, ending::IN_ORDER) => {}
             (None, ending::FAILED) => flow.failed(reason::CONNECT, "the destination did not take the connection"),
-            (None, _) => flow.failed(reason::RESET, "one end reset the connection"),
+            // A way for applications to end a connection; the verdict on it stands.
+            (None, _) => {
+                flow.reason = Some(reason::RESET.into());
+                flow.error = Some("one end reset the connection".to_owned());
+            }
         }
         self.flows.write(flow);
     }

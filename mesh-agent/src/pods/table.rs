@@ -181,21 +181,29 @@ impl Pod {
 /// Readers take a snapshot without waiting; the registry alone writes.
 #[derive(Debug, Default)]
 pub struct PodTable {
-    by_ip: ArcSwap<HashMap<IpAddr, Arc<Pod>>>,
+    now: ArcSwap<Tables>,
     changes: watch::Sender<()>,
+}
+
+/// One moment of a [`PodTable`].
+#[derive(Debug, Default)]
+struct Tables {
+    by_ip: HashMap<IpAddr, Arc<Pod>>,
+    by_index: HashMap<u32, Arc<Pod>>,
+    by_uid: HashMap<String, Arc<Pod>>,
 }
 
 impl PodTable {
     pub fn by_ip(&self, ip: IpAddr) -> Option<Arc<Pod>> {
-        self.by_ip.load().get(&ip.to_canonical()).cloned()
+        self.now.load().by_ip.get(&ip.to_canonical()).cloned()
     }
 
     pub fn by_index(&self, index: u32) -> Option<Arc<Pod>> {
-        self.by_ip.load().values().find(|pod| pod.index == index).cloned()
+        self.now.load().by_index.get(&index).cloned()
     }
 
     pub fn by_uid(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.by_ip.load().values().find(|pod| pod.uid == uid).cloned()
+        self.now.load().by_uid.get(uid).cloned()
     }
 
     /// Changes whenever a pod came, went or began another life.
@@ -204,8 +212,13 @@ impl PodTable {
     }
 
     pub(super) fn publish<'a>(&self, pods: impl Iterator<Item = &'a Arc<Pod>>) {
-        let by_ip = pods.flat_map(|pod| pod.ips.iter().map(|ip| (ip, Arc::clone(pod)))).collect();
-        self.by_ip.store(Arc::new(by_ip));
+        let mut tables = Tables::default();
+        for pod in pods {
+            tables.by_ip.extend(pod.ips.iter().map(|ip| (ip, Arc::clone(pod))));
+            tables.by_index.insert(pod.index, Arc::clone(pod));
+            tables.by_uid.insert(pod.uid.clone(), Arc::clone(pod));
+        }
+        self.now.store(Arc::new(tables));
         self.changes.send_replace(());
     }
 }

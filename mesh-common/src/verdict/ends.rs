@@ -20,6 +20,8 @@ pub struct Last {
     pub dialled: bool,
     /// The peer's FIN was seen after its own.
     pub fin_seen: bool,
+    /// A segment without payload came after its own FIN was acknowledged (FIN_WAIT2).
+    pub heard_since: bool,
     /// `tcp_sock::bytes_acked` and `bytes_received` (RFC 4898), which count SYN and FIN.
     pub acked: u64,
     pub received: u64,
@@ -35,15 +37,16 @@ pub fn ending(last: &Last) -> (u32, u64, u64) {
         return (ending::FAILED, 0, 0);
     }
     let own_fin = match last.state {
+        // From here a socket that nobody holds any more goes at once (tcp_rcv_state_process), with the peer's FIN or
+        // without. If something else came that ended it, that was a reset.
         FIN_WAIT2 => true,
         // The last acknowledgement, or a reset in its place.
         LAST_ACK | CLOSING => last.all_acked,
         _ => false,
     };
-    // From FIN_WAIT2 a socket that nobody holds any more goes at once (tcp_rcv_state_process), with the peer's FIN or
-    // without.
     let peer_fin = matches!(last.state, CLOSE_WAIT | LAST_ACK | CLOSING) || last.fin_seen;
-    let how = if own_fin { ending::IN_ORDER } else { ending::RESET };
+    let reset = !own_fin || (last.state == FIN_WAIT2 && !last.fin_seen && last.heard_since);
+    let how = if reset { ending::RESET } else { ending::IN_ORDER };
     let sent = last.acked.saturating_sub(u64::from(last.dialled)).saturating_sub(u64::from(own_fin));
     (how, sent, last.received.saturating_sub(u64::from(peer_fin)))
 }
@@ -57,14 +60,14 @@ mod tests {
 
     /// 1,000 bytes went, 70 came.
     fn last(state: u32, acked: u64, received: u64) -> Last {
-        Last { state, dialled: true, fin_seen: false, acked, received, all_acked: true }
+        Last { state, dialled: true, fin_seen: false, heard_since: false, acked, received, all_acked: true }
     }
 
     #[test]
     fn syn_and_fin_are_no_payload() {
         let order = (ending::IN_ORDER, 1000, 70);
         // It closed first: the peer's FIN came later, together with the last acknowledgement, or never to this socket.
-        assert_eq!(ending(&Last { fin_seen: true, ..last(FIN_WAIT2, 1002, 71) }), order);
+        assert_eq!(ending(&Last { fin_seen: true, heard_since: true, ..last(FIN_WAIT2, 1002, 71) }), order);
         assert_eq!(ending(&last(FIN_WAIT2, 1002, 70)), order);
         // Both at once, and the peer first
         assert_eq!(ending(&last(CLOSING, 1002, 71)), order);
@@ -78,6 +81,7 @@ mod tests {
         let reset = (ending::RESET, 1000, 70);
         assert_eq!(ending(&last(ESTABLISHED, 1001, 70)), reset);
         assert_eq!(ending(&last(FIN_WAIT1, 1001, 70)), reset);
+        assert_eq!(ending(&Last { heard_since: true, ..last(FIN_WAIT2, 1002, 70) }), reset);
         assert_eq!(ending(&last(CLOSE_WAIT, 1001, 71)), reset);
         assert_eq!(ending(&Last { all_acked: false, ..last(LAST_ACK, 1001, 71) }), reset);
     }

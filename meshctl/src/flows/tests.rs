@@ -118,7 +118,7 @@ fn json_is_one_object_a_line_with_these_names() {
         },
         "service": "shop/redis.shop.svc.cluster.local", "path": "tunnel", "security": "mutual_tls", "tls_version": "",
         "tls_cipher": "", "bytes_sent": 5, "bytes_received": 0, "policy": "shop/deny-web", "rule": 2, "generation": 41,
-        "error": "", "observations": [],
+        "error": "", "observations": [], "rtt_us": null, "retransmits": null,
     });
     assert_eq!(record, expected);
 }

@@ -51,7 +51,7 @@ fn counted(text: &str) -> Result<Connects> {
         let value = text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("0");
         value.parse().with_context(|| format!("the agent's metrics count {verdict} as {value}"))
     };
-    Ok(Connects { direct: of("DIRECT")?, redirected: of("CONNECT_REDIRECTED")? })
+    Ok(Connects { direct: of("CONNECT_DIRECT")?, redirected: of("CONNECT_REDIRECTED")? })
 }
 
 /// Bytes of resident memory of each agent.

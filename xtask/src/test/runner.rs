@@ -47,10 +47,7 @@ impl<'a> Runner<'a> {
         if self.nextest {
             return shell::run(self.ready.cargo(self.root).args(["nextest", "run", "--no-run"]).args(PACKAGES));
         }
-        let mut cargo = self.ready.cargo(self.root);
-        cargo.arg("test").args(PACKAGES).args(["--no-run", "--message-format=json-render-diagnostics"]);
-        let programs = programs(&shell::output(&mut cargo)?)?;
-        self.programs.set(programs).ok().context("tests are built once")
+        self.programs.set(build(self.ready, self.root)?).ok().context("tests are built once")
     }
 
     /// Runs the tests of one tier whose names contain `filter`.
@@ -99,6 +96,21 @@ impl<'a> Runner<'a> {
         }
         Ok(())
     }
+}
+
+/// Compiles all tests; the programs that hold those of `package`.
+///
+/// # Errors
+/// They do not compile.
+pub fn test_programs(ready: &Ready, root: &Path, package: &str) -> Result<Vec<PathBuf>> {
+    let programs = build(ready, root)?.remove(package).unwrap_or_default();
+    Ok(programs.into_iter().map(|(program, _)| program).collect())
+}
+
+fn build(ready: &Ready, root: &Path) -> Result<Programs> {
+    let mut cargo = ready.cargo(root);
+    cargo.arg("test").args(PACKAGES).args(["--no-run", "--message-format=json-render-diagnostics"]);
+    programs(&shell::output(&mut cargo)?)
 }
 
 /// Reads Cargo's messages: which programs hold the tests of which package.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::Args;
-use mesh_tests::{Dialled, End, checksum, pattern};
+use mesh_tests::{Dialled, End, checksum, patience, pattern};
 
 const TEXT_LIMIT: usize = 4096;
 
@@ -110,7 +110,7 @@ pub fn hold(to: SocketAddr) -> Result<()> {
     let mut progress = Progress::new();
     let outcome = TcpStream::connect(to).and_then(|mut stream| {
         progress.connected(&stream);
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5) * patience()))?;
         loop {
             stream.write_all(b".")?;
             progress.report.sent += 1;
@@ -130,7 +130,7 @@ pub fn hold(to: SocketAddr) -> Result<()> {
 }
 
 fn converse(send: &Send, progress: &mut Progress) -> io::Result<End> {
-    let limit = Duration::from_secs_f64(send.timeout);
+    let limit = Duration::from_secs_f64(send.timeout) * patience();
     let mut stream = crate::socket::connect(&send.to, limit, &send.socket)?;
     progress.connected(&stream);
     stream.set_read_timeout(Some(limit))?;

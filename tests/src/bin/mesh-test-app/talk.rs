@@ -6,7 +6,7 @@ mod turn;
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read as _, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::AsFd,
@@ -105,6 +105,12 @@ pub fn talk(talk: &Talk) -> Result<()> {
                     let control = UnixStream::connect(&stage.control).context("the server does not listen")?;
                     let mut step = Step::new(control)?;
                     let port = step.hear()?.context("the server is gone")?.parse().context("a port")?;
+                    // What is decided about the port once is known before the first script. The server closes.
+                    let mut first =
+                        TcpStream::connect_timeout(&SocketAddr::new(*to, port), PATIENCE).context("connect")?;
+                    first.set_read_timeout(Some(PATIENCE)).context("limits")?;
+                    let _ = first.read(&mut [0]).context("the first connection")?;
+                    drop(first);
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let Some(script) = scripts.get(number) else { return Ok(()) };
@@ -158,6 +164,7 @@ fn serve(control: UnixStream, scripts: &[Script], content: &Content) -> Result<(
     let mut step = Step::new(control)?;
     let listener = TcpListener::bind(("0.0.0.0", 0)).context("listen")?;
     step.tell(&listener.local_addr().context("a port")?.port().to_string())?;
+    drop(accept(&listener).context("nobody dials")?);
     while let Some(line) = step.hear()? {
         let number: usize = line.parse().context("a script's number")?;
         let script = scripts.get(number).context("an unknown script")?;

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -169,9 +169,23 @@ pub fn hold(to: SocketAddr, connections: usize) -> Result<()> {
         held.push(stream);
     }
     println!("holding {}", held.len());
-    loop {
-        thread::park();
-    }
+    thread::scope(|scope| {
+        for stream in held {
+            scope.spawn(move || wait_for_end(stream));
+        }
+    });
+    Ok(())
+}
+
+/// Says when the connection was over: milliseconds since 1970.
+fn wait_for_end(mut stream: TcpStream) {
+    let _ = stream.set_read_timeout(None);
+    let how = match stream.read(&mut [0]) {
+        Ok(_) => "closed".to_owned(),
+        Err(error) => format!("{:?}", error.kind()),
+    };
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    println!("ended {now} {how}");
 }
 
 /// On failure: 0 for the connect, 1 for the exchange.
