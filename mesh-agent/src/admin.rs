@@ -90,7 +90,7 @@ impl Admin {
     }
 
     fn status(&self) -> nodemesh::NodeStatus {
-        let snapshot = self.store.snapshot();
+        let snapshot = self.direct.in_force();
         let control = self.control.borrow().clone();
         nodemesh::NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -8,6 +8,8 @@ mod connections;
 mod judge;
 mod records;
 mod services;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
@@ -88,6 +90,13 @@ impl Direct {
         }
     }
 
+    /// The newest configuration by which the kernel decides too, and from then on: what is listed of it holds for every
+    /// connection to come. The store's while this agent writes nothing to the kernel.
+    pub fn in_force(&self) -> Arc<Snapshot> {
+        let state = self.locked();
+        if state.is_active() { state.applied() } else { self.store.snapshot() }
+    }
+
     /// The decision with this number, which the kernel names.
     pub fn known(&self, decision: u32) -> Option<Arc<Known>> {
         self.locked().known(decision)
@@ -98,7 +107,8 @@ impl Direct {
         loop {
             let snapshot = configuration.borrow_and_update().clone();
             pods.borrow_and_update();
-            let changed = self.locked().apply(self, &snapshot);
+            // The more pods talk to each other, the longer: connections shall not wait for it.
+            let changed = tokio::task::block_in_place(|| self.locked().apply(self, &snapshot));
             if changed {
                 self.revoke(&snapshot).await;
             }
@@ -116,7 +126,7 @@ impl Direct {
         let mut tick = tokio::time::interval(self.settings.lease / 3);
         loop {
             tick.tick().await;
-            let in_use = self.in_use();
+            let in_use = tokio::task::block_in_place(|| self.in_use());
             let keys = self.locked().keys();
             for keys in keys.chunks(cache::AT_ONCE) {
                 self.locked().renew(self, keys, &in_use);

@@ -6,7 +6,10 @@ use mesh_tests::{
     talk::{Read, Round, Script, Style, Then, Turn},
 };
 
-use crate::bytes_stage::{Stage, Words, idle, script, to_end};
+use crate::{
+    bytes_stage::{Stage, Words, idle, script, to_end},
+    dice::Dice,
+};
 
 /// What a socket takes while nobody reads, on every way.
 const UNREAD: u64 = 32 * 1024;
@@ -14,17 +17,7 @@ const UNREAD: u64 = 32 * 1024;
 /// Milliseconds, more than the 40 for which a receiver may keep an acknowledgement back and a sender its bytes.
 const ARRIVED: u64 = 100;
 
-/// A generator (SplitMix64): the same seed, the same scripts.
-struct Dice(u64);
-
 impl Dice {
-    fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % below
-    }
-
     /// More small numbers than large ones.
     fn size(&mut self, below: u64) -> u64 {
         let bits = self.roll(u64::from(below.ilog2()) + 1);

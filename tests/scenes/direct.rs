@@ -222,7 +222,7 @@ fn tls_within_the_node_where_it_is_asked_for() -> Result<()> {
 
 #[test]
 fn counters_equal_the_clients_own_resets_included() -> Result<()> {
-    let Cast { mut world, client, near, .. } = Cast::meshed("counted")?;
+    let Cast { world, client, near, .. } = Cast::meshed("counted")?;
     let count = mesh_tests::load_connections().to_string();
     near.serve("echo", 7000)?;
     near.serve("reset", 7001)?;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Dialled, Patience, Place, Process, config, eventually};
+use crate::{Dialled, Knocked, Patience, Place, Process, config, eventually};
 
 /// The rules of one namespace are few.
 const NFT_LIMIT: Duration = Duration::from_secs(5);
@@ -39,6 +39,15 @@ impl Place {
         let options = [verb, "--port", &port.to_string(), "--address", &address.to_string()];
         let process = self.keep(&format!("{verb}-{port}"), &app, &arguments(&options))?;
         process.listens(port)?;
+        Ok(process)
+    }
+
+    /// One server that answers on each of these ports, over both address families.
+    pub fn doors(&self, ports: &[u16]) -> Result<Arc<Process>> {
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let options = arguments(&["doors", "--ports", &ports.join(",")]);
+        let process = self.keep("doors", &config::built("mesh-test-app")?, &options)?;
+        process.says("open", Patience::SHORT)?;
         Ok(process)
     }
 
@@ -139,6 +148,18 @@ impl Place {
         let output = self.output(&config::built("mesh-test-app")?, &line, Duration::from_secs(60))?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "send to {to}: {}: {}", output.status, errors.trim());
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not a report: {line}")))
+            .collect()
+    }
+
+    /// One connection to each of these addresses of [`Place::doors`], one after the other.
+    pub fn knock(&self, at: &[SocketAddr]) -> Result<Vec<Knocked>> {
+        let line: Vec<String> = ["knock".to_owned()].into_iter().chain(at.iter().map(SocketAddr::to_string)).collect();
+        let output = self.output(&config::built("mesh-test-app")?, &line, Duration::from_secs(60))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "knock: {}: {}", output.status, errors.trim());
         String::from_utf8_lossy(&output.stdout)
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("not a report: {line}")))

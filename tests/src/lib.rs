@@ -42,6 +42,6 @@ pub use node::{
 pub use place::Place;
 pub use pod::{Families, Pod, Service};
 pub use process::Process;
-pub use report::{Dialled, End, Seen, checksum, pattern};
+pub use report::{Dialled, End, Knocked, Seen, checksum, pattern};
 pub use wait::{Patience, eventually, interrupt, interrupted};
 pub use world::World;

@@ -55,6 +55,27 @@ pub struct Seen {
     pub getsockname: SocketAddr,
 }
 
+/// One connection of `mesh-test-app knock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knocked {
+    pub to: SocketAddr,
+    pub end: End,
+    /// What the server said.
+    pub text: String,
+}
+
+impl Knocked {
+    /// The server of that port answered, and nobody else.
+    pub fn answered(&self) -> bool {
+        self.end == End::Eof && self.text == self.to.port().to_string()
+    }
+
+    /// Nobody answered, and the client was told so at once.
+    pub fn turned_away(&self) -> bool {
+        matches!(self.end, End::Refused | End::Reset | End::Eof) && self.text.is_empty()
+    }
+}
+
 impl Dialled {
     /// The line in which `mesh-test-app peer` answers.
     pub fn seen(&self) -> anyhow::Result<Seen> {

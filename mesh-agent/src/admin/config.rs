@@ -1,4 +1,4 @@
-//! What the agent holds: workloads, services, policies, certificates.
+//! What the agent holds, and the kernel acts on: workloads, services, policies, certificates.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tonic::Status;
 use super::{Admin, edges, identity};
 
 pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Status> {
-    let snapshot = admin.store.snapshot();
+    let snapshot = admin.direct.in_force();
     let in_namespace = |namespace: &str| query.namespace.is_empty() || query.namespace == namespace;
     Ok(match query.kind() {
         ConfigKind::Workloads => sorted(snapshot.workloads(), |w| (w.namespace.clone(), w.name.clone()))

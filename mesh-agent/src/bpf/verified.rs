@@ -52,7 +52,7 @@ pub struct Refusal {
 pub fn verify_programs() -> Result<Vec<Verified>, DatapathError> {
     // A pod with both families: without an address whole branches are dead, and cost the verifier nothing.
     let (ip4, ip6) = (Ip::v4(u32::from_ne_bytes([10, 0, 0, 1])), Ip([0xfd_u32, 0, 0, 1_u32.to_be()]));
-    let pod = PodEntry { ip4, ip6, index: 1, epoch: 1 };
+    let pod = PodEntry { ip4, ip6, index: 1, epoch: 1, observed: 0 };
     let (agent_cgroup, netns) = (1_u64, 1_u64);
     let mut ebpf = EbpfLoader::new()
         .override_global("AGENT_CGROUP", &agent_cgroup, true)

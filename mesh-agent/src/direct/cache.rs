@@ -108,6 +108,11 @@ impl State {
         self.active
     }
 
+    /// Every entry is as this one says, or a later one.
+    pub fn applied(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.applied)
+    }
+
     pub fn known(&self, decision: u32) -> Option<Arc<Known>> {
         self.decisions.get(&decision).cloned()
     }

@@ -82,6 +82,19 @@ impl Direct {
     /// Ends what is open and denied now, by exact 4-tuple and cookie. A generation that was raised before makes sure that
     /// none comes after the table was read.
     pub(super) async fn revoke(&self, snapshot: &Snapshot) {
+        let doomed = tokio::task::block_in_place(|| self.doomed(snapshot));
+        for (netns, targets) in doomed.into_values() {
+            let count = targets.len();
+            let end = move || netns.run(|| sock_diag::destroy_all(&targets)).and_then(|ended| ended);
+            match tokio::task::spawn_blocking(end).await.map_err(io::Error::other).and_then(|ended| ended) {
+                Ok(ended) => tracing::info!(ended, of = count, "direct connections ended, since they are denied now"),
+                Err(e) => tracing::error!(error = %e, count, "cannot end direct connections that are denied now"),
+            }
+        }
+    }
+
+    /// What is open and denied now.
+    fn doomed(&self, snapshot: &Snapshot) -> Doomed {
         let mut judged: HashMap<Pair, Judged> = HashMap::new();
         let mut doomed = Doomed::new();
         for (cookie, open) in self.datapath.direct_connections() {
@@ -97,14 +110,7 @@ impl Direct {
             let target = Target { local: open.local.into(), remote: open.remote.into(), cookie };
             doomed.entry(netns.cookie()).or_insert_with(|| (netns, Vec::new())).1.push(target);
         }
-        for (netns, targets) in doomed.into_values() {
-            let count = targets.len();
-            let end = move || netns.run(|| sock_diag::destroy_all(&targets)).and_then(|ended| ended);
-            match tokio::task::spawn_blocking(end).await.map_err(io::Error::other).and_then(|ended| ended) {
-                Ok(ended) => tracing::info!(ended, of = count, "direct connections ended, since they are denied now"),
-                Err(e) => tracing::error!(error = %e, count, "cannot end direct connections that are denied now"),
-            }
-        }
+        doomed
     }
 
     /// Whom a connection stands for now, and where its socket is; `None`: the target left the mesh and decides nothing, or

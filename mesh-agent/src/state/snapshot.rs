@@ -214,14 +214,18 @@ impl Snapshot {
     }
 
     /// Whether decisions about this workload and `source` are what they were: neither it, nor a policy that applies to
-    /// it, nor the accounts of the source's namespace changed. Pointers are compared; a change elsewhere in the mesh
-    /// costs a live connection no decision.
+    /// it or the name that STRICT has for users, nor the accounts of the source's namespace changed. Pointers are
+    /// compared; a change elsewhere in the mesh costs a live connection no decision.
     pub fn decides_like(&self, earlier: &Self, uid: &str, source: Option<&Identity>) -> bool {
         let (Some(now), Some(then)) = (self.workload(uid), earlier.workload(uid)) else { return false };
         if !Arc::ptr_eq(now, then) || self.policies_known != earlier.policies_known {
             return false;
         }
         if source.is_some_and(|source| !self.knows_accounts_like(earlier, source.namespace())) {
+            return false;
+        }
+        let strict_by = |pods: &BTreeMap<String, Arc<LocalPod>>| pods.get(uid).and_then(|pod| pod.strict_by.clone());
+        if !Arc::ptr_eq(&self.pods, &earlier.pods) && strict_by(&self.pods) != strict_by(&earlier.pods) {
             return false;
         }
         // The usual change is of a workload elsewhere, and leaves the tables of policies alone.

@@ -264,6 +264,7 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
     let mut target = workload("a", "10.0.0.1");
     target.policies = vec!["shop/by-label".parse().expect("a policy name")];
     let uid = target.uid.clone();
+    let strict: PolicyName = "shop/strict".parse().expect("a policy name");
     let before = put(
         &store,
         [
@@ -279,6 +280,8 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
         Object::Service(service("10.96.0.1")),
         Object::Policy(policy("other", "all", Scope::Namespace, Action::Allow)),
         Object::Policy(policy("shop", "not-named", Scope::WorkloadSelector, Action::Deny)),
+        Object::LocalPod(LocalPod { strict_by: Some(strict.clone()), ..pod("b", Mode::Mesh) }),
+        Object::LocalPod(pod("a", Mode::Mesh)),
     ] {
         let after = put(&store, [elsewhere.clone()]);
         assert!(after.generation() > before.generation() && after.decides_like(&before, &uid, None), "{elsewhere:?}");
@@ -289,6 +292,8 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
         Object::Policy(matching("by-label", Scope::WorkloadSelector)),
         Object::Policy(policy("istio-system", "new", Scope::Global, Action::Audit)),
         Object::Workload(Workload { policies: vec![], ..target.clone() }),
+        // The policy is the same; what users call it is not.
+        Object::LocalPod(LocalPod { strict_by: Some(strict.clone()), ..pod("a", Mode::Mesh) }),
     ] {
         let earlier = store.snapshot();
         let after = put(&store, [here.clone()]);

@@ -28,8 +28,12 @@ pub struct Runner<'a> {
 }
 
 /// What scenes under load ask the environment for.
-const LONG: [(&str, &str); 3] =
-    [("MESH_TEST_GIBIBYTES", "1"), ("MESH_TEST_CONNECTIONS", "10000"), ("MESH_TEST_SCRIPTS", "10000")];
+const LONG: [(&str, &str); 4] = [
+    ("MESH_TEST_GIBIBYTES", "1"),
+    ("MESH_TEST_CONNECTIONS", "10000"),
+    ("MESH_TEST_SCRIPTS", "10000"),
+    ("MESH_TEST_CASES", "100000"),
+];
 
 type Programs = BTreeMap<String, Vec<(PathBuf, PathBuf)>>;
 

@@ -229,7 +229,7 @@ fn read_to_end(stream: &mut TcpStream, progress: &mut Progress) -> io::Result<()
     }
 }
 
-fn end_of(error: &io::Error) -> End {
+pub fn end_of(error: &io::Error) -> End {
     match error.kind() {
         ErrorKind::ConnectionRefused => End::Refused,
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => End::Reset,

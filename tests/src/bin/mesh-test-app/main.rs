@@ -6,6 +6,7 @@ mod dial;
 mod enter;
 mod forge;
 mod hbone;
+mod knock;
 mod serve;
 mod socket;
 mod talk;
@@ -56,6 +57,13 @@ enum Verb {
     Sink(Listen),
     /// Client: connects, sends, prints one JSON line for each connection
     Send(dial::Send),
+    /// Server: answers the port's number on each of several ports and closes
+    Doors(knock::Doors),
+    /// Client: connects to each address in turn and listens to the end, prints one JSON line for each
+    Knock {
+        #[arg(required = true)]
+        to: Vec<SocketAddr>,
+    },
     /// Client: HBONE in every wrong way, as a file says
     Hbone {
         #[arg(long)]
@@ -102,6 +110,8 @@ fn main() -> Result<()> {
         Verb::Reset(at) => serve::run(at.address, at.port, serve::reset),
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Send(send) => dial::send(&send),
+        Verb::Doors(doors) => knock::doors(&doors),
+        Verb::Knock { to } => knock::knock(&to),
         Verb::Hbone { plan } => hbone::run(&plan),
         Verb::Forge { from, to } => forge::syn(from, to),
         Verb::Hold { to } => dial::hold(to),
