@@ -92,6 +92,9 @@ impl Admin {
     fn status(&self) -> nodemesh::NodeStatus {
         let snapshot = self.direct.in_force();
         let control = self.control.borrow().clone();
+        // Not borrowed below: readiness borrows it too, and a writer that waits between the two waits for ever, and
+        // they for it (tokio::sync::watch).
+        let pods = self.pods.borrow().clone();
         nodemesh::NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: Some(self.started.into()),
@@ -100,12 +103,7 @@ impl Admin {
             workloads: snapshot.workloads().len() as u32,
             services: snapshot.services().len() as u32,
             policies: snapshot.policies().len() as u32,
-            pods: self
-                .pods
-                .borrow()
-                .iter()
-                .map(|pod| nodemesh::PodState { mode: mode(&snapshot, pod), ..pod_state(pod) })
-                .collect(),
+            pods: pods.iter().map(|pod| nodemesh::PodState { mode: mode(&snapshot, pod), ..pod_state(pod) }).collect(),
             counters: self
                 .datapath
                 .counters()

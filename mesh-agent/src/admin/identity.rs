@@ -12,9 +12,8 @@ use crate::identity::CertificateState;
 pub fn answer(admin: &Admin, query: &IdentityQuery) -> Vec<item::Kind> {
     let snapshot = admin.store.snapshot();
     let certificates = admin.certificates.list();
-    let mut all: Vec<IdentityInfo> = admin
-        .pods
-        .borrow()
+    let pods = admin.pods.borrow().clone();
+    let mut all: Vec<IdentityInfo> = pods
         .iter()
         .map(|status| {
             let state = pod_state(status);

@@ -237,7 +237,9 @@ impl Registry {
         self.restore();
         let mut changes = self.store.subscribe();
         loop {
-            let unfinished = self.reconcile(&changes.borrow_and_update().clone());
+            // Borrowed no longer than this: whoever brings the next one must not wait for the kernel.
+            let snapshot = changes.borrow_and_update().clone();
+            let unfinished = self.reconcile(&snapshot);
             let wait = [unfinished, self.look_again(), self.next_step()].into_iter().flatten().min();
             tokio::select! {
                 command = commands.recv() => match command {
