@@ -135,6 +135,7 @@ fn pod_state(status: &PodStatus) -> nodemesh::PodState {
     let PodStatus { namespace, name, pod_uid, redirection, wanted: _, fault, proven } = status;
     let (redirection, message) = match redirection {
         Redirection::Disabled => (nodemesh::Redirection::Disabled, ""),
+        Redirection::Observed => (nodemesh::Redirection::Disabled, "its connections are recorded"),
         Redirection::Pending(why) => (nodemesh::Redirection::Pending, why.as_str()),
         Redirection::Enabled => (nodemesh::Redirection::Enabled, ""),
         Redirection::Failed(why) => (nodemesh::Redirection::Failed, why.as_str()),

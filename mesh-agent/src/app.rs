@@ -1,6 +1,7 @@
 //! Arguments in, a running agent out: opens everything in order, and waits until it is told to end or replaced.
 
 mod begin;
+mod counters;
 mod drain;
 mod programs;
 
@@ -22,6 +23,7 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use begin::Beginning;
+use counters::Counters;
 pub use programs::programs;
 
 use crate::{
@@ -36,15 +38,12 @@ use crate::{
     pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
     state::Store,
-    telemetry::{self, FlowLog, Metrics},
+    telemetry::{FlowLog, Metrics},
     tunnel::{Pool, PoolSettings},
 };
 
 /// Joins that may wait for the registry.
 const JOIN_QUEUE: usize = 64;
-/// How often the kernel's counters are copied to the metrics.
-const COUNTER_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
-
 /// How long the events of the time without an agent wait for the pods of an earlier one.
 const PODS_FOUND: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -145,7 +144,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     .with_context(|| format!("cannot remember pods in {}", state.display()))?;
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
     let (drains, draining) = watch::channel(false);
-    let mut found = seen.pods.clone();
+    let found = seen.pods.clone();
     let readiness = Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, draining };
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
@@ -194,10 +193,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         Ok(Some(health::serve(listener, answers)))
     };
     let health = answer(settings.health, "health", readiness.answers())?;
+    let counters = Counters::new(Arc::clone(&datapath));
     let scraped = answer(settings.metrics, "metrics", {
-        let (metrics, datapath) = (metrics.clone(), Arc::clone(&datapath));
+        let (metrics, counters) = (metrics.clone(), Arc::clone(&counters));
         health::metrics(move || {
-            gather(&datapath);
+            counters.gather();
             metrics.render()
         })
     })?;
@@ -208,9 +208,10 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     }
     // From here on this agent alone acts: on pods, on the kernel, on files, and as the one reader of the rings.
     speaks.send_replace(true);
+    counters.begin();
     let logs = shared.attach(&datapath)?;
     let mut helpers = JoinSet::new();
-    let between = Arc::clone(&direct).run();
+    let between = Arc::clone(&direct).run(settled(found.clone()));
     helpers.spawn(async move {
         let error = between.await.err();
         tracing::error!(error = error.map(tracing::field::display), "connections of this node are no longer accounted");
@@ -234,15 +235,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         certificates,
         sockets: Arc::new(sockets),
     })?;
-    tokio::spawn(copy_counters(Arc::clone(&datapath), metrics));
+    tokio::spawn(Arc::clone(&counters).copy(metrics));
     let events = {
         let (ring, proxy) = (datapath.events()?, Arc::clone(&proxy));
         async move {
-            // What waits there is about pods that are about to be found again.
-            let settled = |pods: &Vec<PodStatus>| {
-                !pods.is_empty() && !pods.iter().any(|pod| matches!(pod.redirection, Redirection::Pending(_)))
-            };
-            let _ = tokio::time::timeout(PODS_FOUND, found.wait_for(settled)).await;
+            settled(found).await;
             bpf::read_events(ring, move |event| proxy.kernel_refused(&event)).await
         }
     };
@@ -275,6 +272,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let ended = match ended {
         Some(Ok(Ended::HandedOver(lets_go))) => {
             speaks.send_replace(false);
+            counters.end();
             helpers.shutdown().await;
             // Fails only if the successor has gone again.
             let _ = lets_go.send(());
@@ -291,6 +289,15 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     stop.send_replace(true);
     control.stopped().await;
     ended
+}
+
+/// Until the pods of an earlier agent are found and the configuration names them, or for [`PODS_FOUND`]: what the kernel
+/// told meanwhile is about them.
+async fn settled(mut pods: watch::Receiver<Vec<PodStatus>>) {
+    let settled = |pods: &Vec<PodStatus>| {
+        !pods.is_empty() && !pods.iter().any(|pod| matches!(pod.redirection, Redirection::Pending(_)))
+    };
+    let _ = tokio::time::timeout(PODS_FOUND, pods.wait_for(settled)).await;
 }
 
 async fn maybe(work: Option<impl Future<Output = ()>>) {
@@ -315,22 +322,6 @@ impl Signer for Authority {
                 .map_err(|e| if e.retryable() { SignError::unavailable(e) } else { SignError::refused(e) })
         })
     }
-}
-
-/// Observations are added up, and the kernel's counters copied, now and then; see [`gather`] for the moment of a
-/// scrape.
-async fn copy_counters(datapath: Arc<Datapath>, metrics: Metrics) {
-    let mut tick = tokio::time::interval(COUNTER_INTERVAL);
-    loop {
-        tick.tick().await;
-        metrics.upkeep();
-        gather(&datapath);
-    }
-}
-
-fn gather(datapath: &Datapath) {
-    telemetry::map_entries(datapath.map_entries());
-    telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
 }
 
 /// The address from which this node reaches the controller; only told, nothing depends on it.

@@ -8,6 +8,7 @@ mod ingress;
 mod inspect;
 mod link;
 mod maps;
+mod observe;
 mod probes;
 mod programs;
 mod verified;

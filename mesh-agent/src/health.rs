@@ -48,7 +48,9 @@ impl Readiness {
             let why = match &pod.redirection {
                 Redirection::Pending(why) if pod.wanted => why,
                 Redirection::Failed(why) => why,
-                Redirection::Pending(_) | Redirection::Disabled | Redirection::Enabled => return None,
+                Redirection::Pending(_) | Redirection::Disabled | Redirection::Observed | Redirection::Enabled => {
+                    return None;
+                }
             };
             Some(format!("pod {}/{}: {why}", pod.namespace, pod.name))
         });

@@ -12,4 +12,4 @@ mod tests;
 pub use edges::{Edge, Totals};
 pub use flow::{Direction, Flow, Party, Path, Security, Tcp, Verdict};
 pub use flows::{FlowLog, OpenFlow};
-pub use metrics::{Metrics, audit_fault, flows_lost, kernel_counters, map_entries};
+pub use metrics::{Metrics, audit_fault, direct_connections, flows_lost, kernel_counters, map_entries, opened};

@@ -50,7 +50,7 @@ pub fn dialled(ctx: &SockOpsContext, key: &FlowKey, state: &SocketState) -> Resu
 #[inline(always)]
 pub fn observed(ctx: &SockOpsContext, key: &FlowKey, state: &SocketState, direction: u32) {
     if record(cookie(ctx), key, state, direction).is_ok() {
-        count(Counter::ObservedOpened);
+        count(if direction == direction::INBOUND { Counter::ObservedAccepted } else { Counter::ObservedOpened });
         watch_state(ctx);
     } else {
         count(Counter::ObservedFull);

@@ -205,8 +205,7 @@ fn listens(ctx: &SockOpsContext) {
         return;
     }
     watch_state(ctx);
-    // SAFETY: entries are replaced, not changed in place
-    let Some(index) = (unsafe { PODS.get(here.netns) }).map(|pod| pod.index) else { return };
+    let Some(index) = redirected(&here) else { return };
     let key = ListenKey { netns: here.netns, port: here.local.port, zero: 0 };
     if LISTENING.insert(key, index, BPF_ANY.into()).is_err() {
         count(Counter::ListeningFull);
@@ -221,9 +220,15 @@ fn no_longer_listens(ctx: &SockOpsContext) {
     if here.local.ip.is_loopback() {
         return;
     }
-    // SAFETY: as above
-    let Some(index) = (unsafe { PODS.get(here.netns) }).map(|pod| pod.index) else { return };
+    let Some(index) = redirected(&here) else { return };
     refused(Counter::ListenerClosed, here.netns, index, here.local, here.remote);
+}
+
+/// The slot of the redirected pod in whose namespace this is. Nobody asks which ports of an observed one are open.
+#[inline(always)]
+fn redirected(here: &FlowKey) -> Option<u32> {
+    // SAFETY: entries are replaced, not changed in place
+    unsafe { PODS.get(here.netns) }.filter(|pod| pod.observed == 0).map(|pod| pod.index)
 }
 
 /// Binds the socket to a device.

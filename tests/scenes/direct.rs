@@ -73,27 +73,6 @@ fn what_policy_denies_is_refused_at_once_by_the_kernel() -> Result<()> {
     assert_eq!((flow.reason.as_str(), flow.policy.as_str(), flow.rule), ("POLICY_DENY", "shop/nobody", Some(0)));
     assert_eq!((flow.source.pod, flow.destination.pod), (client.full_name(), near.full_name()));
     assert_eq!(flow.destination.address, near.at(7000).to_string());
-    // Whatever a client is made of takes it for a closed port.
-    let run = |program: &str, arguments: &[&str]| -> Result<String> {
-        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let output = client.output(mesh_tests::installed(program)?.as_path(), &arguments, Duration::from_secs(5))?;
-        Ok(format!("{:?} {}", output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat())))
-    };
-    let said = run("curl", &["-sS", &format!("http://{}", near.at(7000))])?;
-    assert!(said.starts_with("Some(7)"), "curl could not connect: {said}");
-    let (ip, port) = (near.ip, 7000);
-    for (what, code) in [
-        ("blocking", format!("import socket; socket.create_connection(('{ip}', {port}), 3)")),
-        (
-            "non-blocking",
-            format!("import socket; s = socket.socket(); s.setblocking(False); print(s.connect_ex(('{ip}', {port})))"),
-        ),
-        ("asyncio", format!("import asyncio; asyncio.run(asyncio.open_connection('{ip}', {port}))")),
-    ] {
-        let said = run("python3", &["-c", &code])?;
-        assert!(said.contains("ConnectionRefusedError") || said.contains("111"), "{what}: {said}");
-    }
-    assert_eq!(world.counter(A, "CONNECT_DENIED")?, 5);
     // It is mended, and nothing has to forget anything.
     world.delete("deny")?;
     assert!(client.say(near.at(7000), "third")?.echoed());
@@ -257,5 +236,43 @@ fn counters_equal_the_clients_own_resets_included() -> Result<()> {
     assert_eq!(world.counter(A, "CLOSED_LOST")?, 0);
     println!("{made} connections, {} of them direct, all counted", direct(&world)?);
     drop(world);
+    Ok(())
+}
+
+#[test]
+fn an_identity_that_is_revoked_and_a_pod_that_leaves_lose_what_they_no_longer_may() -> Result<()> {
+    let mut world = World::new("revoked identities")?;
+    let leaver = world.pod("guests", "leaver", A)?;
+    let Cast { mut world, client, near, .. } = Cast::in_world(world)?;
+    world.mesh("shop")?;
+    world.mesh("guests")?;
+    let strict = world.pod("shop", "strict", A)?;
+    world.wait_for(std::slice::from_ref(&strict), true)?;
+    world.apply(
+        "strict",
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: { name: strict, namespace: shop }\n\
+         spec:\n  selector: { matchLabels: { app: strict } }\n  mtls: { mode: STRICT }\n",
+    )?;
+    for server in [&near, &strict] {
+        server.serve("echo", 7000)?;
+        warm(&client, server, 7000)?;
+        warm(&leaver, server, 7000)?;
+    }
+    let held = [client.hold(near.at(7000))?, leaver.hold(near.at(7000))?, leaver.hold(strict.at(7000))?];
+    assert_eq!(direct(&world)?, 3);
+    // Out of the mesh it is a stranger: PERMISSIVE lets it be, STRICT does not.
+    world.unmesh("guests")?;
+    let ended = held[2].ended(Patience::SHORT)?;
+    assert!(ended.received > 0, "{ended:?}");
+    world.flow(A, "of the stranger", |flow| flow.path == "direct" && flow.reason == "PLAINTEXT_STRICT")?;
+    assert!(held[1].is_open()? && held[0].is_open()?);
+
+    world.delete("serviceaccount-shop-client")?;
+    let ended = held[0].ended(Patience::SHORT)?;
+    assert!(ended.received > 0, "{ended:?}");
+    world.flow(A, "of the revoked", |flow| flow.path == "direct" && flow.reason == "IDENTITY_REVOKED")?;
+    let report = client.say(near.at(7000), "again")?;
+    assert!(report.turned_away(), "{report:?}");
+    assert!(held[1].is_open()?);
     Ok(())
 }

@@ -39,6 +39,9 @@ pub struct Flow {
     pub observations: Vec<Observation>,
     pub error: String,
     pub tls_version: String,
+    /// Microseconds; `None`: the kernel was not asked.
+    pub rtt_us: Option<u64>,
+    pub retransmits: Option<u64>,
 }
 
 /// One of [`Flow::observations`].
@@ -122,6 +125,8 @@ impl Flow {
             rule: value["rule"].as_i64(),
             error: text(value, "error"),
             tls_version: text(value, "tls_version"),
+            rtt_us: value["rtt_us"].as_u64(),
+            retransmits: value["retransmits"].as_u64(),
         }
     }
 }

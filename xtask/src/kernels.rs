@@ -39,6 +39,7 @@ const SCENES: &[&str] = &[
     "closed_ports",
     "half_close_reset_slow",
     "agent_killed",
+    "direct",
 ];
 
 /// This machine's own kernel, without emulation.

@@ -29,6 +29,7 @@ const PROGRAMS: &[Program] = &[
     Program { binary: "ip", package: "iproute2", why: "makes nodes and pods" },
     Program { binary: "nginx", package: "nginx-light", why: "a pod" },
     Program { binary: "curl", package: "curl", why: "a pod" },
+    Program { binary: "python3", package: "python3", why: "a pod" },
     Program { binary: "redis-server", package: "redis-server", why: "a pod" },
     Program { binary: "redis-cli", package: "redis-tools", why: "a pod" },
     Program { binary: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },

@@ -129,6 +129,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The kernel's table of direct connections was full; the agent carries what comes until there is room. Raise \
              --max-direct of the agent: after `mesh-agent uninstall`, since a table keeps its size."
         }
+        "OBSERVED_FULL" => {
+            "A connection of an observed pod goes on and is not recorded, since the kernel's table of them is full or it \
+             had no memory. Raise --max-direct of the agent: after `mesh-agent uninstall`, since a table keeps its size."
+        }
         "AGENT_DOWN" => {
             "The agent of the node did not listen for the pod, and nothing passes without it. See whether it runs, and \
              whether the pod is joined (`meshctl status`)."
@@ -153,6 +157,9 @@ mod tests {
             Counter::ConnectOwnPod,
             Counter::ConnectNotTcp,
             Counter::ConnectRedirected,
+            Counter::ConnectObserved,
+            Counter::ObservedOpened,
+            Counter::ObservedAccepted,
             Counter::PendingPublished,
             Counter::PendingTaken,
             Counter::Attested,

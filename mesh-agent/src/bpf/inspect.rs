@@ -113,10 +113,11 @@ impl Datapath {
         let mut pods = BTreeSet::new();
         for Hooked { cookie, entry, link } in self.hooked()? {
             match entry {
-                Some(entry) => drop(pods.insert(entry.index)),
-                // The pod was not redirected yet, or no longer. Its program names a slot that may be another's next.
-                None if link != PodLink::Missing => self.unpin(cookie)?,
-                None => {}
+                Some(entry) if entry.observed == 0 => drop(pods.insert(entry.index)),
+                // The pod was not redirected yet, or no longer: it may be observed. Its program names a slot that may be
+                // another's next.
+                _ if link != PodLink::Missing => self.unpin(cookie)?,
+                _ => {}
             }
         }
         for (id, index) in self.maps.cgroups() {

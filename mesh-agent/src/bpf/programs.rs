@@ -362,6 +362,10 @@ impl Datapath {
         self.maps.set_socket_state(socket, state).map_err(|e| DatapathError::map("SOCKETS", e))
     }
 
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.maps.counter(counter)
+    }
+
     /// Every counter of the programs.
     pub fn counters(&self) -> impl Iterator<Item = (Counter, u64)> {
         Counter::ALL.iter().map(|counter| (*counter, self.maps.counter(*counter)))

@@ -29,7 +29,11 @@ impl Direct {
         let connections = self.datapath.direct_connections();
         let mut namespaces = HashMap::new();
         for (_, open) in &connections {
-            if let Some(netns) = self.known(open.decision).and_then(|known| known.netns.upgrade()) {
+            let netns = match open.direction {
+                direction::DIRECT => self.known(open.decision).and_then(|known| known.netns.upgrade()),
+                _ => self.pods.observed(open.pod, open.epoch),
+            };
+            if let Some(netns) = netns {
                 namespaces.entry(netns.cookie()).or_insert(netns);
             }
         }

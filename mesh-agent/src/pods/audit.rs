@@ -15,7 +15,7 @@ use mesh_common::abi::{ANY_PORT, REDIRECT_NET, REDIRECT_PORTS};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpSocket, sync::oneshot, task::JoinSet, time::timeout};
 
-use super::{Pod, cgroup, listeners, namespace};
+use super::{Pod, cgroup, hooks::is_observed, listeners, namespace};
 use crate::bpf::{Datapath, Expected, Fault};
 
 /// For the audit's own connection: it stays within the node.
@@ -85,7 +85,8 @@ fn overflow(datapath: &Datapath, pods: &[Arc<Pod>]) -> anyhow::Result<()> {
         return Ok(());
     }
     let seen: HashSet<u64> = pods.iter().map(|pod| pod.netns.cookie()).collect();
-    if datapath.known_pods().iter().all(|(cookie, _)| seen.contains(cookie)) {
+    // Of observed pods no port is listed.
+    if datapath.known_pods().iter().all(|(cookie, entry)| is_observed(entry) || seen.contains(cookie)) {
         listeners::relearn(datapath, pods)?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod leave;
+mod observe;
 
 use std::{
     collections::HashSet,
@@ -16,6 +17,8 @@ use mesh_common::{
     model::{Identity, LocalPod},
 };
 use tokio::{net::TcpListener, task::AbortHandle};
+
+pub use observe::is_observed;
 
 use super::{Netns, Pod, cgroup, listeners, namespace, table::Addresses, table::Presence};
 use crate::bpf::{Datapath, Hooked, PodHooks};
@@ -73,9 +76,9 @@ impl Hooks {
         }
     }
 
-    /// The namespace is hooked, by this agent or an earlier one.
+    /// The namespace is redirected, by this agent or an earlier one.
     pub fn known(&self, netns: &Netns) -> bool {
-        self.datapath.known_pods().iter().any(|(cookie, _)| *cookie == netns.cookie())
+        self.datapath.known_pods().iter().any(|(cookie, entry)| *cookie == netns.cookie() && !is_observed(entry))
     }
 
     /// Redirects a pod, or swaps what serves it: the hooks of a namespace that is hooked already are replaced in
@@ -91,16 +94,27 @@ impl Hooks {
         let started = Instant::now();
         namespace::check(netns, ips)?;
         let cgroup = cgroup::id(cgroup).map_err(|e| format!("cgroup {}: {e}", cgroup.display()))?;
-        let (index, fresh) =
-            self.slot(netns.cookie()).ok_or_else(|| format!("{MAX_PODS} pods are redirected already"))?;
+        let (index, fresh) = self.slot(netns.cookie()).ok_or_else(no_slot)?;
         let (kept, served) = listen(netns)?;
         let slot = (index, self.next_epoch);
         self.next_epoch += 1;
         let pod = Pod::redirected(&want.uid, (&want.namespace, &want.name), identity, ips, netns, slot);
+        let observed = self.observed(netns);
+        if observed.is_some()
+            && let Err(e) = self.datapath.detach_pod(index, netns.cookie())
+        {
+            // What the agent accepts is recorded by the agent.
+            return Err(format!("it is observed still: {:#}", anyhow::Error::from(e)));
+        }
         if let Err(why) = self.attach(&pod, cgroup, kept.as_fd(), &want.probe_ports) {
             // Nothing half done stays behind, but what was closed before stays closed.
-            if fresh && let Err(e) = self.datapath.detach_pod(index, netns.cookie()) {
+            if (fresh || observed.is_some())
+                && let Err(e) = self.datapath.detach_pod(index, netns.cookie())
+            {
                 tracing::error!(error = %anyhow::Error::from(e), "cannot take back a half-done redirection");
+            }
+            if let Some(Err(error)) = observed.map(|entry| self.observe_again(netns, entry)) {
+                tracing::error!(error, "a pod that was observed is so no longer");
             }
             return Err(why);
         }
@@ -194,6 +208,10 @@ impl Hooks {
             known.into_iter().map(|(_, entry)| entry.index).chain(self.leaving.iter().copied()).collect();
         (0..MAX_PODS).find(|index| !used.contains(index)).map(|index| (index, true))
     }
+}
+
+fn no_slot() -> String {
+    format!("{MAX_PODS} pods are redirected or observed already")
 }
 
 /// A pod's new listener: the socket to keep, and the one that is served.

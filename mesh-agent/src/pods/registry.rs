@@ -5,6 +5,7 @@ mod audited;
 mod hand_over;
 mod joining;
 mod leaving;
+mod observing;
 mod restore;
 
 use std::{
@@ -18,7 +19,10 @@ use std::{
 
 use audited::Audited;
 use leaving::Leaving;
-use mesh_common::model::{Identity, LocalPod, Mode};
+use mesh_common::{
+    abi::PodEntry,
+    model::{Identity, LocalPod, Mode},
+};
 use restore::Lost;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -119,6 +123,8 @@ pub struct Seen {
 pub enum Redirection {
     /// Not in the mesh.
     Disabled,
+    /// Not in the mesh, and its connections are recorded.
+    Observed,
     /// In the mesh, but something that comes by itself is missing.
     Pending(String),
     Enabled,
@@ -157,6 +163,8 @@ struct Joined {
     cgroup: PathBuf,
     netns: Arc<Netns>,
     active: Option<Active>,
+    /// What the kernel holds for it if it is observed; never beside `active`.
+    observed: Option<PodEntry>,
     redirection: Redirection,
     wanted: bool,
     audited: Audited,
@@ -177,6 +185,7 @@ impl Joined {
             cgroup,
             netns,
             active: None,
+            observed: None,
             redirection: Redirection::Disabled,
             wanted: false,
             audited: Audited::default(),
@@ -191,6 +200,7 @@ impl Joined {
 /// What the configuration says of a pod.
 enum Wish {
     Redirect(Arc<LocalPod>, Option<Identity>),
+    Observe(Arc<LocalPod>),
     /// It says that the pod is not in the mesh.
     Leave,
     /// It does not name the pod. That is no reason to open what is closed.
@@ -279,7 +289,7 @@ impl Registry {
             self.joined.iter().map(|(key, joined)| (key.clone(), wish(snapshot, key, joined))).collect();
         let wanted = plan.iter().filter_map(|(_, wish)| match wish {
             Wish::Redirect(_, identity) => identity.clone(),
-            Wish::Leave | Wish::Unknown => None,
+            Wish::Observe(_) | Wish::Leave | Wish::Unknown => None,
         });
         let in_use = self.joined.values().filter_map(|j| j.active.as_ref()).map(|a| a.pod.identity.clone());
         self.certificates.keep(wanted.chain(in_use).collect::<BTreeSet<_>>());
@@ -289,6 +299,7 @@ impl Registry {
             let wanted = matches!(wish, Wish::Redirect(..));
             let redirection = match wish {
                 Wish::Redirect(pod, identity) => self.advance(&key, &pod, identity),
+                Wish::Observe(pod) => self.observe(&key, &pod),
                 Wish::Leave => self.open(&key),
                 Wish::Unknown if self.leaves(&key) => self.open(&key),
                 Wish::Unknown => self.stay(&key),
@@ -386,7 +397,7 @@ impl Registry {
             match self.hooks.hook(&joined.netns, &joined.cgroup, want, identity.clone(), ips) {
                 Ok(active) => {
                     let before = self.joined.get_mut(key).and_then(|joined| {
-                        (joined.heir, joined.old_program) = (false, None);
+                        (joined.heir, joined.old_program, joined.observed) = (false, None, None);
                         joined.active.replace(active)
                     });
                     self.hooks.replaced(before);
@@ -443,7 +454,8 @@ impl Registry {
 
     fn publish(&self) {
         let redirected = self.joined.values().filter(|joined| joined.leaving.is_none());
-        self.table.publish(redirected.filter_map(|joined| joined.active.as_ref()).map(|active| &active.pod));
+        let observed = self.joined.values().filter_map(|joined| Some((joined.observed.as_ref()?, &joined.netns)));
+        self.table.publish(redirected.filter_map(|joined| joined.active.as_ref()).map(|active| &active.pod), observed);
     }
 
     fn report(&self, snapshot: &Snapshot) {
@@ -478,7 +490,8 @@ fn named<'a>(snapshot: &'a Snapshot, key: &Key, pod_uid: &str) -> Option<&'a Arc
 fn wish(snapshot: &Snapshot, key: &Key, joined: &Joined) -> Wish {
     let Some(pod) = named(snapshot, key, &joined.pod_uid) else { return Wish::Unknown };
     match pod.mode {
-        Mode::None | Mode::Observe => Wish::Leave,
+        Mode::None => Wish::Leave,
+        Mode::Observe => Wish::Observe(Arc::clone(pod)),
         Mode::Mesh => {
             // A recreated pod must not speak as its predecessor: its workload may be the old one still.
             let identity = snapshot.workload(&pod.uid).map(|workload| &workload.identity);

@@ -1,4 +1,4 @@
-//! The redirected pods of this node, for the readers on the data path.
+//! The redirected and the observed pods of this node, for the readers on the data path.
 
 use std::{
     collections::HashMap,
@@ -191,6 +191,8 @@ struct Tables {
     by_ip: HashMap<IpAddr, Arc<Pod>>,
     by_index: HashMap<u32, Arc<Pod>>,
     by_uid: HashMap<String, Arc<Pod>>,
+    /// By slot and life.
+    observed: HashMap<(u32, u32), Arc<Netns>>,
 }
 
 impl PodTable {
@@ -206,18 +208,28 @@ impl PodTable {
         self.now.load().by_uid.get(uid).cloned()
     }
 
+    /// The namespace of the pod that is observed in this slot and life.
+    pub fn observed(&self, index: u32, epoch: u32) -> Option<Arc<Netns>> {
+        self.now.load().observed.get(&(index, epoch)).cloned()
+    }
+
     /// Changes whenever a pod came, went or began another life.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    pub(super) fn publish<'a>(&self, pods: impl Iterator<Item = &'a Arc<Pod>>) {
+    pub(super) fn publish<'a>(
+        &self,
+        pods: impl Iterator<Item = &'a Arc<Pod>>,
+        observed: impl Iterator<Item = (&'a PodEntry, &'a Arc<Netns>)>,
+    ) {
         let mut tables = Tables::default();
         for pod in pods {
             tables.by_ip.extend(pod.ips.iter().map(|ip| (ip, Arc::clone(pod))));
             tables.by_index.insert(pod.index, Arc::clone(pod));
             tables.by_uid.insert(pod.uid.clone(), Arc::clone(pod));
         }
+        tables.observed = observed.map(|(entry, netns)| ((entry.index, entry.epoch), Arc::clone(netns))).collect();
         self.now.store(Arc::new(tables));
         self.changes.send_replace(());
     }

@@ -58,8 +58,11 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         destination,
         |ip| pod.ips.like(ip).is_some(),
         |ip| proxy.pods.by_ip(ip).is_some(),
-        hint,
-        |service, count| proxy.balancer.next(service, count),
+        |service, endpoints| {
+            // What the kernel chose, if it may be chosen still.
+            let hinted = endpoints.iter().position(|(_, target)| Some(*target) == hint);
+            hinted.unwrap_or_else(|| proxy.balancer.next(service, endpoints.len()))
+        },
         proxy.hbone_port,
     );
     flow.service = service;

@@ -35,16 +35,15 @@ pub enum Route {
 }
 
 /// `can_dial` says whether the source has an address of the other one's family, `redirected_here` whether a pod with
-/// that address is redirected on this node; `choose` picks one of n endpoints of a service, unless `hint` is one of them,
-/// which the kernel chose; `hbone_port` is the tunnel's.
+/// that address is redirected on this node; `choose` picks one of the endpoints of a service, of which there is one at
+/// least; `hbone_port` is the tunnel's.
 pub fn resolve(
     snapshot: &Snapshot,
     source_uid: &str,
     destination: SocketAddr,
     can_dial: impl Fn(IpAddr) -> bool,
     redirected_here: impl Fn(IpAddr) -> bool,
-    hint: Option<SocketAddr>,
-    choose: impl FnOnce(&ServiceName, usize) -> usize,
+    choose: impl FnOnce(&ServiceName, &[Endpoint<'_>]) -> usize,
     hbone_port: u16,
 ) -> Resolved {
     let place = Place { source_uid, redirected_here: &redirected_here, hbone_port };
@@ -53,12 +52,15 @@ pub fn resolve(
         return Resolved { service: None, route: place.route(workload, destination) };
     };
     let name = service.service_name();
-    let route = match endpoint(snapshot, service, &name, destination, source_uid, can_dial, hint, choose) {
+    let route = match endpoint(snapshot, service, &name, destination, source_uid, can_dial, choose) {
         Ok((workload, target)) => place.route(Some(workload), target),
         Err((reason, why)) => Route::Refuse { reason, why },
     };
     Resolved { service: Some(name), route }
 }
+
+/// An endpoint of a service, and where it answers.
+pub type Endpoint<'a> = (&'a Arc<Workload>, SocketAddr);
 
 /// Who asks, and from where.
 struct Place<'a> {
@@ -89,8 +91,7 @@ fn endpoint(
     dialled: SocketAddr,
     source_uid: &str,
     can_dial: impl Fn(IpAddr) -> bool,
-    hint: Option<SocketAddr>,
-    choose: impl FnOnce(&ServiceName, usize) -> usize,
+    choose: impl FnOnce(&ServiceName, &[Endpoint<'_>]) -> usize,
 ) -> Result<(Arc<Workload>, SocketAddr), (&'static str, String)> {
     let port = dialled.port();
     if !service.ports.iter().any(|p| p.port == port) {
@@ -108,7 +109,6 @@ fn endpoint(
         let why = format!("service {name} has no healthy endpoint for port {port}{near}");
         return Err((reason::NO_HEALTHY_ENDPOINT, why));
     }
-    let hinted = hint.and_then(|hint| endpoints.iter().position(|(_, target)| *target == hint));
-    let (workload, target) = endpoints[hinted.unwrap_or_else(|| choose(name, endpoints.len()) % endpoints.len())];
+    let (workload, target) = endpoints[choose(name, &endpoints) % endpoints.len()];
     Ok((Arc::clone(workload), target))
 }

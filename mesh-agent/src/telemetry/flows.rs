@@ -81,7 +81,7 @@ impl FlowLog {
     pub fn begin(self: &Arc<Self>, direction: Direction, source: Party, destination: Party) -> OpenFlow {
         let now = SystemTime::now();
         self.open.fetch_add(1, Ordering::Relaxed);
-        metrics::opened(direction);
+        metrics::opened(direction, 1);
         OpenFlow {
             log: Arc::clone(self),
             live: None,

@@ -83,8 +83,10 @@ counters! {
     DirectFull = "DIRECT_FULL",
     /// sockops: the table of direct connections is full; a connection of an observed pod is not recorded
     ObservedFull = "OBSERVED_FULL",
-    /// sockops: a connection of an observed pod is recorded
+    /// sockops: a connection that an observed pod dials is recorded
     ObservedOpened = "OBSERVED_OPENED",
+    /// sockops: a connection that an observed pod accepted is recorded
+    ObservedAccepted = "OBSERVED_ACCEPTED",
     /// a direct or observed connection ended, and its record did not fit into the ring
     ClosedLost = "CLOSED_LOST",
     /// sk_lookup: the decision on a direct connection changed while it was dialled; steered to the agent

@@ -32,7 +32,7 @@ pub(super) struct Audited {
 }
 
 impl Registry {
-    /// Looks at everything that is redirected; the findings come to [`Registry::audited`].
+    /// Looks at everything that is redirected or observed; the findings come to [`Registry::audited`].
     pub(super) fn audit(&mut self) {
         if self.auditing.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
@@ -45,11 +45,14 @@ impl Registry {
             let faults = probe_faults(&probes, pod.entry(), probe_ports).into_iter().collect();
             Some(Subject { key: key.clone(), pod: Arc::clone(pod), cgroup: joined.cgroup.clone(), faults })
         });
+        let observed = self.audit_observed();
         let examined = examine(datapath, subjects.collect(), self.settings.outbound_port);
         let findings = self.findings.clone();
         let task = tokio::spawn(async move {
+            let mut found = examined.await;
+            found.pods.extend(observed);
             // Fails only if the registry is gone.
-            let _ = findings.send(examined.await).await;
+            let _ = findings.send(found).await;
         });
         self.auditing = Some(task.abort_handle());
     }
@@ -58,6 +61,8 @@ impl Registry {
     pub(super) fn audited(&mut self, findings: Findings<Key>) -> Option<Duration> {
         let Findings { shared, pods } = findings;
         let mut again = None;
+        // An observed pod has another slot now.
+        let mut moved = false;
         let mut shared = count_and_tell("", &shared);
         if !shared.is_empty() {
             shared = match self.hooks.mend_shared() {
@@ -74,7 +79,9 @@ impl Registry {
             // What leaves is taken apart.
             let Some(joined) = self.joined.get_mut(&key).filter(|joined| joined.leaving.is_none()) else { continue };
             // Hooked anew while it was looked at.
-            let Some(active) = joined.active.as_ref().filter(|active| active.pod.epoch == epoch) else { continue };
+            if joined.epoch() != Some(epoch) {
+                continue;
+            }
             let audited = &mut joined.audited;
             if faults.is_empty() {
                 (audited.proven, audited.broken) = (Some(SystemTime::now()), false);
@@ -90,9 +97,20 @@ impl Registry {
             if !audited.broken {
                 again = Some(SOON);
             }
-            if let Err(e) = self.hooks.mend(active, &joined.cgroup) {
+            let mended = match (&joined.active, joined.observed) {
+                (Some(active), _) => self.hooks.mend(active, &joined.cgroup),
+                (None, Some(entry)) => self.hooks.mend_observed(&joined.netns, entry).map(|mended| {
+                    moved |= mended != entry;
+                    joined.observed = Some(mended);
+                }),
+                (None, None) => Ok(()),
+            };
+            if let Err(e) = mended {
                 audited.fault.push_str(&format!("; mending failed: {e}"));
             }
+        }
+        if moved {
+            self.publish();
         }
         again
     }

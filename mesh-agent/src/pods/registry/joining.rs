@@ -38,12 +38,13 @@ impl Registry {
         if another {
             // It must not have what the other one had, and is refused until the configuration names it.
             let (active, netns) = (joined.active.take(), Arc::clone(&joined.netns));
-            let leaves = joined.leaving.is_some();
+            // Nothing is refused by taking these away.
+            let open = joined.leaving.is_some() || joined.observed.is_some();
             if let Some(waiting) = joined.waiting.take() {
                 waiting.abort();
             }
             *joined = Joined { heir: true, ..Joined::new(pod_uid, cgroup, netns) };
-            match leaves {
+            match open {
                 true => self.hooks.unhook(joined.netns.cookie(), active, Presence::Removed),
                 false => self.hooks.refuse(active),
             }

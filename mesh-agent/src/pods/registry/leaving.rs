@@ -4,7 +4,7 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::{Key, Redirection, Registry};
+use super::{Audited, Key, Redirection, Registry};
 use crate::pods::table::Presence;
 
 /// How long peers may still dial the tunnel's port: a change takes a second to reach everybody.
@@ -35,9 +35,11 @@ impl Registry {
         let now = Instant::now();
         let Some(joined) = self.joined.get_mut(key) else { return Redirection::Disabled };
         let Some(active) = &joined.active else {
-            // What an earlier agent left serves nobody.
-            if self.hooks.known(&joined.netns) {
+            // What an earlier agent left serves nobody, and what was observed is no longer.
+            if self.hooks.known(&joined.netns) || self.hooks.observed(&joined.netns).is_some() {
                 self.hooks.unhook(joined.netns.cookie(), None, Presence::Unhooked);
+                (joined.observed, joined.audited) = (None, Audited::default());
+                self.publish();
             }
             return Redirection::Disabled;
         };

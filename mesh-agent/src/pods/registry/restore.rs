@@ -11,6 +11,7 @@ use crate::{
     bpf::{Hooked, PodLink},
     pods::{
         Netns, cgroup,
+        hooks::is_observed,
         remembered::{Entry, find},
         table::Presence,
     },
@@ -90,20 +91,22 @@ impl Registry {
             // Nobody is taken for gone because nobody could look.
             Err(error) => return tracing::error!(error, "cannot look at the hooks of pods"),
         };
+        // An entry without a program holds nothing back.
+        let holds = |hooked: &&Hooked| hooked.link != PodLink::Dead && !hooked.entry.as_ref().is_some_and(is_observed);
         // A link that somebody detached is dead too; its pod is here and is hooked again.
         let here = |cookie| self.joined.values().any(|joined| joined.netns.cookie() == cookie);
-        for Hooked { cookie, link, .. } in hooked.iter().filter(|h| h.link == PodLink::Dead && !here(h.cookie)) {
+        for Hooked { cookie, link, .. } in hooked.iter().filter(|h| !holds(h) && !here(h.cookie)) {
             tracing::info!(cookie, ?link, "a pod went while no agent ran; its entries are removed");
             self.hooks.unhook(*cookie, None, Presence::Removed);
         }
-        let refused = |cookie| hooked.iter().any(|h| h.cookie == cookie && h.link != PodLink::Dead);
+        let refused = |cookie| hooked.iter().filter(holds).any(|h| h.cookie == cookie);
         // What nothing holds back needs nobody to look for it.
         self.lost.retain(|_, lost| refused(lost.entry.cookie));
         let mine = |cookie| {
             self.joined.values().any(|joined| joined.netns.cookie() == cookie)
                 || self.lost.values().any(|lost| lost.entry.cookie == cookie)
         };
-        for Hooked { cookie, .. } in hooked.iter().filter(|h| h.link != PodLink::Dead && !mine(h.cookie)) {
+        for Hooked { cookie, .. } in hooked.iter().filter(|h| holds(h) && !mine(h.cookie)) {
             tracing::warn!(
                 cookie,
                 "a namespace is redirected and nobody said whose it is; it stays refused until its pod joins"
