@@ -291,8 +291,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     ended
 }
 
-/// Until the pods of an earlier agent are found and the configuration names them, or for [`PODS_FOUND`]: what the kernel
-/// told meanwhile is about them.
+/// Until the pods of an earlier agent are found and the configuration names them, or for [`PODS_FOUND`]: what the
+/// kernel told meanwhile is about them.
 async fn settled(mut pods: watch::Receiver<Vec<PodStatus>>) {
     let settled = |pods: &Vec<PodStatus>| {
         !pods.is_empty() && !pods.iter().any(|pod| matches!(pod.redirection, Redirection::Pending(_)))

@@ -68,8 +68,8 @@ impl Direct {
 
     /// Keeps the kernel's tables as the configuration and the pods are, from now on and as the only one of this node:
     /// an agent that this one takes over from must have let go. Ends with an error of the ring only; if it is dropped,
-    /// what the kernel holds stays until its lease is over. Records wait for `named`: those of the time without an agent
-    /// are about pods that are about to be found again.
+    /// what the kernel holds stays until its lease is over. Records wait for `named`: those of the time without an
+    /// agent are about pods that are about to be found again.
     pub async fn run(self: Arc<Self>, named: impl Future<Output = ()>) -> io::Result<()> {
         self.locked().begin(&self.datapath);
         let _ends = Ends(&self);

@@ -1,6 +1,6 @@
 //! sockops: connections that the agent does not carry, the direct ones and those of observed pods. Each stands in a
-//! table while it is open, so that a change of policy finds it and no restart of the agent loses it, and leaves its last
-//! word in a ring.
+//! table while it is open, so that a change of policy finds it and no restart of the agent loses it, and leaves its
+//! last word in a ring.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -222,8 +222,8 @@ pub fn closed(ctx: &SockOpsContext, state: &SocketState) {
     let _ = DIRECT.remove(cookie);
 }
 
-/// The agent reads now and then by itself: it is woken only if that may be too late. A wake-up for each connection would
-/// cost more than the rest of its accounting.
+/// The agent reads now and then by itself: it is woken only if that may be too late. A wake-up for each connection
+/// would cost more than the rest of its accounting.
 #[inline(always)]
 fn wakeup() -> u32 {
     // SAFETY: the helper only reads

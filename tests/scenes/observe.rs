@@ -1,5 +1,5 @@
-//! A pod that is observed: its connections are recorded as the kernel saw them, and nothing else of it is different from
-//! a pod outside the mesh.
+//! A pod that is observed: its connections are recorded as the kernel saw them, and nothing else of it is different
+//! from a pod outside the mesh.
 
 use std::{
     net::{Ipv6Addr, SocketAddr},

@@ -1,5 +1,5 @@
-//! A pod that begins or ends to be observed, with connections open and others dialled all the time; and agents that come
-//! and go meanwhile.
+//! A pod that begins or ends to be observed, with connections open and others dialled all the time; and agents that
+//! come and go meanwhile.
 
 use anyhow::Result;
 use mesh_tests::{A, B, Patience, World, eventually};

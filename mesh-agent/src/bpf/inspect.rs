@@ -114,8 +114,8 @@ impl Datapath {
         for Hooked { cookie, entry, link } in self.hooked()? {
             match entry {
                 Some(entry) if entry.observed == 0 => drop(pods.insert(entry.index)),
-                // The pod was not redirected yet, or no longer: it may be observed. Its program names a slot that may be
-                // another's next.
+                // The pod was not redirected yet, or no longer: it may be observed. Its program names a slot that may
+                // be another's next.
                 _ if link != PodLink::Missing => self.unpin(cookie)?,
                 _ => {}
             }

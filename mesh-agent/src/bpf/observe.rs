@@ -8,8 +8,8 @@ use super::{
 };
 
 impl Datapath {
-    /// From now on the connections that the namespace opens and accepts are recorded. None is redirected or refused: that
-    /// takes the pod's cgroup, link and listener, and this sets none of them.
+    /// From now on the connections that the namespace opens and accepts are recorded. None is redirected or refused:
+    /// that takes the pod's cgroup, link and listener, and this sets none of them.
     pub fn observe_pod(&self, netns_cookie: u64, entry: PodEntry) -> Result<(), DatapathError> {
         debug_assert_ne!(entry.observed, 0, "any other entry redirects");
         self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))

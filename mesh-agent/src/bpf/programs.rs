@@ -186,8 +186,9 @@ impl Datapath {
             None => self.ports_unknown(index, netns_cookie)?,
         }
         self.ingress.attach(&self.pod_link(netns_cookie), netns, netns_cookie, entry)?;
-        self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
+        // The namespace first: a process of the pod's cgroup in a namespace that is not known is refused.
         self.maps.set_pod(netns_cookie, entry).map_err(|e| DatapathError::map("PODS", e))?;
+        self.maps.set_cgroup(cgroup, index).map_err(|e| DatapathError::map("CGROUPS", e))?;
         self.set_probes(entry, probe_ports)
     }
 
@@ -250,9 +251,10 @@ impl Datapath {
     /// its ports open.
     pub fn outbound_off(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
         let unknown = self.ports_unknown(index, netns_cookie);
-        let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
+        // The cgroup first: see `attach_pod`.
         let cgroup = self.maps.remove_cgroups_of(index).map_err(|e| DatapathError::map("CGROUPS", e));
-        unknown.and(pod).and(cgroup)
+        let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
+        unknown.and(cgroup).and(pod)
     }
 
     /// Leaves alone what arrives at a pod. The kernel takes the program away a moment later, and until then it steers:
@@ -267,8 +269,8 @@ impl Datapath {
 
     /// Leaves a pod alone again: outbound first, and every step is tried.
     pub fn detach_pod(&self, index: u32, netns_cookie: u64) -> Result<(), DatapathError> {
-        let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
         let cgroup = self.maps.remove_cgroups_of(index).map_err(|e| DatapathError::map("CGROUPS", e));
+        let pod = self.maps.remove_pod(netns_cookie).map_err(|e| DatapathError::map("PODS", e));
         let link = self.inbound_off(netns_cookie);
         let epoch = self.maps.set_epoch(index, 0).map_err(|e| DatapathError::map("EPOCHS", e));
         let listener = self.maps.clear_listener(index).map_err(|e| DatapathError::map("LISTENERS", e));

@@ -119,7 +119,8 @@ impl FlowLog {
         live.map(|connection| Arc::new(connection.now())).or_else(|| locked(&self.newest).find(id))
     }
 
-    /// Totals of the connections that ended, and how many are open now, by edge; `open` are those that no agent carries.
+    /// Totals of the connections that ended, and how many are open now, by edge; `open` are those that no agent
+    /// carries.
     pub fn edges(&self, open: Vec<Flow>) -> Vec<(Edge, Totals, u64)> {
         let connections: Vec<Connection> = locked(&self.forwarded).values().cloned().collect();
         let connections = connections.into_iter().chain(open.into_iter().map(Connection::of));

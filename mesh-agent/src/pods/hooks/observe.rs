@@ -1,4 +1,5 @@
-//! Observed pods: a slot, an epoch and an entry that says so. Nobody listens for them, and nothing of theirs is steered.
+//! Observed pods: a slot, an epoch and an entry that says so. Nobody listens for them, and nothing of theirs is
+//! steered.
 
 use mesh_common::abi::PodEntry;
 
