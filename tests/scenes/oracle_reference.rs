@@ -163,7 +163,8 @@ fn pattern_fits(pattern: &str, value: &str) -> bool {
     }
 }
 
-/// Both as binary digits, IPv4 as the last 32 of ::ffff:0:0/96. An IPv6 network around all of IPv4 holds no IPv4 address.
+/// Both as binary digits, IPv4 as the last 32 of ::ffff:0:0/96. An IPv6 network around all of IPv4 holds no IPv4
+/// address.
 fn network_fits(network: &str, ip: IpAddr) -> bool {
     let (address, length) = match network.split_once('/') {
         Some((address, length)) => (address, Some(length.parse::<usize>().expect("a length"))),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use mesh_tests::{A, B, End, NodeId, Patience, World, eventually};
+use mesh_tests::{A, B, End, Patience, World, eventually};
 
 use crate::{
     cast::{Cast, policy},
@@ -16,9 +16,6 @@ use crate::{
 
 /// From the start of the program to pods that are served; asked for 0.5 s, with room for a machine that is busy.
 const SERVING_MS: u128 = 3000;
-
-/// On each node's own loopback device.
-const METRICS: &str = "127.0.0.1:15020";
 
 #[test]
 fn a_killed_agent_serves_its_pods_again_without_being_told() -> Result<()> {
@@ -173,7 +170,7 @@ fn a_damaged_configuration_opens_nothing() -> Result<()> {
 #[test]
 fn a_pod_that_went_meanwhile_leaves_nothing() -> Result<()> {
     let mut world = World::new("went meanwhile")?;
-    world.agent_options.push(format!("--metrics={METRICS}"));
+    world.metrics();
     let client = world.pod("shop", "client", A)?;
     let near = world.pod("shop", "near", A)?;
     let far = world.pod("shop", "far", B)?;
@@ -188,7 +185,7 @@ fn a_pod_that_went_meanwhile_leaves_nothing() -> Result<()> {
     eventually("one pod's link is left", Patience::LONG, || Ok((world.node(A).hooked_pods()? == 1).then_some(())))?;
     eventually("client is served", Patience::LONG, || Ok((world.redirected(A)?.len() == 1).then_some(())))?;
     eventually("one entry of each sort is left", Patience::LONG, || {
-        Ok((entries(&world, A, "PODS")? == 1 && entries(&world, A, "CGROUPS")? == 1).then_some(()))
+        Ok((world.entries(A, "PODS")? == 1 && world.entries(A, "CGROUPS")? == 1).then_some(()))
     })?;
     let status = world.status(A)?.to_string();
     assert!(!status.contains("\"near\""), "{status}");
@@ -196,18 +193,10 @@ fn a_pod_that_went_meanwhile_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Entries of an eBPF map, as the agent's metrics tell.
-fn entries(world: &World, node: NodeId, map: &str) -> Result<usize> {
-    let text = world.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;
-    let prefix = format!("mesh_bpf_map_entries{{map=\"{map}\"}} ");
-    let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
-    Ok(line.with_context(|| format!("no metric {prefix}in:\n{text}"))?.parse()?)
-}
-
 #[test]
 fn an_agent_that_dies_between_two_steps_leaves_nothing_half_done() -> Result<()> {
     let mut world = World::new("half done")?;
-    world.agent_options.push(format!("--metrics={METRICS}"));
+    world.metrics();
     let client = world.pod("shop", "client", A)?;
     let near = world.pod("shop", "near", A)?;
     world.pod("shop", "third", A)?;
@@ -228,7 +217,7 @@ fn an_agent_that_dies_between_two_steps_leaves_nothing_half_done() -> Result<()>
         world.kill_agent(A)?;
         world.restart_agent(A)?;
         eventually("all have left", Patience::LONG, || {
-            let left = entries(&world, A, "PODS")? == 0 && entries(&world, A, "CGROUPS")? == 0;
+            let left = world.entries(A, "PODS")? == 0 && world.entries(A, "CGROUPS")? == 0;
             Ok((left && world.node(A).hooked_pods()? == 0).then_some(()))
         })?;
         assert!(client.say(near.at(7000), "plain")?.echoed());

@@ -1,9 +1,12 @@
 //! What was closed stays closed: nothing that goes missing, and no other way round, opens a pod.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-use anyhow::Result;
-use mesh_tests::{A, B, End};
+use anyhow::{Context, Result};
+use mesh_tests::{A, B, End, Patience, eventually};
 
 use crate::cast::Cast;
 
@@ -25,6 +28,41 @@ fn a_pod_that_the_configuration_forgets_stays_redirected() -> Result<()> {
     assert!(status.contains("the configuration does not name it any more"), "{status}");
     // Others feel nothing.
     assert!(client.say(far.at(7000), "as before")?.echoed());
+    Ok(())
+}
+
+#[test]
+fn a_label_that_the_disk_has_not_heard_of_holds() -> Result<()> {
+    let Cast { mut world, client, near, far } = Cast::waiting("label after the disk")?;
+    for server in [&near, &far] {
+        server.serve("echo", 7000)?;
+    }
+    world.settle()?;
+    let (file, marker) = (world.node(A).state_dir().join("configuration"), world.marker());
+    let unmeshed = eventually("the configuration is on the disk", Patience::SHORT, || {
+        let bytes = fs::read(&file).context("no configuration yet")?;
+        Ok(bytes.windows(marker.len()).any(|part| part == marker.as_bytes()).then_some(bytes))
+    })?;
+    world.mesh("shop")?;
+    world.kill_controller()?;
+    world.kill_agent(A)?;
+    // As if it had died before it wrote.
+    fs::write(&file, unmeshed)?;
+    let capture = world.capture()?;
+    world.restart_agent(A)?;
+    world.agent(A)?.process.says("pods of an earlier agent", Patience::SHORT)?;
+    for to in [far.at(7000), near.at(7000)] {
+        assert_eq!(client.say(to, "canary-unconfirmed")?.end, End::Refused, "{to}");
+    }
+    assert_eq!(world.node(A).host.say(near.at(7000), "in plaintext")?.end, End::Refused);
+    assert!(!capture.contains(b"canary-unconfirmed")?);
+    let status = world.status(A)?.to_string();
+    assert!(status.contains("the controller has not confirmed yet that it is not in the mesh"), "{status}");
+    world.start_controller()?;
+    eventually("it is served as the controller says", Patience::LONG, || {
+        Ok(client.say(far.at(7000), "canary-unconfirmed")?.echoed().then_some(()))
+    })?;
+    assert!(!capture.contains(b"canary-unconfirmed")?);
     Ok(())
 }
 

@@ -17,7 +17,10 @@ const NFT_LIMIT: Duration = Duration::from_secs(5);
 
 /// A client whose connection stays open.
 #[derive(Debug)]
-pub struct Held(Arc<Process>);
+pub struct Held {
+    process: Arc<Process>,
+    until: PathBuf,
+}
 
 /// A running nginx.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ pub struct Nginx {
 
 /// Servers. Each returns when its port listens, and runs until the world ends.
 impl Place {
-    /// A verb of mesh-test-app: echo, greet, peer, slow, reset, sink.
+    /// A verb of mesh-test-app: echo, greet, peer, late, slow, reset, sink.
     pub fn serve(&self, verb: &str, port: u16) -> Result<Arc<Process>> {
         self.serve_at(verb, Ipv4Addr::UNSPECIFIED.into(), port)
     }
@@ -176,10 +179,11 @@ impl Place {
 
     /// A connection to an echo server that lasts until somebody ends it. The server has answered when this returns.
     pub fn hold(&self, to: SocketAddr) -> Result<Held> {
-        let options = arguments(&["hold", "--to", &to.to_string()]);
+        let until = self.logs.join(format!("hold-{}.end", self.next_number()));
+        let options = arguments(&["hold", "--to", &to.to_string(), "--until", &until.display().to_string()]);
         let process = self.keep("hold", &config::built("mesh-test-app")?, &options)?;
         process.says("answered", Patience::SHORT)?;
-        Ok(Held(process))
+        Ok(Held { process, until })
     }
 
     /// What curl prints for `url`; an error names curl's exit code and message.
@@ -201,25 +205,31 @@ impl Place {
         let addresses = text.lines().filter_map(|line| line.split_whitespace().nth(3));
         addresses
             .map(|address| {
-                let address = address.replace("[::ffff:", "").replace(']', "");
-                address.parse().with_context(|| format!("not an address of ss: {address}"))
+                let remote: SocketAddr = address.parse().with_context(|| format!("not an address of ss: {address}"))?;
+                Ok(SocketAddr::new(remote.ip().to_canonical(), remote.port()))
             })
             .collect()
     }
 }
 
 impl Held {
+    /// Lets its client end it in order; what the client saw.
+    pub fn finish(&self) -> Result<Dialled> {
+        fs::write(&self.until, "").with_context(|| format!("write {}", self.until.display()))?;
+        self.ended(Patience::SHORT)
+    }
+
     /// How it ended; waits for that.
     pub fn ended(&self, patience: Patience) -> Result<Dialled> {
-        eventually("the held connection ends", patience, || Ok(self.0.ended()?.map(drop)))?;
-        let log = self.0.log()?;
+        eventually("the held connection ends", patience, || Ok(self.process.ended()?.map(drop)))?;
+        let log = self.process.log()?;
         let line = log.lines().last().with_context(|| "the client said nothing")?;
         serde_json::from_str(line).with_context(|| format!("not a report: {line}"))
     }
 
     /// It is still open.
     pub fn is_open(&self) -> Result<bool> {
-        Ok(self.0.ended()?.is_none())
+        Ok(self.process.ended()?.is_none())
     }
 }
 

@@ -98,6 +98,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
         }
         "CONNECT_LINK_LOCAL" => "An IPv6 link-local address names no workload. Use the destination's own address.",
         "STEERED_CLOSED" => "Nobody in the pod listens on that port.",
+        "STEERED_ELSEWHERE" => {
+            "A connection that was decided for another pod arrived at this one. If that pod did not just go, look which \
+             pod answers for its address."
+        }
         "LISTENING_FULL" => {
             "The kernel's table of listening ports is full, so closed ports look open until a dial finds them closed. \
              Raise --max-listening of the agent."

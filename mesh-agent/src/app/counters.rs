@@ -48,7 +48,8 @@ impl Counters {
 
     /// Brings the metrics to what the kernel counted until now.
     pub fn gather(&self) {
-        telemetry::map_entries(self.datapath.map_entries());
+        // The tables of connections may be long: connections shall not wait.
+        telemetry::map_entries(tokio::task::block_in_place(|| self.datapath.map_entries()));
         telemetry::kernel_counters(self.datapath.counters().map(|(counter, value)| (counter.name(), value)));
         // Under the lock: two scrapes at a time must not tell the same connections.
         let mut told = self.told();

@@ -69,7 +69,7 @@ impl Subscription {
 
     /// Takes what was held by an earlier agent. The controller has confirmed nothing of it.
     pub fn recall(&mut self, store: &Store, response: DeltaDiscoveryResponse) {
-        self.take(store, response);
+        self.apply(store, response, false);
         (self.answered, self.refused) = (false, None);
     }
 
@@ -86,6 +86,10 @@ impl Subscription {
     /// what could not. For a refused resource its last good version stays; a policy that never had one makes those
     /// whom it may be about unreachable, and a namespace whose accounts never had one has none.
     pub fn take(&mut self, store: &Store, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+        self.apply(store, response, true)
+    }
+
+    fn apply(&mut self, store: &Store, response: DeltaDiscoveryResponse, confirms: bool) -> DeltaDiscoveryRequest {
         let DeltaDiscoveryResponse { system_version_info: _, resources, type_url, nonce, removed_resources } = response;
         let mut taken = Vec::with_capacity(resources.len());
         let mut unread = Vec::new();
@@ -115,6 +119,7 @@ impl Subscription {
             upserts,
             unreadable: rejections.iter().filter(|_| self.kind == Kind::Policy).map(unreadable).collect(),
             policies_answered: self.kind == Kind::Policy,
+            pods_confirmed: confirms && self.kind == Kind::LocalPod && rejections.is_empty(),
         };
         let error = match (store.apply(delta), rejections.as_slice()) {
             (Err(error), _) => Some(error.to_string()),

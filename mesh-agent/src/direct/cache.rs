@@ -70,6 +70,8 @@ pub struct State {
     ids: HashMap<u64, u64>,
     /// Verdicts of an earlier agent whose pods were not found yet.
     inherited: Vec<(VerdictKey, Verdict)>,
+    /// They are kept until then (kernel time) also if their lease is over: records name them.
+    inherits_until: u64,
 }
 
 impl State {
@@ -85,6 +87,7 @@ impl State {
             revoked: HashMap::new(),
             ids: HashMap::new(),
             inherited: Vec::new(),
+            inherits_until: 0,
         }
     }
 
@@ -92,6 +95,7 @@ impl State {
     /// until its lease is over.
     pub fn begin(&mut self, datapath: &Datapath) {
         self.inherited = datapath.verdicts();
+        self.inherits_until = kernel_now().saturating_add(nanoseconds(REMEMBERED));
         let connections = datapath.direct_connections();
         let named = self.inherited.iter().map(|(_, verdict)| verdict.decision);
         // A number that a record may still name must not be given again.
@@ -388,7 +392,7 @@ impl State {
                         self.retire(verdict.decision);
                     }
                 }
-                _ if verdict.expires > kernel_now() => left.push((key, verdict)),
+                _ if verdict.expires.max(self.inherits_until) > kernel_now() => left.push((key, verdict)),
                 _ => self.remove(direct, &key),
             }
         }

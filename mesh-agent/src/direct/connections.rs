@@ -1,5 +1,5 @@
-//! The connections that are open and no agent carries: which decisions they stand on, and the end of those that a change
-//! denies.
+//! The connections that are open and no agent carries: which decisions they stand on, and the end of those that a
+//! change denies.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -79,8 +79,8 @@ impl Direct {
         }
     }
 
-    /// Ends what is open and denied now, by exact 4-tuple and cookie. A generation that was raised before makes sure that
-    /// none comes after the table was read.
+    /// Ends what is open and denied now, by exact 4-tuple and cookie. A generation that was raised before makes sure
+    /// that none comes after the table was read.
     pub(super) async fn revoke(&self, snapshot: &Snapshot) {
         let doomed = tokio::task::block_in_place(|| self.doomed(snapshot));
         for (netns, targets) in doomed.into_values() {
@@ -113,8 +113,8 @@ impl Direct {
         doomed
     }
 
-    /// Whom a connection stands for now, and where its socket is; `None`: the target left the mesh and decides nothing, or
-    /// the source is gone from the node, and its socket with it.
+    /// Whom a connection stands for now, and where its socket is; `None`: the target left the mesh and decides nothing,
+    /// or the source is gone from the node, and its socket with it.
     fn pair_now(&self, open: &abi::Direct) -> Option<(Pair, Arc<Netns>)> {
         let known = self.known(open.decision);
         let by_slot = |index, epoch| self.pods.by_index(index).filter(|pod| pod.epoch == epoch);

@@ -18,6 +18,8 @@ const READ: Duration = Duration::from_millis(100);
 
 /// Reads the ring until it fails.
 pub async fn read(direct: &Direct) -> io::Result<()> {
+    // Decisions of an earlier agent are taken over as its pods are found, which was just now.
+    tokio::time::sleep(READ).await;
     let ring = direct.datapath.closed().map_err(io::Error::other)?;
     read_closed(ring, READ, |closed| direct.ended(&closed)).await
 }

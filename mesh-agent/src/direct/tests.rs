@@ -1,5 +1,5 @@
-//! Random configurations: what the kernel does by what it was told is what the configuration says, as `Snapshot::decide`
-//! and a slow reading of it say; and nothing is done by what does not hold any more.
+//! Random configurations: what the kernel does by what it was told is what the configuration says, as
+//! `Snapshot::decide` and a slow reading of it say; and nothing is done by what does not hold any more.
 
 mod generate;
 #[path = "../../../mesh-common/tests/authorize/reference.rs"]
@@ -226,7 +226,7 @@ fn change(dice: &mut Dice, mesh: &Mesh, first: bool) -> Delta {
     }
     let unreadable = if dice.chance(6) { vec![dice.unreadable()] } else { Vec::new() };
     let upserts = objects.into_iter().map(|object| (object.resource_name(), object)).collect();
-    Delta { removals, upserts, unreadable, policies_answered: !first || dice.chance(90) }
+    Delta { removals, upserts, unreadable, policies_answered: !first || dice.chance(90), pods_confirmed: true }
 }
 
 /// Two workloads, or one that the configuration does not have (any more).

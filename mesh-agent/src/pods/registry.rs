@@ -299,6 +299,13 @@ impl Registry {
             let wanted = matches!(wish, Wish::Redirect(..));
             let redirection = match wish {
                 Wish::Redirect(pod, identity) => self.advance(&key, &pod, identity),
+                // The label may have been written after the disk was.
+                Wish::Leave | Wish::Observe(_) if !snapshot.confirms_pods() && self.is_redirected(&key) => {
+                    Redirection::Pending(
+                        "it is redirected, and the controller has not confirmed yet that it is not in the mesh"
+                            .to_owned(),
+                    )
+                }
                 Wish::Observe(pod) => self.observe(&key, &pod),
                 Wish::Leave => self.open(&key),
                 Wish::Unknown if self.leaves(&key) => self.open(&key),
@@ -337,6 +344,12 @@ impl Registry {
             joined.old_program = Some(now + PROGRAM_RETRY);
         }
         Some(Duration::ZERO)
+    }
+
+    /// The kernel redirects it, by this agent's or an earlier one's doing, and it does not leave yet.
+    fn is_redirected(&self, key: &Key) -> bool {
+        let of = |joined: &Joined| joined.active.is_some() || self.hooks.known(&joined.netns);
+        !self.leaves(key) && self.joined.get(key).is_some_and(of)
     }
 
     /// One pod that the configuration does not name.

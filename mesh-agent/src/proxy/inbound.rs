@@ -158,8 +158,8 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     }
 }
 
-/// The pod of this node behind a connection that was to be direct: the decision changed while it was dialled, so it came
-/// here. The kernel proves who dialled.
+/// The pod of this node behind a connection that was to be direct: the decision changed while it was dialled, so it
+/// came here. The kernel proves who dialled.
 fn late(proxy: &Proxy, stream: &TcpStream, peer: SocketAddr) -> Option<Arc<Pod>> {
     let (index, epoch) = match proxy.datapath.attested_late(stream) {
         Ok(late) => late?,

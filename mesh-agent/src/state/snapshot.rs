@@ -43,6 +43,8 @@ pub struct Snapshot {
 
     /// It was said what policies there are.
     policies_known: bool,
+    /// The controller said which pods this node has.
+    pods_confirmed: bool,
     /// Policies that exist, of which no version could be read, with whom they are about.
     unreadable: Arc<BTreeMap<PolicyName, Reach>>,
 }
@@ -97,6 +99,11 @@ impl Snapshot {
     /// The workloads that serve a service, healthy or not, by uid. They may be known before the service itself is.
     pub fn endpoints(&self, service: &ServiceName) -> &[Arc<Workload>] {
         self.endpoints.of(service)
+    }
+
+    /// The controller has said which pods this node has, and not only an earlier agent.
+    pub fn confirms_pods(&self) -> bool {
+        self.pods_confirmed
     }
 
     /// The pods of this node, by uid.

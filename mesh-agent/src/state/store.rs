@@ -20,6 +20,9 @@ pub struct Delta {
     pub unreadable: Vec<Unreadable>,
     /// The batch answers what policies there are: before the first such answer nothing is permitted.
     pub policies_answered: bool,
+    /// The controller answered which pods this node has, and all of it could be read. What was kept on the disk is
+    /// less: it may be older than what the kernel holds.
+    pub pods_confirmed: bool,
 }
 
 /// A policy that exists and could not be read. Unless an earlier version of it is held, whomever it may be about is
@@ -118,7 +121,7 @@ impl Store {
     ///
     /// [`StoreError::NameMismatch`] if a resource's name is not that of its content.
     pub fn apply(&self, delta: Delta) -> Result<Arc<Snapshot>, StoreError> {
-        let Delta { removals, upserts, unreadable, policies_answered } = delta;
+        let Delta { removals, upserts, unreadable, policies_answered, pods_confirmed } = delta;
         for (name, object) in &upserts {
             let content = object.resource_name();
             if content != *name {
@@ -147,6 +150,7 @@ impl Store {
             changed |= next.put_unreadable(policy);
         }
         changed |= policies_answered && next.policies_answered();
+        changed |= pods_confirmed && next.pods_confirmed();
         if changed {
             next.next_generation();
             self.snapshots.send_replace(Arc::new(next));

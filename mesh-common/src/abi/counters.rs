@@ -103,6 +103,9 @@ counters! {
     SteeredProbe = "STEERED_PROBE",
     /// sk_lookup dropped: nobody in the pod listens on that port
     SteeredClosed = "STEERED_CLOSED",
+    /// sk_lookup dropped: a connection of a pod of this node that was decided for another pod, or another life of this
+    /// one
+    SteeredElsewhere = "STEERED_ELSEWHERE",
     /// the table of listening ports is full: from now on closed ports are steered to the agent like open ones
     ListeningFull = "LISTENING_FULL",
     /// sockops: a listener of a redirected pod closed; the agent looks which are left

@@ -29,7 +29,7 @@ pub struct Last {
     pub all_acked: bool,
 }
 
-/// How it ended, an [`ending`], and the payload bytes that were acknowledged and received. Exact for what was
+/// How it ended, an [`mod@ending`], and the payload bytes that were acknowledged and received. Exact for what was
 /// established and ended in order; of a reset, what the peer acknowledged until then.
 #[inline(always)]
 pub fn ending(last: &Last) -> (u32, u64, u64) {

@@ -71,12 +71,15 @@ pub fn steer(facts: &Lookup, tables: &impl Tables) -> Steer {
             return Steer::Pass(Counter::SteeredOwnPod);
         }
     }
-    if let Some(entry) = tables.attested(&facts.tuple)
-        && entry.target == facts.pod.index
-        && entry.target_epoch == facts.pod.epoch
-    {
+    if let Some(entry) = tables.attested(&facts.tuple) {
+        let here = entry.target == facts.pod.index && entry.target_epoch == facts.pod.epoch;
         if entry.source == NODE {
-            return Steer::Pass(Counter::SteeredProbe);
+            return if here { Steer::Pass(Counter::SteeredProbe) } else { AGENT };
+        }
+        // Its dialler wants another pod, and does not know that this one has the address: since a moment ago, or since
+        // it says so to its neighbours (ARP, NDP).
+        if !here {
+            return Steer::Drop(Counter::SteeredElsewhere);
         }
         if tables.epoch(entry.source) == Some(entry.source_epoch) {
             if entry.generation == AGENT_WATCHES || tables.generation(entry.target) == Some(entry.generation) {
@@ -219,13 +222,13 @@ mod tests {
             assert_eq!(steer(&facts, &tables(by_agent)), Steer::Pass(Counter::SteeredAttested));
             let late = Attestation { generation: 8, ..good };
             assert_eq!(steer(&facts, &tables(late)), Steer::Agent(Counter::SteeredLate));
-            for bad in [
-                Attestation { source_epoch: 4, ..good },
-                Attestation { source: 2, ..good },
-                Attestation { target: 2, ..good },
-                Attestation { target_epoch: 6, ..good },
-            ] {
+            for bad in [Attestation { source_epoch: 4, ..good }, Attestation { source: 2, ..good }] {
                 assert_eq!(steer(&facts, &tables(bad)), AGENT, "{bad:?}");
+            }
+            // Whoever dialled wants somebody else.
+            let elsewhere = Steer::Drop(Counter::SteeredElsewhere);
+            for bad in [Attestation { target: 2, ..good }, Attestation { target_epoch: 6, ..good }] {
+                assert_eq!(steer(&facts, &tables(bad)), elsewhere, "{bad:?}");
             }
         }
     }

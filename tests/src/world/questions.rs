@@ -8,6 +8,8 @@ use serde_json::Value;
 use super::World;
 use crate::{Denial, Flow, NodeId, Patience, Pod, ctl, eventually, expect_flow};
 
+const METRICS: &str = "127.0.0.1:15020";
+
 impl World {
     /// The agent's own status.
     pub fn status(&self, node: NodeId) -> Result<Value> {
@@ -48,6 +50,19 @@ impl World {
     /// A counter of the node's eBPF programs, as `STEERED_AGENT`.
     pub fn counter(&self, node: NodeId, name: &str) -> Result<u64> {
         self.status(node)?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
+    }
+
+    /// Entries of an eBPF map as the agent's metrics tell; it must run with [`World::metrics`].
+    pub fn entries(&self, node: NodeId, map: &str) -> Result<usize> {
+        let text = self.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;
+        let prefix = format!("mesh_bpf_map_entries{{map=\"{map}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        Ok(line.with_context(|| format!("no metric {prefix}in:\n{text}"))?.parse()?)
+    }
+
+    /// The agents started from now on have metrics, on the node's own loopback device.
+    pub fn metrics(&mut self) {
+        self.agent_options.push(format!("--metrics={METRICS}"));
     }
 
     /// The pods that an agent redirects now, "namespace/name".

@@ -13,6 +13,10 @@ impl Snapshot {
         self.generation += 1;
     }
 
+    pub(in crate::state) fn pods_confirmed(&mut self) -> bool {
+        !std::mem::replace(&mut self.pods_confirmed, true)
+    }
+
     pub(in crate::state) fn policies_answered(&mut self) -> bool {
         !std::mem::replace(&mut self.policies_known, true)
     }

@@ -3,6 +3,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -105,13 +106,18 @@ pub fn send(send: &Send) -> Result<()> {
     Ok(())
 }
 
-/// A byte there and back until the connection ends; prints "connected" first.
-pub fn hold(to: SocketAddr) -> Result<()> {
+/// A byte there and back until the connection ends, or it is ended in order since the file is there; prints "answered"
+/// first.
+pub fn hold(to: SocketAddr, until: Option<&Path>) -> Result<()> {
     let mut progress = Progress::new();
     let outcome = TcpStream::connect(to).and_then(|mut stream| {
         progress.connected(&stream);
         stream.set_read_timeout(Some(Duration::from_secs(5) * patience()))?;
         loop {
+            if until.is_some_and(Path::exists) {
+                stream.shutdown(Shutdown::Write)?;
+                return read_to_end(&mut stream, &mut progress).map(|()| End::Eof);
+            }
             stream.write_all(b".")?;
             progress.report.sent += 1;
             let mut byte = [0];

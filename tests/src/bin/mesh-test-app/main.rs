@@ -55,6 +55,8 @@ enum Verb {
     Reset(Listen),
     /// Server: reads everything and says nothing
     Sink(Listen),
+    /// Server: as peer, but after the first connection it takes no other for 1.2 seconds, and only two may wait
+    Late(Listen),
     /// Client: connects, sends, prints one JSON line for each connection
     Send(dial::Send),
     /// Server: answers the port's number on each of several ports and closes
@@ -72,14 +74,17 @@ enum Verb {
     /// Attacker: one SYN with this source address
     Forge {
         #[arg(long)]
-        from: std::net::SocketAddrV6,
+        from: SocketAddr,
         #[arg(long)]
-        to: std::net::SocketAddrV6,
+        to: SocketAddr,
     },
     /// Client: one connection, a byte there and back each 20 ms until it ends
     Hold {
         #[arg(long)]
         to: SocketAddr,
+        /// End it in order once this file is there
+        #[arg(long)]
+        until: Option<PathBuf>,
     },
     /// Load for benchmarks, and what it meets
     #[command(subcommand)]
@@ -109,12 +114,13 @@ fn main() -> Result<()> {
         Verb::Slow(at) => serve::run(at.address, at.port, serve::slow),
         Verb::Reset(at) => serve::run(at.address, at.port, serve::reset),
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
+        Verb::Late(at) => serve::late(at.address, at.port),
         Verb::Send(send) => dial::send(&send),
         Verb::Doors(doors) => knock::doors(&doors),
         Verb::Knock { to } => knock::knock(&to),
         Verb::Hbone { plan } => hbone::run(&plan),
         Verb::Forge { from, to } => forge::syn(from, to),
-        Verb::Hold { to } => dial::hold(to),
+        Verb::Hold { to, until } => dial::hold(to, until.as_deref()),
         Verb::Bench(bench) => bench::run(bench),
         Verb::Talk(talk) => talk::talk(&talk),
         Verb::ListenToScripts(stage) => talk::listen(&stage),

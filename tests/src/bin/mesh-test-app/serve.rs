@@ -16,13 +16,30 @@ pub type Serve = fn(TcpStream, SocketAddr) -> std::io::Result<()>;
 pub fn run(address: IpAddr, port: u16, serve: Serve) -> Result<()> {
     let listener = TcpListener::bind((address, port)).with_context(|| format!("listen on {address}:{port}"))?;
     loop {
-        let (stream, accepted) = listener.accept().context("accept")?;
-        thread::spawn(move || {
-            if let Err(error) = serve(stream, accepted) {
-                println!("{accepted}: {error}");
-            }
-        });
+        serve_one(&listener, serve)?;
     }
+}
+
+/// [`peer`], with a full queue (listen(2)) for a while after the first connection.
+pub fn late(address: IpAddr, port: u16) -> Result<()> {
+    let listener = TcpListener::bind((address, port)).with_context(|| format!("listen on {address}:{port}"))?;
+    // One more than this may wait (`sk_acceptq_is_full`).
+    rustix::net::listen(&listener, 1).context("listen")?;
+    serve_one(&listener, peer)?;
+    thread::sleep(Duration::from_millis(1200));
+    loop {
+        serve_one(&listener, peer)?;
+    }
+}
+
+fn serve_one(listener: &TcpListener, serve: Serve) -> Result<()> {
+    let (stream, accepted) = listener.accept().context("accept")?;
+    thread::spawn(move || {
+        if let Err(error) = serve(stream, accepted) {
+            println!("{accepted}: {error}");
+        }
+    });
+    Ok(())
 }
 
 pub fn echo(mut stream: TcpStream, _: SocketAddr) -> std::io::Result<()> {

@@ -15,6 +15,9 @@ pub struct Options {
     /// Dial from this address
     #[arg(long)]
     from: Option<IpAddr>,
+    /// With --from: and from this port, even if an earlier connection had it
+    #[arg(long, default_value_t = 0, requires = "from")]
+    from_port: u16,
     /// A socket that can do IPv6 only
     #[arg(long)]
     v6only: bool,
@@ -28,7 +31,7 @@ pub struct Options {
 
 /// Without options it is std's connect.
 pub fn connect(to: &SocketAddr, limit: Duration, options: &Options) -> io::Result<TcpStream> {
-    let Options { from, v6only, mptcp, mark } = options;
+    let Options { from, from_port, v6only, mptcp, mark } = options;
     if from.is_none() && !v6only && !mptcp && mark.is_none() {
         return TcpStream::connect_timeout(to, limit);
     }
@@ -46,7 +49,8 @@ pub fn connect(to: &SocketAddr, limit: Duration, options: &Options) -> io::Resul
         SockRef::from(&socket).set_mark(*mark)?;
     }
     if let Some(from) = from {
-        bind(&socket, &SocketAddr::new(*from, 0))?;
+        sockopt::set_socket_reuseaddr(&socket, *from_port != 0)?;
+        bind(&socket, &SocketAddr::new(*from, *from_port))?;
     }
     // A connect that the send timeout ends answers EINPROGRESS (socket(7)).
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit))?;
