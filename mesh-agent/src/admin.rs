@@ -109,7 +109,7 @@ impl Admin {
                 .counters()
                 .map(|(counter, value)| nodemesh::Counter { name: counter.name().to_owned(), value })
                 .collect(),
-            open_connections: self.flows.open(),
+            open_connections: self.flows.open().saturating_add(self.direct.open_count()),
             last_nack: control.last_nack.unwrap_or_default(),
             configuration_from_disk: control.from_disk,
             not_ready: self.readiness.not_ready().unwrap_or_default(),

@@ -113,7 +113,11 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let certificates = Certificates::new(Arc::new(signer), Default::default());
     let flows = FlowLog::new();
     let table = Arc::new(PodTable::default());
-    let between = direct::Settings { lease: settings.verdict_lease, hbone_port: settings.hbone_port };
+    let between = direct::Settings {
+        lease: settings.verdict_lease,
+        max_verdicts: settings.max_verdicts,
+        hbone_port: settings.hbone_port,
+    };
     let direct =
         Direct::new(between, Arc::clone(&datapath), Arc::clone(&store), Arc::clone(&table), Arc::clone(&flows));
     let proxy = Arc::new(Proxy {
@@ -184,6 +188,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let run_dir = &settings.places.run_dir;
     let beginning = Beginning::new(takeover, run_dir, &certificates, control_seen, recalled);
     let Beginning { pods: handed, sockets, before } = beginning.await?;
+    tracing::info!("serving beside the old agent, if there is one");
     registry.adopt(handed);
     tokio::spawn(admin::report(seen.pods, states));
     let (admin_socket, join_socket) = (begin::listener(&sockets.admin)?, begin::listener(&sockets.joins)?);
@@ -272,8 +277,8 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let ended = match ended {
         Some(Ok(Ended::HandedOver(lets_go))) => {
             speaks.send_replace(false);
-            counters.end();
             helpers.shutdown().await;
+            counters.end();
             // Fails only if the successor has gone again.
             let _ = lets_go.send(());
             tracing::info!("replaced; what is live goes on until it ends or the deadline comes");

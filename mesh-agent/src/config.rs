@@ -19,7 +19,7 @@ pub enum Command {
     /// Tell the running agent of a pod, as a CNI plugin does
     #[command(subcommand)]
     Pod(Pod),
-    /// Take every trace of an agent from the kernel; traffic goes direct afterwards
+    /// Take every trace of an agent from the kernel; connections go as without a mesh afterwards
     Uninstall(Places),
     /// Whether this kernel takes the eBPF programs, and what each costs its verifier; attaches nothing
     Programs {
@@ -64,7 +64,8 @@ pub struct Run {
     /// Ports on which this node's pods may listen before closed ones look open, in every pod
     #[arg(long, default_value_t = mesh_common::abi::MAX_LISTENING, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_listening: u32,
-    /// Connections between two pods of this node that may be open without the agent; it carries those above
+    /// Connections that no agent carries, direct ones and those of observed pods, that may be open. A direct one that
+    /// finds no room fails, and the agent carries the next ones; an observed one is not recorded
     #[arg(long, default_value_t = mesh_common::abi::MAX_DIRECT, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_direct: u32,
     /// Decisions on such connections that the kernel may hold; the agent carries what finds no room

@@ -27,6 +27,7 @@ use services::Services;
 use crate::{
     bpf::Datapath,
     pods::{Pod, PodTable},
+    sock_diag,
     state::{Snapshot, Store},
     telemetry::FlowLog,
 };
@@ -39,6 +40,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 pub struct Settings {
     /// How long the kernel may act on a decision that nobody renews.
     pub lease: Duration,
+    /// How many verdicts the kernel holds at most.
+    pub max_verdicts: u32,
     /// Port of the tunnel between nodes, which is never dialled directly.
     pub hbone_port: u16,
 }
@@ -71,7 +74,14 @@ impl Direct {
     /// what the kernel holds stays until its lease is over. Records wait for `named`: those of the time without an
     /// agent are about pods that are about to be found again.
     pub async fn run(self: Arc<Self>, named: impl Future<Output = ()>) -> io::Result<()> {
-        self.locked().begin(&self.datapath);
+        if let Err(e) = sock_diag::can_destroy() {
+            tracing::error!(
+                error = %e,
+                "this kernel ends no sockets (CONFIG_INET_DIAG_DESTROY): the agent carries what could be direct"
+            );
+        } else {
+            self.locked().begin(&self.datapath);
+        }
         let _ends = Ends(&self);
         let services = Services::new(&self.datapath);
         tokio::select! {
@@ -85,7 +95,8 @@ impl Direct {
 
     /// The agent decided about a connection of `source`; the kernel shall know it of those to come.
     pub fn learn(&self, source: &Pod, target: &Pod, destination: SocketAddr) {
-        let mut state = self.locked();
+        // While a change is brought to the kernel nobody waits for it: the next connect teaches it.
+        let Ok(mut state) = self.state.try_lock() else { return };
         if state.is_active() {
             state.learn(self, source, target, destination);
         }
@@ -96,6 +107,12 @@ impl Direct {
     pub fn in_force(&self) -> Arc<Snapshot> {
         let state = self.locked();
         if state.is_active() { state.applied() } else { self.store.snapshot() }
+    }
+
+    /// Connections that are open and that no agent carries.
+    pub fn open_count(&self) -> u32 {
+        let open = tokio::task::block_in_place(|| self.datapath.direct_connections().len());
+        u32::try_from(open).unwrap_or(u32::MAX)
     }
 
     /// The decision with this number, which the kernel names.
@@ -134,6 +151,8 @@ impl Direct {
                 // Connections come first.
                 tokio::task::yield_now().await;
             }
+            // What was open before may stand on an entry that has gone meanwhile.
+            let in_use = tokio::task::block_in_place(|| self.in_use());
             self.locked().forget_decisions(&in_use);
         }
     }

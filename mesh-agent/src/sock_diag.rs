@@ -14,8 +14,10 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
 };
+
+use rustix::net::sockopt::socket_cookie;
 
 pub use info::Info;
 use message::{Id, LISTEN, LIVE, Socket};
@@ -74,6 +76,18 @@ pub fn connections() -> io::Result<Vec<Connection>> {
         found.insert(cookie, Connection { cookie, local, remote, state: socket.state, info });
     })?;
     Ok(found.into_values().collect())
+}
+
+/// Tries whether the kernel ends sockets: it was built for it, and this process may. On a connection of its own, within
+/// the loopback device.
+pub fn can_destroy() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let stream = TcpStream::connect(listener.local_addr()?)?;
+    let target = Target { local: stream.local_addr()?, remote: stream.peer_addr()?, cookie: socket_cookie(&stream)? };
+    match destroy_all(&[target])? {
+        1 => Ok(()),
+        _ => Err(io::Error::other("its own connection was not found")),
+    }
 }
 
 /// Ends exactly these sockets (SOCK_DESTROY): their applications see ECONNABORTED, their peers a reset. Gives how many

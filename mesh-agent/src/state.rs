@@ -6,7 +6,7 @@ mod index;
 mod snapshot;
 mod store;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use backends::backends;
 pub use snapshot::Snapshot;

@@ -53,6 +53,8 @@ pub fn observed(ctx: &SockOpsContext, key: &FlowKey, state: &SocketState, direct
         count(if direction == direction::INBOUND { Counter::ObservedAccepted } else { Counter::ObservedOpened });
         watch_state(ctx);
     } else {
+        // What could be direct shall not find out by failing.
+        overflowed(table::DIRECT);
         count(Counter::ObservedFull);
     }
 }

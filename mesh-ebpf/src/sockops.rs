@@ -53,10 +53,10 @@ fn dialled(ctx: &SockOpsContext) {
     let Some((sk, state)) = stored(ctx) else { return };
     let key = flow(ctx);
     let published = match state.kind {
-        kind::REDIRECTED | kind::UPSTREAM | kind::OWN => publish(&key, &state),
-        kind::ATTEST => attest(&key, &state, AGENT_WATCHES),
-        kind::DIRECT => direct::dialled(ctx, &key, &state),
-        kind::OBSERVED => return direct::observed(ctx, &key, &state, direction::OUTBOUND),
+        kind::REDIRECTED | kind::UPSTREAM | kind::OWN => publish(&key, state),
+        kind::ATTEST => attest(&key, state, AGENT_WATCHES),
+        kind::DIRECT => direct::dialled(ctx, &key, state),
+        kind::OBSERVED => return direct::observed(ctx, &key, state, direction::OUTBOUND),
         _ => return,
     };
     match published {
@@ -67,13 +67,14 @@ fn dialled(ctx: &SockOpsContext) {
             watch_state(ctx);
         }
         Err(counter) => {
+            let pod = state.pod;
             // connect fails with EHOSTUNREACH (tcp_connect looks for a route after this callback): over IPv6, the SYN
             // would reach whoever in the pod listens on the port that it was sent to.
             bind(ctx, NO_DEVICE);
             // The mark is what the agent looks for after its connect: without it, it gives up.
             // SAFETY: checked for null in `stored`
             unsafe { clear_socket_state(sk) };
-            refused(counter, key.netns, state.pod, key.local, key.remote);
+            refused(counter, key.netns, pod, key.local, key.remote);
         }
     }
 }
@@ -130,41 +131,47 @@ fn accepted(ctx: &SockOpsContext) {
     let here = flow(ctx);
     // As its dialler sees it
     let key = FlowKey { netns: here.netns, local: here.remote, remote: here.local };
-    // SAFETY: entries are replaced, not changed in place
-    if let Some(left) = unsafe { PENDING.get(key) }.copied() {
-        let _ = PENDING.remove(key);
+    // SAFETY: entries are replaced, not changed in place, and this one by nobody before it is removed below
+    if let Some(left) = unsafe { PENDING.get(key) } {
         // Both ends see true addresses anyway.
-        if left.kind == kind::OWN {
-            return;
+        if left.kind != kind::OWN {
+            take(ctx, &here, left);
         }
-        let Some(sk) = full_socket(ctx) else { return };
-        let kind = if left.kind == kind::REDIRECTED { kind::ACCEPTED } else { kind::SERVED };
-        // SAFETY: checked for null above
-        if unsafe { set_socket_state(sk, || SocketState { kind, ..left }) } {
-            count(Counter::PendingTaken);
-        } else {
-            // The application would take its agent's loopback address for its client: nothing that the client says
-            // must reach it. The agent sees it by itself that its own end has no state.
-            if kind == kind::SERVED {
-                bind(ctx, NO_DEVICE);
-            }
-            refused(Counter::TakenStorageFull, here.netns, left.pod, here.local, here.remote);
-        }
+        let _ = PENDING.remove(key);
         return;
     }
     let tuple = Tuple { source: here.remote, destination: here.local };
     // SAFETY: entries are replaced, not changed in place
-    if let Some(entry) = unsafe { ATTESTED.get(tuple) }.copied() {
+    let Some(pod) = (unsafe { PODS.get(here.netns) }) else { return };
+    // SAFETY: as above
+    if let Some(entry) = unsafe { ATTESTED.get(tuple) }.copied()
+        // Any namespace can have a connection of these addresses within itself.
+        && (entry.target, entry.target_epoch) == (pod.index, pod.epoch)
+    {
         let _ = ATTESTED.remove(tuple);
         direct::accepted(ctx, &entry);
     }
-    // SAFETY: as above
-    if let Some(pod) = unsafe { PODS.get(here.netns) }.copied()
-        && pod.observed != 0
-        && !here.remote.ip.is_loopback()
-    {
-        direct::observed_accept(ctx, &here, &pod);
+    if pod.observed != 0 && !here.remote.ip.is_loopback() {
+        direct::observed_accept(ctx, &here, pod);
     }
+}
+
+/// What the dialler left becomes the accepted socket's.
+#[inline(always)]
+fn take(ctx: &SockOpsContext, here: &FlowKey, left: &SocketState) {
+    let Some(sk) = full_socket(ctx) else { return };
+    let kind = if left.kind == kind::REDIRECTED { kind::ACCEPTED } else { kind::SERVED };
+    // SAFETY: checked for null above
+    if unsafe { set_socket_state(sk, || SocketState { kind, ..*left }) } {
+        count(Counter::PendingTaken);
+        return;
+    }
+    // The application would take its agent's loopback address for its client: nothing that the client says must reach
+    // it. The agent sees it by itself that its own end has no state.
+    if kind == kind::SERVED {
+        bind(ctx, NO_DEVICE);
+    }
+    refused(Counter::TakenStorageFull, here.netns, left.pod, here.local, here.remote);
 }
 
 /// The dialler is gone; what nobody took must not wait for another connection of the same 4-tuple.
@@ -179,9 +186,9 @@ fn closed(ctx: &SockOpsContext) {
         kind::ATTEST => withdraw(&key, state.pod),
         kind::DIRECT => {
             withdraw(&key, state.pod);
-            direct::closed(ctx, &state);
+            direct::closed(ctx, state);
         }
-        kind::OBSERVED | kind::OBSERVED_SERVED => direct::closed(ctx, &state),
+        kind::OBSERVED | kind::OBSERVED_SERVED => direct::closed(ctx, state),
         _ => {}
     }
 }
@@ -245,13 +252,14 @@ pub fn watch_state(ctx: &SockOpsContext) {
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
+/// The socket and its state, where it lies: the stack of 512 bytes, of all calls together, has no room for copies.
 #[inline(always)]
-pub fn stored(ctx: &SockOpsContext) -> Option<(*mut bpf_sock, SocketState)> {
+pub fn stored(ctx: &SockOpsContext) -> Option<(*mut bpf_sock, &SocketState)> {
     let sk = full_socket(ctx)?;
     // SAFETY: not null
     let state = unsafe { socket_state(sk) };
-    // SAFETY: null or as large as the map's values
-    (!state.is_null()).then(|| (sk, unsafe { *state }))
+    // SAFETY: null or as large as the map's values; it lives with the socket, which outlives the callback
+    (!state.is_null()).then(|| (sk, unsafe { &*state }))
 }
 
 #[inline(always)]

@@ -79,6 +79,49 @@ fn a_resting_reader_holds_its_sender_and_costs_a_window() -> Result<()> {
     Ok(())
 }
 
+/// Bytes that wait in the kernel for the connections of a pod, on their way out and in (proc_net_tcp in the kernel's
+/// documentation: the fifth column).
+fn queued(pod: &Pod) -> Result<u64> {
+    let text = pod.read("/proc/net/tcp")? + &pod.read("/proc/net/tcp6")?;
+    let queues = text.lines().filter_map(|line| line.split_whitespace().nth(4)?.split_once(':'));
+    let bytes =
+        queues.filter_map(|(out, come)| Some(u64::from_str_radix(out, 16).ok()? + u64::from_str_radix(come, 16).ok()?));
+    Ok(bytes.sum())
+}
+
+/// The largest buffer of a connection, as `tcp_rmem` or `tcp_wmem` says.
+fn largest(pod: &Pod, way: &str) -> Result<u64> {
+    let text = pod.read(&format!("/proc/sys/net/ipv4/tcp_{way}"))?;
+    text.split_whitespace().nth(2).context("three numbers")?.parse().context("a number")
+}
+
+#[test]
+fn a_resting_reader_of_a_direct_connection_costs_the_kernel_its_buffers() -> Result<()> {
+    let stage = Stage::new("kernel memory")?;
+    let size = 48 * MIB;
+    let scripts = [script("", [(write(size).then(Then::Fin), to_end().after(1500)), (idle(), idle())])];
+    let bound = largest(&stage.near, "rmem")? + largest(&stage.client, "wmem")?;
+    let done = AtomicBool::new(false);
+    let (most, played) = thread::scope(|scope| -> Result<_> {
+        let working = scope.spawn(|| {
+            let outcome = stage.play(Way::Direct, &scripts, 1);
+            done.store(true, Ordering::Release);
+            outcome
+        });
+        let mut most = 0;
+        while !done.load(Ordering::Acquire) {
+            most = most.max(queued(&stage.client)? + queued(&stage.near)?);
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok((most, working.join().expect("it does not panic")?))
+    })?;
+    let server = &played[0].server[0];
+    assert_eq!((server.read, server.wrong_at, &server.end), (size, None, &Ending::Eof), "{played:?}");
+    assert!(most > MIB, "nothing was seen to wait: {most} bytes");
+    assert!(most <= bound, "{most} bytes waited in the kernel, and the buffers hold {bound}");
+    Ok(())
+}
+
 #[test]
 fn a_hundred_resting_readers_cost_a_hundred_windows() -> Result<()> {
     let stage = Stage::new("hundred readers")?;

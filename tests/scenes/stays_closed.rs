@@ -98,8 +98,14 @@ fn multipath_tcp_is_no_way_round() -> Result<()> {
         world.flow(A, "over MPTCP", |flow| {
             flow.destination.pod == server.full_name() && flow.source.identity == client.identity()
         })?;
+        // Once more, to the near one without the agent.
+        let report = client.dial_once(server.at(7000), &["--mptcp", "--text", "canary-on-many-paths"])?;
+        assert!(report.echoed(), "{}: {report:?}", server.name);
     }
     assert!(!capture.contains(b"canary-on-many-paths")?);
+    assert_eq!(world.counter(A, "CONNECT_DIRECT")?, 1);
+    let flow = world.flow(A, "over MPTCP, directly", |flow| flow.path == "direct")?;
+    assert_eq!((flow.bytes_sent, flow.verdict.as_str()), (20, "forwarded"), "{flow:?}");
     Ok(())
 }
 

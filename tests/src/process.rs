@@ -64,6 +64,11 @@ impl Process {
         child.wait().map(drop).with_context(|| format!("wait for {}", self.name))
     }
 
+    /// Stops it in its tracks (SIGSTOP), or lets it go on.
+    pub fn hold_still(&self, still: bool) -> Result<()> {
+        signal(self.pid, if still { Signal::STOP } else { Signal::CONT })
+    }
+
     /// SIGTERM, without waiting.
     pub fn ask_to_end(&self) -> Result<()> {
         signal(self.pid, Signal::TERM)

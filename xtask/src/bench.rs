@@ -9,6 +9,7 @@ mod items;
 mod lasting;
 mod machine;
 mod meter;
+mod revoked;
 mod same_node;
 mod stage;
 mod table;

@@ -48,6 +48,10 @@ fn decision(flow: &Flow) -> String {
         (..) if !flow.source.pod.is_empty() && is_same(&flow.source, &flow.destination) => {
             "Permitted: what a pod says to itself is outside policy.".to_owned()
         }
+        // The kernel's own record, and not of a direct connection.
+        (..) if flow.path == Some(Path::Passthrough) && flow.tcp.is_some() => {
+            "Only recorded: the pod is observed, and no policy is asked about what it dials or accepts.".to_owned()
+        }
         (..) if flow.direction == Direction::Outbound && flow.path == Some(Path::Tunnel) => {
             "Permitted; the destination's agent decided.".to_owned()
         }

@@ -28,6 +28,8 @@ struct Opened {
     direct: u64,
     dialled: u64,
     accepted: u64,
+    /// Records and refusals that found no room in a ring.
+    lost: u64,
 }
 
 impl Counters {
@@ -59,6 +61,7 @@ impl Counters {
             for (direction, count) in now.since(told) {
                 telemetry::opened(direction, count);
             }
+            telemetry::flows_lost("ring", now.lost.saturating_sub(told.lost));
             *told = now;
         }
     }
@@ -83,7 +86,8 @@ impl Opened {
     fn now(datapath: &Datapath) -> Self {
         let [direct, dialled, accepted] =
             [Counter::DirectOpened, Counter::ObservedOpened, Counter::ObservedAccepted].map(|of| datapath.counter(of));
-        Self { direct, dialled, accepted }
+        let lost = [Counter::ClosedLost, Counter::EventsLost].map(|of| datapath.counter(of)).iter().sum();
+        Self { direct, dialled, accepted, lost }
     }
 
     /// Those that are new; none if the counters began anew.
@@ -100,12 +104,12 @@ mod tests {
 
     #[test]
     fn each_connection_is_new_once() {
-        let before = Opened { direct: 5, dialled: 7, accepted: 9 };
-        let now = Opened { direct: 6, dialled: 9, accepted: 12 };
+        let before = Opened { direct: 5, dialled: 7, accepted: 9, lost: 0 };
+        let now = Opened { direct: 6, dialled: 9, accepted: 12, lost: 0 };
         assert_eq!(now.since(&before), [(Direction::Outbound, 3), (Direction::Inbound, 3)]);
         assert_eq!(now.since(&now), [(Direction::Outbound, 0), (Direction::Inbound, 0)]);
         // After an uninstall
-        let anew = Opened { direct: 0, dialled: 0, accepted: 1 };
+        let anew = Opened { direct: 0, dialled: 0, accepted: 1, lost: 0 };
         assert_eq!(anew.since(&before), [(Direction::Outbound, 0), (Direction::Inbound, 0)]);
     }
 }

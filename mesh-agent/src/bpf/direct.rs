@@ -112,7 +112,11 @@ impl Datapath {
             .map_err(|e| DatapathError::map("BACKENDS", e))
     }
 
-    /// Lists of endpoints, by id, that no service names.
+    pub fn remove_backend(&self, key: BackendKey) -> Result<(), DatapathError> {
+        absent_is_fine(lock(&self.direct.backends).remove(&key)).map_err(|e| DatapathError::map("BACKENDS", e))
+    }
+
+    /// Every place of every list of endpoints.
     pub fn backend_ids(&self) -> Vec<BackendKey> {
         lock(&self.direct.backends).keys().filter_map(Result::ok).collect()
     }

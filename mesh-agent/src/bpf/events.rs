@@ -64,19 +64,31 @@ pub(super) fn since_boot() -> Duration {
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
+/// Events that are taken before others of the same thread have their turn: one pod that is refused in a loop must not
+/// stop them.
+const AT_ONCE: usize = 256;
+
 /// Hands each event of the ring to `take`. Returns only with an error.
 pub async fn read_events(ring: RingBuf<MapData>, take: impl Fn(KernelEvent)) -> io::Result<()> {
     // SAFETY: the ring owns its descriptor and keeps it until `AsyncFd` drops it
     let mut ring = unsafe { AsyncFd::register(ring) }?;
     loop {
         let mut guard = ring.readable_mut().await?;
-        let ring = guard.get_inner_mut();
-        while let Some(item) = ring.next() {
+        let (ring, mut left) = (guard.get_inner_mut(), AT_ONCE);
+        while left > 0
+            && let Some(item) = ring.next()
+        {
+            left -= 1;
             if let Some(event) = decode(&item) {
                 take(event);
             }
         }
-        guard.clear_ready();
+        if left > 0 {
+            guard.clear_ready();
+        } else {
+            drop(guard);
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -92,10 +104,17 @@ pub async fn read_closed(ring: RingBuf<MapData>, every: Duration, mut take: impl
             _ = tick.tick() => {}
             ready = ring.readable() => ready?.clear_ready(),
         }
+        let mut left = AT_ONCE;
         while let Some(item) = ring.get_mut().next() {
             if item.len() >= size_of::<Closed>() {
                 // SAFETY: the length was checked, and any bytes are a `Closed` (plain integers)
                 take(unsafe { item.as_ptr().cast::<Closed>().read_unaligned() });
+            }
+            drop(item);
+            left -= 1;
+            if left == 0 {
+                tokio::task::yield_now().await;
+                left = AT_ONCE;
             }
         }
     }

@@ -18,7 +18,8 @@ use tokio::task::block_in_place;
 use super::{
     inspect::Fault,
     link::attach_or_replace,
-    programs::{Datapath, DatapathError, fd_link, fd_of, program},
+    loading::{fd_link, fd_of, program},
+    programs::{Datapath, DatapathError},
 };
 use crate::telemetry;
 

@@ -28,6 +28,8 @@ use crate::{
 pub const AT_ONCE: usize = 256;
 /// A verdict that no connect asked for during this time, and no open connection stands on, goes.
 const IDLE: Duration = Duration::from_secs(600);
+/// One source has no more than that part of all verdicts: what it dials beyond goes through the agent.
+const SHARES: usize = 16;
 /// A decision of which nothing is open any more is kept that long, for records that are on their way.
 const REMEMBERED: Duration = Duration::from_secs(10);
 
@@ -56,6 +58,8 @@ struct Entry {
 pub struct State {
     active: bool,
     entries: HashMap<VerdictKey, Entry>,
+    /// How many of them are of each source, by its index.
+    of_source: HashMap<u32, usize>,
     decisions: HashMap<u32, Arc<Known>>,
     /// Decisions that no entry names any more, and since when (kernel time).
     retired: HashMap<u32, u64>,
@@ -68,6 +72,12 @@ pub struct State {
     revoked: HashMap<u64, (Decision, u64)>,
     /// The records' numbers of open connections that somebody asked for.
     ids: HashMap<u64, u64>,
+    /// The log says that the kernel's table is full.
+    told_full: bool,
+    /// Sockets could not be ended: it is to be tried again.
+    again: bool,
+    /// A connection may be open for which no entry stands: every change is to be compared with what is open.
+    strays: bool,
     /// Verdicts of an earlier agent whose pods were not found yet.
     inherited: Vec<(VerdictKey, Verdict)>,
     /// They are kept until then (kernel time) also if their lease is over: records name them.
@@ -79,6 +89,7 @@ impl State {
         Self {
             active: false,
             entries: HashMap::new(),
+            of_source: HashMap::new(),
             decisions: HashMap::new(),
             retired: HashMap::new(),
             next: 1,
@@ -86,6 +97,10 @@ impl State {
             applied,
             revoked: HashMap::new(),
             ids: HashMap::new(),
+            told_full: false,
+            again: false,
+            // Of an earlier agent
+            strays: true,
             inherited: Vec::new(),
             inherits_until: 0,
         }
@@ -119,6 +134,17 @@ impl State {
 
     pub fn known(&self, decision: u32) -> Option<Arc<Known>> {
         self.decisions.get(&decision).cloned()
+    }
+
+    /// These could not be ended, and their records shall not say that they were.
+    pub fn not_ended(&mut self, cookies: &[u64]) {
+        cookies.iter().for_each(|cookie| drop(self.revoked.remove(cookie)));
+        self.again = true;
+    }
+
+    /// Whether something is open that could not be ended; it is asked once.
+    pub fn try_again(&mut self) -> bool {
+        std::mem::take(&mut self.again)
     }
 
     /// The connection is ended by this decision.
@@ -155,6 +181,10 @@ impl State {
             }
             return;
         }
+        let share = (direct.settings.max_verdicts as usize / SHARES).max(1);
+        if !self.entries.contains_key(&key) && self.of_source.get(&source.index).is_some_and(|count| *count >= share) {
+            return;
+        }
         let pair = Pair {
             source: source.uid.clone(),
             target: target.uid.clone(),
@@ -162,7 +192,8 @@ impl State {
             source_ip,
             destination,
         };
-        let snapshot = direct.store.snapshot();
+        // By what every other entry is judged by: the next change is compared with it.
+        let snapshot = Arc::clone(&self.applied);
         let judged = judge(&snapshot, &pair, direct.settings.hbone_port);
         self.enter(direct, &snapshot, key, (source, target), pair, judged);
     }
@@ -193,8 +224,9 @@ impl State {
             decision,
             known,
         };
-        if let Some(before) = self.entries.insert(key, entry) {
-            self.retire(before.decision);
+        match self.entries.insert(key, entry) {
+            Some(before) => self.retire(before.decision),
+            None => *self.of_source.entry(key.source).or_default() += 1,
         }
         if !self.write(direct, &key) {
             self.remove(direct, &key);
@@ -235,11 +267,10 @@ impl State {
         match direct.datapath.set_verdict(key, verdict) {
             Ok(true) => true,
             Ok(false) => {
-                tracing::warn!(
-                    map = "VERDICTS",
-                    option = "--max-verdicts",
-                    "full; the agent carries what finds no room"
-                );
+                if !std::mem::replace(&mut self.told_full, true) {
+                    let why = "full; the agent carries what finds no room";
+                    tracing::warn!(map = "VERDICTS", option = "--max-verdicts", why);
+                }
                 false
             }
             Err(e) => {
@@ -288,8 +319,12 @@ impl State {
     }
 
     fn remove(&mut self, direct: &Direct, key: &VerdictKey) {
+        self.strays = true;
         if let Some(entry) = self.entries.remove(key) {
             self.retire(entry.decision);
+            if let Some(count) = self.of_source.get_mut(&key.source) {
+                *count = count.saturating_sub(1);
+            }
         }
         if let Err(e) = direct.datapath.remove_verdict(key) {
             tracing::error!(error = %anyhow::Error::from(e), "cannot take a decision from the kernel; its lease ends it");
@@ -305,6 +340,8 @@ impl State {
             if !lives(entry.source) || !lives(entry.target) {
                 gone.push(*key);
             } else if !is_alike(snapshot, &self.applied, &entry.known.pair) {
+                // What is open may have to end though connections to come are treated as before.
+                changed = true;
                 let judged = judge(snapshot, &entry.known.pair, direct.settings.hbone_port);
                 let (was, is) = (&entry.known.decision.outcome, &judged.decision.outcome);
                 if judged.action != entry.action || was != is {
@@ -312,7 +349,7 @@ impl State {
                 }
             }
         }
-        changed |= !gone.is_empty() || !judged_anew.is_empty();
+        changed |= self.strays || !gone.is_empty() || !judged_anew.is_empty();
         gone.iter().for_each(|key| self.remove(direct, key));
         // First nothing counts, then what counts is said: whatever happens between, the agent decides.
         let targets: HashSet<u32> = judged_anew
@@ -368,7 +405,18 @@ impl State {
         for (key, verdict) in std::mem::take(&mut self.inherited) {
             let pods = (direct.pods.by_index(key.source), direct.pods.by_index(verdict.target));
             match pods {
-                _ if self.entries.contains_key(&key) => {}
+                // It was learnt anew meanwhile; connections of that time name the earlier agent's number.
+                _ if self.entries.contains_key(&key) => {
+                    let Some(entry) = self.entries.get(&key) else { continue };
+                    let (known, target, differs) =
+                        (Arc::clone(&entry.known), entry.target.0, entry.action != verdict.action);
+                    self.decisions.insert(verdict.decision, known);
+                    self.retire(verdict.decision);
+                    if differs {
+                        self.raise(direct, target);
+                        self.rewrite(direct, &key);
+                    }
+                }
                 (Some(source), Some(target))
                     if (source.epoch, target.epoch) == (verdict.source_epoch, verdict.target_epoch) =>
                 {
@@ -406,7 +454,7 @@ impl State {
         for key in keys {
             let Some(entry) = self.entries.get(key) else { continue };
             let used = direct.datapath.verdict(key).is_none_or(|verdict| verdict.used > idle_since);
-            if used || in_use.decisions.contains(&entry.decision) || in_use.pairs.contains(key) {
+            if used || in_use.decisions.contains(&entry.decision) || in_use.pairs.contains(&(*key, entry.source.1)) {
                 self.rewrite(direct, key);
             } else {
                 self.remove(direct, key);
@@ -423,7 +471,12 @@ impl State {
             .filter(|(decision, since)| **since < late && !in_use.decisions.contains(decision))
             .map(|(decision, _)| *decision)
             .collect();
+        // Slots are used again: the epoch tells whose entry it is.
+        let stands = |(key, epoch): &(VerdictKey, u32)| self.entries.get(key).is_some_and(|e| e.source.1 == *epoch);
+        self.strays = !in_use.pairs.iter().all(stands);
+        self.told_full = false;
         // Their records were lost.
+        self.ids.retain(|cookie, _| in_use.cookies.contains(cookie));
         self.revoked.retain(|cookie, (_, since)| *since >= late || in_use.cookies.contains(cookie));
         for decision in forgotten {
             self.retired.remove(&decision);

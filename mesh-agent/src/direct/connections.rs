@@ -29,7 +29,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct InUse {
     pub cookies: HashSet<u64>,
     pub decisions: HashSet<u32>,
-    pub pairs: HashSet<VerdictKey>,
+    /// With the epoch of the source.
+    pub pairs: HashSet<(VerdictKey, u32)>,
 }
 
 /// Sockets of one namespace that are to be destroyed.
@@ -41,7 +42,10 @@ impl Direct {
         for (cookie, open) in self.datapath.direct_connections() {
             in_use.cookies.insert(cookie);
             in_use.decisions.insert(open.decision);
-            in_use.pairs.insert(VerdictKey { source: open.pod, destination: open.remote });
+            if open.direction == direction::DIRECT {
+                let key = VerdictKey { source: open.pod, destination: open.remote };
+                in_use.pairs.insert((key, open.epoch));
+            }
         }
         in_use
     }
@@ -75,7 +79,13 @@ impl Direct {
         let mut tick = tokio::time::interval(LOOK);
         loop {
             tick.tick().await;
-            self.make_room();
+            tokio::task::block_in_place(|| self.make_room());
+            // Its own guard: it must not be held while anything is awaited.
+            let again = { self.locked().try_again() };
+            if again {
+                let snapshot = self.in_force();
+                self.revoke(&snapshot).await;
+            }
         }
     }
 
@@ -84,11 +94,14 @@ impl Direct {
     pub(super) async fn revoke(&self, snapshot: &Snapshot) {
         let doomed = tokio::task::block_in_place(|| self.doomed(snapshot));
         for (netns, targets) in doomed.into_values() {
-            let count = targets.len();
+            let (count, cookies) = (targets.len(), targets.iter().map(|target| target.cookie).collect::<Vec<_>>());
             let end = move || netns.run(|| sock_diag::destroy_all(&targets)).and_then(|ended| ended);
             match tokio::task::spawn_blocking(end).await.map_err(io::Error::other).and_then(|ended| ended) {
                 Ok(ended) => tracing::info!(ended, of = count, "direct connections ended, since they are denied now"),
-                Err(e) => tracing::error!(error = %e, count, "cannot end direct connections that are denied now"),
+                Err(e) => {
+                    tracing::error!(error = %e, count, "cannot end direct connections that are denied now");
+                    self.locked().not_ended(&cookies);
+                }
             }
         }
     }
@@ -118,8 +131,11 @@ impl Direct {
     fn pair_now(&self, open: &abi::Direct) -> Option<(Pair, Arc<Netns>)> {
         let known = self.known(open.decision);
         let by_slot = |index, epoch| self.pods.by_index(index).filter(|pod| pod.epoch == epoch);
-        let (source, target) = (by_slot(open.pod, open.epoch), by_slot(open.target, open.target_epoch));
-        let destination = open.remote.into();
+        let (local, destination): (SocketAddr, SocketAddr) = (open.local.into(), open.remote.into());
+        // In another life, or known to an earlier agent only: the socket with exactly these addresses is of whoever has
+        // them.
+        let source = by_slot(open.pod, open.epoch).or_else(|| self.pods.by_ip(local.ip()));
+        let target = by_slot(open.target, open.target_epoch).or_else(|| self.pods.by_ip(destination.ip()));
         let (source_uid, target_uid) = match (&source, &target, &known) {
             (Some(source), Some(target), _) => (source.uid.clone(), target.uid.clone()),
             (_, _, Some(known)) => (known.pair.source.clone(), known.pair.target.clone()),
@@ -128,7 +144,6 @@ impl Direct {
         };
         // Perhaps in another life.
         let (source, target) = (self.pods.by_uid(&source_uid), self.pods.by_uid(&target_uid)?);
-        let local: SocketAddr = open.local.into();
         let netns = match &source {
             Some(source) => Arc::clone(&source.netns),
             None => known.as_ref()?.netns.upgrade()?,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use mesh_common::{
-    abi::{self, SockAddr},
+    abi::{self, Ip, SockAddr},
     model::{Service, Workload},
 };
 
@@ -36,6 +36,13 @@ impl Services {
     pub fn new(datapath: &Datapath) -> Self {
         let next = datapath.backend_ids().iter().map(|key| key.id).max().unwrap_or(0).wrapping_add(1);
         let counts = datapath.services();
+        // Lists that an agent wrote and did not live to name.
+        let named: HashSet<u32> = counts.iter().map(|(_, service)| service.id).collect();
+        for key in datapath.backend_ids().into_iter().filter(|key| !named.contains(&key.id)) {
+            if let Err(e) = datapath.remove_backend(key) {
+                tracing::warn!(error = %anyhow::Error::from(e), "cannot remove a list of endpoints that nobody names");
+            }
+        }
         let unknown = |(at, service): (SockAddr, abi::Service)| {
             // Of another length than any that is written: it is exchanged at the first look.
             (at, List { id: service.id, endpoints: vec![at; service.count as usize] })
@@ -50,7 +57,7 @@ impl Services {
             let snapshot = changes.borrow_and_update().clone();
             // Nothing is known yet: what an earlier agent wrote is better.
             if snapshot.generation() > 0
-                && let Err(e) = self.apply(&snapshot, datapath)
+                && let Err(e) = tokio::task::block_in_place(|| self.apply(&snapshot, datapath))
             {
                 tracing::error!(error = %anyhow::Error::from(e), "cannot tell the kernel the endpoints of services");
                 // Everything is compared again at the next change.
@@ -127,6 +134,10 @@ impl Services {
     }
 }
 
+/// The one endpoint of a service that has none. It names its service like any other, so that no connect is refused for
+/// a value that was exchanged while it was read.
+const NOBODY: SockAddr = SockAddr { ip: Ip::NONE, port: 0 };
+
 /// Any workload of this node: they all have the place of their node.
 fn place(snapshot: &Snapshot) -> Option<&Arc<Workload>> {
     snapshot.local_pods().find_map(|pod| snapshot.workload(&pod.uid))
@@ -151,6 +162,9 @@ fn endpoints(snapshot: &Snapshot, service: &Arc<Service>, at: SockAddr, from: &W
         return None;
     }
     let chosen = backends(snapshot, service, dialled, from, |_| true);
+    if chosen.is_empty() {
+        return Some(vec![NOBODY]);
+    }
     let same_family = chosen.iter().all(|(_, address)| address.is_ipv4() == dialled.is_ipv4());
     same_family.then(|| chosen.into_iter().map(|(_, address)| address.into()).collect())
 }

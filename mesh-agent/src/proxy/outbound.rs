@@ -9,7 +9,7 @@ use super::{
     Proxy, dial,
     forward::{End, Socket, forward, refuse, socket},
     reauthorize::{denied_later, forgotten},
-    resolve::{Resolved, Route, resolve},
+    resolve::{Resolved, Route, choose, resolve},
 };
 use crate::{
     pods::Pod,
@@ -58,11 +58,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         destination,
         |ip| pod.ips.like(ip).is_some(),
         |ip| proxy.pods.by_ip(ip).is_some(),
-        |service, endpoints| {
-            // What the kernel chose, if it may be chosen still.
-            let hinted = endpoints.iter().position(|(_, target)| Some(*target) == hint);
-            hinted.unwrap_or_else(|| proxy.balancer.next(service, endpoints.len()))
-        },
+        |service, endpoints| choose(hint, endpoints, || proxy.balancer.next(service, endpoints.len())),
         proxy.hbone_port,
     );
     flow.service = service;

@@ -20,6 +20,11 @@ pub struct Resolved {
     pub route: Route,
 }
 
+/// What the kernel chose, if it may be chosen still; otherwise whose turn it is.
+pub fn choose(hint: Option<SocketAddr>, endpoints: &[Endpoint<'_>], next: impl FnOnce() -> usize) -> usize {
+    endpoints.iter().position(|(_, target)| Some(*target) == hint).unwrap_or_else(next)
+}
+
 #[derive(Debug)]
 pub enum Route {
     /// A redirected pod of this node.
@@ -111,4 +116,22 @@ fn endpoint(
     }
     let (workload, target) = endpoints[choose(name, &endpoints) % endpoints.len()];
     Ok((Arc::clone(workload), target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::workload;
+
+    #[test]
+    fn the_kernels_choice_is_honoured_while_it_may_be_chosen() {
+        let (one, other) = (Arc::new(workload("a", "10.0.0.1")), Arc::new(workload("b", "10.0.0.2")));
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let endpoints = [(&one, at("10.0.0.1:80")), (&other, at("10.0.0.2:80"))];
+        assert_eq!(choose(Some(at("10.0.0.2:80")), &endpoints, || panic!("it was chosen")), 1);
+        // Not healthy any more, another port, and nobody chose.
+        for hint in [Some(at("10.0.0.3:80")), Some(at("10.0.0.2:81")), None] {
+            assert_eq!(choose(hint, &endpoints, || 0), 0, "{hint:?}");
+        }
+    }
 }

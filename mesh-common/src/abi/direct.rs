@@ -12,7 +12,7 @@ pub const AGENT_WATCHES: u32 = 0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Service {
     pub id: u32,
-    /// 0: no endpoint is healthy.
+    /// Places of the list, never 0.
     pub count: u32,
 }
 
@@ -28,6 +28,7 @@ pub struct BackendKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
+    /// Port 0: the service has no healthy endpoint.
     pub address: SockAddr,
     /// The virtual address and port that it answers.
     pub service: SockAddr,

@@ -120,16 +120,16 @@ pub fn connect(facts: &Connect<'_>, routes: &impl Routes, in_enrolled_cgroup: im
         return Outcome::Refuse(Counter::BoundDevice);
     }
     let backend = match routes.service(&facts.destination) {
-        Some(Service { count: 0, .. }) => {
-            return Outcome::Denied(Counter::NoHealthyEndpoint, facts.destination, 0);
-        }
-        Some(Service { id, count }) => {
+        Some(Service { id, count }) if count > 0 => {
             let chosen = routes.backend(&BackendKey { id, slot: routes.random() % count });
             // The list was exchanged just now: the agent chooses.
             chosen.filter(|chosen| chosen.service == facts.destination).map(|chosen| chosen.address)
         }
-        None => None,
+        _ => None,
     };
+    if backend.is_some_and(|backend| backend.port == 0) {
+        return Outcome::Denied(Counter::NoHealthyEndpoint, facts.destination, 0);
+    }
     if let Some(backend) = backend
         && pod.owns(backend.ip)
     {
@@ -343,7 +343,8 @@ mod tests {
         assert_eq!(after(&node(own, 2)), Outcome::Own(own));
         let far = SockAddr { ip: v4(10, 1, 0, 3), port: 80 };
         assert!(matches!(after(&node(far, 2)), Outcome::Redirect(_, _, hint) if hint == far));
-        assert_eq!(after(&node(far, 0)), Outcome::Denied(Counter::NoHealthyEndpoint, service, 0));
+        assert_eq!(after(&node(NOT_CHOSEN, 2)), Outcome::Denied(Counter::NoHealthyEndpoint, service, 0));
+        assert!(redirected(after(&node(far, 0))));
         // The list is gone, or another service's: 5 % 3 is a slot that the table has not.
         assert!(redirected(after(&node(far, 3))));
         let other = Backend { address: far, service: SockAddr { port: 81, ..service } };

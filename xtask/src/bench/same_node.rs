@@ -10,6 +10,7 @@ use super::{
     changes, cold,
     figures::{Sample, Samples, Side},
     items::{self, Item, Work, measured},
+    revoked::{self, REVOKED},
     stage::{ECHO, Stage},
 };
 
@@ -30,7 +31,7 @@ const WARM_UP: &str = "100";
 const LIMIT: f64 = 30.0;
 
 pub fn names() -> impl Iterator<Item = &'static str> {
-    ITEMS.iter().map(|item| item.name).chain([CHANGES])
+    ITEMS.iter().map(|item| item.name).chain([REVOKED, CHANGES])
 }
 
 pub fn measure(
@@ -44,6 +45,9 @@ pub fn measure(
     let _servers = cold::serve(&stage, rounds)?;
     for round in 0..rounds {
         items::one_round(&stage, samples, ITEMS.iter().filter(|item| wanted(item.name)), (round, rounds), seconds)?;
+        if wanted(REVOKED) {
+            revoked::measure(&stage, samples, (round, rounds)).context(REVOKED)?;
+        }
         if wanted(CHANGES) {
             while_pods_change(&stage, samples, (round, rounds), seconds)?;
         }

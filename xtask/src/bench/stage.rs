@@ -16,7 +16,7 @@ pub const HTTP: u16 = 8080;
 /// Of each agent, on its node.
 pub const METRICS: &str = "127.0.0.1:15020";
 
-const MESHED: &str = "meshed";
+pub const MESHED: &str = "meshed";
 const PLAIN: &str = "plain";
 /// Pods in the mesh on each node.
 const PODS: usize = 10;

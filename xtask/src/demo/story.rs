@@ -86,7 +86,9 @@ impl<'a> Story<'a> {
 
         let pong = self.cart.ask(self.cache.addr(), "PING\\r\\n")?;
         ensure!(pong.text == "+PONG\r\n", "redis answered {pong:?}");
-        self.screen.fact("cart -> cache, same node", "PING, PONG");
+        let again = self.cart.ask(self.cache.addr(), "PING\\r\\n")?;
+        ensure!(again.text == "+PONG\r\n", "redis answered {again:?}");
+        self.screen.fact("cart -> cache, same node", "PING, PONG; once more straight from pod to pod: PING, PONG");
         let page = self.batch.curl(&format!("http://{}/", self.web_pod.at(80)))?;
         ensure!(page.trim() == CANARY, "nginx answered {page:?}");
         self.screen.fact("legacy/batch -> web", "200: not in the mesh, and PERMISSIVE is the default");

@@ -6,6 +6,7 @@ use super::CHANGES;
 use crate::bench::{
     figures::{Samples, Side},
     goals::{gigabits, key, wake_ups},
+    revoked::REVOKED,
     table::{
         Better::{self, Less, More},
         Row,
@@ -43,6 +44,9 @@ pub fn rows(samples: &Samples) -> Vec<Row> {
         Some(20.0),
         Less,
     );
+
+    alone("denied by a policy: ended, p50", REVOKED, "ms", &millis("p50"), None, None, Less);
+    alone("denied by a policy: ended, p99", REVOKED, "ms", &millis("p99"), Some(250.0), None, Less);
 
     // Of the mesh alone.
     let mut only = |what, item, unit, figure: fn(&Value) -> Option<f64>, must, goal, better| {
