@@ -5,6 +5,7 @@
 
 mod cache;
 mod connections;
+mod decisions;
 mod judge;
 mod records;
 mod services;
@@ -12,16 +13,18 @@ mod services;
 mod tests;
 
 use std::{
+    collections::HashMap,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-pub use cache::Known;
 use cache::State;
+use connections::Marks;
+pub use decisions::Known;
 use services::Services;
 
 use crate::{
@@ -54,6 +57,19 @@ pub struct Direct {
     pods: Arc<PodTable>,
     flows: Arc<FlowLog>,
     state: Mutex<State>,
+    /// Of its own: records do not wait while a change is brought to the kernel.
+    marks: Mutex<Marks>,
+    lessons: Lessons,
+}
+
+/// Source and target, by the source's index and the address that it dialled.
+type Waiting = HashMap<(u32, SocketAddr), (Arc<Pod>, Arc<Pod>)>;
+
+/// What was decided while somebody else held the state: no connection waits for it, and none is forgotten.
+#[derive(Default)]
+struct Lessons {
+    waiting: Mutex<Waiting>,
+    given: Notify,
 }
 
 impl Direct {
@@ -66,7 +82,8 @@ impl Direct {
         flows: Arc<FlowLog>,
     ) -> Arc<Self> {
         let state = Mutex::new(State::new(store.snapshot()));
-        Arc::new(Self { settings, datapath, store, pods, flows, state })
+        let (marks, lessons) = (Mutex::default(), Lessons::default());
+        Arc::new(Self { settings, datapath, store, pods, flows, state, marks, lessons })
     }
 
     /// Keeps the kernel's tables as the configuration and the pods are, from now on and as the only one of this node:
@@ -87,18 +104,41 @@ impl Direct {
         tokio::select! {
             () = self.follow(self.store.subscribe(), self.pods.changes()) => Ok(()),
             () = self.renew() => Ok(()),
+            () = self.learn_waiting() => Ok(()),
             () = self.watch_room() => Ok(()),
             () = services.follow(&self.store, &self.datapath) => Ok(()),
-            ended = async { named.await; records::read(&self).await } => ended,
+            ended = async {
+                named.await;
+                // So are the decisions that their records stand on.
+                self.bring().await;
+                records::read(&self).await
+            } => ended,
         }
     }
 
     /// The agent decided about a connection of `source`; the kernel shall know it of those to come.
-    pub fn learn(&self, source: &Pod, target: &Pod, destination: SocketAddr) {
-        // While a change is brought to the kernel nobody waits for it: the next connect teaches it.
-        let Ok(mut state) = self.state.try_lock() else { return };
-        if state.is_active() {
-            state.learn(self, source, target, destination);
+    pub fn learn(&self, source: &Arc<Pod>, target: &Arc<Pod>, destination: SocketAddr) {
+        if let Ok(mut state) = self.state.try_lock() {
+            return state.learn(self, source, target, destination);
+        }
+        let mut waiting = self.lessons.waiting();
+        // Of those beyond the next connect teaches.
+        if waiting.len() < cache::AT_ONCE {
+            waiting.insert((source.index, destination), (Arc::clone(source), Arc::clone(target)));
+            self.lessons.given.notify_one();
+        }
+    }
+
+    async fn learn_waiting(&self) {
+        loop {
+            self.lessons.given.notified().await;
+            tokio::task::block_in_place(|| {
+                let mut state = self.locked();
+                let waiting = std::mem::take(&mut *self.lessons.waiting());
+                for ((_, destination), (source, target)) in waiting {
+                    state.learn(self, &source, &target, destination);
+                }
+            });
         }
     }
 
@@ -123,19 +163,23 @@ impl Direct {
     /// Brings what the kernel holds to every change of the configuration and of pods.
     async fn follow(&self, mut configuration: watch::Receiver<Arc<Snapshot>>, mut pods: watch::Receiver<()>) {
         loop {
-            let snapshot = configuration.borrow_and_update().clone();
-            pods.borrow_and_update();
-            // The more pods talk to each other, the longer: connections shall not wait for it.
-            let changed = tokio::task::block_in_place(|| self.locked().apply(self, &snapshot));
-            if changed {
-                self.revoke(&snapshot).await;
-            }
+            configuration.mark_unchanged();
+            pods.mark_unchanged();
+            self.bring().await;
             // A lone change is followed at once.
             tokio::time::sleep(SETTLE).await;
             tokio::select! {
                 changed = configuration.changed() => if changed.is_err() { return },
                 changed = pods.changed() => if changed.is_err() { return },
             }
+        }
+    }
+
+    /// Brings the kernel to what is now, and ends what is denied by it.
+    async fn bring(&self) {
+        // The more pods talk to each other, the longer: connections shall not wait for it.
+        if tokio::task::block_in_place(|| self.locked().apply(self)) {
+            self.revoke().await;
         }
     }
 
@@ -153,13 +197,30 @@ impl Direct {
             }
             // What was open before may stand on an entry that has gone meanwhile.
             let in_use = tokio::task::block_in_place(|| self.in_use());
-            self.locked().forget_decisions(&in_use);
+            self.locked().compare(&in_use);
+            self.marks().compare(&in_use);
         }
+    }
+
+    /// A pod of this index and epoch is in the mesh now.
+    fn lives(&self, (index, epoch): (u32, u32)) -> bool {
+        self.pods.by_index(index).is_some_and(|pod| pod.epoch == epoch)
+    }
+
+    /// As [`Direct::locked`]; neither is taken while the other one is held.
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing that holds it can panic half way through a change.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lessons {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -257,6 +257,29 @@ impl Ip {
     }
 }
 
+impl SockAddr {
+    /// Nowhere.
+    pub const NONE: Self = Self { ip: Ip::NONE, port: 0 };
+}
+
+impl SocketState {
+    /// Of no [`kind`], about nobody.
+    pub const EMPTY: Self = Self {
+        kind: 0,
+        pod: MAX_PODS,
+        epoch: 0,
+        target: MAX_PODS,
+        target_epoch: 0,
+        address: SockAddr::NONE,
+        local: Ip::NONE,
+        backend: SockAddr::NONE,
+        decision: 0,
+        generation: AGENT_WATCHES,
+        ended: 0,
+        controls: 0,
+    };
+}
+
 impl PodEntry {
     /// [`PodEntry::observed`] of a pod whose connections are recorded and neither redirected nor refused.
     pub const OBSERVED: u32 = 1;

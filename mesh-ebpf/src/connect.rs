@@ -18,8 +18,7 @@ use mesh_common::{
 
 use crate::{
     events::{denied, refused},
-    maps::{AGENT_CGROUP, CGROUPS, HBONE_PORT, OUTBOUND_PORT, PODS, clear_socket_state, count, set_socket_state},
-    routes::Maps,
+    maps::{AGENT_CGROUP, CGROUPS, HBONE_PORT, Maps, OUTBOUND_PORT, PODS, clear_socket_state, count, set_socket_state},
     sockops::{NO_DEVICE, SO_BINDTOIFINDEX, SOL_SOCKET},
 };
 
@@ -31,7 +30,6 @@ const REFUSE: i32 = 0;
 /// include/uapi/asm-generic/errno.h
 const ENETUNREACH: i32 = 101;
 const ECONNREFUSED: i32 = 111;
-pub const NOWHERE: SockAddr = SockAddr { ip: Ip([0; 4]), port: 0 };
 
 /// For connections of which no verdict is kept.
 const NOBODY: Permit = Permit { target: MAX_PODS, target_epoch: 0, generation: 0, decision: 0 };
@@ -146,7 +144,7 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr, bound: impl FnOnce(*mut 
             return refuse(ctx, sk, counter, netns, index, at, decision, Some(ECONNREFUSED));
         }
         Outcome::Observe => {
-            if !mark(kind::OBSERVED, Ip::NONE, NOWHERE, NOBODY) {
+            if !mark(kind::OBSERVED, Ip::NONE, SockAddr::NONE, NOBODY) {
                 count(Counter::ObservedFull);
             }
             count(Counter::ConnectObserved);
@@ -159,7 +157,7 @@ fn decide(ctx: &SockAddrContext, destination: SockAddr, bound: impl FnOnce(*mut 
         }
     };
     if !marked {
-        refused(Counter::StorageFull, netns, index, NOWHERE, destination);
+        refused(Counter::StorageFull, netns, index, SockAddr::NONE, destination);
         return Err(());
     }
     count(counter);
@@ -185,7 +183,7 @@ fn refuse(
     if decision == 0 {
         warn!(ctx, "connect refused: {}", counter.name());
     }
-    denied(counter, netns, pod, NOWHERE, destination, decision);
+    denied(counter, netns, pod, SockAddr::NONE, destination, decision);
     if let Some(number) = number {
         // SAFETY: the helper only takes a number
         let _ = unsafe { bpf_set_retval(-number) };

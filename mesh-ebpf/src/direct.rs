@@ -15,14 +15,13 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{
-        AGENT_WATCHES, Attestation, CLOSED_RING, Closed, Counter, Direct, FlowKey, Ip, MAX_PODS, PodEntry, SocketState,
-        direction, kind, table,
+        AGENT_WATCHES, Attestation, CLOSED_RING, Closed, Counter, Direct, FlowKey, PodEntry, SocketState, direction,
+        kind, table,
     },
     verdict::{self, Last},
 };
 
 use crate::{
-    connect::NOWHERE,
     maps::{CLOSED, DIRECT, GENERATIONS, count, overflowed, set_socket_state, socket_state},
     sockops::{attest, full_socket, watch_state},
 };
@@ -69,12 +68,12 @@ fn record(cookie: u64, key: &FlowKey, state: &SocketState, direction: u32) -> Re
         epoch: state.epoch,
         target: state.target,
         target_epoch: state.target_epoch,
-        generation: state.generation,
         decision: state.decision,
         local: key.local,
         remote: key.remote,
         dialled: state.address,
         direction,
+        zero: 0,
     };
     DIRECT.insert(cookie, connection, BPF_NOEXIST.into())
 }
@@ -93,13 +92,7 @@ pub fn accepted(ctx: &SockOpsContext, entry: &Attestation) {
         epoch: entry.source_epoch,
         target: entry.target,
         target_epoch: entry.target_epoch,
-        address: NOWHERE,
-        local: Ip::NONE,
-        backend: NOWHERE,
-        decision: 0,
-        generation: 0,
-        ended: 0,
-        controls: 0,
+        ..SocketState::EMPTY
     };
     // Without memory it is a connection without identity.
     // SAFETY: not null
@@ -116,15 +109,8 @@ pub fn observed_accept(ctx: &SockOpsContext, here: &FlowKey, pod: &PodEntry) {
         kind: kind::OBSERVED_SERVED,
         pod: pod.index,
         epoch: pod.epoch,
-        target: MAX_PODS,
-        target_epoch: 0,
         address: here.local,
-        local: Ip::NONE,
-        backend: NOWHERE,
-        decision: 0,
-        generation: 0,
-        ended: 0,
-        controls: 0,
+        ..SocketState::EMPTY
     };
     // SAFETY: not null
     if unsafe { set_socket_state(sk, || state) } {

@@ -10,8 +10,8 @@ use mesh_common::{
 use crate::{
     events::refused,
     maps::{
-        ATTESTED, EPOCHS, GENERATIONS, HBONE_PORT, LISTENERS, LISTENING, OUTBOUND_PORT, PENDING, POD_EPOCH, POD_INDEX,
-        POD_IP4, POD_IP6, POD_NETNS, count, is_overflowed,
+        ATTESTED, HBONE_PORT, LISTENERS, LISTENING, Maps, OUTBOUND_PORT, PENDING, POD_EPOCH, POD_INDEX, POD_IP4,
+        POD_IP6, POD_NETNS, count, is_overflowed,
     },
 };
 
@@ -54,9 +54,6 @@ pub fn ingress(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// The maps as the decision asks them.
-struct Maps;
-
 impl Tables for Maps {
     #[inline(always)]
     fn pending(&self, key: &FlowKey) -> Option<u32> {
@@ -68,16 +65,6 @@ impl Tables for Maps {
     fn attested(&self, tuple: &Tuple) -> Option<Attestation> {
         // SAFETY: as above
         unsafe { ATTESTED.get(tuple) }.copied()
-    }
-
-    #[inline(always)]
-    fn epoch(&self, pod: u32) -> Option<u32> {
-        EPOCHS.get(pod).copied()
-    }
-
-    #[inline(always)]
-    fn generation(&self, pod: u32) -> Option<u32> {
-        GENERATIONS.get(pod).copied()
     }
 
     #[inline(always)]

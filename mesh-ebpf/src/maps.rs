@@ -9,10 +9,13 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
-use mesh_common::abi::{
-    Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, Direct, EVENT_RING, Event, FlowKey, ListenKey,
-    MAX_ATTESTED, MAX_BACKENDS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING, MAX_PODS, MAX_PROBES, MAX_SERVICES,
-    MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey, table,
+use mesh_common::{
+    abi::{
+        Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, Direct, EVENT_RING, Event, FlowKey, ListenKey,
+        MAX_ATTESTED, MAX_BACKENDS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING, MAX_PODS, MAX_PROBES, MAX_SERVICES,
+        MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey, table,
+    },
+    verdict::Lives,
 };
 
 #[btf_map]
@@ -98,6 +101,21 @@ pub static POD_NETNS: Global<u64> = Global::new(0);
 pub static POD_INDEX: Global<u32> = Global::new(MAX_PODS);
 #[unsafe(no_mangle)]
 pub static POD_EPOCH: Global<u32> = Global::new(0);
+
+/// The maps as the decisions ask them.
+pub struct Maps;
+
+impl Lives for Maps {
+    #[inline(always)]
+    fn epoch(&self, pod: u32) -> Option<u32> {
+        EPOCHS.get(pod).copied()
+    }
+
+    #[inline(always)]
+    fn generation(&self, pod: u32) -> Option<u32> {
+        GENERATIONS.get(pod).copied()
+    }
+}
 
 #[inline(always)]
 pub fn count(counter: Counter) {

@@ -13,7 +13,7 @@ use mesh_common::{
 };
 
 use crate::{
-    connect::{NOWHERE, port},
+    connect::port,
     events::refused,
     maps::{PROBES, clear_socket_state, count, set_socket_state},
     sockops::{flow, stored, vouch, watch_state, withdraw},
@@ -61,12 +61,7 @@ fn mark(ctx: &SockAddrContext, destination: SockAddr) {
         target: target.index,
         target_epoch: target.epoch,
         address: destination,
-        local: Ip::NONE,
-        backend: NOWHERE,
-        decision: 0,
-        generation: 0,
-        ended: 0,
-        controls: 0,
+        ..SocketState::EMPTY
     };
     // SAFETY: as above
     if !unsafe { set_socket_state(sk, || state) } {

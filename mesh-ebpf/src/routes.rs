@@ -6,12 +6,10 @@ use mesh_common::{
     verdict::Routes,
 };
 
-use crate::maps::{BACKENDS, EPOCHS, GENERATIONS, SERVICES, VERDICTS, is_overflowed};
+use crate::maps::{BACKENDS, Maps, SERVICES, VERDICTS, is_overflowed};
 
 /// A verdict's last use is written this often, in nanoseconds: a busy one shall not wander from CPU to CPU.
 const USED_ABOUT: u64 = 1_000_000_000;
-
-pub struct Maps;
 
 impl Routes for Maps {
     #[inline(always)]
@@ -54,16 +52,6 @@ impl Routes for Maps {
             unsafe { (&raw mut (*entry).used).write_volatile(now) };
         }
         Some(verdict)
-    }
-
-    #[inline(always)]
-    fn epoch(&self, pod: u32) -> Option<u32> {
-        EPOCHS.get(pod).copied()
-    }
-
-    #[inline(always)]
-    fn generation(&self, pod: u32) -> Option<u32> {
-        GENERATIONS.get(pod).copied()
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use aya::{
     maps::{Map, MapData, MapError, RingBuf},
     programs::ProgramError,
 };
-use mesh_common::abi::{AGENT_WATCHES, ANY_PORT, Counter, Ip, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
+use mesh_common::abi::{ANY_PORT, Counter, Ip, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
 
 use super::{
     direct::DirectMaps,
@@ -335,20 +335,8 @@ impl Datapath {
         (target, target_epoch): (u32, u32),
         address: SocketAddr,
     ) -> Result<(), DatapathError> {
-        let state = SocketState {
-            kind,
-            pod,
-            epoch,
-            target,
-            target_epoch,
-            address: address.into(),
-            local: Ip::NONE,
-            backend: SockAddr { ip: Ip::NONE, port: 0 },
-            decision: 0,
-            generation: AGENT_WATCHES,
-            ended: 0,
-            controls: 0,
-        };
+        let address = address.into();
+        let state = SocketState { kind, pod, epoch, target, target_epoch, address, ..SocketState::EMPTY };
         self.maps.set_socket_state(socket, state).map_err(|e| DatapathError::map("SOCKETS", e))
     }
 

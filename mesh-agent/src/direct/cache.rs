@@ -3,25 +3,22 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
-use mesh_common::{
-    abi::{self, Verdict, VerdictKey, action},
-    model::Decision,
-};
+use mesh_common::abi::{Verdict, VerdictKey, action};
 
 use super::{
     Direct,
     connections::InUse,
+    decisions::{Decisions, Known, REMEMBERED},
     judge::{Judged, Pair, is_alike, judge},
 };
 use crate::{
     bpf::{Datapath, kernel_now, nanoseconds},
-    pods::{Netns, Pod},
+    pods::Pod,
     state::Snapshot,
-    telemetry::Party,
 };
 
 /// Entries that are renewed without a pause.
@@ -30,19 +27,6 @@ pub const AT_ONCE: usize = 256;
 const IDLE: Duration = Duration::from_secs(600);
 /// One source has no more than that part of all verdicts: what it dials beyond goes through the agent.
 const SHARES: usize = 16;
-/// A decision of which nothing is open any more is kept that long, for records that are on their way.
-const REMEMBERED: Duration = Duration::from_secs(10);
-
-/// A decision by the number that the kernel knows.
-#[derive(Debug)]
-pub struct Known {
-    pub pair: Pair,
-    pub decision: Decision,
-    pub source: Party,
-    pub target: Party,
-    /// Where the source's sockets are, while it is on the node.
-    pub netns: Weak<Netns>,
-}
 
 /// One verdict.
 #[derive(Debug)]
@@ -60,22 +44,13 @@ pub struct State {
     entries: HashMap<VerdictKey, Entry>,
     /// How many of them are of each source, by its index.
     of_source: HashMap<u32, usize>,
-    decisions: HashMap<u32, Arc<Known>>,
-    /// Decisions that no entry names any more, and since when (kernel time).
-    retired: HashMap<u32, u64>,
-    next: u32,
+    decisions: Decisions,
     /// By the target's index, as the kernel has them.
     generations: HashMap<u32, u32>,
     /// Every entry is as this one says, or a later one.
     applied: Arc<Snapshot>,
-    /// Open connections that were ended by a later decision, and since when: their records shall name that.
-    revoked: HashMap<u64, (Decision, u64)>,
-    /// The records' numbers of open connections that somebody asked for.
-    ids: HashMap<u64, u64>,
     /// The log says that the kernel's table is full.
     told_full: bool,
-    /// Sockets could not be ended: it is to be tried again.
-    again: bool,
     /// A connection may be open for which no entry stands: every change is to be compared with what is open.
     strays: bool,
     /// Verdicts of an earlier agent whose pods were not found yet.
@@ -90,15 +65,10 @@ impl State {
             active: false,
             entries: HashMap::new(),
             of_source: HashMap::new(),
-            decisions: HashMap::new(),
-            retired: HashMap::new(),
-            next: 1,
+            decisions: Decisions::default(),
             generations: HashMap::new(),
             applied,
-            revoked: HashMap::new(),
-            ids: HashMap::new(),
             told_full: false,
-            again: false,
             // Of an earlier agent
             strays: true,
             inherited: Vec::new(),
@@ -115,7 +85,7 @@ impl State {
         let named = self.inherited.iter().map(|(_, verdict)| verdict.decision);
         // A number that a record may still name must not be given again.
         let highest = named.chain(connections.iter().map(|(_, direct)| direct.decision)).max().unwrap_or(0);
-        self.next = self.next.max(highest.wrapping_add(1));
+        self.decisions.begin_after(highest);
         self.active = true;
     }
 
@@ -133,66 +103,37 @@ impl State {
     }
 
     pub fn known(&self, decision: u32) -> Option<Arc<Known>> {
-        self.decisions.get(&decision).cloned()
-    }
-
-    /// These could not be ended, and their records shall not say that they were.
-    pub fn not_ended(&mut self, cookies: &[u64]) {
-        cookies.iter().for_each(|cookie| drop(self.revoked.remove(cookie)));
-        self.again = true;
-    }
-
-    /// Whether something is open that could not be ended; it is asked once.
-    pub fn try_again(&mut self) -> bool {
-        std::mem::take(&mut self.again)
-    }
-
-    /// The connection is ended by this decision.
-    pub fn revoke(&mut self, cookie: u64, decision: Decision) {
-        self.revoked.insert(cookie, (decision, kernel_now()));
-    }
-
-    /// It is over; the decision that ended it, if one did.
-    pub fn ended(&mut self, cookie: u64) -> Option<Decision> {
-        self.ids.remove(&cookie);
-        self.revoked.remove(&cookie).map(|(decision, _)| decision)
-    }
-
-    /// The number of a connection's record.
-    pub fn id(&mut self, cookie: u64, next: impl FnOnce() -> u64) -> u64 {
-        *self.ids.entry(cookie).or_insert_with(next)
+        self.decisions.get(decision)
     }
 
     pub fn keys(&self) -> Vec<VerdictKey> {
         self.entries.keys().copied().collect()
     }
 
-    /// Judges by the newest configuration and writes the verdict.
+    /// Judges as every other entry was judged, and writes the verdict: the next change is compared with that.
     pub fn learn(&mut self, direct: &Direct, source: &Pod, target: &Pod, destination: SocketAddr) {
-        let Some(source_ip) = source.ips.like(destination.ip()) else { return };
-        let key = VerdictKey { source: source.index, destination: destination.into() };
         let (from, to) = ((source.index, source.epoch), (target.index, target.epoch));
-        if let Some(entry) = self.entries.get(&key)
-            && (entry.source, entry.target) == (from, to)
-        {
-            // It is kept as it should be; the kernel came between two writes, or past the lease.
-            if entry.action != action::REDIRECT {
-                self.write(direct, &key);
+        if !self.active || !direct.lives(from) || !direct.lives(to) {
+            return;
+        }
+        let Some(pair) = Pair::between(source, target, destination) else { return };
+        let key = VerdictKey { source: source.index, destination: destination.into() };
+        match self.entries.get(&key) {
+            Some(entry) if (entry.source, entry.target) == (from, to) => {
+                // It is kept as it should be; the kernel came between two writes, or past the lease.
+                if entry.action != action::REDIRECT {
+                    self.write(direct, &key);
+                }
+                return;
             }
-            return;
+            Some(_) => {}
+            None => {
+                let share = (direct.settings.max_verdicts as usize / SHARES).max(1);
+                if self.of_source.get(&source.index).is_some_and(|count| *count >= share) {
+                    return;
+                }
+            }
         }
-        let share = (direct.settings.max_verdicts as usize / SHARES).max(1);
-        if !self.entries.contains_key(&key) && self.of_source.get(&source.index).is_some_and(|count| *count >= share) {
-            return;
-        }
-        let pair = Pair {
-            source: source.uid.clone(),
-            target: target.uid.clone(),
-            identity: Some(source.identity.clone()),
-            source_ip,
-            destination,
-        };
-        // By what every other entry is judged by: the next change is compared with it.
         let snapshot = Arc::clone(&self.applied);
         let judged = judge(&snapshot, &pair, direct.settings.hbone_port);
         self.enter(direct, &snapshot, key, (source, target), pair, judged);
@@ -216,7 +157,7 @@ impl State {
             decision: judged.decision,
             pair,
         });
-        let decision = self.number(&known);
+        let decision = self.decisions.add(&known);
         let entry = Entry {
             source: (source.index, source.epoch),
             target: (target.index, target.epoch),
@@ -225,59 +166,46 @@ impl State {
             known,
         };
         match self.entries.insert(key, entry) {
-            Some(before) => self.retire(before.decision),
+            Some(before) => self.decisions.retire(before.decision),
             None => *self.of_source.entry(key.source).or_default() += 1,
         }
-        if !self.write(direct, &key) {
-            self.remove(direct, &key);
-        }
+        self.write(direct, &key);
     }
 
-    fn number(&mut self, known: &Arc<Known>) -> u32 {
-        let number = self.next;
-        // 0 means that nothing was decided.
-        self.next = self.next.wrapping_add(1).max(1);
-        self.decisions.insert(number, Arc::clone(known));
-        number
-    }
-
-    fn retire(&mut self, decision: u32) {
-        self.retired.insert(decision, kernel_now());
-    }
-
-    /// Writes an entry with a new lease; `false`: the kernel did not take it, and knows nothing of the pair.
-    fn write(&mut self, direct: &Direct, key: &VerdictKey) -> bool {
-        let Some(entry) = self.entries.get(key) else { return false };
-        let (source, target) = (entry.source, entry.target);
-        let Some(generation) = self.generation(direct, target.0) else { return false };
-        let Some(entry) = self.entries.get(key) else { return false };
+    /// Writes an entry with a new lease. One that the kernel does not take goes: it knows nothing of the pair then.
+    fn write(&mut self, direct: &Direct, key: &VerdictKey) {
+        let target = self.entries.get(key).map(|entry| entry.target.0);
+        let generation = target.and_then(|target| self.generation(direct, target));
+        let (Some(entry), Some(generation)) = (self.entries.get(key), generation) else {
+            return self.remove(direct, key);
+        };
         let now = kernel_now();
         let verdict = Verdict {
             expires: now.saturating_add(nanoseconds(direct.settings.lease)),
             used: direct.datapath.verdict(key).map_or(now, |verdict| verdict.used),
             action: entry.action,
-            source_epoch: source.1,
-            target: target.0,
-            target_epoch: target.1,
+            source_epoch: entry.source.1,
+            target: entry.target.0,
+            target_epoch: entry.target.1,
             generation,
             decision: entry.decision,
             sum: 0,
             zero: 0,
         };
         match direct.datapath.set_verdict(key, verdict) {
-            Ok(true) => true,
+            Ok(true) => return,
             Ok(false) => {
                 if !std::mem::replace(&mut self.told_full, true) {
                     let why = "full; the agent carries what finds no room";
                     tracing::warn!(map = "VERDICTS", option = "--max-verdicts", why);
                 }
-                false
             }
             Err(e) => {
-                tracing::error!(error = %anyhow::Error::from(e), "cannot tell the kernel a decision; the agent carries it");
-                false
+                let why = "cannot tell the kernel a decision; the agent carries it";
+                tracing::error!(error = %anyhow::Error::from(e), why);
             }
         }
+        self.remove(direct, key);
     }
 
     /// The generation in force; the first decision about a pod begins one.
@@ -321,7 +249,7 @@ impl State {
     fn remove(&mut self, direct: &Direct, key: &VerdictKey) {
         self.strays = true;
         if let Some(entry) = self.entries.remove(key) {
-            self.retire(entry.decision);
+            self.decisions.retire(entry.decision);
             if let Some(count) = self.of_source.get_mut(&key.source) {
                 *count = count.saturating_sub(1);
             }
@@ -331,69 +259,49 @@ impl State {
         }
     }
 
-    /// Brings every entry to the configuration and the pods as they are. `true`: what is open may have to end.
-    pub fn apply(&mut self, direct: &Direct, snapshot: &Arc<Snapshot>) -> bool {
-        let mut changed = self.inherit(direct, snapshot);
+    /// Brings every entry to the newest configuration and the pods as they are. `true`: what is open may have to end.
+    pub fn apply(&mut self, direct: &Direct) -> bool {
+        // Here, under the lock: no older one comes after a newer one.
+        let snapshot = direct.store.snapshot();
+        let mut changed = self.inherit(direct, &snapshot);
         let (mut gone, mut judged_anew) = (Vec::new(), Vec::new());
         for (key, entry) in &self.entries {
-            let lives = |(index, epoch)| direct.pods.by_index(index).is_some_and(|pod| pod.epoch == epoch);
-            if !lives(entry.source) || !lives(entry.target) {
+            if !direct.lives(entry.source) || !direct.lives(entry.target) {
                 gone.push(*key);
-            } else if !is_alike(snapshot, &self.applied, &entry.known.pair) {
+            } else if !is_alike(&snapshot, &self.applied, &entry.known.pair) {
                 // What is open may have to end though connections to come are treated as before.
                 changed = true;
-                let judged = judge(snapshot, &entry.known.pair, direct.settings.hbone_port);
+                let judged = judge(&snapshot, &entry.known.pair, direct.settings.hbone_port);
                 let (was, is) = (&entry.known.decision.outcome, &judged.decision.outcome);
                 if judged.action != entry.action || was != is {
                     judged_anew.push((*key, judged));
                 }
             }
         }
-        changed |= self.strays || !gone.is_empty() || !judged_anew.is_empty();
         gone.iter().for_each(|key| self.remove(direct, key));
         // First nothing counts, then what counts is said: whatever happens between, the agent decides.
-        let targets: HashSet<u32> = judged_anew
-            .iter()
-            .filter_map(|(key, judged)| self.entries.get(key).filter(|entry| entry.action != judged.action))
-            .map(|entry| entry.target.0)
-            .collect();
-        for target in &targets {
-            if self.raise(direct, *target).is_none() {
-                let of_it = |(key, entry): (&VerdictKey, &Entry)| (entry.target.0 == *target).then_some(*key);
-                let keys: Vec<_> = self.entries.iter().filter_map(of_it).collect();
-                keys.iter().for_each(|key| self.remove(direct, key));
-            }
-        }
+        let (mut raised, mut stale) = (HashSet::new(), HashSet::new());
         for (key, judged) in judged_anew {
-            let Some(entry) = self.entries.get(&key) else { continue };
-            let before = entry.decision;
-            let known = Arc::new(Known {
-                pair: entry.known.pair.clone(),
-                decision: judged.decision,
-                source: entry.known.source.clone(),
-                target: entry.known.target.clone(),
-                netns: Weak::clone(&entry.known.netns),
-            });
-            let decision = self.number(&known);
-            self.retire(before);
-            if let Some(entry) = self.entries.get_mut(&key) {
-                (entry.action, entry.decision, entry.known) = (judged.action, decision, known);
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            if entry.action != judged.action {
+                raised.insert(entry.target.0);
             }
-            if !targets.contains(&self.entries.get(&key).map_or(abi::MAX_PODS, |entry| entry.target.0)) {
-                self.rewrite(direct, &key);
-            }
+            self.decisions.retire(entry.decision);
+            entry.known = Arc::new(Known { decision: judged.decision, ..Known::clone(&entry.known) });
+            (entry.action, entry.decision) = (judged.action, self.decisions.add(&entry.known));
+            stale.insert(key);
         }
-        let raised = |(key, entry): (&VerdictKey, &Entry)| targets.contains(&entry.target.0).then_some(*key);
-        let keys: Vec<_> = self.entries.iter().filter_map(raised).collect();
-        keys.iter().for_each(|key| self.rewrite(direct, key));
-        self.applied = Arc::clone(snapshot);
-        changed
-    }
-
-    fn rewrite(&mut self, direct: &Direct, key: &VerdictKey) {
-        if !self.write(direct, key) {
-            self.remove(direct, key);
-        }
+        let lost: HashSet<u32> =
+            raised.iter().copied().filter(|target| self.raise(direct, *target).is_none()).collect();
+        let of = |targets: &HashSet<u32>, (key, entry): (&VerdictKey, &Entry)| {
+            targets.contains(&entry.target.0).then_some(*key)
+        };
+        let doubtful: Vec<_> = self.entries.iter().filter_map(|entry| of(&lost, entry)).collect();
+        doubtful.iter().for_each(|key| self.remove(direct, key));
+        stale.extend(self.entries.iter().filter_map(|entry| of(&raised, entry)));
+        stale.iter().for_each(|key| self.write(direct, key));
+        self.applied = snapshot;
+        changed || self.strays
     }
 
     /// Takes over what an earlier agent decided, as far as the pods are found, and judges it anew.
@@ -403,45 +311,31 @@ impl State {
         }
         let mut left = Vec::new();
         for (key, verdict) in std::mem::take(&mut self.inherited) {
-            let pods = (direct.pods.by_index(key.source), direct.pods.by_index(verdict.target));
-            match pods {
-                // It was learnt anew meanwhile; connections of that time name the earlier agent's number.
-                _ if self.entries.contains_key(&key) => {
-                    let Some(entry) = self.entries.get(&key) else { continue };
-                    let (known, target, differs) =
-                        (Arc::clone(&entry.known), entry.target.0, entry.action != verdict.action);
-                    self.decisions.insert(verdict.decision, known);
-                    self.retire(verdict.decision);
-                    if differs {
-                        self.raise(direct, target);
-                        self.rewrite(direct, &key);
-                    }
-                }
-                (Some(source), Some(target))
-                    if (source.epoch, target.epoch) == (verdict.source_epoch, verdict.target_epoch) =>
+            // Unless it was learnt anew meanwhile.
+            if !self.entries.contains_key(&key) {
+                let is = |index, epoch| direct.pods.by_index(index).filter(|pod| pod.epoch == epoch);
+                let pods = is(key.source, verdict.source_epoch).zip(is(verdict.target, verdict.target_epoch));
+                if let Some((source, target)) = pods
+                    && let Some(pair) = Pair::between(&source, &target, key.destination.into())
                 {
-                    let destination: SocketAddr = key.destination.into();
-                    let Some(source_ip) = source.ips.like(destination.ip()) else { continue };
-                    let pair = Pair {
-                        source: source.uid.clone(),
-                        target: target.uid.clone(),
-                        identity: Some(source.identity.clone()),
-                        source_ip,
-                        destination,
-                    };
                     let judged = judge(snapshot, &pair, direct.settings.hbone_port);
-                    if judged.action != verdict.action {
-                        self.raise(direct, target.index);
-                    }
                     self.enter(direct, snapshot, key, (&source, &target), pair, judged);
-                    // Connections of that time name the earlier agent's number.
-                    if let Some(known) = self.entries.get(&key).map(|entry| Arc::clone(&entry.known)) {
-                        self.decisions.insert(verdict.decision, known);
-                        self.retire(verdict.decision);
-                    }
                 }
-                _ if verdict.expires.max(self.inherits_until) > kernel_now() => left.push((key, verdict)),
-                _ => self.remove(direct, &key),
+            }
+            let Some(entry) = self.entries.get(&key) else {
+                if verdict.expires.max(self.inherits_until) > kernel_now() {
+                    left.push((key, verdict));
+                } else {
+                    self.remove(direct, &key);
+                }
+                continue;
+            };
+            let (target, differs) = (entry.target.0, entry.action != verdict.action);
+            // Connections of that time name the earlier agent's number.
+            self.decisions.inherit(verdict.decision, Arc::clone(&entry.known));
+            if differs {
+                self.raise(direct, target);
+                self.write(direct, &key);
             }
         }
         self.inherited = left;
@@ -455,32 +349,19 @@ impl State {
             let Some(entry) = self.entries.get(key) else { continue };
             let used = direct.datapath.verdict(key).is_none_or(|verdict| verdict.used > idle_since);
             if used || in_use.decisions.contains(&entry.decision) || in_use.pairs.contains(&(*key, entry.source.1)) {
-                self.rewrite(direct, key);
+                self.write(direct, key);
             } else {
                 self.remove(direct, key);
             }
         }
     }
 
-    /// Decisions that nothing stands on any more go.
-    pub fn forget_decisions(&mut self, in_use: &InUse) {
-        let late = kernel_now().saturating_sub(nanoseconds(REMEMBERED));
-        let forgotten: Vec<u32> = self
-            .retired
-            .iter()
-            .filter(|(decision, since)| **since < late && !in_use.decisions.contains(decision))
-            .map(|(decision, _)| *decision)
-            .collect();
+    /// Compares what is known with what is open: decisions that nothing stands on go.
+    pub fn compare(&mut self, in_use: &InUse) {
         // Slots are used again: the epoch tells whose entry it is.
         let stands = |(key, epoch): &(VerdictKey, u32)| self.entries.get(key).is_some_and(|e| e.source.1 == *epoch);
         self.strays = !in_use.pairs.iter().all(stands);
         self.told_full = false;
-        // Their records were lost.
-        self.ids.retain(|cookie, _| in_use.cookies.contains(cookie));
-        self.revoked.retain(|cookie, (_, since)| *since >= late || in_use.cookies.contains(cookie));
-        for decision in forgotten {
-            self.retired.remove(&decision);
-            self.decisions.remove(&decision);
-        }
+        self.decisions.forget(in_use);
     }
 }

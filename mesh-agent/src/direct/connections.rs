@@ -3,19 +3,23 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
 
-use mesh_common::abi::{self, VerdictKey, direction};
+use mesh_common::{
+    abi::{self, VerdictKey, direction},
+    model::Decision,
+};
 
 use super::{
     Direct,
+    decisions::REMEMBERED,
     judge::{Judged, Pair, judge},
 };
 use crate::{
+    bpf::{kernel_now, nanoseconds},
     pods::Netns,
     sock_diag::{self, Target},
     state::Snapshot,
@@ -31,6 +35,43 @@ pub struct InUse {
     pub decisions: HashSet<u32>,
     /// With the epoch of the source.
     pub pairs: HashSet<(VerdictKey, u32)>,
+}
+
+/// What is kept of open connections beside the kernel's table, by cookie.
+#[derive(Debug, Default)]
+pub struct Marks {
+    /// Those that a later decision ended, and since when: their records shall name it.
+    revoked: HashMap<u64, (Decision, u64)>,
+    /// The numbers of their records, of those that somebody asked for.
+    ids: HashMap<u64, u64>,
+    /// Sockets could not be ended.
+    again: bool,
+}
+
+impl Marks {
+    /// These could not be ended, and their records shall not say that they were.
+    fn not_ended(&mut self, targets: &[Target]) {
+        targets.iter().for_each(|target| drop(self.revoked.remove(&target.cookie)));
+        self.again = true;
+    }
+
+    /// It is over; the decision that ended it, if one did.
+    pub fn ended(&mut self, cookie: u64) -> Option<Decision> {
+        self.ids.remove(&cookie);
+        self.revoked.remove(&cookie).map(|(decision, _)| decision)
+    }
+
+    /// The number of a connection's record.
+    pub fn id(&mut self, cookie: u64, next: impl FnOnce() -> u64) -> u64 {
+        *self.ids.entry(cookie).or_insert_with(next)
+    }
+
+    /// Marks go of what is not open any more: their records were lost.
+    pub fn compare(&mut self, in_use: &InUse) {
+        let late = kernel_now().saturating_sub(nanoseconds(REMEMBERED));
+        self.ids.retain(|cookie, _| in_use.cookies.contains(cookie));
+        self.revoked.retain(|cookie, (_, since)| *since >= late || in_use.cookies.contains(cookie));
+    }
 }
 
 /// Sockets of one namespace that are to be destroyed.
@@ -80,29 +121,29 @@ impl Direct {
         loop {
             tick.tick().await;
             tokio::task::block_in_place(|| self.make_room());
-            // Its own guard: it must not be held while anything is awaited.
-            let again = { self.locked().try_again() };
+            let again = std::mem::take(&mut self.marks().again);
             if again {
-                let snapshot = self.in_force();
-                self.revoke(&snapshot).await;
+                self.revoke().await;
             }
         }
     }
 
     /// Ends what is open and denied now, by exact 4-tuple and cookie. A generation that was raised before makes sure
     /// that none comes after the table was read.
-    pub(super) async fn revoke(&self, snapshot: &Snapshot) {
-        let doomed = tokio::task::block_in_place(|| self.doomed(snapshot));
+    pub(super) async fn revoke(&self) {
+        let doomed = tokio::task::block_in_place(|| self.doomed(&self.in_force()));
         for (netns, targets) in doomed.into_values() {
-            let (count, cookies) = (targets.len(), targets.iter().map(|target| target.cookie).collect::<Vec<_>>());
-            let end = move || netns.run(|| sock_diag::destroy_all(&targets)).and_then(|ended| ended);
-            match tokio::task::spawn_blocking(end).await.map_err(io::Error::other).and_then(|ended| ended) {
+            let count = targets.len();
+            let end = || netns.run(|| sock_diag::destroy_all(&targets)).and_then(|ended| ended);
+            match tokio::task::block_in_place(end) {
                 Ok(ended) => tracing::info!(ended, of = count, "direct connections ended, since they are denied now"),
                 Err(e) => {
                     tracing::error!(error = %e, count, "cannot end direct connections that are denied now");
-                    self.locked().not_ended(&cookies);
+                    self.marks().not_ended(&targets);
                 }
             }
+            // Connections come between.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -119,7 +160,7 @@ impl Direct {
             if !verdict.ends {
                 continue;
             }
-            self.locked().revoke(cookie, verdict.decision.clone());
+            self.marks().revoked.insert(cookie, (verdict.decision.clone(), kernel_now()));
             let target = Target { local: open.local.into(), remote: open.remote.into(), cookie };
             doomed.entry(netns.cookie()).or_insert_with(|| (netns, Vec::new())).1.push(target);
         }

@@ -7,7 +7,7 @@ use mesh_common::{
     model::{Connection, Decision, Denied, Identity, Reason},
 };
 
-use crate::state::Snapshot;
+use crate::{pods::Pod, state::Snapshot};
 
 /// Who dials whom, as far as decisions go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +20,19 @@ pub struct Pair {
     /// The source's published address of the destination's family.
     pub source_ip: IpAddr,
     pub destination: SocketAddr,
+}
+
+impl Pair {
+    /// Two pods as they are; `None` if the source has no address of the destination's family.
+    pub fn between(source: &Pod, target: &Pod, destination: SocketAddr) -> Option<Self> {
+        Some(Self {
+            source: source.uid.clone(),
+            target: target.uid.clone(),
+            identity: Some(source.identity.clone()),
+            source_ip: source.ips.like(destination.ip())?,
+            destination,
+        })
+    }
 }
 
 /// The answer.

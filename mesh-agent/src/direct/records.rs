@@ -18,8 +18,6 @@ const READ: Duration = Duration::from_millis(100);
 
 /// Reads the ring until it fails.
 pub async fn read(direct: &Direct) -> io::Result<()> {
-    // Decisions of an earlier agent are taken over as its pods are found, which was just now.
-    tokio::time::sleep(READ).await;
     let ring = direct.datapath.closed().map_err(io::Error::other)?;
     read_closed(ring, READ, |closed| direct.ended(&closed)).await
 }
@@ -65,7 +63,7 @@ impl Direct {
     fn ended(&self, closed: &Closed) {
         let Closed { cookie, ended, sent, received, connection, rtt, retransmits, ending } = closed;
         let mut flow = self.flow(*cookie, connection, &self.store.snapshot());
-        let revoked = self.locked().ended(*cookie);
+        let revoked = self.marks().ended(*cookie);
         flow.end = wall_clock(*ended).max(flow.start);
         (flow.sent, flow.received) = either_way(connection.direction, *sent, *received);
         flow.tcp = Some(Tcp { rtt: Duration::from_micros(u64::from(*rtt)), retransmits: *retransmits });
@@ -85,7 +83,7 @@ impl Direct {
     /// The record of a connection as it began.
     fn flow(&self, cookie: u64, open: &abi::Direct, snapshot: &Snapshot) -> Flow {
         let (local, remote): (SocketAddr, SocketAddr) = (open.local.into(), open.remote.into());
-        let id = self.locked().id(cookie, || self.flows.next_id());
+        let id = self.marks().id(cookie, || self.flows.next_id());
         let start = wall_clock(open.started);
         if open.direction != direction::DIRECT {
             // Nobody proves who they are.

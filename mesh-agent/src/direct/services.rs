@@ -8,7 +8,7 @@ use std::{
 };
 
 use mesh_common::{
-    abi::{self, Ip, SockAddr},
+    abi::{self, SockAddr},
     model::{Service, Workload},
 };
 
@@ -34,11 +34,11 @@ struct List {
 impl Services {
     /// Beside what an earlier agent wrote, which is replaced bit by bit.
     pub fn new(datapath: &Datapath) -> Self {
-        let next = datapath.backend_ids().iter().map(|key| key.id).max().unwrap_or(0).wrapping_add(1);
-        let counts = datapath.services();
+        let (places, counts) = (datapath.backend_ids(), datapath.services());
+        let next = places.iter().map(|key| key.id).max().unwrap_or(0).wrapping_add(1);
         // Lists that an agent wrote and did not live to name.
         let named: HashSet<u32> = counts.iter().map(|(_, service)| service.id).collect();
-        for key in datapath.backend_ids().into_iter().filter(|key| !named.contains(&key.id)) {
+        for key in places.into_iter().filter(|key| !named.contains(&key.id)) {
             if let Err(e) = datapath.remove_backend(key) {
                 tracing::warn!(error = %anyhow::Error::from(e), "cannot remove a list of endpoints that nobody names");
             }
@@ -118,25 +118,28 @@ impl Services {
             tracing::warn!(map = "BACKENDS", "full; the agent chooses the endpoints of what finds no room");
             return self.take_out(datapath, at);
         }
-        if !datapath.set_service(at, abi::Service { id, count })? {
-            tracing::warn!(map = "SERVICES", "full; the agent chooses the endpoints of what finds no room");
-            datapath.remove_backends(id, count)?;
-            return self.take_out(datapath, at);
+        match datapath.set_service(at, abi::Service { id, count }) {
+            Ok(true) => {}
+            not_named => {
+                datapath.remove_backends(id, count)?;
+                not_named?;
+                tracing::warn!(map = "SERVICES", "full; the agent chooses the endpoints of what finds no room");
+                return self.take_out(datapath, at);
+            }
         }
         self.written.insert(at, List { id, endpoints });
         before.map_or(Ok(()), |(id, count)| datapath.remove_backends(id, count))
     }
 
     fn take_out(&mut self, datapath: &Datapath, at: SockAddr) -> Result<(), DatapathError> {
-        let Some(list) = self.written.remove(&at) else { return Ok(()) };
+        let Some(list) = self.written.get(&at) else { return Ok(()) };
+        // What cannot be taken out is still written.
         datapath.remove_service(at)?;
-        datapath.remove_backends(list.id, list.endpoints.len() as u32)
+        let (id, count) = (list.id, list.endpoints.len() as u32);
+        self.written.remove(&at);
+        datapath.remove_backends(id, count)
     }
 }
-
-/// The one endpoint of a service that has none. It names its service like any other, so that no connect is refused for
-/// a value that was exchanged while it was read.
-const NOBODY: SockAddr = SockAddr { ip: Ip::NONE, port: 0 };
 
 /// Any workload of this node: they all have the place of their node.
 fn place(snapshot: &Snapshot) -> Option<&Arc<Workload>> {
@@ -163,7 +166,9 @@ fn endpoints(snapshot: &Snapshot, service: &Arc<Service>, at: SockAddr, from: &W
     }
     let chosen = backends(snapshot, service, dialled, from, |_| true);
     if chosen.is_empty() {
-        return Some(vec![NOBODY]);
+        // It names its service like any other, so that no connect is refused for a value that was exchanged while it
+        // was read.
+        return Some(vec![SockAddr::NONE]);
     }
     let same_family = chosen.iter().all(|(_, address)| address.is_ipv4() == dialled.is_ipv4());
     same_family.then(|| chosen.into_iter().map(|(_, address)| address.into()).collect())

@@ -1,6 +1,8 @@
 //! Random configurations: what the kernel does by what it was told is what the configuration says, as
 //! `Snapshot::decide` and a slow reading of it say; and nothing is done by what does not hold any more.
 
+#[path = "../../../tests/scenes/dice.rs"]
+mod dice;
 mod generate;
 #[path = "../../../mesh-common/tests/authorize/reference.rs"]
 mod reference;
@@ -8,11 +10,12 @@ mod slow;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use generate::{Dice, NAMESPACES, PORTS, WORKLOADS};
+use dice::Dice;
+use generate::{NAMESPACES, PORTS, WORKLOADS};
 use mesh_common::{
     abi::{Backend, BackendKey, Counter, Ip, PodEntry, Service, SockAddr, Verdict, VerdictKey, action},
     model::Connection,
-    verdict::{Connect, Outcome, Permit, Routes, TCP, connect},
+    verdict::{Connect, Lives, Outcome, Permit, Routes, TCP, connect},
 };
 use slow::{Act, Answer, Mesh};
 
@@ -75,6 +78,15 @@ struct Tables {
     full: bool,
 }
 
+impl Lives for Tables {
+    fn epoch(&self, pod: u32) -> Option<u32> {
+        self.epoch.filter(|_| pod == TARGET)
+    }
+    fn generation(&self, pod: u32) -> Option<u32> {
+        self.generation.filter(|_| pod == TARGET)
+    }
+}
+
 impl Routes for Tables {
     fn service(&self, at: &SockAddr) -> Option<Service> {
         (self.service == Some(*at)).then_some(Service { id: 8, count: 3 })
@@ -84,12 +96,6 @@ impl Routes for Tables {
     }
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
         self.verdict.filter(|_| *key == self.key)
-    }
-    fn epoch(&self, pod: u32) -> Option<u32> {
-        self.epoch.filter(|_| pod == TARGET)
-    }
-    fn generation(&self, pod: u32) -> Option<u32> {
-        self.generation.filter(|_| pod == TARGET)
     }
     fn has_room(&self) -> bool {
         !self.full
@@ -162,7 +168,7 @@ fn dial(dice: &mut Dice, pair: &Pair, judged: &Judged, fault: Fault) -> Outcome 
         pod: Some(&pod),
         bound: match fault {
             Fault::ForeignAddress => foreign.ip,
-            _ => dice.pick(&[Ip::NONE, Ip::v4(0), own.ip]),
+            _ => *dice.pick(&[Ip::NONE, Ip::v4(0), own.ip]),
         },
         bound_device: 0,
         outbound_port: 15001,
@@ -247,7 +253,7 @@ fn pair(dice: &mut Dice, mesh: &Mesh) -> Pair {
         // One that left the mesh proves nothing; one that is gone was somebody.
         identity: if dice.chance(8) { None } else { identity.or_else(gone) },
         source_ip: addresses(from)[family],
-        destination: SocketAddr::new(addresses(to)[family], dice.pick(&PORTS)),
+        destination: SocketAddr::new(addresses(to)[family], *dice.pick(&PORTS)),
     }
 }
 
@@ -298,7 +304,7 @@ fn play(seed: u64, seen: &mut Seen) {
         for _ in 0..CONNECTIONS {
             let pair = pair(&mut dice, &mesh);
             let (judged, answer) = judged(&snapshot, &mesh, &pair);
-            let fault = if dice.chance(50) { Fault::None } else { dice.pick(&FAULTS) };
+            let fault = if dice.chance(50) { Fault::None } else { *dice.pick(&FAULTS) };
             let outcome = dial(&mut dice, &pair, &judged, fault);
             assert_eq!(act(&outcome), expected(&answer, fault), "{fault:?}, {pair:?}: {answer:?}, {outcome:?}");
             *seen.entry(format!("{fault:?} {:?}", answer.act)).or_default() += 1;

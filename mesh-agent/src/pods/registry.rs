@@ -7,6 +7,7 @@ mod joining;
 mod leaving;
 mod observing;
 mod restore;
+mod wish;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use audited::Audited;
 use leaving::Leaving;
 use mesh_common::{
     abi::PodEntry,
-    model::{Identity, LocalPod, Mode},
+    model::{Identity, LocalPod},
 };
 use restore::Lost;
 use tokio::{
@@ -29,6 +30,7 @@ use tokio::{
     task::AbortHandle,
     time::Instant,
 };
+use wish::{Wish, named, wish};
 
 use super::{
     HandedPods, Netns, PodTable, Request,
@@ -195,16 +197,6 @@ impl Joined {
             waiting: None,
         }
     }
-}
-
-/// What the configuration says of a pod.
-enum Wish {
-    Redirect(Arc<LocalPod>, Option<Identity>),
-    Observe(Arc<LocalPod>),
-    /// It says that the pod is not in the mesh.
-    Leave,
-    /// It does not name the pod. That is no reason to open what is closed.
-    Unknown,
 }
 
 impl Registry {
@@ -491,25 +483,5 @@ impl Registry {
             *old = states;
             changed
         });
-    }
-}
-
-/// What the configuration says of the pod; a recreated one has the name only.
-fn named<'a>(snapshot: &'a Snapshot, key: &Key, pod_uid: &str) -> Option<&'a Arc<LocalPod>> {
-    let pod = snapshot.local_pod(&key.0, &key.1)?;
-    (pod.pod_uid.is_empty() || pod_uid.is_empty() || pod.pod_uid == pod_uid).then_some(pod)
-}
-
-fn wish(snapshot: &Snapshot, key: &Key, joined: &Joined) -> Wish {
-    let Some(pod) = named(snapshot, key, &joined.pod_uid) else { return Wish::Unknown };
-    match pod.mode {
-        Mode::None => Wish::Leave,
-        Mode::Observe => Wish::Observe(Arc::clone(pod)),
-        Mode::Mesh => {
-            // A recreated pod must not speak as its predecessor: its workload may be the old one still.
-            let identity = snapshot.workload(&pod.uid).map(|workload| &workload.identity);
-            let own = |i: &&Identity| i.namespace() == pod.namespace && i.service_account() == pod.service_account;
-            Wish::Redirect(Arc::clone(pod), identity.filter(own).cloned())
-        }
     }
 }

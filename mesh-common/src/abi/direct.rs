@@ -87,7 +87,6 @@ pub struct Direct {
     /// The pod that it dials; [`super::MAX_PODS`] for an observed connection.
     pub target: u32,
     pub target_epoch: u32,
-    pub generation: u32,
     /// 0 for an observed connection.
     pub decision: u32,
     pub local: SockAddr,
@@ -96,6 +95,8 @@ pub struct Direct {
     pub dialled: SockAddr,
     /// A [`direction`].
     pub direction: u32,
+    /// Always 0: a value must have no padding.
+    pub zero: u32,
 }
 
 /// The directions of [`Direct`].

@@ -1,6 +1,6 @@
 //! Where a connect of a pod goes.
 
-use super::TCP;
+use super::{Lives, TCP};
 use crate::abi::{
     Backend, BackendKey, Counter, Ip, PodEntry, REDIRECT_NET, REDIRECT_PORTS, SPREAD_MASK, Service, SockAddr, Verdict,
     VerdictKey, action,
@@ -25,14 +25,10 @@ pub struct Connect<'a> {
 }
 
 /// What the connect hook can look up.
-pub trait Routes {
+pub trait Routes: Lives {
     fn service(&self, at: &SockAddr) -> Option<Service>;
     fn backend(&self, key: &BackendKey) -> Option<Backend>;
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict>;
-    /// The epoch in force of a pod's slot.
-    fn epoch(&self, pod: u32) -> Option<u32>;
-    /// The generation in force of the decisions about a pod.
-    fn generation(&self, pod: u32) -> Option<u32>;
     /// The table of direct connections has room.
     fn has_room(&self) -> bool;
     /// Nanoseconds since boot.
@@ -74,8 +70,6 @@ pub struct Permit {
     pub generation: u32,
     pub decision: u32,
 }
-
-const NOT_CHOSEN: SockAddr = SockAddr { ip: Ip::NONE, port: 0 };
 
 /// Decides a connect. `in_enrolled_cgroup` is asked only for sockets of unknown namespaces, since it costs a walk.
 #[inline(always)]
@@ -151,7 +145,7 @@ pub fn connect(facts: &Connect<'_>, routes: &impl Routes, in_enrolled_cgroup: im
             _ => {}
         }
     }
-    let hint = backend.unwrap_or(NOT_CHOSEN);
+    let hint = backend.unwrap_or(SockAddr::NONE);
     let hash = hash(facts.destination);
     if is_v4 {
         let to = Ip::v4((REDIRECT_NET | (hash & !SPREAD_MASK)).to_be());
@@ -234,6 +228,15 @@ mod tests {
 
     const NOBODY: Node = Node { service: None, backend: None, verdict: None, full: false, now: 100 };
 
+    impl Lives for Node {
+        fn epoch(&self, pod: u32) -> Option<u32> {
+            (pod == 4).then_some(11)
+        }
+        fn generation(&self, pod: u32) -> Option<u32> {
+            (pod == 4).then_some(6)
+        }
+    }
+
     impl Routes for Node {
         fn service(&self, at: &SockAddr) -> Option<Service> {
             self.service.filter(|_| at.ip == v4(10, 96, 0, 1))
@@ -243,12 +246,6 @@ mod tests {
         }
         fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
             self.verdict.filter(|_| *key == permitted_key())
-        }
-        fn epoch(&self, pod: u32) -> Option<u32> {
-            (pod == 4).then_some(11)
-        }
-        fn generation(&self, pod: u32) -> Option<u32> {
-            (pod == 4).then_some(6)
         }
         fn has_room(&self) -> bool {
             !self.full
@@ -295,7 +292,7 @@ mod tests {
     }
 
     fn redirected(outcome: Outcome) -> bool {
-        matches!(outcome, Outcome::Redirect(to, _, NOT_CHOSEN) if to.ip.is_redirect())
+        matches!(outcome, Outcome::Redirect(to, _, SockAddr::NONE) if to.ip.is_redirect())
     }
 
     #[test]
@@ -343,7 +340,7 @@ mod tests {
         assert_eq!(after(&node(own, 2)), Outcome::Own(own));
         let far = SockAddr { ip: v4(10, 1, 0, 3), port: 80 };
         assert!(matches!(after(&node(far, 2)), Outcome::Redirect(_, _, hint) if hint == far));
-        assert_eq!(after(&node(NOT_CHOSEN, 2)), Outcome::Denied(Counter::NoHealthyEndpoint, service, 0));
+        assert_eq!(after(&node(SockAddr::NONE, 2)), Outcome::Denied(Counter::NoHealthyEndpoint, service, 0));
         assert!(redirected(after(&node(far, 0))));
         // The list is gone, or another service's: 5 % 3 is a slot that the table has not.
         assert!(redirected(after(&node(far, 3))));
@@ -366,7 +363,7 @@ mod tests {
     fn a_pod_is_redirected_and_only_it() {
         let outcome = decide(&dial(v4(10, 96, 0, 1)), || panic!("known namespace"));
         let Outcome::Redirect(to, own, hint) = outcome else { panic!("{outcome:?}") };
-        assert!(to.ip.is_redirect() && to.port == PORT && own == pod().ip4 && hint == NOT_CHOSEN);
+        assert!(to.ip.is_redirect() && to.port == PORT && own == pod().ip4 && hint == SockAddr::NONE);
         let stranger = Connect { pod: None, ..dial(v4(10, 96, 0, 1)) };
         assert_eq!(decide(&stranger, || false), Outcome::Pass(Counter::ConnectNotEnrolled));
         assert_eq!(decide(&stranger, || true), Outcome::Refuse(Counter::UnknownNamespace));
@@ -398,7 +395,7 @@ mod tests {
     fn ipv6_goes_to_a_port_of_the_loopback_address() {
         let outcome = decide(&dial(v6(1)), || true);
         let Outcome::Redirect(to, own, hint) = outcome else { panic!("{outcome:?}") };
-        assert!(to.ip == Ip::LOOPBACK6 && own == pod().ip6 && hint == NOT_CHOSEN);
+        assert!(to.ip == Ip::LOOPBACK6 && own == pod().ip6 && hint == SockAddr::NONE);
         for i in 0..200_000 {
             let outcome = decide(&dial(v6(i + 100)), || true);
             let Outcome::Redirect(to, ..) = outcome else { panic!("{outcome:?}") };

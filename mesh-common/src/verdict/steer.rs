@@ -1,6 +1,6 @@
 //! Who gets a connection that arrives at a pod.
 
-use super::TCP;
+use super::{Lives, TCP};
 use crate::abi::{AGENT_WATCHES, Attestation, Counter, FlowKey, NODE, PodEntry, Tuple, kind};
 
 /// What a pod's `sk_lookup` knows of a connection that arrives.
@@ -17,14 +17,10 @@ pub struct Lookup {
 }
 
 /// What a pod's `sk_lookup` can look up.
-pub trait Tables {
+pub trait Tables: Lives {
     /// The [`kind`] of the socket of that namespace that is dialling just so.
     fn pending(&self, key: &FlowKey) -> Option<u32>;
     fn attested(&self, tuple: &Tuple) -> Option<Attestation>;
-    /// The epoch in force of a pod index.
-    fn epoch(&self, pod: u32) -> Option<u32>;
-    /// The generation in force of the decisions about a pod.
-    fn generation(&self, pod: u32) -> Option<u32>;
     /// Somebody in the pod listens on the port, or it is not known.
     fn may_listen(&self, port: u32) -> bool;
 }
@@ -129,6 +125,16 @@ mod tests {
         closed: bool,
     }
 
+    impl Lives for Few {
+        fn epoch(&self, pod: u32) -> Option<u32> {
+            self.epoch.filter(|(index, _)| *index == pod).map(|(_, epoch)| epoch)
+        }
+
+        fn generation(&self, pod: u32) -> Option<u32> {
+            (pod == 3).then_some(9)
+        }
+    }
+
     impl Tables for Few {
         fn pending(&self, key: &FlowKey) -> Option<u32> {
             self.pending.filter(|(flow, _)| flow == key).map(|(_, kind)| kind)
@@ -136,14 +142,6 @@ mod tests {
 
         fn attested(&self, _: &Tuple) -> Option<Attestation> {
             self.attested
-        }
-
-        fn epoch(&self, pod: u32) -> Option<u32> {
-            self.epoch.filter(|(index, _)| *index == pod).map(|(_, epoch)| epoch)
-        }
-
-        fn generation(&self, pod: u32) -> Option<u32> {
-            (pod == 3).then_some(9)
         }
 
         fn may_listen(&self, _: u32) -> bool {

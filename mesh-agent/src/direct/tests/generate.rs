@@ -8,6 +8,7 @@ use mesh_common::model::{
     ServiceAccountMatch, StringMatch, Tunnel, Workload, WorkloadKind,
 };
 
+use super::dice::Dice;
 use crate::state::{Reach, Unreadable};
 
 pub const NAMESPACES: [&str; 3] = ["a", "ab", "b"];
@@ -30,29 +31,10 @@ const NETWORKS: [&str; 11] = [
     "::ffff:0:0/95",
 ];
 
-/// SplitMix64
-pub struct Dice(pub u64);
-
 impl Dice {
-    pub fn roll(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % below
-    }
-
-    /// In so many of a hundred.
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.roll(100) < percent
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.roll(from.len() as u64) as usize]
-    }
-
     fn name(&mut self) -> PolicyName {
-        let name = self.pick(&["p", "q", "r", "s", Policy::STRICT_STATIC, "converted_peer_authentication_db"]);
-        PolicyName { namespace: self.pick(&NAMESPACES).into(), name: name.into() }
+        let name = *self.pick(&["p", "q", "r", "s", Policy::STRICT_STATIC, "converted_peer_authentication_db"]);
+        PolicyName { namespace: (*self.pick(&NAMESPACES)).into(), name: name.into() }
     }
 
     /// Mostly none.
@@ -62,7 +44,7 @@ impl Dice {
     }
 
     fn string(&mut self, from: &[&str]) -> StringMatch {
-        let text = self.pick(from).to_owned();
+        let text = (*self.pick(from)).to_owned();
         match self.roll(9) {
             0..=3 => StringMatch::Exact(text),
             4 | 5 => StringMatch::Prefix(text),
@@ -74,11 +56,11 @@ impl Dice {
     fn one_match(&mut self) -> Match {
         let namespace = |dice: &mut Self| dice.string(&NAMESPACES);
         let principal = |dice: &mut Self| dice.string(&PRINCIPALS);
-        let net = |dice: &mut Self| dice.pick(&NETWORKS).parse::<IpNet>().expect("a network");
-        let port = |dice: &mut Self| dice.pick(&PORTS);
+        let net = |dice: &mut Self| (*dice.pick(&NETWORKS)).parse::<IpNet>().expect("a network");
+        let port = |dice: &mut Self| *dice.pick(&PORTS);
         let account = |dice: &mut Self| ServiceAccountMatch {
-            namespace: dice.pick(&NAMESPACES).into(),
-            service_account: dice.pick(&ACCOUNTS).into(),
+            namespace: (*dice.pick(&NAMESPACES)).into(),
+            service_account: (*dice.pick(&ACCOUNTS)).into(),
         };
         Match {
             namespaces: self.some(namespace),
@@ -105,11 +87,11 @@ impl Dice {
     }
 
     pub fn policy(&mut self) -> Policy {
-        let scope = self.pick(&[Scope::Global, Scope::Namespace, Scope::WorkloadSelector]);
+        let scope = *self.pick(&[Scope::Global, Scope::Namespace, Scope::WorkloadSelector]);
         let rules = (0..self.roll(3)).map(|_| self.rule()).collect();
         let (name, dry) = (self.name(), self.chance(15));
         let action =
-            self.pick(&[Action::Allow, Action::Allow, Action::Allow, Action::Deny, Action::Deny, Action::Audit]);
+            *self.pick(&[Action::Allow, Action::Allow, Action::Allow, Action::Deny, Action::Deny, Action::Audit]);
         let policy = Policy { name, scope, action, rules, dry_run: dry && action != Action::Audit };
         // What makes STRICT is always enforced.
         if policy.is_strict_mtls() { Policy { action: Action::Deny, dry_run: false, ..policy } } else { policy }
@@ -118,14 +100,15 @@ impl Dice {
     pub fn unreadable(&mut self) -> Unreadable {
         let reach = match self.roll(3) {
             0 => Reach::Everybody,
-            1 => Reach::Namespace(self.pick(&NAMESPACES).into()),
+            1 => Reach::Namespace((*self.pick(&NAMESPACES)).into()),
             _ => Reach::Named,
         };
         Unreadable { name: self.name(), reach }
     }
 
     pub fn workload(&mut self, number: u64) -> Workload {
-        let (domain, namespace) = (self.pick(&["cluster.local", "cluster.local", "td"]), self.pick(&NAMESPACES));
+        let (domain, namespace) = (*self.pick(&["cluster.local", "cluster.local", "td"]), *self.pick(&NAMESPACES));
+        let account = *self.pick(&ACCOUNTS);
         // Now and then the address that another one has, too.
         let last = 1 + if self.chance(4) { self.roll(WORKLOADS) } else { number };
         let named = if self.chance(50) { self.roll(3) } else { 0 };
@@ -136,7 +119,7 @@ impl Dice {
             addresses: addresses(last),
             network: String::new(),
             tunnel: if self.chance(90) { Tunnel::Hbone } else { Tunnel::None },
-            identity: Identity::new(domain, namespace, self.pick(&ACCOUNTS)).expect("an identity"),
+            identity: Identity::new(domain, namespace, account).expect("an identity"),
             node: "n".into(),
             canonical_name: String::new(),
             canonical_revision: String::new(),
