@@ -107,8 +107,8 @@ fn dangers(place: &Place<'_>, named: &Named, in_test: bool) -> Option<String> {
     if ["aya", "aya_log", "aya_obj"].contains(&first) && !talks_to_kernel {
         return Some("aya: only in mesh-agent/src/bpf and mesh-common/src/abi.rs".into());
     }
-    if first == "kube" && !["mesh-controller", "meshctl"].contains(&place.package) {
-        return Some("kube: only in mesh-controller and meshctl".into());
+    if first == "kube" && !["mesh-controller", "meshctl", "tests"].contains(&place.package) {
+        return Some("kube: only in mesh-controller, meshctl and tests".into());
     }
     let asks = place.path.ends_with("/config.rs") || place.path.ends_with("/build.rs") || place.package == "xtask";
     if first == "std" && second == Some("env") && !asks && !in_test {
