@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use mesh_tests::{A, B, End, Patience, World, eventually, leftovers};
+use mesh_tests::{A, B, End, Patience, World, eventually, kube_folder, leftovers};
 
 #[test]
 fn pods_talk_across_nodes_and_the_canary_is_readable() -> Result<()> {
@@ -102,4 +102,24 @@ fn a_killed_process_leaves_nothing() -> Result<()> {
     owner.kill()?;
     owner.wait()?;
     eventually("the janitor has removed the world", Patience::SHORT, || Ok((of_it() == 0).then_some(())))
+}
+
+/// On a Kubernetes API, and gone with their DEL.
+#[test]
+fn plugins_make_pods_that_reach_each_other() -> Result<()> {
+    if kube_folder()?.is_none() {
+        return Ok(());
+    }
+    let mut world = World::on_kubernetes("pods by plugins")?;
+    let (cart, web) = (world.pod("shop", "cart", A)?, world.pod("shop", "web", B)?);
+    web.serve("echo", 7000)?;
+    assert!(cart.say(web.at(7000), "hello")?.echoed());
+    let path = format!("/api/v1/namespaces/shop/pods/{}", web.name);
+    let pod = world.api()?.get(&path)?.unwrap_or(serde_json::Value::Null);
+    assert_eq!(pod["status"]["podIP"], web.ip.to_string());
+    assert_eq!(pod["metadata"]["uid"], web.uid);
+    world.delete_pod(&web)?;
+    assert_eq!(world.api()?.get(&path)?, None);
+    assert!(!world.runtime(B).conf_dir().join("00-nodemesh.conflist").exists());
+    Ok(())
 }

@@ -64,6 +64,16 @@ pub fn installed(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: cargo xtask setup"))
 }
 
+/// The folder with `up.sh`, which starts a Kubernetes API: MESH_KUBE.
+pub(crate) fn kube_folder() -> Option<PathBuf> {
+    env::var_os("MESH_KUBE").map(PathBuf::from)
+}
+
+/// A test that cannot run is a failure: CI.
+pub(crate) fn must_run_all() -> bool {
+    env::var_os("CI").is_some()
+}
+
 /// How many connections a scene under load makes: MESH_TEST_CONNECTIONS, or few enough for every day.
 pub fn load_connections() -> usize {
     env::var("MESH_TEST_CONNECTIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000)

@@ -1,15 +1,16 @@
 //! The world's controller, run as an administrator would.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::{NodeId, Patience, Place, Process, config, network, place};
+use crate::{KubeApi, NodeId, Patience, Place, Process, config, network, place};
 
 const PORT: u16 = 15012;
 /// The name in the controller's certificate, which agents ask for.
@@ -20,6 +21,7 @@ pub(crate) const SERVER_NAME: &str = "mesh-controller.nodemesh-system.svc";
 pub struct Controller {
     pub process: Arc<Process>,
     state: PathBuf,
+    ca_file: PathBuf,
 }
 
 impl Controller {
@@ -34,7 +36,30 @@ impl Controller {
         let process = Arc::new(place.start("controller", &config::built("mesh-controller")?, &arguments)?);
         place.crew.join(&process);
         process.says("serving", Patience::LONG)?;
-        Ok(Self { process, state: state.to_owned() })
+        Ok(Self { process, state: state.to_owned(), ca_file: state.join("ca/ca.crt") })
+    }
+
+    /// The same with the configuration of an API; what agents must trust is written to a file for them, as kubelets do.
+    pub(crate) fn on_kubernetes(place: &Place, api: &KubeApi, state: &Path) -> Result<Self> {
+        let arguments = [
+            format!("KUBECONFIG={}", api.kubeconfig().display()),
+            config::built("mesh-controller")?.display().to_string(),
+            "--source=kubernetes".to_owned(),
+            format!("--state={}", state.display()),
+            format!("--listen=0.0.0.0:{PORT}"),
+            "--log=info".to_owned(),
+        ];
+        let process = Arc::new(place.start("controller", &config::installed("env")?, &arguments)?);
+        place.crew.join(&process);
+        process.says("serving", Patience::LONG)?;
+        let map = "/api/v1/namespaces/nodemesh-system/configmaps/mesh-ca-root";
+        let roots = process.alive_until(format_args!("the API has {map}"), Patience::LONG, || {
+            let text = api.get(map)?.map(|map| map["data"]["root-cert.pem"].as_str().unwrap_or_default().to_owned());
+            Ok(text.filter(|text| !text.is_empty()))
+        })?;
+        let ca_file = state.join("root-cert.pem");
+        fs::write(&ca_file, roots).with_context(|| format!("write {}", ca_file.display()))?;
+        Ok(Self { process, state: state.to_owned(), ca_file })
     }
 
     /// Where agents find it.
@@ -44,7 +69,7 @@ impl Controller {
 
     /// The file with the certificate that agents trust.
     pub fn ca_file(&self) -> PathBuf {
-        self.state.join("ca/ca.crt")
+        self.ca_file.clone()
     }
 
     /// The socket at which meshctl asks the controller.

@@ -1,28 +1,43 @@
-//! Kubernetes manifests as a user writes them: one file an object, in the folder that the controller reads.
+//! Kubernetes manifests as a user writes them: one file an object, in the folder that the controller reads, or applied
+//! to a Kubernetes API.
 
 use std::{
     collections::BTreeMap,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{Families, NodeId, Pod, Service};
+use crate::{
+    Families, KubeApi, NodeId, Pod, Service,
+    kube_api::{Reference, documents},
+};
 
-/// The folder. Each file appears, changes and goes at once.
+/// The folder. Each file appears, changes and goes at once, and its objects with it.
 #[derive(Debug)]
 pub struct Manifests {
     folder: PathBuf,
     /// Beside it, so that an unfinished file is never read.
     drafts: PathBuf,
+    /// Where files are applied, and which objects each of them has there.
+    applied: Option<Applied>,
+}
+
+/// By file.
+#[derive(Debug)]
+struct Applied {
+    api: Arc<KubeApi>,
+    files: Mutex<BTreeMap<String, Vec<Reference>>>,
 }
 
 impl Manifests {
-    pub(crate) fn new(root: &Path) -> Result<Self> {
-        let manifests = Self { folder: root.join("manifests"), drafts: root.join("drafts") };
+    pub(crate) fn new(root: &Path, api: Option<Arc<KubeApi>>) -> Result<Self> {
+        let applied = api.map(|api| Applied { api, files: Mutex::default() });
+        let manifests = Self { folder: root.join("manifests"), drafts: root.join("drafts"), applied };
         for folder in [&manifests.folder, &manifests.drafts] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
@@ -37,13 +52,18 @@ impl Manifests {
     pub fn write(&self, name: &str, yaml: &str) -> Result<()> {
         let (draft, file) = (self.drafts.join(name), self.folder.join(format!("{name}.yaml")));
         fs::write(&draft, yaml).with_context(|| format!("write {}", draft.display()))?;
-        fs::rename(&draft, &file).with_context(|| format!("move {} to {}", draft.display(), file.display()))
+        fs::rename(&draft, &file).with_context(|| format!("move {} to {}", draft.display(), file.display()))?;
+        match &self.applied {
+            Some(applied) => applied.bring(name, &documents(yaml)?),
+            None => Ok(()),
+        }
     }
 
     /// Removes `<name>.yaml`.
     pub fn remove(&self, name: &str) -> Result<()> {
         let file = self.folder.join(format!("{name}.yaml"));
-        fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))
+        fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
+        self.applied.as_ref().map_or(Ok(()), |applied| applied.bring(name, &[]))
     }
 
     fn put(&self, name: &str, object: &Value) -> Result<()> {
@@ -78,6 +98,24 @@ impl Manifests {
             &format!("serviceaccount-{namespace}-{name}"),
             &json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata }),
         )
+    }
+
+    /// A pod that was scheduled, and of which nothing runs yet; the UID that the API gives it.
+    pub(crate) fn scheduled_pod(
+        &self,
+        api: &KubeApi,
+        (namespace, name): (&str, &str),
+        account: &str,
+        node: NodeId,
+    ) -> Result<String> {
+        let container = json!({ "name": "app", "image": "example.com/app" });
+        let applied = api.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": namespace, "labels": { "app": name } },
+            "spec": { "nodeName": node.name(), "serviceAccountName": account, "containers": [container] },
+        }))?;
+        Ok(applied["metadata"]["uid"].as_str().context("a pod without UID")?.to_owned())
     }
 
     pub(crate) fn pod(&self, pod: &Pod, labels: &BTreeMap<String, String>, probe: Option<u16>) -> Result<()> {
@@ -149,6 +187,20 @@ impl Manifests {
             )?;
         }
         Ok(())
+    }
+}
+
+impl Applied {
+    /// The API has these objects of the file and no others.
+    fn bring(&self, name: &str, objects: &[Value]) -> Result<()> {
+        let references = objects.iter().map(Reference::of).collect::<Result<Vec<_>>>()?;
+        for object in objects {
+            self.api.apply(object)?;
+        }
+        let before =
+            self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), references.clone());
+        let mut gone = before.into_iter().flatten().filter(|reference| !references.contains(reference));
+        gone.try_for_each(|reference| self.api.delete(&reference))
     }
 }
 

@@ -146,6 +146,24 @@ impl Network {
         Ok(file(&pod))
     }
 
+    /// A pod's namespace as a container runtime makes it: nothing in it but loopback.
+    pub fn add_empty_pod(&self, name: &str) -> Result<PathBuf> {
+        let pod = self.name(name);
+        ip(None, &format!("netns add {pod}\n"))?;
+        inside(&pod, || {
+            if has_ipv6() {
+                set("net/ipv6/conf/default/accept_dad", "0")?;
+            }
+            tune()
+        })??;
+        ip(Some(&pod), "link set lo up\n")?;
+        Ok(file(&pod))
+    }
+
+    pub fn remove_empty_pod(&self, name: &str) -> Result<()> {
+        ip(None, &format!("netns del {}\n", self.name(name)))
+    }
+
     /// Its link at once, so that the address is free; the kernel takes its time for the namespace.
     pub fn remove_pod(&self, node: NodeId, name: &str, address: Ipv4Addr) -> Result<()> {
         ip(Some(&self.name(node.name())), &format!("link del {}\n", port(address)))?;

@@ -153,6 +153,11 @@ impl Node {
         self.run_dir.with_extension("state")
     }
 
+    /// The node's CNI: configurations in `net.d`, programs in `bin`.
+    pub fn cni_folder(&self) -> PathBuf {
+        self.run_dir.with_extension("cni")
+    }
+
     /// The socket at which pods join.
     pub fn cni_socket(&self) -> PathBuf {
         self.run_dir.join("cni.sock")

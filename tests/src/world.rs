@@ -2,6 +2,7 @@
 
 mod changes;
 mod cluster;
+mod kubernetes;
 mod mesh;
 mod questions;
 
@@ -19,10 +20,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    A, Agent, B, Capture, Controller, Manifests, Node, NodeId, Place, Pod,
+    A, Agent, B, Capture, Controller, KubeApi, Manifests, Node, NodeId, Place, Pod,
     cleanup::{self, WorldId},
     network::{self, Network},
     process::Crew,
+    runtime::{Runtime, Sandbox},
 };
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -37,6 +39,10 @@ pub struct World {
     network: Network,
     nodes: [Node; 2],
     pub manifests: Manifests,
+    /// Where the configuration is, if it is not a folder.
+    api: Option<Arc<KubeApi>>,
+    /// Pods that CNI plugins made, by name.
+    sandboxes: BTreeMap<String, Sandbox>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     pods: Vec<Arc<Pod>>,
     pod_labels: BTreeMap<String, BTreeMap<String, String>>,
@@ -57,12 +63,22 @@ pub struct World {
 impl World {
     /// Two nodes without a mesh. `title` is for messages.
     pub fn new(title: &str) -> Result<Self> {
+        Self::make(title, false)
+    }
+
+    /// The same with a Kubernetes API, to which all manifests are applied, and with nodes whose pods are made by CNI
+    /// plugins. See [`kube_folder`](crate::kube_folder).
+    pub fn on_kubernetes(title: &str) -> Result<Self> {
+        Self::make(title, true)
+    }
+
+    fn make(title: &str, kubernetes: bool) -> Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "a world needs root: it makes network namespaces and cgroups");
         cleanup::sweep_dead()?;
         cleanup::hire_janitor()?;
         cleanup::mount_bpffs()?;
         let id = WorldId::own(NUMBER.fetch_add(1, Ordering::Relaxed))?.to_string();
-        let made = Self::build(&id, title);
+        let made = Self::build(&id, title, kubernetes);
         if made.is_err() {
             // The first error is the one to tell.
             let _ = cleanup::remove(&id);
@@ -70,7 +86,7 @@ impl World {
         made
     }
 
-    fn build(id: &str, title: &str) -> Result<Self> {
+    fn build(id: &str, title: &str, kubernetes: bool) -> Result<Self> {
         let root = Path::new("/run").join(format!("nodemesh-{id}"));
         let cgroup = cleanup::cgroup2()?.join(format!("nodemesh-{id}"));
         for folder in [&root.join("logs"), &cgroup] {
@@ -80,7 +96,15 @@ impl World {
         let crew = Crew::default();
         let nodes =
             [Node::new(A, id, &network, &root, &cgroup, &crew)?, Node::new(B, id, &network, &root, &cgroup, &crew)?];
-        let manifests = Manifests::new(&root)?;
+        let api = match kubernetes {
+            true => {
+                let place = place_of(&network, "c", &cgroup.join("kube-api"), &root, &crew)?;
+                nodes.iter().try_for_each(|node| Runtime::new(node).install_bridge())?;
+                Some(Arc::new(KubeApi::start(&place, &network.name("c"), &root.join("kube-api"))?))
+            }
+            false => None,
+        };
+        let manifests = Manifests::new(&root, api.clone())?;
         manifests.node(A, &[])?;
         manifests.node(B, &[])?;
         Ok(Self {
@@ -91,6 +115,8 @@ impl World {
             network,
             nodes,
             manifests,
+            api,
+            sandboxes: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             pods: Vec::new(),
             agent_options: Vec::new(),
@@ -127,10 +153,7 @@ impl World {
 
     /// A folder of the cgroup tree and a namespace for what is no pod of the cluster.
     fn place(&self, part: &str, cgroup: &str) -> Result<Place> {
-        let cgroup = self.cgroup.join(cgroup);
-        fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
-        let netns = Some(network::file(&self.network.name(part)));
-        Ok(Place { netns, cgroup, logs: self.root.join("logs"), crew: self.crew.clone() })
+        place_of(&self.network, part, &self.cgroup.join(cgroup), &self.root, &self.crew)
     }
 
     /// A host outside the cluster, and its address.
@@ -142,6 +165,12 @@ impl World {
     pub fn capture(&self) -> Result<Capture> {
         Capture::start(self.node(A))
     }
+}
+
+fn place_of(network: &Network, part: &str, cgroup: &Path, root: &Path, crew: &Crew) -> Result<Place> {
+    fs::create_dir_all(cgroup).with_context(|| format!("create {}", cgroup.display()))?;
+    let netns = Some(network::file(&network.name(part)));
+    Ok(Place { netns, cgroup: cgroup.to_owned(), logs: root.join("logs"), crew: crew.clone() })
 }
 
 impl Drop for World {

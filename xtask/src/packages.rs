@@ -35,6 +35,12 @@ const PROGRAMS: &[Program] = &[
     Program { binary: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
     Program { binary: "openssl", package: "openssl", why: "signs certificates as nobody should" },
     Program { binary: "nft", package: "nftables", why: "closes ports to break connections on purpose" },
+    Program {
+        // Not in PATH: where container runtimes look.
+        binary: "/usr/lib/cni/bridge",
+        package: "containernetworking-plugins",
+        why: "gives a pod its network, as on a node of Kubernetes",
+    },
     XZ,
 ];
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::World;
 use crate::{Families, NodeId, Place, Pod, Service, agent};
@@ -38,6 +38,10 @@ impl World {
     ) -> Result<Arc<Pod>> {
         self.namespace(namespace)?;
         self.manifests.service_account(namespace, account)?;
+        if let Some(api) = self.api.clone() {
+            ensure!(families == Families::V4, "the nodes' CNI knows IPv4 only");
+            return self.pod_by_cni(&api, (namespace, name), account, node);
+        }
         // As a node does: an address is free again when its pod is gone.
         let taken = |ip: &Ipv4Addr| self.pods.iter().any(|pod| pod.ip == *ip);
         let ip = (0..200).map(|index| node.pod_address(index)).find(|ip| !taken(ip)).context("the node is full")?;
@@ -89,6 +93,9 @@ impl World {
 
     /// Deletes a pod as Kubernetes and a CNI plugin do.
     pub fn delete_pod(&mut self, pod: &Pod) -> Result<()> {
+        if let Some(sandbox) = self.sandboxes.remove(&pod.name) {
+            return self.remove_by_cni(pod, &sandbox);
+        }
         self.manifests.remove(&format!("pod-{}-{}", pod.namespace, pod.name))?;
         if self.agents[pod.node.index()].is_some() {
             agent::remove_pod(self.node(pod.node), pod)?;

@@ -1,11 +1,14 @@
 //! Running the mesh, and putting namespaces and pods into it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 
 use super::{World, questions};
-use crate::{A, Agent, B, Controller, NodeId, Patience, Pod, Process, agent, ctl, eventually};
+use crate::{A, Agent, B, Controller, NodeId, Patience, Pod, Process, agent, ctl, eventually, runtime::Runtime};
 
 const MODE: &str = "nodemesh.io/mode";
 
@@ -22,14 +25,20 @@ impl World {
     pub fn start_controller(&mut self) -> Result<()> {
         let place = self.place("c", "controller")?;
         let state = self.root().join("controller");
-        self.controller = Some(Controller::start(&place, self.manifests.folder(), &state)?);
+        self.controller = Some(match &self.api {
+            Some(api) => Controller::on_kubernetes(&place, api, &state)?,
+            None => Controller::start(&place, self.manifests.folder(), &state)?,
+        });
         Ok(())
     }
 
     /// With a token made for it now.
     pub fn start_agent(&mut self, node: NodeId) -> Result<()> {
         let token = self.root().join(format!("token-{}", node.name()));
-        self.controller()?.join_token(node, &token)?;
+        match self.api.clone() {
+            Some(api) => self.agent_pod(&api, node, &token)?,
+            None => self.controller()?.join_token(node, &token)?,
+        }
         self.start_agent_with(node, token)?;
         eventually(format_args!("agent {} is connected", node.name()), Patience::LONG, || {
             Ok((self.status(node)?["controller_connected"] == true).then_some(()))
@@ -38,20 +47,30 @@ impl World {
 
     /// With the token in this file; does not wait for the controller.
     pub fn start_agent_with(&mut self, node: NodeId, token: PathBuf) -> Result<()> {
-        let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)?;
+        let started = self.run_agent(node, &token)?;
         self.agents[node.index()] = Some(started);
-        for pod in self.pods.iter().filter(|pod| pod.node == node) {
+        // On Kubernetes it finds those that are there by itself.
+        for pod in self.pods.iter().filter(|pod| pod.node == node && self.api.is_none()) {
             agent::add_pod(self.node(node), pod)?;
         }
         Ok(())
+    }
+
+    fn run_agent(&self, node: NodeId, token: &Path) -> Result<Agent> {
+        let mut options = self.agent_options.clone();
+        if self.api.is_some() {
+            let runtime = Runtime::new(self.node(node));
+            options.push(format!("--cni-conf-dir={}", runtime.conf_dir().display()));
+            options.push(format!("--cni-bin-dir={}", runtime.bin_dir().display()));
+        }
+        Agent::start(self.node(node), &self.controller()?.ca_file(), token, &options)
     }
 
     /// As a node's supervisor does: with the token that it had, and nobody tells it of any pod. The controller need not
     /// be there.
     pub fn restart_agent(&mut self, node: NodeId) -> Result<()> {
         let token = self.root().join(format!("token-{}", node.name()));
-        let started = Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)?;
-        self.agents[node.index()] = Some(started);
+        self.agents[node.index()] = Some(self.run_agent(node, &token)?);
         Ok(())
     }
 
@@ -65,7 +84,7 @@ impl World {
     /// A second agent, which is about to take over.
     pub fn successor(&self, node: NodeId) -> Result<Agent> {
         let token = self.root().join(format!("token-{}", node.name()));
-        Agent::start(self.node(node), &self.controller()?.ca_file(), &token, &self.agent_options)
+        self.run_agent(node, &token)
     }
 
     /// A second agent takes over from the one that runs, and serves when this returns. Gives the old one, which ends

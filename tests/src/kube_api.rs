@@ -1,0 +1,241 @@
+//! A real Kubernetes API for a world, with the CRDs that the mesh reads: etcd and an API server, started by the script
+//! `up.sh` in the folder that `MESH_KUBE` names. It listens on the loopback of the namespace that it is given.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use http::{Method, Request};
+use kube::{Client, Config, config::Kubeconfig};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{Patience, Place, config, eventually, network, place};
+
+/// Free: the namespace is the world's own.
+const PORT: u16 = 18443;
+const PROGRAMS: [&str; 2] = ["etcd", "minikapi"];
+/// Whoever writes here, as Kubernetes' field managers go.
+const MANAGER: &str = "mesh-tests";
+/// The kinds of other projects that the mesh reads.
+const CRDS: [&str; 2] = ["peerauthentications.security.istio.io", "authorizationpolicies.security.istio.io"];
+
+/// A running API.
+#[derive(Debug)]
+pub struct KubeApi {
+    /// Its network namespace.
+    netns: String,
+    kubeconfig: PathBuf,
+}
+
+/// What makes an object that object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Reference {
+    api_version: String,
+    kind: String,
+    /// Empty for kinds without namespace.
+    namespace: String,
+    name: String,
+}
+
+/// The folder with the script that starts the API; `None` where there is none, and a scene cannot run.
+///
+/// # Errors
+/// There is none, and `CI` says that everything must run.
+pub fn kube_folder() -> Result<Option<PathBuf>> {
+    let folder = config::kube_folder();
+    ensure!(
+        folder.is_some() || !config::must_run_all(),
+        "MESH_KUBE does not name the folder with up.sh, which starts a Kubernetes API"
+    );
+    if folder.is_none() {
+        eprintln!("not run: MESH_KUBE does not name the folder with up.sh, which starts a Kubernetes API");
+    }
+    Ok(folder)
+}
+
+impl KubeApi {
+    /// Serving, with CRDs, when this returns. `folder` is for its data.
+    pub(crate) fn start(place: &Place, netns: &str, folder: &Path) -> Result<Self> {
+        let scripts = config::kube_folder().context("MESH_KUBE does not name the folder with up.sh")?;
+        unpack(&scripts, &folder.join("bin"))?;
+        let arguments = [format!("PORT={PORT}"), "bash".to_owned()]
+            .into_iter()
+            .chain([scripts.join("up.sh"), folder.to_owned()].map(|path| path.display().to_string()));
+        let arguments: Vec<String> = arguments.collect();
+        let output = place.output(&config::installed("env")?, &arguments, Duration::from_secs(40))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "up.sh: {}: {}", output.status, errors.trim());
+        let api = Self { netns: netns.to_owned(), kubeconfig: folder.join("kubeconfig") };
+        api.add_crds(&scripts.join("crds"))?;
+        Ok(api)
+    }
+
+    /// The file by which programs in its namespace find it.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs `work` where the API can be reached.
+    pub fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
+        network::inside(&self.netns, || {
+            // Sockets belong to the namespace of the thread that makes them.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("start a runtime")?.block_on(async {
+                let read = Kubeconfig::read_from(&self.kubeconfig);
+                let read = read.with_context(|| format!("read {}", self.kubeconfig.display()))?;
+                let config = Config::from_custom_kubeconfig(read, &Default::default()).await?;
+                work(Client::try_from(config)?).await
+            })
+        })?
+    }
+
+    /// Server-side apply of an object and of its status, as its owner and its controller do; what the API has then.
+    pub fn apply(&self, object: &Value) -> Result<Value> {
+        let mut object = object.clone();
+        let reference = Reference::of(&object)?;
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            // The API gives it.
+            metadata.remove("uid");
+        }
+        let status = object.as_object_mut().and_then(|object| object.remove("status"));
+        let query = format!("?fieldManager={MANAGER}&force=true");
+        self.run(async |client| {
+            let applied = send(&client, Method::PATCH, &(reference.path() + &query), Some(&object)).await?;
+            let Some(status) = status else { return Ok(applied) };
+            let Reference { api_version, kind, name, .. } = &reference;
+            let metadata = json!({ "name": name, "namespace": applied["metadata"]["namespace"] });
+            let body = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status });
+            send(&client, Method::PATCH, &(reference.path() + "/status" + &query), Some(&body)).await
+        })
+        .with_context(|| format!("apply {reference:?}"))
+    }
+
+    /// At once; what is gone already is gone.
+    pub(crate) fn delete(&self, reference: &Reference) -> Result<()> {
+        let path = reference.path() + "?gracePeriodSeconds=0";
+        self.run(async |client| match send(&client, Method::DELETE, &path, None).await {
+            Err(error) if is_not_found(&error) => Ok(()),
+            other => other.map(drop),
+        })
+        .with_context(|| format!("delete {reference:?}"))
+    }
+
+    /// As in `/api/v1/namespaces/shop/pods/web`; `None`: there is no such object.
+    pub fn get(&self, path: &str) -> Result<Option<Value>> {
+        self.run(async |client| match send(&client, Method::GET, path, None).await {
+            Err(error) if is_not_found(&error) => Ok(None),
+            other => other.map(Some),
+        })
+    }
+
+    /// A token of a ServiceAccount as a kubelet asks for it: for one audience, bound to a pod.
+    pub fn token(&self, namespace: &str, account: &str, pod: &str, audience: &str) -> Result<String> {
+        let pods = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
+        let uid = self.get(&pods)?.with_context(|| format!("no pod {namespace}/{pod}"))?["metadata"]["uid"].clone();
+        let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid });
+        let spec = json!({ "audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound });
+        let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let answer = self.run(async |client| send(&client, Method::POST, &path, Some(&body)).await)?;
+        Ok(answer["status"]["token"].as_str().context("the API gave no token")?.to_owned())
+    }
+
+    fn add_crds(&self, folder: &Path) -> Result<()> {
+        for file in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+            let path = file?.path();
+            let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            // One of them has all that are wanted; reading YAML is what takes the time.
+            let wanted =
+                text.split("\n---").filter(|text| CRDS.iter().any(|name| text.contains(&format!("name: {name}"))));
+            for text in wanted {
+                let crd: Value = serde_yaml_ng::from_str(text).with_context(|| format!("read {}", path.display()))?;
+                self.apply(&crd)?;
+            }
+        }
+        for name in CRDS {
+            let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+            eventually(format_args!("the API serves {name}"), Patience::LONG, || {
+                let crd = self.get(&path)?;
+                let conditions = crd.as_ref().and_then(|crd| crd["status"]["conditions"].as_array());
+                let served = |c: &Value| c["type"] == "Established" && c["status"] == "True";
+                Ok(conditions.is_some_and(|all| all.iter().any(served)).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Reference {
+    pub fn of(object: &Value) -> Result<Self> {
+        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let metadata = &object["metadata"];
+        let [api_version, kind] = [&object["apiVersion"], &object["kind"]].map(word);
+        let [namespace, name] = [&metadata["namespace"], &metadata["name"]].map(word);
+        if api_version.is_empty() || kind.is_empty() || name.is_empty() {
+            bail!("no object with apiVersion, kind and name: {object}");
+        }
+        Ok(Self { api_version, kind, namespace, name })
+    }
+
+    fn path(&self) -> String {
+        let root = if self.api_version.contains('/') { "apis" } else { "api" };
+        let lower = self.kind.to_lowercase();
+        let plural = match lower.strip_suffix('y') {
+            Some(stem) => format!("{stem}ies"),
+            None if lower.ends_with('s') => format!("{lower}es"),
+            None => lower + "s",
+        };
+        let place = match self.namespace.as_str() {
+            "" => String::new(),
+            namespace => format!("namespaces/{namespace}/"),
+        };
+        format!("/{root}/{}/{place}{plural}/{}", self.api_version, self.name)
+    }
+}
+
+async fn send(client: &Client, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+    let kind = if method == Method::PATCH { "application/apply-patch+yaml" } else { "application/json" };
+    let body = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+    let request = Request::builder().method(method).uri(path).header("content-type", kind).body(body);
+    Ok(client.request(request.context("not a request")?).await?)
+}
+
+fn is_not_found(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 404)
+}
+
+/// The programs of the script, unpacked once for all worlds, beside the built programs.
+fn unpack(scripts: &Path, bin: &Path) -> Result<()> {
+    let kept = config::programs_dir()?.join("kube-api");
+    for folder in [kept.as_path(), bin] {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
+    for name in PROGRAMS {
+        let (packed, program) = (scripts.join(format!("{name}.xz")), kept.join(name));
+        let age = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+        if age(&program).is_none_or(|own| age(&packed).is_some_and(|packed| packed > own)) {
+            // Several worlds may do it at once.
+            let draft = kept.join(format!("{name}.{}", config::own_pid()));
+            let mut command = Command::new("sh");
+            let [from, to] = [&packed, &draft].map(|path| path.display().to_string());
+            command.args(["-c", r#"xz -dc "$1" >"$2" && chmod +x "$2""#, "sh", &from, &to]);
+            place::succeed(command, Duration::from_secs(60))?;
+            fs::rename(&draft, &program).with_context(|| format!("move {to} to {}", program.display()))?;
+        }
+        let link = bin.join(name);
+        std::os::unix::fs::symlink(&program, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(())
+}
+
+/// The objects of a YAML text, in order.
+pub(crate) fn documents(yaml: &str) -> Result<Vec<Value>> {
+    let all = serde_yaml_ng::Deserializer::from_str(yaml).map(Value::deserialize);
+    let all: Vec<Value> = all.collect::<Result<_, _>>().context("read YAML")?;
+    Ok(all.into_iter().filter(|one| !one.is_null()).collect())
+}

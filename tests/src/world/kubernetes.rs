@@ -1,0 +1,115 @@
+//! A world on Kubernetes: the agents' own pods, and pods as a runtime and its CNI plugins make them.
+
+use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::World;
+use crate::{
+    Families, KubeApi, NodeId, Place, Pod,
+    runtime::{self, Runtime, Sandbox},
+};
+
+/// Where the mesh itself lives.
+const OWN: &str = "nodemesh-system";
+const AGENT: &str = "mesh-agent";
+/// Whom agents' tokens are for.
+const AUDIENCE: &str = "nodemesh";
+
+impl World {
+    /// The API, in a world that has one.
+    pub fn api(&self) -> Result<Arc<KubeApi>> {
+        self.api.clone().context("this world has no Kubernetes API")
+    }
+
+    pub fn runtime(&self, node: NodeId) -> Runtime<'_> {
+        Runtime::new(self.node(node))
+    }
+
+    /// What the DaemonSet makes: the agent's pod of that node, and its token in this file.
+    pub(super) fn agent_pod(&mut self, api: &KubeApi, node: NodeId, token: &Path) -> Result<()> {
+        self.namespace(OWN)?;
+        self.manifests.service_account(OWN, AGENT)?;
+        let name = format!("{AGENT}-{}", node.name());
+        let container = json!({ "name": AGENT, "image": "example.com/mesh" });
+        api.apply(&json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": OWN },
+            "spec": {
+                "nodeName": node.name(), "serviceAccountName": AGENT, "hostNetwork": true, "containers": [container],
+            },
+            "status": { "phase": "Running", "podIP": node.address(), "podIPs": [{ "ip": node.address() }] },
+        }))?;
+        let text = api.token(OWN, AGENT, &name, AUDIENCE)?;
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(token);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("write {}", token.display()))
+    }
+
+    /// A pod from its scheduling on: the runtime makes its namespace and runs the node's CNI plugins, and only then
+    /// something runs in it and its status says where it is.
+    pub(super) fn pod_by_cni(
+        &mut self,
+        api: &KubeApi,
+        (namespace, name): (&str, &str),
+        account: &str,
+        node: NodeId,
+    ) -> Result<Arc<Pod>> {
+        runtime::has_plugins()?;
+        let uid = self.manifests.scheduled_pod(api, (namespace, name), account, node)?;
+        let netns = self.network.add_empty_pod(name)?;
+        let cgroup = self.node(node).cgroup.join("pods").join(format!("pod{uid}"));
+        fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
+        self.born += 1;
+        let sandbox = Sandbox {
+            id: format!("{:016x}", self.born),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.clone(),
+            netns: netns.clone(),
+        };
+        let ips = self.runtime(node).add(&sandbox)?;
+        let ip = ips.iter().find_map(|ip| if let std::net::IpAddr::V4(v4) = ip { Some(*v4) } else { None });
+        let place = Place {
+            netns: Some(netns.clone()),
+            cgroup: cgroup.clone(),
+            logs: self.root.join("logs"),
+            crew: self.crew.clone(),
+        };
+        let pod = Arc::new(Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            service_account: account.to_owned(),
+            node,
+            ip: ip.context("the pod got no IPv4 address")?,
+            ip6: std::net::Ipv6Addr::UNSPECIFIED,
+            families: Families::V4,
+            uid,
+            netns,
+            cgroup,
+            place,
+        });
+        self.sandboxes.insert(name.to_owned(), sandbox);
+        self.pods.push(Arc::clone(&pod));
+        self.write_pod(&pod)?;
+        Ok(pod)
+    }
+
+    /// As a kubelet: its processes end, then the runtime takes its network down, then the API forgets it.
+    pub(super) fn remove_by_cni(&mut self, pod: &Pod, sandbox: &Sandbox) -> Result<()> {
+        let kill = pod.cgroup.join("cgroup.kill");
+        fs::write(&kill, "1").with_context(|| format!("write {}", kill.display()))?;
+        self.runtime(pod.node).remove(sandbox)?;
+        self.pods.retain(|other| other.name != pod.name);
+        self.network.remove_empty_pod(&pod.name)?;
+        self.manifests.remove(&format!("pod-{}-{}", pod.namespace, pod.name))
+    }
+
+    /// The pod as its runtime knows it.
+    pub fn sandbox(&self, pod: &Pod) -> Result<&Sandbox> {
+        self.sandboxes.get(&pod.name).with_context(|| format!("no CNI plugin made {}", pod.full_name()))
+    }
+}
