@@ -1,9 +1,10 @@
 //! What meshctl asks of the controller: its own knowledge, and the agents' through their links. Served on a unix
-//! socket that only the controller's user can open.
+//! socket that only the controller's user can open, and on loopback if that is asked for.
 
 mod answers;
 
 use std::{
+    net::SocketAddr,
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     sync::Arc,
@@ -16,7 +17,10 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{link::Links, publish::Published};
 
@@ -51,6 +55,18 @@ pub async fn serve(listener: UnixListener, links: Links, published: watch::Recei
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await
         .context("serving the admin socket ended")
+}
+
+/// The same on a TCP port until that fails. The port is taken at once.
+pub fn serve_at(
+    address: SocketAddr,
+    links: Links,
+    published: watch::Receiver<Arc<Published>>,
+) -> Result<impl Future<Output = Result<()>> + Send> {
+    let incoming = TcpIncoming::bind(address).with_context(|| format!("--admin-listen {address}"))?;
+    let service = server::AdminServer::new(AdminService::new(links, published));
+    let server = Server::builder().add_service(service).serve_with_incoming(incoming);
+    Ok(async move { server.await.context("serving meshctl ended") })
 }
 
 impl AdminService {

@@ -50,6 +50,8 @@ impl App {
 
         let admin_socket = config.admin_socket();
         let admin = admin::serve(admin::listen(&admin_socket)?, links.clone(), published.clone());
+        let forwarded =
+            config.admin_listen.map(|at| admin::serve_at(at, links.clone(), published.clone())).transpose()?;
         let agents = Agents {
             listen: config.listen,
             server_name: &config.server_name,
@@ -73,6 +75,9 @@ impl App {
         });
         tasks.spawn(agents);
         tasks.spawn(admin);
+        if let Some(forwarded) = forwarded {
+            tasks.spawn(forwarded);
+        }
         Ok(Self { address, admin_socket, tasks })
     }
 

@@ -50,6 +50,10 @@ pub struct Run {
     /// Where meshctl connects (mode 0600) [default: admin.sock in the state folder]
     #[arg(long, value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+    /// Answer meshctl there too, as in 127.0.0.1:15000, for a port-forward through the Kubernetes API; loopback only,
+    /// since whoever reaches it may ask everything
+    #[arg(long, value_name = "ADDR", value_parser = loopback)]
+    pub admin_listen: Option<SocketAddr>,
     /// The namespace whose policies hold for the whole mesh
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,
@@ -115,6 +119,11 @@ impl Run {
     }
 }
 
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|e| format!("{e}"))?;
+    if address.ip().is_loopback() { Ok(address) } else { Err(format!("{} is no loopback address", address.ip())) }
+}
+
 fn trust_domain(text: &str) -> Result<String, String> {
     Identity::new(text, "namespace", "account").map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
@@ -171,6 +180,7 @@ mod tests {
             ["--certificate-ttl", "0h"],
             ["--certificate-ttl", "5"],
             ["--trust-domain", "A/b"],
+            ["--admin-listen", "0.0.0.0:15000"],
         ] {
             let all = ["c", "--state", "/s"].into_iter().chain(arguments);
             assert!(Cli::try_parse_from(all).is_err(), "{arguments:?}");

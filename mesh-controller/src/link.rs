@@ -86,7 +86,7 @@ impl Links {
         }
         match node {
             Some(node) if open.is_empty() && refused.is_empty() => {
-                Err(Status::unavailable(format!("the agent of node {node} is not connected")))
+                Err(Status::failed_precondition(format!("the agent of node {node} is not connected")))
             }
             _ => Ok(Question::new(self.clone(), id, open, refused, replies)),
         }

@@ -1,27 +1,31 @@
-//! The connection to agents and controller: gRPC over a unix socket. Every failure says which socket and what to do.
+//! The connection to agents and controller: gRPC over a unix socket, or through the Kubernetes API.
+
+mod kubernetes;
+mod server;
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-use hyper_util::rt::TokioIo;
 use mesh_common::proto::nodemesh::{Item, Query, StatusQuery, admin_client::AdminClient, item, query};
-use tokio::{net::UnixStream, sync::mpsc, task::JoinSet};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint, Uri},
-};
+use tokio::{sync::mpsc, task::JoinSet};
+use tonic::{Code, Status, transport::Channel};
+
+pub use kubernetes::Cluster;
+use server::Server;
 
 /// Where an agent listens unless it was told otherwise.
 const AGENT_SOCKET: &str = "/run/nodemesh/agent.sock";
+/// The name under which the controller itself answers.
+const CONTROLLER: &str = "controller";
 /// Where the controller listens unless it was told otherwise.
 const CONTROLLER_SOCKET: &str = "/var/lib/nodemesh/admin.sock";
 
 /// Whom to ask, and about which node.
 #[derive(Debug)]
 pub struct Servers {
-    sockets: Vec<PathBuf>,
+    servers: Vec<Server>,
     /// Empty: every node that the servers can reach.
     node: String,
 }
@@ -46,7 +50,9 @@ pub struct Answers {
     /// How many servers were asked, and about which node.
     asked: usize,
     node: String,
-    /// The nodes of those who were asked about another node than theirs.
+    /// They are replicas of the controller.
+    replicas: bool,
+    /// The nodes of those who were asked about another node than theirs; replicas that are not linked to its agent.
     elsewhere: Vec<String>,
     // Dropping it ends the streams.
     _tasks: JoinSet<()>,
@@ -57,7 +63,7 @@ pub struct Answers {
 pub enum Heard {
     Item(Box<Item>),
     Failed(Failure),
-    /// It is the agent of this node, and was asked about another.
+    /// It is the agent of this node, and was asked about another; or this replica, which is not linked to its agent.
     Elsewhere(String),
 }
 
@@ -68,75 +74,59 @@ impl Failure {
             Self::Unreachable(_) | Self::Output(_) => 3,
         }
     }
-
-    fn of_status(socket: &Path, status: &Status) -> Self {
-        let said = format!("{}: {}", socket.display(), status.message());
-        match status.code() {
-            Code::InvalidArgument | Code::NotFound => Self::Usage(said),
-            Code::Unimplemented => {
-                Self::Unreachable(format!("{}: this server does not know the question; is it older?", socket.display()))
-            }
-            _ => Self::Unreachable(said),
-        }
-    }
-
-    fn of_connect(socket: &Path, error: &io::Error) -> Self {
-        let socket = socket.display();
-        Self::Unreachable(match error.kind() {
-            io::ErrorKind::NotFound => format!(
-                "there is no socket {socket}: is the agent (or controller) running? Name its socket by --agent or \
-                 --controller"
-            ),
-            io::ErrorKind::PermissionDenied => {
-                format!("no permission to open {socket}: only root may ask; try sudo meshctl …")
-            }
-            io::ErrorKind::ConnectionRefused => {
-                format!("nobody listens on {socket}: its process has ended; see its log and start it again")
-            }
-            _ => format!("cannot open {socket}: {error}"),
-        })
-    }
 }
 
 impl Servers {
-    /// `bool`: whether it was typed, which beats what the environment says.
-    pub fn choose(
+    /// `bool`: whether it was typed, which beats what the environment says. Without any of them the sockets that are
+    /// here are taken, and without those the cluster.
+    pub async fn choose(
         (agents, agents_typed): (Vec<PathBuf>, bool),
         (controller, controller_typed): (Option<PathBuf>, bool),
+        cluster: &Cluster,
         node: String,
     ) -> Result<Self, Failure> {
-        let sockets = match (agents.is_empty(), controller) {
-            (false, Some(_)) if agents_typed == controller_typed => {
-                return Err(Failure::Usage(
-                    "name agents (--agent, MESH_AGENT_SOCKET) or the controller (--controller, MESH_CONTROLLER_SOCKET), \
-                     not both"
-                        .into(),
-                ));
-            }
-            (false, Some(controller)) if controller_typed => vec![controller],
-            (false, _) => agents,
-            (true, Some(controller)) => vec![controller],
-            (true, None) => vec![default_socket(Path::new(AGENT_SOCKET), Path::new(CONTROLLER_SOCKET))?],
+        if cluster.is_named() && (agents_typed || controller_typed) {
+            let why = "name sockets (--agent, --controller) or a cluster (--kubeconfig, --context), not both";
+            return Err(Failure::Usage(why.into()));
+        }
+        let here = match cluster.is_named() {
+            true => None,
+            false => sockets((agents, agents_typed), (controller, controller_typed))?,
         };
-        Ok(Self { sockets, node })
+        match here {
+            Some(sockets) => Ok(Self { servers: sockets.into_iter().map(Server::Socket).collect(), node }),
+            None => Self::of_cluster(cluster, node).await.map_err(|failure| or_socket(failure, cluster)),
+        }
+    }
+
+    pub async fn of_cluster(cluster: &Cluster, node: String) -> Result<Self, Failure> {
+        let servers = cluster.replicas().await?.into_iter().map(Server::Replica).collect();
+        Ok(Self { servers, node })
+    }
+
+    #[cfg(test)]
+    pub fn of_sockets(sockets: Vec<PathBuf>, node: String) -> Self {
+        Self { servers: sockets.into_iter().map(Server::Socket).collect(), node }
     }
 
     /// Asks all at once. Of several agents those of other nodes than the one that is asked about say nothing.
     pub fn ask(&self, kind: query::Kind) -> Answers {
         let query = Query { node: self.node.clone(), kind: Some(kind) };
         let (sender, heard) = mpsc::channel(64);
-        let several = self.sockets.len() > 1;
+        let several = self.servers.len() > 1;
         let mut tasks = JoinSet::new();
-        for socket in &self.sockets {
-            let (socket, query, sender) = (socket.clone(), query.clone(), sender.clone());
+        for (index, server) in self.servers.iter().enumerate() {
+            let (server, query, sender) = (server.clone(), query.clone(), sender.clone());
             tasks.spawn(async move {
-                if let Err(failure) = relay(&socket, query, several, &sender).await {
+                if let Err(failure) = relay(&server, query, (index, several), &sender).await {
                     // Without a receiver nobody wants to know any more.
                     let _ = sender.send(Heard::Failed(failure)).await;
                 }
             });
         }
-        Answers { heard, asked: self.sockets.len(), node: self.node.clone(), elsewhere: Vec::new(), _tasks: tasks }
+        let replicas = matches!(self.servers.first(), Some(Server::Replica(_)));
+        let (asked, node) = (self.servers.len(), self.node.clone());
+        Answers { heard, asked, node, replicas, elsewhere: Vec::new(), _tasks: tasks }
     }
 }
 
@@ -144,7 +134,7 @@ impl Answers {
     /// As if one server had been asked, which says this.
     #[cfg(test)]
     pub fn of(heard: mpsc::Receiver<Heard>) -> Self {
-        Self { heard, asked: 1, node: String::new(), elsewhere: Vec::new(), _tasks: JoinSet::new() }
+        Self { heard, asked: 1, node: String::new(), replicas: false, elsewhere: Vec::new(), _tasks: JoinSet::new() }
     }
 
     /// How many servers were asked.
@@ -169,12 +159,14 @@ impl Answers {
         }
     }
 
-    /// Every agent is another node's. Told once.
+    /// Every agent is another node's, or nobody is linked to it. Told once.
     fn nobody(&mut self) -> Option<Failure> {
         let mut others = std::mem::take(&mut self.elsewhere);
         others.sort();
-        (others.len() == self.asked && self.asked > 0).then(|| {
-            Failure::Usage(format!("no agent of node {}: these are the agents of {}", self.node, others.join(", ")))
+        let (node, places) = (&self.node, others.join(", "));
+        (others.len() == self.asked && self.asked > 0).then(|| match self.replicas {
+            true => Failure::Unreachable(format!("the agent of node {node} is not connected to any of {places}")),
+            false => Failure::Usage(format!("no agent of node {node}: these are the agents of {places}")),
         })
     }
 
@@ -201,26 +193,48 @@ fn first(failures: Vec<Failure>) -> Result<(), Failure> {
     }
 }
 
-async fn relay(socket: &Path, query: Query, several: bool, sender: &mpsc::Sender<Heard>) -> Result<(), Failure> {
-    let mut admin = AdminClient::new(channel(socket).await?);
+async fn relay(
+    server: &Server,
+    query: Query,
+    (index, several): (usize, bool),
+    sender: &mpsc::Sender<Heard>,
+) -> Result<(), Failure> {
+    let mut admin = AdminClient::new(server.channel().await?);
     let node = query.node.clone();
-    let Err(status) = items(&mut admin, query, sender).await else { return Ok(()) };
-    // "Not found" is also said of a pod, so the agent is asked whose it is.
-    if several
-        && !node.is_empty()
-        && status.code() == Code::NotFound
-        && let Some(own) = own_node(&mut admin).await
-        && own != node
-    {
-        let _ = sender.send(Heard::Elsewhere(own)).await;
-        return Ok(());
+    // Replicas have the same configuration, which is told once.
+    let only_agents = index > 0 && matches!(server, Server::Replica(_));
+    let Err(status) = items(&mut admin, query, only_agents, sender).await else { return Ok(()) };
+    if !several || node.is_empty() {
+        return Err(server.said(&status));
     }
-    Err(Failure::of_status(socket, &status))
+    let elsewhere = match (server, status.code()) {
+        // It is linked to another replica, or to none.
+        (Server::Replica(replica), Code::FailedPrecondition) => Some(replica.to_string()),
+        // "Not found" is also said of a pod, so the agent is asked whose it is.
+        (Server::Socket(_), Code::NotFound) => own_node(&mut admin).await.filter(|own| *own != node),
+        _ => None,
+    };
+    match elsewhere {
+        Some(place) => {
+            let _ = sender.send(Heard::Elsewhere(place)).await;
+            Ok(())
+        }
+        None => Err(server.said(&status)),
+    }
 }
 
-async fn items(admin: &mut AdminClient<Channel>, query: Query, sender: &mpsc::Sender<Heard>) -> Result<(), Status> {
+async fn items(
+    admin: &mut AdminClient<Channel>,
+    query: Query,
+    only_agents: bool,
+    sender: &mpsc::Sender<Heard>,
+) -> Result<(), Status> {
     let mut stream = admin.ask(query).await?.into_inner();
     while let Some(item) = stream.message().await? {
+        // What replicas say of themselves differs.
+        if only_agents && item.node == CONTROLLER && !matches!(item.kind, Some(item::Kind::Controller(_))) {
+            continue;
+        }
         if sender.send(Heard::Item(Box::new(item))).await.is_err() {
             break;
         }
@@ -235,32 +249,42 @@ async fn own_node(admin: &mut AdminClient<Channel>) -> Option<String> {
     Some(item.node)
 }
 
-fn default_socket(agent: &Path, controller: &Path) -> Result<PathBuf, Failure> {
-    // One that may not be looked at counts as there: to open it says what is missing.
-    let there = [agent, controller].into_iter().find(|socket| socket.try_exists().unwrap_or(true));
-    there.map(Path::to_path_buf).ok_or_else(|| {
-        Failure::Unreachable(format!(
-            "there is no socket of an agent ({}) nor of the controller ({}): is one of them running here? Name its \
-             socket by --agent or --controller",
-            agent.display(),
-            controller.display()
-        ))
-    })
+/// Those that were named, or one that is here; `None`: neither.
+fn sockets(
+    (agents, agents_typed): (Vec<PathBuf>, bool),
+    (controller, controller_typed): (Option<PathBuf>, bool),
+) -> Result<Option<Vec<PathBuf>>, Failure> {
+    Ok(Some(match (agents.is_empty(), controller) {
+        (false, Some(_)) if agents_typed == controller_typed => {
+            return Err(Failure::Usage(
+                "name agents (--agent, MESH_AGENT_SOCKET) or the controller (--controller, MESH_CONTROLLER_SOCKET), \
+                 not both"
+                    .into(),
+            ));
+        }
+        (false, Some(controller)) if controller_typed => vec![controller],
+        (false, _) => agents,
+        (true, Some(controller)) => vec![controller],
+        (true, None) => {
+            return Ok(default_socket(Path::new(AGENT_SOCKET), Path::new(CONTROLLER_SOCKET)).map(|socket| vec![socket]));
+        }
+    }))
 }
 
-/// The socket is opened here rather than by the channel, whose errors would not say why it failed.
-async fn channel(socket: &Path) -> Result<Channel, Failure> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| Failure::of_connect(socket, &error))?;
-    let mut opened = Some(TokioIo::new(stream));
-    let connector = tower::service_fn(move |_: Uri| {
-        let stream = opened.take().ok_or_else(|| io::Error::other("the server closed the connection"));
-        async move { stream }
-    });
-    // The name is never resolved; gRPC wants an authority.
-    Endpoint::from_static("http://mesh.invalid")
-        .connect_with_connector(connector)
-        .await
-        .map_err(|error| Failure::Unreachable(format!("{} does not speak gRPC: {error}", socket.display())))
+/// One that may not be looked at counts as there: to open it says what is missing.
+fn default_socket(agent: &Path, controller: &Path) -> Option<PathBuf> {
+    [agent, controller].into_iter().find(|socket| socket.try_exists().unwrap_or(true)).map(Path::to_path_buf)
+}
+
+/// Nobody said where to ask: both ways are named.
+fn or_socket(failure: Failure, cluster: &Cluster) -> Failure {
+    match failure {
+        Failure::Usage(why) if !cluster.is_named() => Failure::Unreachable(format!(
+            "there is no socket of an agent ({AGENT_SOCKET}) nor of the controller ({CONTROLLER_SOCKET}), and no cluster \
+             to ask ({why}): name a socket by --agent or --controller, or a cluster by --kubeconfig"
+        )),
+        failure => failure,
+    }
 }
 
 #[cfg(test)]

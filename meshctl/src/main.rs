@@ -17,7 +17,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::FalseyValueParser};
 
 use crate::{
-    client::{Failure, Servers},
+    client::{Cluster, Failure, Servers},
     output::{Format, Screen},
 };
 
@@ -58,6 +58,8 @@ struct Common {
     /// Socket of the controller to ask, which asks every agent in turn
     #[arg(long, global = true, help_heading = "Whom to ask", env = "MESH_CONTROLLER_SOCKET", value_name = "PATH")]
     controller: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: Cluster,
     /// Only this node
     #[arg(
         long,
@@ -135,7 +137,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) -> Result<Outcome, Failure> {
-    let Arguments { common: Common { agent, controller, node, output, no_color }, verb } = arguments;
+    let Arguments { common: Common { agent, controller, cluster, node, output, no_color }, verb } = arguments;
     if let Verb::Completion { shell } = verb {
         // Into memory first: clap would panic where a pipe's reader is gone.
         let mut script = Vec::new();
@@ -143,7 +145,7 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         io::Write::write_all(&mut io::stdout(), &script)?;
         return Ok(Outcome::Fine);
     }
-    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), node)?;
+    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
     answer(verb, &servers, &mut Screen::stdout(output, no_color)).await
 }
 

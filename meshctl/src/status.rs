@@ -38,26 +38,27 @@ pub async fn run<W: Write>(
     for (node, kind) in items {
         match kind {
             item::Kind::Status(status) => nodes.push((node, status)),
-            item::Kind::Controller(status) => controllers.push((node, status)),
+            item::Kind::Controller(status) => controllers.push(status),
             _ => {}
         }
     }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
+    let controller = controller::merged(controllers);
     match screen.format {
         Format::Json | Format::Yaml => {
             for (node, status) in &nodes {
                 screen.object(&node_json(node, status))?;
             }
-            for (node, status) in &controllers {
-                screen.object(&controller::record(node, status))?;
+            if let Some(status) = &controller {
+                screen.object(&controller::record(status))?;
             }
         }
         Format::Table => {
-            for (_, status) in &controllers {
+            if let Some(status) = &controller {
                 controller::text(status, screen)?;
             }
             // Where no server answered, the failure says so.
-            if !nodes.is_empty() || !controllers.is_empty() || complete.is_ok() {
+            if !nodes.is_empty() || controller.is_some() || complete.is_ok() {
                 agents(&nodes, screen)?;
             }
             pods(&nodes, screen)?;
@@ -68,7 +69,7 @@ pub async fn run<W: Write>(
     }
     complete?;
     let found = nodes.iter().any(|(_, status)| is_wrong(status))
-        || controllers.iter().any(|(_, status)| controller::is_wrong(status));
+        || controller.is_some_and(|status| controller::is_wrong(&status));
     Ok(if found { Outcome::Found } else { Outcome::Fine })
 }
 

@@ -18,29 +18,25 @@ use tonic::{Request, Response, Status, transport::Server};
 
 use super::*;
 
-type Answer = Arc<dyn Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync>;
+/// To a question about this node, the items of these nodes.
+type Answer = Arc<dyn Fn(&str, query::Kind) -> Result<Vec<(String, item::Kind)>, Status> + Send + Sync>;
 
-/// The agent of this node.
-struct Told(&'static str, Answer);
+struct Told(Answer);
 
 #[tonic::async_trait]
 impl Admin for Told {
     type AskStream = Pin<Box<dyn Stream<Item = Result<Item, Status>> + Send>>;
 
     async fn ask(&self, request: Request<Query>) -> Result<Response<Self::AskStream>, Status> {
-        let (Self(node, answer), query) = (self, request.into_inner());
-        if !query.node.is_empty() && query.node != *node {
-            return Err(Status::not_found(format!("this is node {node}, not {}", query.node)));
-        }
-        let kinds = answer(query.kind.expect("meshctl asks something"))?;
-        let node = *node;
-        let items = kinds.into_iter().map(move |kind| Ok(Item { node: node.into(), kind: Some(kind) }));
+        let query = request.into_inner();
+        let answers = (self.0)(&query.node, query.kind.expect("meshctl asks something"))?;
+        let items = answers.into_iter().map(|(node, kind)| Ok(Item { node, kind: Some(kind) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
 }
 
 /// Serves until it is dropped.
-struct Served {
+pub(crate) struct Served {
     dir: tempfile::TempDir,
     task: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
@@ -56,17 +52,29 @@ impl Served {
         Self::of("node-a", answer)
     }
 
+    /// The agent of this node.
     fn of(
         node: &'static str,
         answer: impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync + 'static,
     ) -> Self {
+        Self::of_nodes(move |asked, kind| {
+            if !asked.is_empty() && asked != node {
+                return Err(Status::not_found(format!("this is node {node}, not {asked}")));
+            }
+            Ok(answer(kind)?.into_iter().map(|kind| (node.to_owned(), kind)).collect())
+        })
+    }
+
+    pub(crate) fn of_nodes(
+        answer: impl Fn(&str, query::Kind) -> Result<Vec<(String, item::Kind)>, Status> + Send + Sync + 'static,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListenerStream::new(UnixListener::bind(dir.path().join("agent.sock")).unwrap());
-        let server = Server::builder().add_service(AdminServer::new(Told(node, Arc::new(answer))));
+        let server = Server::builder().add_service(AdminServer::new(Told(Arc::new(answer))));
         Self { dir, task: tokio::spawn(server.serve_with_incoming(listener)) }
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("agent.sock")
     }
 }
@@ -81,9 +89,17 @@ async fn meshctl(
 }
 
 async fn asked(line: &str, sockets: &[&Path]) -> (Result<Outcome, Failure>, String) {
-    let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
     let sockets = sockets.iter().map(|socket| socket.to_path_buf()).collect();
-    let servers = Servers::choose((sockets, true), (None, false), arguments.common.node).unwrap();
+    run_at(line, async |node| Servers::of_sockets(sockets, node)).await
+}
+
+/// Asks the servers that are chosen for a node.
+pub(crate) async fn run_at(
+    line: &str,
+    servers: impl AsyncFnOnce(String) -> Servers,
+) -> (Result<Outcome, Failure>, String) {
+    let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+    let servers = servers(arguments.common.node).await;
     let mut out = Vec::new();
     let mut screen = Screen::new(&mut out, arguments.common.output, false);
     let outcome = answer(arguments.verb, &servers, &mut screen).await;

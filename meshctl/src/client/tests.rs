@@ -8,10 +8,8 @@ fn path(text: &str) -> PathBuf {
 
 #[test]
 fn what_is_typed_beats_the_environment() {
-    let chosen = |agent, controller| {
-        Servers::choose((vec![path("/a")], agent), (Some(path("/c")), controller), String::new())
-            .map(|servers| servers.sockets)
-    };
+    let chosen =
+        |agent, controller| sockets((vec![path("/a")], agent), (Some(path("/c")), controller)).map(Option::unwrap);
     assert_eq!(chosen(true, false).unwrap(), [path("/a")]);
     assert_eq!(chosen(false, true).unwrap(), [path("/c")]);
     assert_eq!(chosen(true, true).unwrap_err().exit_code(), 2);
@@ -19,23 +17,34 @@ fn what_is_typed_beats_the_environment() {
 }
 
 #[test]
-fn without_any_socket_both_places_are_named() {
+fn without_any_socket_all_places_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let (agent, controller) = (folder.path().join("agent.sock"), folder.path().join("admin.sock"));
-    let failure = default_socket(&agent, &controller).unwrap_err();
-    assert_eq!(failure.exit_code(), 3);
-    for place in [&agent, &controller] {
-        assert!(failure.to_string().contains(&*place.to_string_lossy()), "{failure}");
-    }
+    assert_eq!(default_socket(&agent, &controller), None);
     std::fs::write(&controller, "").unwrap();
     assert_eq!(default_socket(&agent, &controller).unwrap(), controller);
     std::fs::write(&agent, "").unwrap();
     assert_eq!(default_socket(&agent, &controller).unwrap(), agent);
+
+    let failure = or_socket(Failure::Usage("no kubeconfig".into()), &Cluster::default());
+    assert_eq!(failure.exit_code(), 3);
+    for place in [AGENT_SOCKET, CONTROLLER_SOCKET, "no kubeconfig", "--kubeconfig"] {
+        assert!(failure.to_string().contains(place), "{failure}");
+    }
+    let named = Cluster { context: Some("x".into()), ..Cluster::default() };
+    assert_eq!(or_socket(Failure::Usage("no such context".into()), &named).to_string(), "no such context");
+}
+
+#[tokio::test]
+async fn sockets_and_a_cluster_are_not_named_together() {
+    let named = Cluster { context: Some("x".into()), ..Cluster::default() };
+    let chosen = Servers::choose((vec![path("/a")], true), (None, false), &named, String::new()).await;
+    assert_eq!(chosen.unwrap_err().exit_code(), 2);
 }
 
 #[test]
 fn a_wrong_question_is_not_a_lost_server() {
-    let code = |code| Failure::of_status(Path::new("/a"), &Status::new(code, "said")).exit_code();
+    let code = |code| Server::Socket(path("/a")).said(&Status::new(code, "said")).exit_code();
     assert_eq!(code(Code::InvalidArgument), 2);
     assert_eq!(code(Code::NotFound), 2);
     assert_eq!(code(Code::Unavailable), 3);
@@ -44,7 +53,7 @@ fn a_wrong_question_is_not_a_lost_server() {
 
 #[test]
 fn a_socket_that_cannot_be_opened_says_what_to_do() {
-    let said = |kind| Failure::of_connect(Path::new("/run/x.sock"), &io::Error::from(kind)).to_string();
+    let said = |kind| server::of_connect(Path::new("/run/x.sock"), &io::Error::from(kind)).to_string();
     assert!(said(io::ErrorKind::NotFound).contains("no socket /run/x.sock: is the agent"));
     assert!(said(io::ErrorKind::PermissionDenied).contains("sudo"));
     assert!(said(io::ErrorKind::ConnectionRefused).contains("has ended"));

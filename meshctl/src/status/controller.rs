@@ -1,6 +1,6 @@
 //! The controller's own part of `meshctl status`.
 
-use std::io::Write;
+use std::{collections::BTreeSet, io::Write};
 
 use mesh_common::proto::nodemesh::{ControllerStatus, MissingNode, UnjoinedPod};
 use serde_json::{Value, json};
@@ -9,6 +9,28 @@ use crate::{
     client::Failure,
     output::{Mood, Screen},
 };
+
+/// Several replicas as one controller: each is linked to agents of its own, and knows nothing of the others'.
+pub fn merged(replicas: Vec<ControllerStatus>) -> Option<ControllerStatus> {
+    let linked: BTreeSet<String> = replicas.iter().flat_map(|replica| replica.connected_nodes.clone()).collect();
+    let mut merged = replicas.into_iter().reduce(|mut merged, replica| {
+        merged.problems.extend(replica.problems);
+        merged.missing_nodes.extend(replica.missing_nodes);
+        // Said by the replica to which the pod's agent is linked alone.
+        merged.unjoined_pods.extend(replica.unjoined_pods);
+        if !merged.version.split(", ").any(|version| version == replica.version) {
+            merged.version = format!("{}, {}", merged.version, replica.version);
+        }
+        merged
+    })?;
+    merged.problems.sort();
+    merged.problems.dedup();
+    merged.missing_nodes.retain(|missing| !linked.contains(&missing.node));
+    merged.missing_nodes.sort_by(|a, b| a.node.cmp(&b.node));
+    merged.missing_nodes.dedup_by(|a, b| a.node == b.node);
+    merged.connected_nodes = linked.into_iter().collect();
+    Some(merged)
+}
 
 pub fn is_wrong(status: &ControllerStatus) -> bool {
     !status.problems.is_empty() || !status.missing_nodes.is_empty() || !status.unjoined_pods.is_empty()
@@ -67,7 +89,7 @@ fn missing_text(missing: &MissingNode) -> String {
     }
 }
 
-pub fn record(node: &str, status: &ControllerStatus) -> Value {
+pub fn record(status: &ControllerStatus) -> Value {
     let missing_nodes = status.missing_nodes.iter().map(|MissingNode { node, mesh_pods, redirected_pods }| {
         json!({ "node": node, "mesh_pods": mesh_pods, "redirected_pods": redirected_pods })
     });
@@ -76,7 +98,7 @@ pub fn record(node: &str, status: &ControllerStatus) -> Value {
     });
     json!({
         "kind": "controller",
-        "node": node,
+        "node": "controller",
         "version": status.version,
         "connected_nodes": status.connected_nodes,
         "workloads": status.workloads,
