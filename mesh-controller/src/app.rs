@@ -15,7 +15,7 @@ use crate::{
     link::Links,
     publish::{Memory, Publisher},
     serve::Agents,
-    source::Directory,
+    source::{self, Directory, Kubernetes, Update},
     tokens::{Tokens, write_private},
 };
 
@@ -32,18 +32,17 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything; on return agents are served.
+    /// Starts everything; on return agents are served. Waits for a Kubernetes API as long as that takes.
     ///
     /// # Errors
     /// If the state folder, the source, the socket or the port cannot be used.
-    pub fn start(config: &Run) -> Result<Self> {
+    pub async fn start(config: &Run) -> Result<Self> {
         private_folder(&config.state)?;
         let settings = config.settings();
         let authority = Arc::new(Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?);
         let tokens = Tokens::new(&config.state);
-        let SourceArg::Directory(path) = &config.source;
-        let (directory, first) = Directory::open(path)?;
-        let (publisher, published) = Publisher::new(settings, Memory::new(&config.state), &first)?;
+        let (source, memory, first) = Source::open(config).await?;
+        let (publisher, published) = Publisher::new(settings, memory, &first)?;
         let (updates, updated) = watch::channel(first);
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
@@ -64,7 +63,10 @@ impl App {
 
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            directory.follow(updates).await;
+            match source {
+                Source::Directory(directory) => directory.follow(updates).await,
+                Source::Kubernetes(kubernetes) => kubernetes.follow(updates).await,
+            }
             Err(anyhow!("the configuration is no longer followed"))
         });
         tasks.spawn(async move {
@@ -82,6 +84,28 @@ impl App {
             Some(Ok(Err(error))) => error,
             Some(Err(error)) => anyhow::Error::new(error).context("a part of the controller crashed"),
             Some(Ok(Ok(()))) | None => anyhow!("a part of the controller ended"),
+        }
+    }
+}
+
+/// What is followed.
+enum Source {
+    Directory(Directory),
+    Kubernetes(Box<Kubernetes>),
+}
+
+impl Source {
+    /// The source, where it is remembered which of its pods are redirected, and what it says first.
+    async fn open(config: &Run) -> Result<(Self, Memory, Update)> {
+        match &config.source {
+            SourceArg::Directory(path) => {
+                let (directory, first) = Directory::open(path)?;
+                Ok((Self::Directory(directory), Memory::file(&config.state), first))
+            }
+            SourceArg::Kubernetes => {
+                let (kubernetes, first) = Kubernetes::open(source::client().await?).await;
+                Ok((Self::Kubernetes(Box::new(kubernetes)), Memory::annotations(), first))
+            }
         }
     }
 }

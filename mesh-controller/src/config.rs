@@ -38,10 +38,12 @@ pub struct JoinToken {
 
 #[derive(Clone, Debug, Args)]
 pub struct Run {
-    /// Where the configuration is: dir:PATH, a folder of Kubernetes manifests
+    /// Where the configuration is: kubernetes (the API that KUBECONFIG or the pod's own account names), or dir:PATH, a
+    /// folder of Kubernetes manifests
     #[arg(long, value_name = "SOURCE")]
     pub source: SourceArg,
-    /// Folder for the certificate authority, tokens and what must survive a restart (mode 0700)
+    /// Folder for the certificate authority, tokens and what must survive a restart (mode 0700); with kubernetes only
+    /// for the socket below
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
     /// Where agents connect
@@ -84,6 +86,7 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceArg {
     Directory(PathBuf),
+    Kubernetes,
 }
 
 impl FromStr for SourceArg {
@@ -91,8 +94,9 @@ impl FromStr for SourceArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
-            _ => Err("must be dir:PATH".to_owned()),
+            _ => Err("must be kubernetes or dir:PATH".to_owned()),
         }
     }
 }
@@ -159,6 +163,8 @@ mod tests {
         assert_eq!(run.certificate_ttl, Duration::from_secs(5400));
         assert_eq!(run.settings().same_node, SameNode::Tls);
         assert_eq!(run.admin_socket(), PathBuf::from("/s/admin.sock"));
+        let cli = Cli::try_parse_from(["c", "--source", "kubernetes", "--state", "/s"]).expect("valid");
+        assert_eq!(cli.run.expect("run").source, SourceArg::Kubernetes);
         let cli = Cli::try_parse_from(["c", "join-token", "--state", "/s", "--node", "a"]).expect("valid");
         assert!(matches!(cli.command, Some(Command::JoinToken(_))));
     }
@@ -167,6 +173,8 @@ mod tests {
     fn what_has_no_meaning_is_refused() {
         for arguments in [
             ["--source", "kube:x"],
+            ["--source", "kubernetes:x"],
+            ["--source", "dir:"],
             ["--same-node", "mtls"],
             ["--certificate-ttl", "0h"],
             ["--certificate-ttl", "5"],

@@ -12,7 +12,7 @@ pub mod tests;
 
 pub use accounts::account;
 pub use delta::Delta;
-pub use redirection::{PodName, Redirected, Redirection, Report};
+pub use redirection::{PodName, Redirected, Redirection, Report, annotated};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

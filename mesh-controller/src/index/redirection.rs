@@ -1,6 +1,13 @@
 //! Which pods take HBONE: what agents report, and what is remembered of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::source::{Kind, Object};
+
+/// Says on a pod of a Kubernetes API how its redirection stands, for people and for other replicas of the controller.
+pub const ANNOTATION: &str = "nodemesh.io/redirection";
+/// How it begins on a pod that takes HBONE.
+pub const ENABLED: &str = "enabled";
 
 /// A pod by name. Only with its UID is it the same pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +50,20 @@ impl Redirection {
         report.is_some_and(|report| report.redirected == Redirected::Enabled)
             || self.remembered.get(name).is_some_and(|uid| uid == pod_uid)
     }
+}
+
+/// Pods that say of themselves that they take HBONE.
+pub fn annotated(objects: &[Arc<Object>]) -> BTreeMap<PodName, String> {
+    let pods = objects.iter().filter_map(|object| match &object.kind {
+        Kind::Pod(pod) => Some(&pod.metadata),
+        _ => None,
+    });
+    let enabled = pods.filter(|metadata| {
+        let said = metadata.annotations.as_ref().and_then(|annotations| annotations.get(ANNOTATION));
+        said.is_some_and(|said| said.starts_with(ENABLED))
+    });
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    enabled.map(|of| (PodName { namespace: text(&of.namespace), name: text(&of.name) }, text(&of.uid))).collect()
 }
 
 #[cfg(test)]

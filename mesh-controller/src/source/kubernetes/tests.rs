@@ -1,0 +1,6 @@
+//! Against a real API, which MESH_KUBE starts (the folder with up.sh and down.sh).
+
+mod api;
+mod follow;
+
+pub use api::RealApi;
