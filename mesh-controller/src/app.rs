@@ -3,6 +3,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
+use kube::Client;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -12,6 +13,8 @@ use crate::{
     admin,
     ca::Authority,
     config::{JoinToken, Run, SourceArg},
+    enrolment::Writer,
+    leader::{self, Election},
     link::Links,
     publish::{Memory, Publisher},
     serve::Agents,
@@ -47,6 +50,19 @@ impl App {
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
 
+        let mut tasks = JoinSet::new();
+        if let Source::Kubernetes(client, _) = &source {
+            let replica = leader::replica()?;
+            let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
+            tasks.spawn(election.run());
+            let (links, updated, published) = (links.clone(), updated.clone(), published.clone());
+            let writer = Writer::new(client.clone(), &replica, links, leading, updated, published);
+            tasks.spawn(async move {
+                writer.run().await;
+                Err(anyhow!("pods are no longer annotated"))
+            });
+        }
+
         let admin_socket = config.admin_socket();
         let admin = admin::serve(admin::listen(&admin_socket)?, links.clone(), published.clone());
         let agents = Agents {
@@ -61,11 +77,10 @@ impl App {
         };
         let (address, agents) = agents.serve()?;
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             match source {
                 Source::Directory(directory) => directory.follow(updates).await,
-                Source::Kubernetes(kubernetes) => kubernetes.follow(updates).await,
+                Source::Kubernetes(_, kubernetes) => kubernetes.follow(updates).await,
             }
             Err(anyhow!("the configuration is no longer followed"))
         });
@@ -91,7 +106,7 @@ impl App {
 /// What is followed.
 enum Source {
     Directory(Directory),
-    Kubernetes(Box<Kubernetes>),
+    Kubernetes(Client, Box<Kubernetes>),
 }
 
 impl Source {
@@ -103,8 +118,9 @@ impl Source {
                 Ok((Self::Directory(directory), Memory::file(&config.state), first))
             }
             SourceArg::Kubernetes => {
-                let (kubernetes, first) = Kubernetes::open(source::client().await?).await;
-                Ok((Self::Kubernetes(Box::new(kubernetes)), Memory::annotations(), first))
+                let client = source::client().await?;
+                let (kubernetes, first) = Kubernetes::open(client.clone()).await;
+                Ok((Self::Kubernetes(client, Box::new(kubernetes)), Memory::annotations(), first))
             }
         }
     }

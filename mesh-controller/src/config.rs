@@ -78,7 +78,7 @@ pub struct Run {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub certificate_ttl: Duration,
     /// What to log, as in info or mesh_controller=debug
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info,kube_leader_election=warn")]
     pub log: String,
 }
 
