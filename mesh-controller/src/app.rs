@@ -3,6 +3,7 @@
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
+use kube::Client;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -12,10 +13,12 @@ use crate::{
     admin,
     ca::Authority,
     config::{JoinToken, Run, SourceArg},
+    enrolment::Writer,
+    leader::{self, Election},
     link::Links,
     publish::{Memory, Publisher},
     serve::Agents,
-    source::Directory,
+    source::{self, Directory, Kubernetes, Update},
     tokens::{Tokens, write_private},
 };
 
@@ -32,21 +35,33 @@ pub struct App {
 }
 
 impl App {
-    /// Starts everything; on return agents are served.
+    /// Starts everything; on return agents are served. Waits for a Kubernetes API as long as that takes.
     ///
     /// # Errors
     /// If the state folder, the source, the socket or the port cannot be used.
-    pub fn start(config: &Run) -> Result<Self> {
+    pub async fn start(config: &Run) -> Result<Self> {
         private_folder(&config.state)?;
         let settings = config.settings();
         let authority = Arc::new(Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?);
         let tokens = Tokens::new(&config.state);
-        let SourceArg::Directory(path) = &config.source;
-        let (directory, first) = Directory::open(path)?;
-        let (publisher, published) = Publisher::new(settings, Memory::new(&config.state), &first)?;
+        let (source, memory, first) = Source::open(config).await?;
+        let (publisher, published) = Publisher::new(settings, memory, &first)?;
         let (updates, updated) = watch::channel(first);
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
+
+        let mut tasks = JoinSet::new();
+        if let Source::Kubernetes(client, _) = &source {
+            let replica = leader::replica()?;
+            let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
+            tasks.spawn(election.run());
+            let (links, updated, published) = (links.clone(), updated.clone(), published.clone());
+            let writer = Writer::new(client.clone(), &replica, links, leading, updated, published);
+            tasks.spawn(async move {
+                writer.run().await;
+                Err(anyhow!("pods are no longer annotated"))
+            });
+        }
 
         let admin_socket = config.admin_socket();
         let admin = admin::serve(admin::listen(&admin_socket)?, links.clone(), published.clone());
@@ -64,9 +79,11 @@ impl App {
         };
         let (address, agents) = agents.serve()?;
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            directory.follow(updates).await;
+            match source {
+                Source::Directory(directory) => directory.follow(updates).await,
+                Source::Kubernetes(_, kubernetes) => kubernetes.follow(updates).await,
+            }
             Err(anyhow!("the configuration is no longer followed"))
         });
         tasks.spawn(async move {
@@ -87,6 +104,29 @@ impl App {
             Some(Ok(Err(error))) => error,
             Some(Err(error)) => anyhow::Error::new(error).context("a part of the controller crashed"),
             Some(Ok(Ok(()))) | None => anyhow!("a part of the controller ended"),
+        }
+    }
+}
+
+/// What is followed.
+enum Source {
+    Directory(Directory),
+    Kubernetes(Client, Box<Kubernetes>),
+}
+
+impl Source {
+    /// The source, where it is remembered which of its pods are redirected, and what it says first.
+    async fn open(config: &Run) -> Result<(Self, Memory, Update)> {
+        match &config.source {
+            SourceArg::Directory(path) => {
+                let (directory, first) = Directory::open(path)?;
+                Ok((Self::Directory(directory), Memory::file(&config.state), first))
+            }
+            SourceArg::Kubernetes => {
+                let client = source::client().await?;
+                let (kubernetes, first) = Kubernetes::open(client.clone()).await;
+                Ok((Self::Kubernetes(client, Box::new(kubernetes)), Memory::annotations(), first))
+            }
         }
     }
 }

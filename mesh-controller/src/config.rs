@@ -38,10 +38,12 @@ pub struct JoinToken {
 
 #[derive(Clone, Debug, Args)]
 pub struct Run {
-    /// Where the configuration is: dir:PATH, a folder of Kubernetes manifests
+    /// Where the configuration is: kubernetes (the API that KUBECONFIG or the pod's own account names), or dir:PATH, a
+    /// folder of Kubernetes manifests
     #[arg(long, value_name = "SOURCE")]
     pub source: SourceArg,
-    /// Folder for the certificate authority, tokens and what must survive a restart (mode 0700)
+    /// Folder for the certificate authority, tokens and what must survive a restart (mode 0700); with kubernetes only
+    /// for the socket below
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,
     /// Where agents connect
@@ -80,7 +82,7 @@ pub struct Run {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub certificate_ttl: Duration,
     /// What to log, as in info or mesh_controller=debug
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info,kube_leader_election=warn")]
     pub log: String,
 }
 
@@ -88,6 +90,7 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceArg {
     Directory(PathBuf),
+    Kubernetes,
 }
 
 impl FromStr for SourceArg {
@@ -95,8 +98,9 @@ impl FromStr for SourceArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
             Some(("dir", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
-            _ => Err("must be dir:PATH".to_owned()),
+            _ => Err("must be kubernetes or dir:PATH".to_owned()),
         }
     }
 }
@@ -168,6 +172,8 @@ mod tests {
         assert_eq!(run.certificate_ttl, Duration::from_secs(5400));
         assert_eq!(run.settings().same_node, SameNode::Tls);
         assert_eq!(run.admin_socket(), PathBuf::from("/s/admin.sock"));
+        let cli = Cli::try_parse_from(["c", "--source", "kubernetes", "--state", "/s"]).expect("valid");
+        assert_eq!(cli.run.expect("run").source, SourceArg::Kubernetes);
         let cli = Cli::try_parse_from(["c", "join-token", "--state", "/s", "--node", "a"]).expect("valid");
         assert!(matches!(cli.command, Some(Command::JoinToken(_))));
     }
@@ -176,6 +182,8 @@ mod tests {
     fn what_has_no_meaning_is_refused() {
         for arguments in [
             ["--source", "kube:x"],
+            ["--source", "kubernetes:x"],
+            ["--source", "dir:"],
             ["--same-node", "mtls"],
             ["--certificate-ttl", "0h"],
             ["--certificate-ttl", "5"],

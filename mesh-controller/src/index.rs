@@ -6,13 +6,13 @@ mod claims;
 mod delta;
 mod endpoints;
 mod policies;
-mod redirection;
+pub mod redirection;
 #[cfg(test)]
 pub mod tests;
 
 pub use accounts::account;
 pub use delta::Delta;
-pub use redirection::{PodName, Redirected, Redirection, Report};
+pub use redirection::{PodName, Redirected, Redirection, Report, annotated};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +45,8 @@ pub struct World {
     pub identities: BTreeMap<String, BTreeSet<Identity>>,
     /// Pods that take HBONE, with their UIDs: to be remembered over a restart.
     pub redirected: BTreeMap<PodName, String>,
+    /// Pods that shall be in the mesh and cannot, since they are in their node's own network; with their UIDs.
+    pub skipped: BTreeMap<PodName, String>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
 }
@@ -120,6 +122,11 @@ impl World {
             if pod.host_network {
                 let workload = pod.workload(settings, pod.addresses.clone(), Tunnel::None, locality);
                 self.workloads.insert(pod.uid.clone(), workload);
+                let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
+                if join::mode(settings, &pod.namespace, namespace_labels, &pod.labels) == Mode::Mesh {
+                    let name = PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
+                    self.skipped.insert(name, pod.pod_uid.clone());
+                }
                 continue;
             }
             let is_owner = |ip: &&IpAddr| owned.get(*ip).is_some_and(|owner| std::ptr::eq(*owner, *object));

@@ -14,7 +14,7 @@ use mesh_common::proto::nodemesh::{
     AgentMessage, Answer, Cancel, ControllerMessage, PodState, PodStates, Query, Redirection,
     agent_link_server as server, agent_message, answer, controller_message,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default)]
 pub struct Links {
     state: Arc<Mutex<State>>,
+    /// A link came, went, or said something of its pods.
+    news: Arc<watch::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +63,18 @@ impl Links {
     /// Nodes with a linked agent, and what that said of its pods since it is linked.
     pub fn reports(&self) -> BTreeMap<String, Reports> {
         self.lock().nodes.iter().map(|(node, link)| (node.clone(), link.reports.clone())).collect()
+    }
+
+    /// Tells when [`Self::reports`] may say something else.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// Links an agent that says this of its pods, and answers nothing.
+    #[cfg(test)]
+    pub fn pretend(&self, node: &str, reports: &Reports) {
+        let id = self.add(node, mpsc::channel(1).0);
+        self.report(node, id, reports);
     }
 
     /// Asks one node, or all that are linked.
@@ -105,6 +119,8 @@ impl Links {
         state.next += 1;
         let id = state.next;
         state.nodes.insert(node.to_owned(), Link { id, agent, questions: BTreeMap::new(), reports: Reports::new() });
+        drop(state);
+        self.news.send_replace(());
         id
     }
 
@@ -113,6 +129,7 @@ impl Links {
         if let Some(link) = self.lock().nodes.get_mut(node).filter(|link| link.id == id) {
             link.reports.clone_from(reports);
         }
+        self.news.send_replace(());
     }
 
     fn remove(&self, node: &str, id: u64) {
@@ -120,6 +137,8 @@ impl Links {
         if state.nodes.get(node).is_some_and(|link| link.id == id) {
             state.nodes.remove(node);
         }
+        drop(state);
+        self.news.send_replace(());
     }
 
     /// Whether this is still the node's link.
@@ -228,7 +247,7 @@ fn report(node: &str, states: PodStates) -> NodeReport {
         if redirected == Redirected::Failed {
             tracing::warn!(node, namespace, name, message, "the agent cannot redirect a pod");
         }
-        (PodName { namespace, name }, Report { redirected, pod_uid })
+        (PodName { namespace, name }, Report { redirected, pod_uid, why: message })
     });
     NodeReport { node: node.to_owned(), pods: pods.collect() }
 }

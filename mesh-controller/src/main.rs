@@ -4,7 +4,9 @@ mod admin;
 mod app;
 mod ca;
 mod config;
+mod enrolment;
 mod index;
+mod leader;
 mod link;
 mod names;
 mod publish;
@@ -53,10 +55,13 @@ fn run(config: &Run) -> Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let mut app = App::start(config)?;
-        tracing::info!(address = %app.address, "serving");
+        let serve = async {
+            let mut app = App::start(config).await?;
+            tracing::info!(address = %app.address, "serving");
+            Err(app.failed().await)
+        };
         tokio::select! {
-            error = app.failed() => return Err(error),
+            ended = serve => return ended,
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -1,13 +1,22 @@
 //! The one writer: what sources and agents say becomes the state that everybody else reads.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
-    index::{PodName, Redirection, Report, World},
+    index::{PodName, Redirection, Report, World, annotated},
     serve::Catalog,
     source::Update,
     tokens::write_private,
@@ -16,6 +25,11 @@ use crate::{
 
 /// How soon a failed save is tried again, if nothing else happens before.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Between two publications so many times as long passes as the first of them took, within these bounds.
+const REST: u32 = 10;
+const SHORTEST_REST: Duration = Duration::from_millis(10);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The mesh at one moment; never changed, only replaced.
 #[derive(Clone, Debug, Default)]
@@ -31,9 +45,20 @@ pub struct NodeReport {
     pub pods: BTreeMap<PodName, Report>,
 }
 
-/// `redirected.json`: which pods take HBONE, over a restart.
+/// Where it is kept which pods take HBONE, over a restart.
 #[derive(Debug)]
-pub struct Memory {
+pub enum Memory {
+    /// `redirected.json`.
+    File(File),
+    /// The pods say so themselves, by an annotation that is written when their agents report it.
+    Annotations {
+        /// Pods that have left the mesh, and whose annotation does not say so yet, with their UIDs.
+        left: BTreeMap<PodName, String>,
+    },
+}
+
+#[derive(Debug)]
+pub struct File {
     path: PathBuf,
     /// What the file says.
     saved: BTreeMap<PodName, String>,
@@ -56,7 +81,60 @@ pub struct Publisher {
 }
 
 impl Memory {
-    pub fn new(state: &std::path::Path) -> Self {
+    pub fn file(state: &Path) -> Self {
+        Self::File(File::new(state))
+    }
+
+    pub fn annotations() -> Self {
+        Self::Annotations { left: BTreeMap::new() }
+    }
+
+    /// What holds before anything was published.
+    fn load(&mut self) -> Result<BTreeMap<PodName, String>> {
+        match self {
+            Self::File(file) => file.load().cloned(),
+            Self::Annotations { .. } => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// What pods say of themselves now is remembered too.
+    fn learn(&mut self, update: &Update, remembered: &mut BTreeMap<PodName, String>) {
+        let Self::Annotations { left } = self else { return };
+        let mut annotated = annotated(&update.objects);
+        left.retain(|pod, uid| annotated.get(pod) == Some(uid));
+        annotated.retain(|pod, _| !left.contains_key(pod));
+        remembered.extend(annotated);
+    }
+
+    /// These are redirected, those were before.
+    fn keep(&mut self, now: &BTreeMap<PodName, String>, before: &BTreeMap<PodName, String>) {
+        match self {
+            Self::File(file) => file.try_save(now),
+            // Else a pod that comes back to the mesh would be taken for redirected before it is.
+            Self::Annotations { left } => {
+                left.extend(
+                    before.iter().filter(|(pod, _)| !now.contains_key(pod)).map(|(p, u)| (p.clone(), u.clone())),
+                );
+            }
+        }
+    }
+
+    fn is_saved(&self, pods: &BTreeMap<PodName, String>) -> bool {
+        match self {
+            Self::File(file) => file.saved == *pods,
+            Self::Annotations { .. } => true,
+        }
+    }
+
+    /// Agents' reports count by themselves. Where pods are annotated they do so by the annotation alone: every replica
+    /// sees that, and a pod is reached by HBONE only when all that may come to serve know it.
+    fn hears_reports(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+}
+
+impl File {
+    fn new(state: &Path) -> Self {
         Self { path: state.join("redirected.json"), saved: BTreeMap::new() }
     }
 
@@ -94,6 +172,16 @@ impl Memory {
         self.saved.clone_from(pods);
         Ok(())
     }
+
+    fn try_save(&mut self, pods: &BTreeMap<PodName, String>) {
+        if let Err(error) = self.save(pods) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                again_in = ?SAVE_AGAIN,
+                "a restart would not remember which pods are redirected"
+            );
+        }
+    }
 }
 
 impl Publisher {
@@ -103,43 +191,54 @@ impl Publisher {
         mut memory: Memory,
         first: &Update,
     ) -> Result<(Self, watch::Receiver<Arc<Published>>)> {
-        let redirection = Redirection { remembered: memory.load()?.clone(), ..Redirection::default() };
+        let redirection = Redirection { remembered: memory.load()?, ..Redirection::default() };
         let (published, receiver) = watch::channel(Arc::default());
         let mut publisher = Self { settings, memory, redirection, published };
         publisher.publish(first);
         Ok((publisher, receiver))
     }
 
-    /// Publishes after every change, until agents can no longer report.
+    /// Publishes changes, until agents can no longer report: the first at once, those that follow together, so that
+    /// publishing takes a tenth of a CPU at most.
     pub async fn run(mut self, mut updates: watch::Receiver<Update>, mut reports: mpsc::Receiver<NodeReport>) {
+        let mut next = Instant::now();
+        let mut waits = false;
         loop {
+            let saved = self.memory.is_saved(&self.redirection.remembered);
             tokio::select! {
-                Ok(()) = updates.changed() => {}
+                Ok(()) = updates.changed() => waits = true,
                 report = reports.recv() => match report {
-                    Some(NodeReport { node, pods }) => {
+                    Some(NodeReport { node, pods }) if self.memory.hears_reports() => {
                         self.redirection.reports.insert(node, pods);
+                        waits = true;
                     }
+                    Some(_) => {}
                     None => return,
                 },
-                () = tokio::time::sleep(SAVE_AGAIN), if self.memory.saved != self.redirection.remembered => {
-                    self.save();
-                    continue;
+                () = tokio::time::sleep_until(next), if waits => {
+                    let start = Instant::now();
+                    let update = updates.borrow_and_update().clone();
+                    self.publish(&update);
+                    waits = false;
+                    next = start + (start.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST);
+                }
+                () = tokio::time::sleep(SAVE_AGAIN), if !saved => {
+                    self.memory.keep(&self.redirection.remembered, &self.redirection.remembered);
                 }
             }
-            let update = updates.borrow_and_update().clone();
-            self.publish(&update);
         }
     }
 
     fn publish(&mut self, update: &Update) {
         let before = self.published.borrow().clone();
+        self.memory.learn(update, &mut self.redirection.remembered);
         let world = World::new(&self.settings, update, &self.redirection);
         for problem in world.problems.iter().filter(|problem| before.world.problems.binary_search(problem).is_err()) {
             tracing::warn!(%problem, "configuration is not honoured as written");
         }
-        self.redirection.remembered.clone_from(&world.redirected);
         // Before anybody is told: what is said must still hold after a crash.
-        self.save();
+        self.memory.keep(&world.redirected, &self.redirection.remembered);
+        self.redirection.remembered.clone_from(&world.redirected);
         let delta = world.since(&before.world);
         if delta.is_empty() && world == before.world {
             return;
@@ -152,16 +251,6 @@ impl Publisher {
         );
         let catalog = Arc::new(before.catalog.next(&world, &delta));
         self.published.send_replace(Arc::new(Published { world, catalog }));
-    }
-
-    fn save(&mut self) {
-        if let Err(error) = self.memory.save(&self.redirection.remembered) {
-            tracing::error!(
-                error = format!("{error:#}"),
-                again_in = ?SAVE_AGAIN,
-                "a restart would not remember which pods are redirected"
-            );
-        }
     }
 }
 

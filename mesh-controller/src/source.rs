@@ -3,10 +3,12 @@
 
 mod directory;
 mod documents;
+mod kubernetes;
 
 pub use directory::Directory;
 #[cfg(test)]
 pub use documents::parse;
+pub use kubernetes::{Kubernetes, Standing, Standings, client};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +54,7 @@ pub struct Hidden {
 /// One object, and where it was found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
-    /// Relative to the source's folder.
+    /// Relative to the source's folder; empty for an object of a Kubernetes API.
     pub file: String,
     pub kind: Kind,
 }

@@ -1,6 +1,15 @@
 //! Which pods take HBONE: what agents report, and what is remembered of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::source::{Kind, Object};
+
+/// Says on a pod of a Kubernetes API how its redirection stands, for people and for other replicas of the controller.
+pub const ANNOTATION: &str = "nodemesh.io/redirection";
+/// How it begins on a pod that takes HBONE.
+pub const ENABLED: &str = "enabled";
 
 /// A pod by name. Only with its UID is it the same pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -9,11 +18,19 @@ pub struct PodName {
     pub name: String,
 }
 
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// What an agent says of one of its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     pub redirected: Redirected,
     pub pod_uid: String,
+    /// Why it is pending or has failed.
+    pub why: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +62,27 @@ impl Redirection {
     }
 }
 
+/// What a pod says of its redirection.
+pub fn annotation(pod: &ObjectMeta) -> Option<&str> {
+    pod.annotations.as_ref()?.get(ANNOTATION).map(String::as_str)
+}
+
+/// Whether that is of a pod that takes HBONE, however it stands with it.
+pub fn says_enabled(said: &str) -> bool {
+    said.strip_prefix(ENABLED).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+}
+
+/// Pods that say of themselves that they take HBONE.
+pub fn annotated(objects: &[Arc<Object>]) -> BTreeMap<PodName, String> {
+    let pods = objects.iter().filter_map(|object| match &object.kind {
+        Kind::Pod(pod) => Some(&pod.metadata),
+        _ => None,
+    });
+    let enabled = pods.filter(|metadata| annotation(metadata).is_some_and(says_enabled));
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    enabled.map(|of| (PodName { namespace: text(&of.namespace), name: text(&of.name) }, text(&of.uid))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,7 +94,7 @@ mod tests {
             state.remembered.insert(name.clone(), "u1".into());
         }
         if let Some((node, redirected, uid)) = report {
-            let report = Report { redirected, pod_uid: uid.into() };
+            let report = Report { redirected, pod_uid: uid.into(), why: String::new() };
             state.reports.insert(node.into(), [(name.clone(), report)].into());
         }
         state.is_redirected("a", &name, "u1")

@@ -86,7 +86,7 @@ const CLIENT: &str = "Kubernetes//Pod/shop/client";
 /// The redirection of the cart's pod, as its agent would report it.
 pub fn enabled(node: &str) -> Redirection {
     let name = PodName { namespace: "shop".into(), name: "cart-6f5d8-x1".into() };
-    let report = Report { redirected: Redirected::Enabled, pod_uid: "u-cart".into() };
+    let report = Report { redirected: Redirected::Enabled, pod_uid: "u-cart".into(), why: String::new() };
     Redirection { reports: [(node.to_owned(), [(name, report)].into())].into(), ..Redirection::default() }
 }
 

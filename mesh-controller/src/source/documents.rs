@@ -96,27 +96,45 @@ impl Documents {
             }
             return;
         }
-        let key = key_of(&kind, &value);
-        let named = check_names(&key, &value);
-        let account = if key.is_pod() { check_account(&value) } else { Ok(()) };
-        // The namespace that Kubernetes would set, or none.
-        if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
-            match key.namespace.as_str() {
-                "" => metadata.remove("namespace"),
-                namespace => metadata.insert("namespace".into(), namespace.into()),
-            };
-        }
-        let is_named = named.is_ok();
-        let checked = |kind| named.and(account).map(|()| kind);
-        match known(&version, &kind, value).and_then(|kind| kind.map(checked).transpose()) {
+        match object(&version, &kind, value) {
             Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
             Ok(None) => {}
-            Err(Fault { field, why }) => {
+            Err(Refused { key, is_named, fault: Fault { field, why } }) => {
                 let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why };
                 self.refused.push((is_named.then_some(key), problem));
             }
         }
     }
+}
+
+/// An object that is not what its kind asks for.
+#[derive(Debug)]
+pub struct Refused {
+    pub key: Key,
+    /// The key is one that an object can have.
+    pub is_named: bool,
+    pub fault: Fault,
+}
+
+/// Reads one object; `None`: not the mesh's business.
+///
+/// # Errors
+/// If it does not fit its kind, or has a name that Kubernetes would not take.
+pub fn object(version: &str, kind: &str, mut value: Value) -> Result<Option<Kind>, Refused> {
+    let key = key_of(kind, &value);
+    let named = check_names(&key, &value);
+    let account = if key.is_pod() { check_account(&value) } else { Ok(()) };
+    // The namespace that Kubernetes would set, or none.
+    if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
+        match key.namespace.as_str() {
+            "" => metadata.remove("namespace"),
+            namespace => metadata.insert("namespace".into(), namespace.into()),
+        };
+    }
+    let is_named = named.is_ok();
+    let checked = |kind| named.and(account).map(|()| kind);
+    let read = known(version, kind, value).and_then(|kind| kind.map(checked).transpose());
+    read.map_err(|fault| Refused { key, is_named, fault })
 }
 
 /// Kubernetes would not take an object with another name, so that none is lost with it. Here it could pass for a

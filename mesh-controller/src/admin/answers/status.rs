@@ -87,7 +87,7 @@ mod tests {
 
     fn node_a_says(redirected: Redirected, pod_uid: &str) -> BTreeMap<String, Reports> {
         let name = PodName { namespace: "shop".into(), name: "cart-6f5d8-x1".into() };
-        [("a".into(), [(name, Report { redirected, pod_uid: pod_uid.into() })].into())].into()
+        [("a".into(), [(name, Report { redirected, pod_uid: pod_uid.into(), why: String::new() })].into())].into()
     }
 
     fn missing_node(node: &str, mesh_pods: u32, redirected_pods: u32) -> MissingNode {

@@ -35,7 +35,7 @@ async fn no_token_no_service() {
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
-    let scene = scene();
+    let scene = scene().await;
     let mut agent = scene.agent("a").await;
     let good = agent.token.clone();
     for token in ["nm1.a.x".to_owned(), good.replacen("nm1.a.", "nm1.b.", 1)] {
@@ -60,7 +60,7 @@ async fn no_token_no_service() {
 
 #[tokio::test(start_paused = true)]
 async fn who_does_not_greet_is_hung_up_on() {
-    let scene = scene();
+    let scene = scene().await;
     let mut silent = TcpStream::connect(scene.app.address).await.expect("connected");
     let read = tokio::time::timeout(Duration::from_secs(60), silent.read_u8()).await;
     assert!(read.expect("in time").is_err());
@@ -72,8 +72,8 @@ async fn a_part_of_the_configuration_is_not_served() {
     fs::create_dir(folder.path().join("config")).expect("folder");
     fs::write(folder.path().join("config/shop.yaml"), SHOP).expect("file");
     fs::write(folder.path().join("config/policies.yaml"), "kind: [").expect("file");
-    let error = format!("{:#}", App::start(&config(folder.path())).expect_err("refused"));
+    let error = format!("{:#}", App::start(&config(folder.path())).await.expect_err("refused"));
     assert!(error.starts_with("--source dir:") && error.contains("policies.yaml: document 1: "), "{error}");
     fs::remove_file(folder.path().join("config/policies.yaml")).expect("file");
-    assert!(App::start(&config(folder.path())).is_ok());
+    assert!(App::start(&config(folder.path())).await.is_ok());
 }

@@ -1,0 +1,94 @@
+//! Which replica of the controller leads: the holder of a Lease. All replicas serve agents; what the leader does besides
+//! must do no harm if two do it for a moment, since a Lease is no lock.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+use aws_lc_rs::rand;
+use kube::Client;
+use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
+use tokio::sync::watch;
+
+use crate::tokens::hex;
+
+/// Who writes, in the API's books.
+pub const MANAGER: &str = "nodemesh-controller";
+const LEASE: &str = "mesh-controller";
+/// A leader that has not renewed for so long leads no more.
+const TERM: Duration = Duration::from_secs(15);
+/// How often the leader renews, and the others look.
+const RENEWAL: Duration = Duration::from_secs(3);
+/// One request takes no longer.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// Whether this replica leads. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Leading(watch::Receiver<bool>);
+
+/// One replica's part in the election.
+pub struct Election {
+    lock: LeaseLock,
+    replica: String,
+    leads: watch::Sender<bool>,
+}
+
+/// A name for this process, and for no other one.
+///
+/// # Errors
+/// If the system gives no random bytes.
+pub fn replica() -> Result<String> {
+    // In a pod, the pod's name.
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut chance = [0; 4];
+    rand::fill(&mut chance).context("the system gave no random bytes")?;
+    Ok(format!("{}-{}", host.trim(), hex(&chance)))
+}
+
+impl Leading {
+    pub fn is_leading(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits for another answer; `None` if there will be none.
+    pub async fn changed(&mut self) -> Option<bool> {
+        self.0.changed().await.ok()?;
+        Some(*self.0.borrow_and_update())
+    }
+}
+
+impl Election {
+    /// `replica` is this process' name among the replicas.
+    pub fn new(client: Client, namespace: &str, replica: &str) -> (Self, Leading) {
+        let params = LeaseLockParams { lease_name: LEASE.to_owned(), holder_id: replica.to_owned(), lease_ttl: TERM };
+        let (leads, leading) = watch::channel(false);
+        (Self { lock: LeaseLock::new(client, namespace, params), replica: replica.to_owned(), leads }, Leading(leading))
+    }
+
+    /// Takes part, for ever.
+    pub async fn run(self) -> Result<()> {
+        let mut renewed = tokio::time::Instant::now();
+        loop {
+            let leads = match tokio::time::timeout(REQUEST, self.lock.try_acquire_or_renew()).await {
+                Ok(Ok(LeaseLockResult::Acquired(lease))) => {
+                    renewed = tokio::time::Instant::now();
+                    // Of two that take an abandoned Lease at once both are told that they have it; it names one.
+                    let holder = lease.spec.and_then(|spec| spec.holder_identity);
+                    holder.as_deref() == Some(self.replica.as_str())
+                }
+                Ok(Ok(LeaseLockResult::NotAcquired(_))) => false,
+                failed => {
+                    match failed {
+                        Ok(Err(error)) => tracing::warn!(%error, "cannot take part in the election"),
+                        _ => tracing::warn!("the election does not answer"),
+                    }
+                    // The Lease is this one's until it is over, and somewhat before.
+                    *self.leads.borrow() && renewed.elapsed() < TERM - RENEWAL
+                }
+            };
+            if self.leads.send_if_modified(|now| std::mem::replace(now, leads) != leads) {
+                tracing::info!(replica = self.replica, leads, "election");
+            }
+            tokio::time::sleep(RENEWAL).await;
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! An object as it comes from the API, before its kind is read: one that does not fit its kind must not make the whole
+//! list unreadable.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{Resource, api::ApiResource, core::DynamicResourceScope};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+/// Any object of any kind.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    /// Name, namespace and version only: what a watch needs.
+    pub metadata: ObjectMeta,
+    /// All of it but `managedFields`, which is often its larger half.
+    pub value: Value,
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut value = Value::deserialize(deserializer)?;
+        if let Some(Value::Object(metadata)) = value.get_mut("metadata") {
+            metadata.remove("managedFields");
+        }
+        let text = |field: &str| {
+            let found = value.get("metadata").and_then(|metadata| metadata.get(field)).and_then(Value::as_str);
+            found.map(ToOwned::to_owned)
+        };
+        let metadata = ObjectMeta {
+            name: text("name"),
+            namespace: text("namespace"),
+            resource_version: text("resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { metadata, value })
+    }
+}
+
+impl Resource for Raw {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(of: &ApiResource) -> Cow<'_, str> {
+        of.kind.as_str().into()
+    }
+
+    fn group(of: &ApiResource) -> Cow<'_, str> {
+        of.group.as_str().into()
+    }
+
+    fn version(of: &ApiResource) -> Cow<'_, str> {
+        of.version.as_str().into()
+    }
+
+    fn plural(of: &ApiResource) -> Cow<'_, str> {
+        of.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}

@@ -1,0 +1,7 @@
+//! Against a real API, which MESH_KUBE starts (the folder with up.sh and down.sh).
+
+mod api;
+mod enrol;
+mod follow;
+
+pub use api::RealApi;
