@@ -11,12 +11,12 @@ use tokio::{
 use crate::{
     admin,
     ca::Authority,
-    config::{JoinToken, Run, SourceArg},
+    config::{AgentAuth, JoinToken, Run, SourceArg},
     link::Links,
     publish::{Memory, Publisher},
     serve::Agents,
     source::Directory,
-    tokens::{Tokens, write_private},
+    tokens::{Authenticator, Reviews, Tokens, write_private},
 };
 
 /// Reports that may wait to be published.
@@ -36,11 +36,11 @@ impl App {
     ///
     /// # Errors
     /// If the state folder, the source, the socket or the port cannot be used.
-    pub fn start(config: &Run) -> Result<Self> {
+    pub async fn start(config: &Run) -> Result<Self> {
         private_folder(&config.state)?;
         let settings = config.settings();
         let authority = Arc::new(Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?);
-        let tokens = Tokens::new(&config.state);
+        let authenticator = authenticator(config).await?;
         let SourceArg::Directory(path) = &config.source;
         let (directory, first) = Directory::open(path)?;
         let (publisher, published) = Publisher::new(settings, Memory::new(&config.state), &first)?;
@@ -55,7 +55,8 @@ impl App {
             server_name: &config.server_name,
             trust_domain: &config.trust_domain,
             authority,
-            tokens,
+            limits: config.agents.limits(),
+            authenticator,
             links,
             reports,
             published,
@@ -90,6 +91,24 @@ impl Drop for App {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.admin_socket);
     }
+}
+
+/// How this controller's agents prove themselves.
+async fn authenticator(config: &Run) -> Result<Authenticator> {
+    let by_source = match config.source {
+        SourceArg::Directory(_) => AgentAuth::JoinTokens,
+    };
+    Ok(match config.agents.agent_auth.unwrap_or(by_source) {
+        AgentAuth::JoinTokens => Authenticator::Join(Tokens::new(&config.state)),
+        AgentAuth::Kubernetes => {
+            Authenticator::Kubernetes(Reviews::new(api().await?, config.agents.reviews(&config.namespace)))
+        }
+    })
+}
+
+/// By KUBECONFIG, or as a pod of the cluster.
+async fn api() -> Result<kube::Client> {
+    kube::Client::try_default().await.context("no Kubernetes API is configured: KUBECONFIG, or run as a pod")
 }
 
 /// Makes a token and hands it over.

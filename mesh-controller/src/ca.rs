@@ -1,10 +1,12 @@
 //! The embedded certificate authority: one root key, kept in the state folder, that signs workloads' and the
 //! controller's own certificates. What a request says of itself is never copied into a certificate.
 
+mod limits;
 mod request;
 mod root;
 mod service;
 
+pub use limits::{LimitSettings, Limits};
 pub use service::CertificateService;
 
 use std::{
@@ -71,12 +73,12 @@ impl Authority {
         key: &SubjectPublicKeyInfo,
         identity: &Identity,
         wanted: Option<Duration>,
-    ) -> Result<Signed> {
+    ) -> Result<(Signed, String)> {
         let name = SanType::URI(identity.to_string().try_into().context("the identity is not ASCII")?);
         let life = wanted.map_or(self.ttl, |wanted| wanted.min(self.ttl));
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         // An empty subject: a common name would be a second name.
-        self.sign(key, name, DistinguishedName::new(), usages, life)
+        Ok((self.sign(key, name, DistinguishedName::new(), usages, life)?, self.root_pem.clone()))
     }
 
     /// The controller's own certificate and key (PEM). The key lives in memory only; the certificate as long as the

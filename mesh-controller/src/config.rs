@@ -1,5 +1,9 @@
 //! The command line.
 
+mod agents;
+
+pub use agents::{AgentAuth, AgentOptions};
+
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
@@ -36,7 +40,9 @@ pub struct JoinToken {
     pub out: Option<PathBuf>,
 }
 
+// Of a struct with another one in it clap no longer finds by itself which arguments say that it is there.
 #[derive(Clone, Debug, Args)]
+#[group(args = ["source", "state"])]
 pub struct Run {
     /// Where the configuration is: dir:PATH, a folder of Kubernetes manifests
     #[arg(long, value_name = "SOURCE")]
@@ -75,6 +81,8 @@ pub struct Run {
     /// The longest life of a workload's certificate, as in 90m, 24h or 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub certificate_ttl: Duration,
+    #[command(flatten)]
+    pub agents: AgentOptions,
     /// What to log, as in info or mesh_controller=debug
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,

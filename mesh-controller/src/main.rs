@@ -8,6 +8,7 @@ mod index;
 mod link;
 mod names;
 mod publish;
+mod refusal;
 mod serve;
 mod source;
 mod status;
@@ -53,7 +54,7 @@ fn run(config: &Run) -> Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let mut app = App::start(config)?;
+        let mut app = App::start(config).await?;
         tracing::info!(address = %app.address, "serving");
         tokio::select! {
             error = app.failed() => return Err(error),

@@ -60,11 +60,11 @@ fn config(folder: &Path) -> Run {
     Cli::try_parse_from(arguments).expect("valid").run.expect("run")
 }
 
-fn scene() -> Scene {
+async fn scene() -> Scene {
     let folder = tempfile::tempdir().expect("folder");
     fs::create_dir(folder.path().join("config")).expect("folder");
     fs::write(folder.path().join("config/shop.yaml"), SHOP).expect("file");
-    let app = App::start(&config(folder.path())).expect("start");
+    let app = App::start(&config(folder.path())).await.expect("start");
     Scene { folder, app }
 }
 
@@ -152,7 +152,7 @@ fn cart(response: &DeltaDiscoveryResponse) -> workload::Workload {
 
 #[tokio::test]
 async fn an_agent_learns_joins_and_gets_its_certificates() {
-    let scene = scene();
+    let scene = scene().await;
     let agent = scene.agent("a").await;
     let mut discovery = agent.discovery().await;
     discovery.subscribe(type_url::ADDRESS).await;
@@ -196,7 +196,7 @@ async fn an_agent_learns_joins_and_gets_its_certificates() {
 
 #[tokio::test]
 async fn a_broken_file_changes_nothing_and_is_reported() {
-    let scene = scene();
+    let scene = scene().await;
     let agent = scene.agent("a").await;
     let mut discovery = agent.discovery().await;
     discovery.subscribe(type_url::ADDRESS).await;
@@ -224,7 +224,7 @@ async fn questions_reach_the_agents() {
     assert!(matches!(items.as_slice(), [Err(status)] if status.message().contains("not connected")));
 
     // Over a real link.
-    let scene = scene();
+    let scene = scene().await;
     let agent = scene.agent("a").await;
     let (messages, stream) = mpsc::channel(8);
     let mut client = AgentLinkClient::new(agent.channel.clone());

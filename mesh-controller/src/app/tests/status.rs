@@ -26,7 +26,7 @@ fn missing(status: &ControllerStatus, node: &str) -> Option<(u32, u32)> {
 
 #[tokio::test]
 async fn an_agent_that_is_gone_is_missed() {
-    let scene = scene();
+    let scene = scene().await;
     let mut client = admin(scene.state().join("admin.sock")).await;
     until(&mut client, |status| missing(status, "a") == Some((1, 0)) && missing(status, "b") == Some((1, 0))).await;
 
