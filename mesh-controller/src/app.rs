@@ -1,6 +1,6 @@
 //! Wiring: source -> publisher -> servers.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::{
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     admin,
-    ca::Authority,
+    ca::{self, Authority, roots, rotation, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     link::Links,
     publish::{Memory, Publisher},
@@ -29,6 +29,8 @@ pub struct App {
     pub address: SocketAddr,
     admin_socket: PathBuf,
     tasks: JoinSet<Result<()>>,
+    /// Whether this replica rotates the authority and keeps the agents' roots: one alone does.
+    _leader: watch::Sender<bool>,
 }
 
 impl App {
@@ -39,11 +41,19 @@ impl App {
     pub async fn start(config: &Run) -> Result<Self> {
         private_folder(&config.state)?;
         let settings = config.settings();
-        let authority = Arc::new(Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?);
+        let mut tasks = JoinSet::new();
+        let (leader, leads) = watch::channel(true);
+        let authority = authority(config, leads, &mut tasks).await?;
         let authenticator = authenticator(config).await?;
         let SourceArg::Directory(path) = &config.source;
         let (directory, first) = Directory::open(path)?;
         let (publisher, published) = Publisher::new(settings, Memory::new(&config.state), &first)?;
+        let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);
+        let publisher = publisher.trusting(trust);
+        tasks.spawn(async move {
+            follow_trust.await;
+            Err(anyhow!("the roots to trust are no longer followed"))
+        });
         let (updates, updated) = watch::channel(first);
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
@@ -63,7 +73,6 @@ impl App {
         };
         let (address, agents) = agents.serve()?;
 
-        let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             directory.follow(updates).await;
             Err(anyhow!("the configuration is no longer followed"))
@@ -74,7 +83,7 @@ impl App {
         });
         tasks.spawn(agents);
         tasks.spawn(admin);
-        Ok(Self { address, admin_socket, tasks })
+        Ok(Self { address, admin_socket, tasks, _leader: leader })
     }
 
     /// Waits until a part fails; all others end with it.
@@ -104,6 +113,38 @@ async fn authenticator(config: &Run) -> Result<Authenticator> {
             Authenticator::Kubernetes(Reviews::new(api().await?, config.agents.reviews(&config.namespace)))
         }
     })
+}
+
+/// Where this controller's certificates are signed; what keeps it up to date is added to `tasks`.
+async fn authority(config: &Run, leads: watch::Receiver<bool>, tasks: &mut JoinSet<Result<()>>) -> Result<Authority> {
+    let by_source = match config.source {
+        SourceArg::Directory(_) => None,
+    };
+    let Some(name) = config.agents.ca_secret.clone().or(by_source) else {
+        return Authority::open(&config.state, &config.trust_domain, config.certificate_ttl);
+    };
+    let client = api().await?;
+    let namespace = config.namespace.clone();
+    let place = secret::Place { namespace: namespace.clone(), name, trust_domain: config.trust_domain.clone() };
+    let secret::Followed { material, secret, task } = secret::open(client.clone(), place.clone()).await?;
+    let authority = Authority::following(material.clone(), config.certificate_ttl);
+    tasks.spawn(async move {
+        task.await;
+        Err(anyhow!("the certificate authority is no longer followed"))
+    });
+    if place.name == secret::OWN {
+        let overlap = config.agents.root_overlap.unwrap_or(config.certificate_ttl);
+        let rotation = rotation::run(client.clone(), place, overlap, secret, leads.clone());
+        tasks.spawn(async move {
+            rotation.await;
+            Err(anyhow!("roots are no longer rotated"))
+        });
+    }
+    tasks.spawn(async move {
+        roots::keep(client, namespace, material, leads).await;
+        Err(anyhow!("the agents' roots are no longer kept"))
+    });
+    Ok(authority)
 }
 
 /// By KUBECONFIG, or as a pod of the cluster.

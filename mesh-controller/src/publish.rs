@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
+use mesh_common::model::TrustBundle;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
@@ -53,6 +54,8 @@ pub struct Publisher {
     memory: Memory,
     redirection: Redirection,
     published: watch::Sender<Arc<Published>>,
+    /// Whose signatures count, if an authority says so.
+    trust: Option<watch::Receiver<TrustBundle>>,
 }
 
 impl Memory {
@@ -105,9 +108,25 @@ impl Publisher {
     ) -> Result<(Self, watch::Receiver<Arc<Published>>)> {
         let redirection = Redirection { remembered: memory.load()?.clone(), ..Redirection::default() };
         let (published, receiver) = watch::channel(Arc::default());
-        let mut publisher = Self { settings, memory, redirection, published };
+        let mut publisher = Self { settings, memory, redirection, published, trust: None };
         publisher.publish(first);
         Ok((publisher, receiver))
+    }
+
+    /// Publishes these roots too, now and later.
+    pub fn trusting(mut self, trust: watch::Receiver<TrustBundle>) -> Self {
+        self.trust = Some(trust);
+        self.publish_trust();
+        self
+    }
+
+    fn publish_trust(&mut self) {
+        let Some(trust) = &mut self.trust else { return };
+        let bundle = trust.borrow_and_update().clone();
+        self.published.send_modify(|published| {
+            let catalog = Arc::new(published.catalog.trusting(&bundle));
+            *published = Arc::new(Published { world: published.world.clone(), catalog });
+        });
     }
 
     /// Publishes after every change, until agents can no longer report.
@@ -121,6 +140,10 @@ impl Publisher {
                     }
                     None => return,
                 },
+                () = changed(&mut self.trust) => {
+                    self.publish_trust();
+                    continue;
+                }
                 () = tokio::time::sleep(SAVE_AGAIN), if self.memory.saved != self.redirection.remembered => {
                     self.save();
                     continue;
@@ -163,6 +186,16 @@ impl Publisher {
             );
         }
     }
+}
+
+/// Never, if there is nothing that could change.
+async fn changed(trust: &mut Option<watch::Receiver<TrustBundle>>) {
+    if let Some(receiver) = trust
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod refused;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use agents::Agents;
 pub use catalog::Catalog;

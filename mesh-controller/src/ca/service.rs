@@ -27,7 +27,7 @@ const IDENTITY: &str = "ImpersonatedIdentity";
 /// Signs for agents, by what the index says of their nodes.
 #[derive(Clone, Debug)]
 pub struct CertificateService {
-    authority: Arc<Authority>,
+    authority: Authority,
     trust_domain: String,
     limits: Limits,
     published: watch::Receiver<Arc<Published>>,
@@ -35,7 +35,7 @@ pub struct CertificateService {
 
 impl CertificateService {
     pub fn new(
-        authority: Arc<Authority>,
+        authority: Authority,
         trust_domain: &str,
         limits: Limits,
         published: watch::Receiver<Arc<Published>>,
@@ -73,13 +73,13 @@ impl CertificateService {
         let key = request::public_key(csr).map_err(of_identity)?;
         self.limits.own_key(&key.subject_public_key_info(), node, text).map_err(of_identity)?;
         let wanted = u64::try_from(*validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let (signed, roots) = self.authority.sign_workload(&key, &identity, wanted).map_err(|error| {
+        let signed = self.authority.sign_workload(&key, &identity, wanted).map_err(|error| {
             tracing::error!(node, %identity, error = format!("{error:#}"), "cannot sign");
             Refusal::new(Reason::SigningFailed, format!("{identity}: cannot sign"))
         })?;
         let not_after = signed.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         tracing::info!(target: "audit", node, %identity, serial = signed.serial, not_after, "certificate signed");
-        Ok(IstioCertificateResponse { cert_chain: vec![signed.certificate, roots] })
+        Ok(IstioCertificateResponse { cert_chain: signed.chain })
     }
 }
 

@@ -31,7 +31,7 @@ fn scene() -> Scene {
 
 fn scene_of(objects: &str) -> Scene {
     let state = tempfile::tempdir().expect("folder");
-    let authority = Arc::new(Authority::open(state.path(), "cluster.local", TTL).expect("authority"));
+    let authority = Authority::open(state.path(), "cluster.local", TTL).expect("authority");
     let published = Published { world: world(objects), ..Published::default() };
     let (_, published) = watch::channel(Arc::new(published));
     let limits = Limits::new(LimitSettings { burst: 100, per_second: 1, signing: 2 });
@@ -175,8 +175,8 @@ fn the_root_stays_and_its_key_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let state = tempfile::tempdir().expect("folder");
     let open = || Authority::open(state.path(), "cluster.local", TTL);
-    let first = open().expect("made").root_pem().to_owned();
-    assert_eq!(open().expect("opened").root_pem(), first);
+    let first = open().expect("made").material().borrow().roots_pem();
+    assert_eq!(open().expect("opened").material().borrow().roots_pem(), first);
     let key = state.path().join("ca/ca.key");
     assert_eq!(std::fs::metadata(&key).expect("key").permissions().mode() & 0o777, 0o600);
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).expect("mode");

@@ -8,10 +8,13 @@ use mesh_common::proto::{
     discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     nodemesh::agent_link_server::AgentLinkServer,
 };
-use tokio::sync::{mpsc, watch};
-use tonic::transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tonic::transport::Server;
 
-use super::{DiscoveryService, authenticate::Authenticate};
+use super::{DiscoveryService, authenticate::Authenticate, tls};
 use crate::{
     ca::{Authority, CertificateService, LimitSettings, Limits},
     link::{LinkService, Links},
@@ -24,15 +27,12 @@ const CERTIFICATE_REQUEST: usize = 64 << 10;
 /// What an agent already holds comes in its first request.
 const DISCOVERY_REQUEST: usize = 64 << 20;
 
-/// A caller that has not finished its handshake by then is gone, or means no good.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// What serving agents takes.
 pub struct Agents<'a> {
     pub listen: SocketAddr,
     pub server_name: &'a str,
     pub trust_domain: &'a str,
-    pub authority: Arc<Authority>,
+    pub authority: Authority,
     pub limits: LimitSettings,
     pub authenticator: Authenticator,
     pub links: Links,
@@ -45,10 +45,12 @@ impl Agents<'_> {
     pub fn serve(self) -> Result<(SocketAddr, impl Future<Output = Result<()>> + Send + use<>)> {
         let Self { listen, server_name, trust_domain, authority, limits, authenticator, links, reports, published } =
             self;
-        let (certificate, key) = authority.serving(server_name)?;
         let place = || format!("--listen {listen}");
-        let incoming = TcpIncoming::bind(listen).with_context(place)?.with_nodelay(Some(true));
-        let address = incoming.local_addr().with_context(place)?;
+        let listener = std::net::TcpListener::bind(listen).with_context(place)?;
+        listener.set_nonblocking(true).with_context(place)?;
+        let address = listener.local_addr().with_context(place)?;
+        let incoming =
+            tls::accept(TcpListener::from_std(listener).with_context(place)?, server_name, authority.material())?;
 
         let certificates = CertificateService::new(authority, trust_domain, Limits::new(limits), published.clone());
         let certificates =
@@ -57,8 +59,6 @@ impl Agents<'_> {
         let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_REQUEST);
         let link = AgentLinkServer::new(LinkService::new(links, authenticator.clone(), reports));
         let server = Server::builder()
-            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)).timeout(HANDSHAKE))
-            .context("the controller's own certificate cannot be used")?
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
             .layer(tower::layer::layer_fn(move |inner| Authenticate::new(authenticator.clone(), inner)))
