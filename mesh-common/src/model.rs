@@ -9,6 +9,7 @@ mod observe;
 mod policy;
 mod service;
 mod topology;
+mod trust;
 mod validity;
 mod workload;
 
@@ -21,5 +22,6 @@ pub use observe::{Observation, ObservedAs, observe};
 pub use policy::{Action, Clause, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch};
 pub use service::{NameError, Service, ServiceName, ServicePort};
 pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};
+pub use trust::TrustBundle;
 pub use validity::Validity;
 pub use workload::{LocalPod, Mode, SameNode, Tunnel, Workload, WorkloadKind};

@@ -6,6 +6,7 @@ mod address;
 mod authorization;
 mod local_pod;
 mod topology;
+mod trust_bundle;
 
 pub use address::{Address, TRUST_DOMAIN_DEFAULT};
 
@@ -16,6 +17,7 @@ pub mod type_url {
     pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
     pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
     pub const ACCOUNTS: &str = "type.googleapis.com/nodemesh.v1.Accounts";
+    pub const TRUST_BUNDLE: &str = "type.googleapis.com/nodemesh.v1.TrustBundle";
     pub const LOCAL_POD: &str = "type.googleapis.com/nodemesh.v1.LocalPod";
 }
 

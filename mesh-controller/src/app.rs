@@ -1,6 +1,6 @@
 //! Wiring: source -> publisher -> servers.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use kube::Client;
@@ -11,15 +11,15 @@ use tokio::{
 
 use crate::{
     admin,
-    ca::Authority,
-    config::{JoinToken, Run, SourceArg},
+    ca::{self, Authority, roots, rotation, secret},
+    config::{AgentAuth, JoinToken, Run, SourceArg},
     enrolment::Writer,
-    leader::{self, Election},
+    leader::{self, Election, Leading},
     link::Links,
     publish::{Memory, Publisher},
     serve::Agents,
     source::{self, Directory, Kubernetes, Update},
-    tokens::{Tokens, write_private},
+    tokens::{Authenticator, Reviews, Tokens, write_private},
 };
 
 /// Reports that may wait to be published.
@@ -42,19 +42,31 @@ impl App {
     pub async fn start(config: &Run) -> Result<Self> {
         private_folder(&config.state)?;
         let settings = config.settings();
-        let authority = Arc::new(Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?);
-        let tokens = Tokens::new(&config.state);
         let (source, memory, first) = Source::open(config).await?;
+        let replica = leader::replica()?;
+        let mut tasks = JoinSet::new();
+        let leading = match &source {
+            Source::Kubernetes(client, _) => {
+                let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
+                tasks.spawn(election.run());
+                leading
+            }
+            Source::Directory(_) => Leading::alone(),
+        };
+        let authority = authority(config, leading.clone(), &mut tasks).await?;
+        let authenticator = authenticator(config).await?;
         let (publisher, published) = Publisher::new(settings, memory, &first)?;
+        let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);
+        let publisher = publisher.trusting(trust);
+        tasks.spawn(async move {
+            follow_trust.await;
+            Err(anyhow!("the roots to trust are no longer followed"))
+        });
         let (updates, updated) = watch::channel(first);
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
 
-        let mut tasks = JoinSet::new();
         if let Source::Kubernetes(client, _) = &source {
-            let replica = leader::replica()?;
-            let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
-            tasks.spawn(election.run());
             let (links, updated, published) = (links.clone(), updated.clone(), published.clone());
             let writer = Writer::new(client.clone(), &replica, links, leading, updated, published);
             tasks.spawn(async move {
@@ -72,7 +84,8 @@ impl App {
             server_name: &config.server_name,
             trust_domain: &config.trust_domain,
             authority,
-            tokens,
+            limits: config.agents.limits(),
+            authenticator,
             links,
             reports,
             published,
@@ -135,6 +148,58 @@ impl Drop for App {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.admin_socket);
     }
+}
+
+/// How this controller's agents prove themselves.
+async fn authenticator(config: &Run) -> Result<Authenticator> {
+    let by_source = match config.source {
+        SourceArg::Directory(_) => AgentAuth::JoinTokens,
+        SourceArg::Kubernetes => AgentAuth::Kubernetes,
+    };
+    Ok(match config.agents.agent_auth.unwrap_or(by_source) {
+        AgentAuth::JoinTokens => Authenticator::Join(Tokens::new(&config.state)),
+        AgentAuth::Kubernetes => {
+            Authenticator::Kubernetes(Reviews::new(api().await?, config.agents.reviews(&config.namespace)))
+        }
+    })
+}
+
+/// Where this controller's certificates are signed; what keeps it up to date is added to `tasks`.
+async fn authority(config: &Run, leading: Leading, tasks: &mut JoinSet<Result<()>>) -> Result<Authority> {
+    let by_source = match config.source {
+        SourceArg::Directory(_) => None,
+        SourceArg::Kubernetes => Some(secret::OWN.to_owned()),
+    };
+    let Some(name) = config.agents.ca_secret.clone().or(by_source) else {
+        return Authority::open(&config.state, &config.trust_domain, config.certificate_ttl);
+    };
+    let client = api().await?;
+    let namespace = config.namespace.clone();
+    let place = secret::Place { namespace: namespace.clone(), name, trust_domain: config.trust_domain.clone() };
+    let secret::Followed { material, secret, task } = secret::open(client.clone(), place.clone()).await?;
+    let authority = Authority::following(material.clone(), config.certificate_ttl);
+    tasks.spawn(async move {
+        task.await;
+        Err(anyhow!("the certificate authority is no longer followed"))
+    });
+    if place.name == secret::OWN {
+        let overlap = config.agents.root_overlap.unwrap_or(config.certificate_ttl);
+        let rotation = rotation::run(client.clone(), place, overlap, secret, leading.clone());
+        tasks.spawn(async move {
+            rotation.await;
+            Err(anyhow!("roots are no longer rotated"))
+        });
+    }
+    tasks.spawn(async move {
+        roots::keep(client, namespace, material, leading).await;
+        Err(anyhow!("the agents' roots are no longer kept"))
+    });
+    Ok(authority)
+}
+
+/// By KUBECONFIG, or as a pod of the cluster.
+async fn api() -> Result<kube::Client> {
+    kube::Client::try_default().await.context("no Kubernetes API is configured: KUBECONFIG, or run as a pod")
 }
 
 /// Makes a token and hands it over.

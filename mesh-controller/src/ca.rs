@@ -1,24 +1,36 @@
-//! The embedded certificate authority: one root key, kept in the state folder, that signs workloads' and the
-//! controller's own certificates. What a request says of itself is never copied into a certificate.
+//! The embedded certificate authority: signs workloads' and the controller's own certificates. Its key is that of a root
+//! or of an intermediate, in the state folder or in a Secret, and may be replaced while it works. What a request says of
+//! itself is never copied into a certificate.
 
+mod limits;
+mod material;
 mod request;
 mod root;
+pub mod roots;
+pub mod rotation;
+pub mod secret;
 mod service;
 
+pub use limits::{LimitSettings, Limits};
+pub use material::Material;
 pub use service::CertificateService;
 
 use std::{
+    future::Future,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aws_lc_rs::rand;
-use mesh_common::model::Identity;
+use mesh_common::model::{Identity, TrustBundle};
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::sync::watch;
 
 use crate::tokens::hex;
 
@@ -27,13 +39,10 @@ const BACKDATE: Duration = Duration::from_secs(60);
 /// Bytes of a serial number, all random.
 const SERIAL: usize = 17;
 
-/// The root and its key.
-#[derive(Debug)]
+/// Signs with the newest material. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    root_pem: String,
-    /// No certificate outlives its root.
-    root_end: SystemTime,
+    material: watch::Receiver<Arc<Material>>,
     /// The longest life of a workload's certificate.
     ttl: Duration,
 }
@@ -41,11 +50,19 @@ pub struct Authority {
 /// A certificate that was just signed.
 #[derive(Debug)]
 pub struct Signed {
-    /// PEM
-    pub certificate: String,
+    /// PEM: the leaf, what is between it and the roots, one an element; the roots, all in one.
+    pub chain: Vec<String>,
     /// Hexadecimal
     pub serial: String,
     pub not_after: SystemTime,
+}
+
+/// The controller's own certificate, for TLS.
+#[derive(Debug)]
+pub struct Serving {
+    /// Leaf first; the roots are the agents' to know.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
 }
 
 impl Authority {
@@ -54,14 +71,18 @@ impl Authority {
     /// # Errors
     /// If only half of it is there, others could read its key, or certificate and key do not fit each other.
     pub fn open(state: &Path, trust_domain: &str, ttl: Duration) -> Result<Self> {
-        let root::Root { pem, key, not_after } = root::open(&state.join("ca"), trust_domain)?;
-        let issuer = Issuer::from_ca_cert_pem(&pem, key).context("the root certificate cannot be used")?;
-        Ok(Self { issuer, root_pem: pem, root_end: not_after, ttl })
+        let material = root::open(&state.join("ca"), trust_domain)?;
+        Ok(Self::following(watch::channel(Arc::new(material)).1, ttl))
     }
 
-    /// PEM; what agents must trust.
-    pub fn root_pem(&self) -> &str {
-        &self.root_pem
+    /// Signs with what is there, now and later.
+    pub fn following(material: watch::Receiver<Arc<Material>>, ttl: Duration) -> Self {
+        Self { material, ttl }
+    }
+
+    /// The material, now and later.
+    pub fn material(&self) -> watch::Receiver<Arc<Material>> {
+        self.material.clone()
     }
 
     /// A certificate for a workload: exactly one name, its SPIFFE id; for both sides of a connection; never a CA.
@@ -72,50 +93,94 @@ impl Authority {
         identity: &Identity,
         wanted: Option<Duration>,
     ) -> Result<Signed> {
-        let name = SanType::URI(identity.to_string().try_into().context("the identity is not ASCII")?);
+        let material = self.material.borrow().clone();
         let life = wanted.map_or(self.ttl, |wanted| wanted.min(self.ttl));
-        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        // An empty subject: a common name would be a second name.
-        self.sign(key, name, DistinguishedName::new(), usages, life)
+        let (certificate, mut signed) = workload(&material, key, identity, life)?;
+        signed.chain = vec![certificate.pem()];
+        signed.chain.extend(material.intermediates_pem());
+        signed.chain.push(material.roots_pem());
+        Ok(signed)
     }
+}
 
-    /// The controller's own certificate and key (PEM). The key lives in memory only; the certificate as long as the
-    /// root, since it is made anew at every start.
-    pub fn serving(&self, server_name: &str) -> Result<(String, String)> {
-        let key = KeyPair::generate().context("cannot make a key")?;
-        let name = server_name.try_into().with_context(|| format!("--server-name {server_name}: not a DNS name"))?;
-        let mut subject = DistinguishedName::new();
-        subject.push(DnType::CommonName, "nodemesh controller");
-        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let life = self.root_end.duration_since(SystemTime::now()).unwrap_or_default();
-        let signed = self.sign(&key, SanType::DnsName(name), subject, usages, life)?;
-        Ok((format!("{}{}", signed.certificate, self.root_pem), key.serialize_pem()))
-    }
+/// The roots of the newest material, and what keeps them up to date; it never ends.
+pub fn trust(
+    mut material: watch::Receiver<Arc<Material>>,
+    trust_domain: &str,
+) -> (watch::Receiver<TrustBundle>, impl Future<Output = ()> + Send + use<>) {
+    let trust_domain = trust_domain.to_owned();
+    let bundle = move |material: &Material| {
+        let roots = material.roots.iter().map(|root| root.to_vec()).collect();
+        TrustBundle { trust_domain: trust_domain.clone(), roots }
+    };
+    let (sender, receiver) = watch::channel(bundle(&material.borrow_and_update()));
+    let follow = async move {
+        while material.changed().await.is_ok() {
+            let newest = bundle(&material.borrow_and_update());
+            sender.send_if_modified(|held| {
+                let changed = *held != newest;
+                *held = newest;
+                changed
+            });
+        }
+        // Nothing changes any more.
+        sender.closed().await;
+        std::future::pending().await
+    };
+    (receiver, follow)
+}
 
-    fn sign(
-        &self,
-        key: &impl PublicKeyData,
-        name: SanType,
-        subject: DistinguishedName,
-        usages: Vec<ExtendedKeyUsagePurpose>,
-        life: Duration,
-    ) -> Result<Signed> {
-        let now = SystemTime::now();
-        let not_after = (now + life).min(self.root_end);
-        let serial = random_serial()?;
-        let mut params = CertificateParams::default();
-        params.not_before = (now - BACKDATE).into();
-        params.not_after = not_after.into();
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
-        params.distinguished_name = subject;
-        params.subject_alt_names = vec![name];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usages;
-        params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(key, &self.issuer).context("signing failed")?;
-        Ok(Signed { certificate: certificate.pem(), serial: hex(&serial), not_after })
-    }
+/// The controller's own certificate and key. The key lives in memory only; the certificate as long as what signed it,
+/// since it is made anew at every start and with all new material.
+pub fn serving(material: &Material, server_name: &str) -> Result<Serving> {
+    let key = KeyPair::generate().context("cannot make a key")?;
+    let name = server_name.try_into().with_context(|| format!("--server-name {server_name}: not a DNS name"))?;
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, "nodemesh controller");
+    let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let life = material.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    let (certificate, _) = sign(material, &key, SanType::DnsName(name), subject, usages, life)?;
+    let mut chain = vec![certificate.der().clone()];
+    chain.extend(material.intermediates.iter().cloned());
+    Ok(Serving { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
+}
+
+fn workload(
+    material: &Material,
+    key: &impl PublicKeyData,
+    identity: &Identity,
+    life: Duration,
+) -> Result<(Certificate, Signed)> {
+    let name = SanType::URI(identity.to_string().try_into().context("the identity is not ASCII")?);
+    let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    // An empty subject: a common name would be a second name.
+    sign(material, key, name, DistinguishedName::new(), usages, life)
+}
+
+fn sign(
+    material: &Material,
+    key: &impl PublicKeyData,
+    name: SanType,
+    subject: DistinguishedName,
+    usages: Vec<ExtendedKeyUsagePurpose>,
+    life: Duration,
+) -> Result<(Certificate, Signed)> {
+    let now = SystemTime::now();
+    ensure!(material.not_after > now, "the certificate that signs has expired");
+    let not_after = (now + life).min(material.not_after);
+    let serial = random_serial()?;
+    let mut params = CertificateParams::default();
+    params.not_before = (now - BACKDATE).into();
+    params.not_after = not_after.into();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.distinguished_name = subject;
+    params.subject_alt_names = vec![name];
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = usages;
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(key, &material.issuer).context("signing failed")?;
+    Ok((certificate, Signed { chain: Vec::new(), serial: hex(&serial), not_after }))
 }
 
 /// Positive, and too long to be guessed.

@@ -1,5 +1,9 @@
 //! The command line.
 
+mod agents;
+
+pub use agents::{AgentAuth, AgentOptions};
+
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
@@ -36,7 +40,9 @@ pub struct JoinToken {
     pub out: Option<PathBuf>,
 }
 
+// Of a struct with another one in it clap no longer finds by itself which arguments say that it is there.
 #[derive(Clone, Debug, Args)]
+#[group(args = ["source", "state"])]
 pub struct Run {
     /// Where the configuration is: kubernetes (the API that KUBECONFIG or the pod's own account names), or dir:PATH, a
     /// folder of Kubernetes manifests
@@ -81,6 +87,8 @@ pub struct Run {
     /// The longest life of a workload's certificate, as in 90m, 24h or 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub certificate_ttl: Duration,
+    #[command(flatten)]
+    pub agents: AgentOptions,
     /// What to log, as in info or mesh_controller=debug
     #[arg(long, value_name = "FILTER", default_value = "info,kube_leader_election=warn")]
     pub log: String,

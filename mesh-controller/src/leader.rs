@@ -1,7 +1,7 @@
 //! Which replica of the controller leads: the holder of a Lease. All replicas serve agents; what the leader does besides
 //! must do no harm if two do it for a moment, since a Lease is no lock.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use aws_lc_rs::rand;
@@ -23,7 +23,11 @@ const REQUEST: Duration = Duration::from_secs(5);
 
 /// Whether this replica leads. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Leading(watch::Receiver<bool>);
+pub struct Leading {
+    leads: watch::Receiver<bool>,
+    /// Of one that has nobody to be elected by.
+    _alone: Option<Arc<watch::Sender<bool>>>,
+}
 
 /// One replica's part in the election.
 pub struct Election {
@@ -45,14 +49,25 @@ pub fn replica() -> Result<String> {
 }
 
 impl Leading {
+    /// Without replicas: for ever.
+    pub fn alone() -> Self {
+        let (sender, leads) = watch::channel(true);
+        Self { leads, _alone: Some(Arc::new(sender)) }
+    }
+
     pub fn is_leading(&self) -> bool {
-        *self.0.borrow()
+        *self.leads.borrow()
+    }
+
+    /// Waits until this replica leads; `None` if it never will again.
+    pub async fn leads(&mut self) -> Option<()> {
+        self.leads.wait_for(|leads| *leads).await.ok().map(drop)
     }
 
     /// Waits for another answer; `None` if there will be none.
     pub async fn changed(&mut self) -> Option<bool> {
-        self.0.changed().await.ok()?;
-        Some(*self.0.borrow_and_update())
+        self.leads.changed().await.ok()?;
+        Some(*self.leads.borrow_and_update())
     }
 }
 
@@ -61,7 +76,10 @@ impl Election {
     pub fn new(client: Client, namespace: &str, replica: &str) -> (Self, Leading) {
         let params = LeaseLockParams { lease_name: LEASE.to_owned(), holder_id: replica.to_owned(), lease_ttl: TERM };
         let (leads, leading) = watch::channel(false);
-        (Self { lock: LeaseLock::new(client, namespace, params), replica: replica.to_owned(), leads }, Leading(leading))
+        (
+            Self { lock: LeaseLock::new(client, namespace, params), replica: replica.to_owned(), leads },
+            Leading { leads: leading, _alone: None },
+        )
     }
 
     /// Takes part, for ever.

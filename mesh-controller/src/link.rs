@@ -21,8 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     index::{PodName, Redirected, Report},
     publish::NodeReport,
-    serve::TOKEN_CHECK,
-    tokens::{Caller, Tokens},
+    serve::{TOKEN_CHECK, caller, refuse},
+    tokens::{Authenticator, Caller},
 };
 
 /// Messages that may wait for an agent.
@@ -190,13 +190,13 @@ impl Link {
 #[derive(Clone, Debug)]
 pub struct LinkService {
     links: Links,
-    tokens: Tokens,
+    authenticator: Authenticator,
     reports: mpsc::Sender<NodeReport>,
 }
 
 impl LinkService {
-    pub fn new(links: Links, tokens: Tokens, reports: mpsc::Sender<NodeReport>) -> Self {
-        Self { links, tokens, reports }
+    pub fn new(links: Links, authenticator: Authenticator, reports: mpsc::Sender<NodeReport>) -> Self {
+        Self { links, authenticator, reports }
     }
 
     async fn serve(self, caller: Caller, id: u64, mut messages: Streaming<AgentMessage>) {
@@ -207,7 +207,12 @@ impl LinkService {
             let message = tokio::select! {
                 message = messages.message() => message,
                 _ = check.tick() => {
-                    if self.tokens.is_valid(&caller) && self.links.is_current(node, id) {
+                    if let Err(refusal) = self.authenticator.still(&caller) {
+                        // Says so in the log; the agent hears it on its other stream.
+                        let _ = refuse(node, &refusal);
+                        break;
+                    }
+                    if self.links.is_current(node, id) {
                         continue;
                     }
                     break;
@@ -257,8 +262,7 @@ impl server::AgentLink for LinkService {
     type LinkStream = ReceiverStream<Result<ControllerMessage, Status>>;
 
     async fn link(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::LinkStream>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::unauthenticated("no token"))?;
+        let caller = caller(&request)?;
         let (agent, stream) = mpsc::channel(BACKLOG);
         let id = self.links.add(caller.node(), agent);
         tokio::spawn(self.clone().serve(caller, id, request.into_inner()));

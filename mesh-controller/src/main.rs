@@ -10,6 +10,7 @@ mod leader;
 mod link;
 mod names;
 mod publish;
+mod refusal;
 mod serve;
 mod source;
 mod status;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use mesh_common::model::TrustBundle;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
@@ -78,6 +79,8 @@ pub struct Publisher {
     memory: Memory,
     redirection: Redirection,
     published: watch::Sender<Arc<Published>>,
+    /// Whose signatures count, if an authority says so.
+    trust: Option<watch::Receiver<TrustBundle>>,
 }
 
 impl Memory {
@@ -193,9 +196,25 @@ impl Publisher {
     ) -> Result<(Self, watch::Receiver<Arc<Published>>)> {
         let redirection = Redirection { remembered: memory.load()?, ..Redirection::default() };
         let (published, receiver) = watch::channel(Arc::default());
-        let mut publisher = Self { settings, memory, redirection, published };
+        let mut publisher = Self { settings, memory, redirection, published, trust: None };
         publisher.publish(first);
         Ok((publisher, receiver))
+    }
+
+    /// Publishes these roots too, now and later.
+    pub fn trusting(mut self, trust: watch::Receiver<TrustBundle>) -> Self {
+        self.trust = Some(trust);
+        self.publish_trust();
+        self
+    }
+
+    fn publish_trust(&mut self) {
+        let Some(trust) = &mut self.trust else { return };
+        let bundle = trust.borrow_and_update().clone();
+        self.published.send_modify(|published| {
+            let catalog = Arc::new(published.catalog.trusting(&bundle));
+            *published = Arc::new(Published { world: published.world.clone(), catalog });
+        });
     }
 
     /// Publishes changes, until agents can no longer report: the first at once, those that follow together, so that
@@ -215,6 +234,7 @@ impl Publisher {
                     Some(_) => {}
                     None => return,
                 },
+                () = changed(&mut self.trust) => self.publish_trust(),
                 () = tokio::time::sleep_until(next), if waits => {
                     let start = Instant::now();
                     let update = updates.borrow_and_update().clone();
@@ -252,6 +272,16 @@ impl Publisher {
         let catalog = Arc::new(before.catalog.next(&world, &delta));
         self.published.send_replace(Arc::new(Published { world, catalog }));
     }
+}
+
+/// Never, if there is nothing that could change.
+async fn changed(trust: &mut Option<watch::Receiver<TrustBundle>>) {
+    if let Some(receiver) = trust
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! The delta discovery server. One task a connection; what it must send is decided in `session`, from the catalog.
 
 mod agents;
+mod authenticate;
 mod catalog;
+mod refused;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use agents::Agents;
 pub use catalog::Catalog;
+pub use refused::{caller, put_off, refuse};
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     publish::Published,
-    tokens::{Caller, TokenError, Tokens},
+    tokens::{Authenticator, Caller},
 };
 use session::Session;
 
@@ -32,21 +36,21 @@ const BACKLOG: usize = 8;
 /// Serves what is published, to each agent its own.
 #[derive(Clone, Debug)]
 pub struct DiscoveryService {
-    tokens: Tokens,
+    authenticator: Authenticator,
     published: watch::Receiver<Arc<Published>>,
 }
 
 /// One connection.
 struct Connection {
     caller: Caller,
-    tokens: Tokens,
+    authenticator: Authenticator,
     published: watch::Receiver<Arc<Published>>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
 impl DiscoveryService {
-    pub fn new(tokens: Tokens, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { tokens, published }
+    pub fn new(authenticator: Authenticator, published: watch::Receiver<Arc<Published>>) -> Self {
+        Self { authenticator, published }
     }
 }
 
@@ -58,11 +62,10 @@ impl server::AggregatedDiscoveryService for DiscoveryService {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::unauthenticated("no token"))?;
+        let caller = caller(&request)?;
         let (responses, stream) = mpsc::channel(BACKLOG);
         let published = self.published.clone();
-        let connection = Connection { caller, tokens: self.tokens.clone(), published, responses };
+        let connection = Connection { caller, authenticator: self.authenticator.clone(), published, responses };
         tokio::spawn(connection.serve(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -95,8 +98,8 @@ impl Connection {
                     session.refresh(&now.catalog)
                 }
                 _ = token_check.tick() => {
-                    if !self.tokens.is_valid(&self.caller) {
-                        let _ = self.responses.send(Err(Status::unauthenticated(TokenError::Invalid.to_string()))).await;
+                    if let Err(refusal) = self.authenticator.still(&self.caller) {
+                        let _ = self.responses.send(Err(refuse(&node, &refusal))).await;
                         break;
                     }
                     None

@@ -1,93 +1,82 @@
-//! Join tokens: one a node, `nm1.<node>.<secret>`. Only a hash of it is kept; whoever holds the token is that node's
-//! agent. A token is valid as long as its file is there, so that deleting the file locks the agent out.
+//! Who calls: an agent proves its node by a join token (`nm1.…`, made by hand) or by the ServiceAccount token that the
+//! kubelet gives its pod. Without such proof nothing is said, and if proof cannot be checked there is none.
 
-use std::{
-    fs, io,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+mod claims;
+mod join;
+mod living;
+mod review;
+#[cfg(test)]
+mod tests;
 
-use anyhow::{Context, Result, anyhow};
-use aws_lc_rs::{constant_time, digest, rand};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+pub use join::{Tokens, hex, write_private};
+pub use review::{ReviewSettings, Reviews};
 
-use crate::names;
+use std::time::Instant;
 
-const VERSION: &str = "nm1";
-/// Bytes of randomness in a token.
-const SECRET: usize = 32;
+use aws_lc_rs::digest;
 
-/// The tokens of one controller.
+use crate::refusal::Refusal;
+
+/// SHA-256 of a token, which itself is not kept.
+pub type Hash = [u8; digest::SHA256_OUTPUT_LEN];
+
+/// How callers prove themselves. Clones share what they know.
 #[derive(Clone, Debug)]
-pub struct Tokens {
-    folder: PathBuf,
+pub enum Authenticator {
+    Join(Tokens),
+    Kubernetes(Reviews),
 }
 
 /// An agent that proved which node it is of.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Caller {
     node: String,
-    hash: [u8; digest::SHA256_OUTPUT_LEN],
+    proof: Proof,
 }
 
-/// Why a caller is nobody's agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
-    #[error("no join token: it is sent as `authorization: Bearer TOKEN`")]
-    Missing,
-    #[error(
-        "the join token is not valid: it was replaced, or is of another controller; \
-         make one with `mesh-controller join-token --node NAME`"
-    )]
-    Invalid,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Join(Hash),
+    Pod(AgentPod),
 }
 
-impl Tokens {
-    pub fn new(state: &Path) -> Self {
-        Self { folder: state.join("tokens") }
-    }
+/// The agent's pod and account, as the API named them when it was asked about the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentPod {
+    name: String,
+    uid: String,
+    account_uid: String,
+    proven: Instant,
+}
 
-    /// Makes a new token for a node; one that it had is void from now on.
-    ///
-    /// # Errors
-    /// If the name is none of a node, or the state folder cannot be written.
-    pub fn create(&self, node: &str) -> Result<String> {
-        names::subdomain(node).map_err(|why| anyhow!("--node: {why}"))?;
-        fs::create_dir_all(&self.folder).with_context(|| format!("cannot create {}", self.folder.display()))?;
-        let mut secret = [0; SECRET];
-        rand::fill(&mut secret).context("the system gave no random bytes")?;
-        let token = format!("{VERSION}.{node}.{}", URL_SAFE_NO_PAD.encode(secret));
-        write_private(&self.folder.join(node), hex(&hash(&token)).as_bytes())?;
-        Ok(token)
-    }
-
+impl Authenticator {
     /// Whose token this is.
     ///
     /// # Errors
-    /// If it is nobody's; which part of it is wrong is not said.
-    pub fn verify(&self, token: &str) -> Result<Caller, TokenError> {
-        let parts = token.strip_prefix(VERSION).and_then(|rest| rest.strip_prefix('.')?.rsplit_once('.'));
-        let (node, _secret) = parts.ok_or(TokenError::Invalid)?;
-        let caller = Caller { node: node.to_owned(), hash: hash(token) };
-        if self.is_valid(&caller) { Ok(caller) } else { Err(TokenError::Invalid) }
+    /// If it is nobody's, or that cannot be found out now.
+    pub async fn verify(&self, token: &str) -> Result<Caller, Refusal> {
+        match self {
+            Self::Join(tokens) => tokens.verify(token),
+            Self::Kubernetes(reviews) => reviews.verify(token).await,
+        }
     }
 
-    /// Whether the token of this caller is still the node's.
-    pub fn is_valid(&self, caller: &Caller) -> bool {
-        // The name becomes that of a file.
-        if names::subdomain(&caller.node).is_err() {
-            return false;
-        }
-        let kept = match fs::read(self.folder.join(&caller.node)) {
-            Ok(kept) => kept,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(node = caller.node, %error, "cannot read the node's token: its agent is refused");
-                }
-                return false;
+    /// That what a caller proved still holds, for a stream that goes on. A join token must still be the node's. With
+    /// Kubernetes the pod and the account must still be there; the token itself may have expired meanwhile: kubelet
+    /// replaces it every hour, and to end every stream for that would prove nothing that the pod's life does not. While
+    /// the API is out of reach what was known last holds.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn still(&self, caller: &Caller) -> Result<(), Refusal> {
+        match (self, &caller.proof) {
+            (Self::Join(tokens), Proof::Join(hash)) => tokens.still(&caller.node, hash),
+            (Self::Kubernetes(reviews), Proof::Pod(pod)) => reviews.still(pod),
+            // A caller was made by the one authenticator that there is.
+            (Self::Join(_), Proof::Pod(_)) | (Self::Kubernetes(_), Proof::Join(_)) => {
+                Err(Refusal::new(crate::refusal::Reason::TokenGone, "the caller was let in by other means"))
             }
-        };
-        constant_time::verify_slices_are_equal(kept.trim_ascii(), hex(&caller.hash).as_bytes()).is_ok()
+        }
     }
 }
 
@@ -95,87 +84,24 @@ impl Caller {
     pub fn node(&self) -> &str {
         &self.node
     }
+
+    /// The agent's pod; `None`: it came with a join token.
+    pub fn pod(&self) -> Option<&str> {
+        match &self.proof {
+            Proof::Pod(pod) => Some(&pod.name),
+            Proof::Join(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Caller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Caller").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Caller").field("node", &self.node).field("pod", &self.pod()).finish_non_exhaustive()
     }
 }
 
-/// Writes a file that only its owner can read, in one step.
-pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
-    use io::Write;
-    let mut name = path.file_name().with_context(|| format!("{} has no file name", path.display()))?.to_owned();
-    name.push(".new");
-    let fresh = path.with_file_name(name);
-    let write = || {
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn hash(token: &str) -> [u8; digest::SHA256_OUTPUT_LEN] {
+fn hash(token: &str) -> Hash {
     let mut hash = [0; digest::SHA256_OUTPUT_LEN];
     hash.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
     hash
-}
-
-/// Lower case.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn a_token_says_its_node() {
-        let state = tempfile::tempdir().expect("folder");
-        let tokens = Tokens::new(state.path());
-        let token = tokens.create("node-a.example").expect("token");
-        assert!(token.starts_with("nm1.node-a.example."));
-        assert_eq!(token.rsplit('.').next().map(str::len), Some(43));
-        assert_eq!(tokens.verify(&token).expect("valid").node(), "node-a.example");
-        let path = state.path().join("tokens/node-a.example");
-        assert!(!fs::read_to_string(&path).expect("file").contains(&token));
-        assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn other_tokens_are_nobody_s() {
-        let state = tempfile::tempdir().expect("folder");
-        let tokens = Tokens::new(state.path());
-        let (a, b) = (tokens.create("a").expect("token"), tokens.create("b").expect("token"));
-        let swapped = a.replacen("nm1.a.", "nm1.b.", 1);
-        for token in
-            ["", "nm1", "nm1.a", "nm1.a.", "nm1..x", "nm1.../tokens/a.x", &a[..a.len() - 1], &swapped, "nm2.a.x"]
-        {
-            assert_eq!(tokens.verify(token), Err(TokenError::Invalid), "{token}");
-        }
-        let old = tokens.verify(&a).expect("valid");
-        assert!(tokens.create("a").expect("token") != a);
-        assert!(!tokens.is_valid(&old));
-        assert!(tokens.verify(&b).is_ok());
-        fs::remove_file(state.path().join("tokens/b")).expect("file");
-        assert_eq!(tokens.verify(&b), Err(TokenError::Invalid));
-    }
-
-    #[test]
-    fn names_that_are_no_node_s() {
-        let state = tempfile::tempdir().expect("folder");
-        for name in ["", "A", "a/b", "..", ".", "a..b", "-a", "a b"] {
-            assert!(Tokens::new(state.path()).create(name).is_err(), "{name}");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 mod refusals;
 mod status;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use clap::Parser;
 use mesh_common::proto::{

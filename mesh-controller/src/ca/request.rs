@@ -5,39 +5,34 @@ use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PublicKeyData, Subje
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
+use crate::refusal::{Reason, Refusal};
+
 /// Bytes of PEM; an honest request has about 500.
 pub const SIZE: usize = 16 << 10;
 
-/// Why a request is not signed, whoever asks.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    #[error("csr: {0} bytes are more than {SIZE}")]
-    Size(usize),
-    #[error("csr: not a PEM block CERTIFICATE REQUEST")]
-    Pem,
-    #[error("csr: not a certificate signing request (PKCS #10)")]
-    Shape,
-    #[error("csr: its signature is not that of its key")]
-    Signature,
-    #[error("csr: the key must be ECDSA P-256 or P-384")]
-    Key,
-}
-
 /// The key of a request.
-pub fn public_key(pem: &str) -> Result<SubjectPublicKeyInfo, RequestError> {
+///
+/// # Errors
+/// Why it is not signed, whoever asks.
+pub fn public_key(pem: &str) -> Result<SubjectPublicKeyInfo, Refusal> {
+    let shape = || Refusal::new(Reason::CsrMalformed, "csr: not a certificate signing request (PKCS #10)");
+    let unfit = || Refusal::new(Reason::CsrKey, "csr: the key must be ECDSA P-256 or P-384");
     if pem.len() > SIZE {
-        return Err(RequestError::Size(pem.len()));
+        return Err(Refusal::new(Reason::CsrSize, format!("csr: {} bytes are more than {SIZE}", pem.len())));
     }
-    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(|_| RequestError::Pem)?;
-    let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| RequestError::Shape)?;
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| Refusal::new(Reason::CsrMalformed, "csr: not a PEM block CERTIFICATE REQUEST"))?;
+    let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|_| shape())?;
     if !rest.is_empty() {
-        return Err(RequestError::Shape);
+        return Err(shape());
     }
     let spki = &request.certification_request_info.subject_pki;
-    let key = SubjectPublicKeyInfo::from_der(spki.raw).map_err(|_| RequestError::Key)?;
+    let key = SubjectPublicKeyInfo::from_der(spki.raw).map_err(|_| unfit())?;
     if ![&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384].contains(&key.algorithm()) {
-        return Err(RequestError::Key);
+        return Err(unfit());
     }
-    request.verify_signature().map_err(|_| RequestError::Signature)?;
+    request
+        .verify_signature()
+        .map_err(|_| Refusal::new(Reason::CsrSignature, "csr: its signature is not that of its key"))?;
     Ok(key)
 }

@@ -1,35 +1,31 @@
-//! The root certificate and its key on disk: `ca.crt`, and `ca.key` for the owner's eyes only.
+//! A self-made root, and the folder that keeps one: `ca.crt`, and `ca.key` for the owner's eyes only.
 
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
-use crate::tokens::write_private;
+use super::material::{Material, Part, Parts};
+use crate::tokens::{hex, write_private};
 
 /// Ten years. Rotation with overlap is what roots being a bundle is for.
 const LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// What the folder holds.
-pub struct Root {
-    /// PEM
-    pub pem: String,
-    pub key: KeyPair,
-    pub not_after: SystemTime,
+/// A root that was just made, as PEM.
+pub struct Made {
+    pub certificate: String,
+    pub key: String,
 }
 
-/// Reads the root, or makes one if there is none at all.
-pub fn open(folder: &Path, trust_domain: &str) -> Result<Root> {
+/// Reads the root of a folder, or makes one if there is none at all.
+pub fn open(folder: &Path, trust_domain: &str) -> Result<Material> {
     let (certificate, key) = (folder.join("ca.crt"), folder.join("ca.key"));
     match (certificate.exists(), key.exists()) {
         (true, true) => {}
@@ -43,40 +39,37 @@ pub fn open(folder: &Path, trust_domain: &str) -> Result<Root> {
     }
     let mode = fs::metadata(&key).with_context(|| format!("cannot read {}", key.display()))?.mode();
     ensure!(mode & 0o077 == 0, "{}: others can read it (mode {:o}); it must be 0600", key.display(), mode & 0o777);
-    load(&certificate, &key)
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let (root, key) = (read(&certificate)?, read(&key)?);
+    let root = Part { name: "ca.crt", pem: &root };
+    let key = Part { name: "ca.key", pem: &key };
+    let place = folder.display().to_string();
+    Material::new(&Parts { place: &place, certificate: root, key, chain: None, roots: root }, trust_domain)
 }
 
-fn load(certificate: &Path, key: &Path) -> Result<Root> {
-    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
-    let pem = read(certificate)?;
-    let pair = KeyPair::from_pem(&read(key)?).with_context(|| format!("{}: not a private key", key.display()))?;
-    let place = || certificate.display();
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).with_context(|| format!("{}: not PEM", place()))?;
-    let (_, parsed) = X509Certificate::from_der(&der).with_context(|| format!("{}: not a certificate", place()))?;
-    ensure!(parsed.is_ca(), "{}: not the certificate of a CA", place());
-    ensure!(parsed.public_key().raw == pair.subject_public_key_info(), "{}: not the certificate of ca.key", place());
-    let end = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    let not_after = UNIX_EPOCH + Duration::from_secs(end);
-    ensure!(not_after > SystemTime::now(), "{}: has expired", place());
-    Ok(Root { pem, key: pair, not_after })
+/// Makes a root. Its name is its own, so that a chain of one root is never tried with another.
+pub fn make(trust_domain: &str) -> Result<Made> {
+    let key = KeyPair::generate().context("cannot make the root's key")?;
+    let now = SystemTime::now();
+    let serial = super::random_serial()?;
+    let mut params = CertificateParams::default();
+    params.not_before = (now - super::BACKDATE).into();
+    params.not_after = (now + LIFE).into();
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, trust_domain);
+    params.distinguished_name.push(DnType::CommonName, format!("nodemesh root {}", hex(&serial[1..5])));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params.self_signed(&key).context("cannot sign the root")?;
+    Ok(Made { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
 fn create(folder: &Path, trust_domain: &str) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("cannot protect {}", folder.display()))?;
-    let key = KeyPair::generate().context("cannot make the root's key")?;
-    let now = SystemTime::now();
-    let mut params = CertificateParams::default();
-    params.not_before = (now - super::BACKDATE).into();
-    params.not_after = (now + LIFE).into();
-    params.serial_number = Some(SerialNumber::from_slice(&super::random_serial()?));
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain);
-    params.distinguished_name.push(DnType::CommonName, "nodemesh root");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let certificate = params.self_signed(&key).context("cannot sign the root")?;
-    write_private(&folder.join("ca.key"), key.serialize_pem().as_bytes())?;
-    write_private(&folder.join("ca.crt"), certificate.pem().as_bytes())
+    let Made { certificate, key } = make(trust_domain)?;
+    write_private(&folder.join("ca.key"), key.as_bytes())?;
+    write_private(&folder.join("ca.crt"), certificate.as_bytes())
 }

@@ -10,61 +10,76 @@ use mesh_common::{
     proto::auth::{IstioCertificateRequest, IstioCertificateResponse, istio_certificate_service_server as server},
 };
 use prost_types::value::Kind;
+use rcgen::PublicKeyData;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::{Authority, request};
-use crate::{index::account, publish::Published, tokens::Caller};
+use super::{Authority, limits::Limits, request};
+use crate::{
+    index::account,
+    publish::Published,
+    refusal::{Reason, Refusal},
+    serve::{caller, put_off, refuse},
+};
 
 const IDENTITY: &str = "ImpersonatedIdentity";
 
 /// Signs for agents, by what the index says of their nodes.
 #[derive(Clone, Debug)]
 pub struct CertificateService {
-    authority: Arc<Authority>,
+    authority: Authority,
     trust_domain: String,
+    limits: Limits,
     published: watch::Receiver<Arc<Published>>,
 }
 
 impl CertificateService {
-    pub fn new(authority: Arc<Authority>, trust_domain: &str, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { authority, trust_domain: trust_domain.to_owned(), published }
+    pub fn new(
+        authority: Authority,
+        trust_domain: &str,
+        limits: Limits,
+        published: watch::Receiver<Arc<Published>>,
+    ) -> Self {
+        Self { authority, trust_domain: trust_domain.to_owned(), limits, published }
     }
 
-    fn sign(&self, caller: &Caller, request: &IstioCertificateRequest) -> Result<IstioCertificateResponse, Status> {
+    /// Takes time: a signature is checked and one is made.
+    fn sign(&self, node: &str, request: &IstioCertificateRequest) -> Result<IstioCertificateResponse, Refusal> {
         let IstioCertificateRequest { csr, validity_duration, metadata } = request;
-        let node = caller.node();
+        let refused = |reason, why: String| Err(Refusal::new(reason, why));
         let value = metadata.as_ref().and_then(|metadata| metadata.fields.get(IDENTITY)?.kind.as_ref());
         let Some(Kind::StringValue(text)) = value else {
-            return Err(Status::invalid_argument(format!("metadata.{IDENTITY}: is missing or no text")));
+            return refused(Reason::IdentityMalformed, format!("metadata.{IDENTITY}: is missing or no text"));
         };
         let identity: Identity =
-            text.parse().map_err(|e| Status::invalid_argument(format!("metadata.{IDENTITY}: {e}")))?;
+            text.parse().map_err(|e| Refusal::new(Reason::IdentityMalformed, format!("metadata.{IDENTITY}: {e}")))?;
         let (here, exists) = {
             let world = &self.published.borrow().world;
             (world.runs_on(node, &identity), world.account_exists(&identity))
         };
-        if identity.trust_domain() != self.trust_domain || !here {
-            tracing::warn!(target: "audit", node, %identity, "certificate refused");
-            return Err(Status::permission_denied(format!("{identity}: no pod of it on node {node} is in the mesh")));
+        if identity.trust_domain() != self.trust_domain {
+            let why = format!("{identity}: the trust domain is {}", self.trust_domain);
+            return refused(Reason::IdentityTrustDomain, why);
+        }
+        if !here {
+            let why = format!("{identity}: no pod of it on node {node} is in the mesh");
+            return refused(Reason::IdentityNotHere, why);
         }
         if !exists {
-            tracing::warn!(target: "audit", node, %identity, "certificate refused: its ServiceAccount does not exist");
-            let account = account(&identity);
-            return Err(Status::failed_precondition(format!("{identity}: ServiceAccount {account} does not exist")));
+            let why = format!("{identity}: ServiceAccount {} does not exist", account(&identity));
+            return refused(Reason::IdentityAccount, why);
         }
-        let key = request::public_key(csr).map_err(|e| {
-            tracing::warn!(target: "audit", node, %identity, error = %e, "certificate refused");
-            Status::invalid_argument(e.to_string())
-        })?;
+        let of_identity = |refusal: Refusal| Refusal { why: format!("{identity}: {}", refusal.why), ..refusal };
+        let key = request::public_key(csr).map_err(of_identity)?;
+        self.limits.own_key(&key.subject_public_key_info(), node, text).map_err(of_identity)?;
         let wanted = u64::try_from(*validity_duration).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let signed = self.authority.sign_workload(&key, &identity, wanted).map_err(|error| {
             tracing::error!(node, %identity, error = format!("{error:#}"), "cannot sign");
-            Status::internal("cannot sign")
+            Refusal::new(Reason::SigningFailed, format!("{identity}: cannot sign"))
         })?;
         let not_after = signed.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         tracing::info!(target: "audit", node, %identity, serial = signed.serial, not_after, "certificate signed");
-        Ok(IstioCertificateResponse { cert_chain: vec![signed.certificate, self.authority.root_pem().to_owned()] })
+        Ok(IstioCertificateResponse { cert_chain: signed.chain })
     }
 }
 
@@ -74,8 +89,20 @@ impl server::IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned();
-        let caller = caller.ok_or_else(|| Status::unauthenticated("no token"))?;
-        self.sign(&caller, request.get_ref()).map(Response::new)
+        let node = caller(&request)?.node().to_owned();
+        let crowded = |(refusal, after)| put_off(&node, &refusal, after);
+        self.limits.admit(&node).map_err(crowded)?;
+        let turn = self.limits.turn().await.map_err(crowded)?;
+        let (service, of) = (self.clone(), node.clone());
+        let signing = tokio::task::spawn_blocking(move || {
+            // Ends with the work, whether or not the caller still waits.
+            let _turn = turn;
+            service.sign(&of, request.get_ref())
+        });
+        let signed = signing.await.map_err(|error| {
+            tracing::error!(node, %error, "cannot sign");
+            refuse(&node, &Refusal::new(Reason::SigningFailed, "cannot sign"))
+        })?;
+        signed.map(Response::new).map_err(|refusal| refuse(&node, &refusal))
     }
 }

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     index::tests::{SHOP, world},
     publish::Published,
-    tokens::Tokens,
+    tokens::{Authenticator, Tokens},
 };
 
 const TTL: Duration = Duration::from_secs(3600);
@@ -31,16 +31,18 @@ fn scene() -> Scene {
 
 fn scene_of(objects: &str) -> Scene {
     let state = tempfile::tempdir().expect("folder");
-    let authority = Arc::new(Authority::open(state.path(), "cluster.local", TTL).expect("authority"));
+    let authority = Authority::open(state.path(), "cluster.local", TTL).expect("authority");
     let published = Published { world: world(objects), ..Published::default() };
     let (_, published) = watch::channel(Arc::new(published));
-    Scene { state, service: CertificateService::new(authority, "cluster.local", published) }
+    let limits = Limits::new(LimitSettings { burst: 100, per_second: 1, signing: 2 });
+    Scene { state, service: CertificateService::new(authority, "cluster.local", limits, published) }
 }
 
 impl Scene {
     async fn ask(&self, node: &str, identity: &str, csr: String, seconds: i64) -> Result<Vec<String>, Status> {
         let tokens = Tokens::new(self.state.path());
-        let caller = tokens.verify(&tokens.create(node).expect("token")).expect("valid");
+        let token = tokens.create(node).expect("token");
+        let caller = Authenticator::Join(tokens).verify(&token).await.expect("valid");
         let value = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(identity.to_owned())) };
         let metadata = prost_types::Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() };
         let mut request =
@@ -81,7 +83,7 @@ async fn a_pod_that_is_observed_or_left_alone_gets_no_certificate() {
         let scene = scene_of(&SHOP.replace("mode: mesh", &format!("mode: {mode}")));
         let status = scene.ask("a", CART, plain(), 0).await.expect_err("refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{mode}");
-        assert_eq!(status.message(), format!("{CART}: no pod of it on node a is in the mesh"));
+        assert_eq!(status.message(), format!("IDENTITY_NOT_HERE: {CART}: no pod of it on node a is in the mesh"));
     }
 }
 
@@ -95,7 +97,7 @@ async fn an_account_that_does_not_exist_gets_no_certificate() {
     with("cart").ask("a", CART, plain(), 0).await.expect("signed");
     let status = with("web").ask("a", CART, plain(), 0).await.expect_err("refused");
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert_eq!(status.message(), format!("{CART}: ServiceAccount shop/cart does not exist"));
+    assert_eq!(status.message(), format!("IDENTITY_ACCOUNT: {CART}: ServiceAccount shop/cart does not exist"));
 }
 
 #[tokio::test]
@@ -173,8 +175,8 @@ fn the_root_stays_and_its_key_is_private() {
     use std::os::unix::fs::PermissionsExt;
     let state = tempfile::tempdir().expect("folder");
     let open = || Authority::open(state.path(), "cluster.local", TTL);
-    let first = open().expect("made").root_pem().to_owned();
-    assert_eq!(open().expect("opened").root_pem(), first);
+    let first = open().expect("made").material().borrow().roots_pem();
+    assert_eq!(open().expect("opened").material().borrow().roots_pem(), first);
     let key = state.path().join("ca/ca.key");
     assert_eq!(std::fs::metadata(&key).expect("key").permissions().mode() & 0o777, 0o600);
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).expect("mode");

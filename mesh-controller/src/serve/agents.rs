@@ -8,19 +8,18 @@ use mesh_common::proto::{
     discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
     nodemesh::agent_link_server::AgentLinkServer,
 };
-use tokio::sync::{mpsc, watch};
-use tonic::{
-    Request, Status,
-    service::interceptor::InterceptedService,
-    transport::{Identity, Server, ServerTlsConfig, server::TcpIncoming},
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
 };
+use tonic::transport::Server;
 
-use super::DiscoveryService;
+use super::{DiscoveryService, authenticate::Authenticate, tls};
 use crate::{
-    ca::{Authority, CertificateService},
+    ca::{Authority, CertificateService, LimitSettings, Limits},
     link::{LinkService, Links},
     publish::{NodeReport, Published},
-    tokens::{TokenError, Tokens},
+    tokens::Authenticator,
 };
 
 /// Largest request to sign: the request itself and a little around it.
@@ -28,16 +27,14 @@ const CERTIFICATE_REQUEST: usize = 64 << 10;
 /// What an agent already holds comes in its first request.
 const DISCOVERY_REQUEST: usize = 64 << 20;
 
-/// A caller that has not finished its handshake by then is gone, or means no good.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// What serving agents takes.
 pub struct Agents<'a> {
     pub listen: SocketAddr,
     pub server_name: &'a str,
     pub trust_domain: &'a str,
-    pub authority: Arc<Authority>,
-    pub tokens: Tokens,
+    pub authority: Authority,
+    pub limits: LimitSettings,
+    pub authenticator: Authenticator,
     pub links: Links,
     pub reports: mpsc::Sender<NodeReport>,
     pub published: watch::Receiver<Arc<Published>>,
@@ -46,47 +43,29 @@ pub struct Agents<'a> {
 impl Agents<'_> {
     /// Listens at once; the address has the port that was really taken. The future serves until it fails.
     pub fn serve(self) -> Result<(SocketAddr, impl Future<Output = Result<()>> + Send + use<>)> {
-        let Self { listen, server_name, trust_domain, authority, tokens, links, reports, published } = self;
-        let (certificate, key) = authority.serving(server_name)?;
+        let Self { listen, server_name, trust_domain, authority, limits, authenticator, links, reports, published } =
+            self;
         let place = || format!("--listen {listen}");
-        let incoming = TcpIncoming::bind(listen).with_context(place)?.with_nodelay(Some(true));
-        let address = incoming.local_addr().with_context(place)?;
+        let listener = std::net::TcpListener::bind(listen).with_context(place)?;
+        listener.set_nonblocking(true).with_context(place)?;
+        let address = listener.local_addr().with_context(place)?;
+        let incoming =
+            tls::accept(TcpListener::from_std(listener).with_context(place)?, server_name, authority.material())?;
 
-        let check = authenticate(tokens.clone());
-        let certificates = CertificateService::new(authority, trust_domain, published.clone());
+        let certificates = CertificateService::new(authority, trust_domain, Limits::new(limits), published.clone());
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(CERTIFICATE_REQUEST);
-        let discovery = DiscoveryService::new(tokens.clone(), published);
+        let discovery = DiscoveryService::new(authenticator.clone(), published);
         let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_REQUEST);
-        let link = AgentLinkServer::new(LinkService::new(links, tokens, reports));
+        let link = AgentLinkServer::new(LinkService::new(links, authenticator.clone(), reports));
         let server = Server::builder()
-            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)).timeout(HANDSHAKE))
-            .context("the controller's own certificate cannot be used")?
             .http2_keepalive_interval(Some(Duration::from_secs(30)))
             .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-            .add_service(InterceptedService::new(certificates, check.clone()))
-            .add_service(InterceptedService::new(discovery, check.clone()))
-            .add_service(InterceptedService::new(link, check))
+            .layer(tower::layer::layer_fn(move |inner| Authenticate::new(authenticator.clone(), inner)))
+            .add_service(certificates)
+            .add_service(discovery)
+            .add_service(link)
             .serve_with_incoming(incoming);
         Ok((address, async move { server.await.context("serving agents ended") }))
-    }
-}
-
-/// Lets only agents with a token through, and notes whose they are. Who is refused is logged.
-fn authenticate(tokens: Tokens) -> impl FnMut(Request<()>) -> Result<Request<()>, Status> + Clone {
-    move |mut request| {
-        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = header.and_then(|value| value.strip_prefix("Bearer "));
-        match token.ok_or(TokenError::Missing).and_then(|token| tokens.verify(token)) {
-            Ok(caller) => {
-                request.extensions_mut().insert(caller);
-                Ok(request)
-            }
-            Err(error) => {
-                let remote = request.remote_addr().map(|address| address.to_string()).unwrap_or_default();
-                tracing::warn!(target: "audit", remote, %error, "caller refused");
-                Err(Status::unauthenticated(error.to_string()))
-            }
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use aws_lc_rs::digest;
 use mesh_common::{
-    model::{Service, Workload},
+    model::{Service, TrustBundle, Workload},
     proto::{Address, discovery, nodemesh, security, type_url, workload},
 };
 use prost::Message;
@@ -24,6 +24,8 @@ pub struct Catalog {
     addresses: Shelf,
     policies: Shelf,
     accounts: Shelf,
+    /// One resource, if it is known whom to trust.
+    trust: Shelf,
     /// By node: an agent sees its own pods only.
     local_pods: BTreeMap<String, Shelf>,
     /// Workloads that serve a service, by its resource name.
@@ -94,6 +96,14 @@ impl Catalog {
         next
     }
 
+    /// The same catalog with other roots.
+    pub fn trusting(&self, bundle: &TrustBundle) -> Self {
+        let mut trust = Shelf::default();
+        let message = nodemesh::TrustBundle::from(bundle);
+        trust.add(Entry::new(bundle.trust_domain.clone(), type_url::TRUST_BUNDLE, &message));
+        Self { trust, ..self.clone() }
+    }
+
     /// What this node's agent may see of a type; `None` for types that are not served.
     pub fn shelf(&self, type_url: &str, node: &str) -> Option<&Shelf> {
         static EMPTY: Shelf = Shelf { resources: BTreeMap::new(), by_alias: BTreeMap::new() };
@@ -101,6 +111,7 @@ impl Catalog {
             type_url::ADDRESS => Some(&self.addresses),
             type_url::AUTHORIZATION => Some(&self.policies),
             type_url::ACCOUNTS => Some(&self.accounts),
+            type_url::TRUST_BUNDLE => Some(&self.trust),
             type_url::LOCAL_POD => Some(self.local_pods.get(node).unwrap_or(&EMPTY)),
             _ => None,
         }

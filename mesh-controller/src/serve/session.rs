@@ -18,8 +18,10 @@ use super::catalog::Catalog;
 use subscription::{Content, Part, Subscription};
 
 /// What is told of a state, in this order: a policy comes before whoever names it, and goes after. So do the accounts
-/// of a namespace; one that is deleted is told first of all, since that is a change of its namespace's list.
-const STEPS: [(&str, Part); 6] = [
+/// of a namespace; one that is deleted is told first of all, since that is a change of its namespace's list. Before all
+/// that it is said whose signatures count.
+const STEPS: [(&str, Part); 7] = [
+    (type_url::TRUST_BUNDLE, Part::All),
     (type_url::ACCOUNTS, Part::Changed),
     (type_url::AUTHORIZATION, Part::Changed),
     (type_url::ADDRESS, Part::All),

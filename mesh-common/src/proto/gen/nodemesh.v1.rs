@@ -42,6 +42,17 @@ pub struct Accounts {
     #[prost(string, repeated, tag = "2")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// The roots that count in a trust domain, more than one while they rotate. Who holds it trusts these alone, at once for
+/// new connections, and ends those whose certificate they do not bear out. Who holds none trusts the roots that came with
+/// its own certificate.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustBundle {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// X.509, DER; without repeats, one at least.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub roots: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(oneof = "agent_message::Kind", tags = "1, 2")]

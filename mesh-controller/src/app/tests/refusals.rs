@@ -43,19 +43,21 @@ async fn no_token_no_service() {
         let refused = agent.certificate(CART_ID).await.expect_err("refused");
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
         let message = refused.message();
-        assert!(message.starts_with("the join token is not valid: it was replaced, or is of another"), "{message}");
+        assert!(
+            message.starts_with("TOKEN_INVALID: the join token is not valid: it was replaced, or is of another"),
+            "{message}"
+        );
         assert!(message.contains("`mesh-controller join-token --node NAME`"), "{message}");
     }
     let mut client = IstioCertificateServiceClient::new(agent.channel.clone());
     let refused = client.create_certificate(IstioCertificateRequest::default()).await.expect_err("refused");
     assert_eq!(refused.code(), tonic::Code::Unauthenticated);
-    assert!(refused.message().starts_with("no join token: "), "{}", refused.message());
+    assert!(refused.message().starts_with("TOKEN_MISSING: no token of an agent: "), "{}", refused.message());
 
     let log = log.text();
-    let audit: Vec<_> =
-        log.lines().filter(|line| line.contains(" audit: caller refused remote=\"127.0.0.1:")).collect();
+    let audit: Vec<_> = log.lines().filter(|line| line.contains(" audit: refused caller=\"127.0.0.1:")).collect();
     assert_eq!(audit.len(), 3, "{log}");
-    assert!(audit[2].contains("no join token") && !log.contains(&good), "{log}");
+    assert!(audit[2].contains("TOKEN_MISSING") && !log.contains(&good), "{log}");
 }
 
 #[tokio::test(start_paused = true)]
