@@ -35,6 +35,7 @@ const PROGRAMS: &[Program] = &[
     Program { binary: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
     Program { binary: "openssl", package: "openssl", why: "signs certificates as nobody should" },
     Program { binary: "nft", package: "nftables", why: "closes ports to break connections on purpose" },
+    Program { binary: "kubectl", package: "kubernetes-client", why: "builds the Kustomize base" },
     XZ,
 ];
 
