@@ -71,6 +71,18 @@ impl Values {
         self.at("namespace").as_str().expect("checked when it was taken")
     }
 
+    /// What differs from the defaults, as a file of values.
+    pub fn changes(&self) -> String {
+        let mut changes = Self(json!({}));
+        for setting in SETTINGS {
+            let value = self.at(setting.path);
+            if *value != setting.default() {
+                changes.put(setting.path, value.clone());
+            }
+        }
+        serde_yaml_ng::to_string(&changes.0).expect("maps with names, of JSON")
+    }
+
     fn take(&mut self, entries: &Map<String, Value>, above: &str) -> Result<(), WrongValue> {
         for (name, value) in entries {
             let path = if above.is_empty() { name.clone() } else { format!("{above}.{name}") };
@@ -140,6 +152,18 @@ mod tests {
         assert_eq!(values.at("image.tag"), &json!("1.0"));
         assert_eq!(values.at("nodeTaint"), &json!(false));
         values.merge("").unwrap();
+    }
+
+    #[test]
+    fn changes_are_enough_to_get_the_values_back() {
+        let mut values = Values::default();
+        assert_eq!(values.changes(), "{}\n");
+        values.set("agent.cni.binDir=/x").unwrap();
+        values.set("controller.replicas=2").unwrap();
+        assert_eq!(values.changes(), "agent:\n  cni:\n    binDir: /x\n", "2 is the default");
+        let mut again = Values::default();
+        again.merge(&values.changes()).unwrap();
+        assert_eq!(again, values);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 
 mod authz;
 mod client;
+mod cluster;
 mod config;
 mod edges;
 mod explain;
 mod flows;
 mod identity;
+mod install;
 mod output;
 mod status;
 mod words;
@@ -18,6 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Fa
 
 use crate::{
     client::{Failure, Servers},
+    install::How,
     output::{Format, Screen},
 };
 
@@ -94,6 +97,10 @@ enum Verb {
     Edges(edges::Arguments),
     /// Which pod speaks as whom, and how it stands with its certificate
     Identity(identity::Arguments),
+    /// Put the mesh on a cluster, and wait until it runs
+    Install(install::Arguments),
+    /// Bring the mesh of a cluster to this version, with the values chosen before
+    Upgrade(install::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
     #[command(after_help = "Examples:
   source <(meshctl completion bash)
@@ -143,8 +150,15 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         io::Write::write_all(&mut io::stdout(), &script)?;
         return Ok(Outcome::Fine);
     }
+    let mut screen = Screen::stdout(output, no_color);
+    // These ask a cluster, and no socket.
+    match &verb {
+        Verb::Install(arguments) => return install::run(How::Install, arguments, &mut screen).await,
+        Verb::Upgrade(arguments) => return install::run(How::Upgrade, arguments, &mut screen).await,
+        _ => {}
+    }
     let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), node)?;
-    answer(verb, &servers, &mut Screen::stdout(output, no_color)).await
+    answer(verb, &servers, &mut screen).await
 }
 
 async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
@@ -156,7 +170,8 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
-        Verb::Completion { shell: _ } => Ok(Outcome::Fine),
+        // Answered before any server was chosen.
+        Verb::Completion { shell: _ } | Verb::Install(_) | Verb::Upgrade(_) => Ok(Outcome::Fine),
     }
 }
 
