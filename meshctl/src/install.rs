@@ -17,9 +17,9 @@ use crate::{
     cluster::{self, Access, MANAGED_BY_LABEL, MANAGER, explained},
     output::{Format, Mood, Screen},
 };
-pub use apply::{delete_others, list_own};
 #[cfg(test)]
 use apply::KINDS;
+pub use apply::{delete_others, list_own};
 
 /// ConfigMap with the values that were chosen, so that an upgrade keeps them.
 const CHOSEN: &str = "mesh-values";

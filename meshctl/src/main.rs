@@ -12,6 +12,7 @@ mod identity;
 mod install;
 mod output;
 mod status;
+mod uninstall;
 mod words;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -101,6 +102,8 @@ enum Verb {
     Install(install::Arguments),
     /// Bring the mesh of a cluster to this version, with the values chosen before
     Upgrade(install::Arguments),
+    /// Take the mesh from a cluster, hooks and CNI files of its nodes included
+    Uninstall(uninstall::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
     #[command(after_help = "Examples:
   source <(meshctl completion bash)
@@ -155,6 +158,7 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
     match &verb {
         Verb::Install(arguments) => return install::run(How::Install, arguments, &mut screen).await,
         Verb::Upgrade(arguments) => return install::run(How::Upgrade, arguments, &mut screen).await,
+        Verb::Uninstall(arguments) => return uninstall::run(arguments, &mut screen).await,
         _ => {}
     }
     let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), node)?;
@@ -171,7 +175,7 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
         // Answered before any server was chosen.
-        Verb::Completion { shell: _ } | Verb::Install(_) | Verb::Upgrade(_) => Ok(Outcome::Fine),
+        Verb::Completion { shell: _ } | Verb::Install(_) | Verb::Upgrade(_) | Verb::Uninstall(_) => Ok(Outcome::Fine),
     }
 }
 
