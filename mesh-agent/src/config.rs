@@ -21,6 +21,12 @@ pub enum Command {
     Pod(Pod),
     /// Take every trace of an agent from the kernel; connections go as without a mesh afterwards
     Uninstall(Places),
+    /// Whether the agent of this container is ready, as a probe asks; another one of the node does not count
+    Ready {
+        /// Where it serves --health
+        #[arg(long, default_value = "127.0.0.1:15021")]
+        health: SocketAddr,
+    },
     /// Whether this kernel takes the eBPF programs, and what each costs its verifier; attaches nothing
     Programs {
         /// As JSON

@@ -1,6 +1,7 @@
 //! Whether this node's agent does what it is for, for the kubelet and for people. An agent is ready when its
 //! configuration is known, its hooks are proven, and every pod that shall be redirected is.
 
+mod ask;
 mod http;
 
 use std::sync::Arc;
@@ -13,7 +14,10 @@ use crate::{
     pods::{PodStatus, Redirection},
 };
 
-pub use self::http::{Answer, listen, serve};
+pub use self::{
+    ask::ready,
+    http::{Answer, listen, serve},
+};
 
 /// What readiness follows from.
 #[derive(Clone, Debug)]

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Command::Run(run) => app::run(*run),
         Command::Pod(pod) => tell(&pod),
         Command::Uninstall(places) => take_away(&places),
+        Command::Ready { health } => health::ready(health),
         Command::Programs { json } => app::programs(json),
     };
     match done {

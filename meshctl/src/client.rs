@@ -85,11 +85,11 @@ impl Servers {
         cluster: &Cluster,
         node: String,
     ) -> Result<Self, Failure> {
-        if cluster.is_named() && (agents_typed || controller_typed) {
+        if cluster.access.is_named() && (agents_typed || controller_typed) {
             let why = "name sockets (--agent, --controller) or a cluster (--kubeconfig, --context), not both";
             return Err(Failure::Usage(why.into()));
         }
-        let here = match cluster.is_named() {
+        let here = match cluster.access.is_named() {
             true => None,
             false => sockets((agents, agents_typed), (controller, controller_typed))?,
         };
@@ -279,7 +279,7 @@ fn default_socket(agent: &Path, controller: &Path) -> Option<PathBuf> {
 /// Nobody said where to ask: both ways are named.
 fn or_socket(failure: Failure, cluster: &Cluster) -> Failure {
     match failure {
-        Failure::Usage(why) if !cluster.is_named() => Failure::Unreachable(format!(
+        Failure::Usage(why) if !cluster.access.is_named() => Failure::Unreachable(format!(
             "there is no socket of an agent ({AGENT_SOCKET}) nor of the controller ({CONTROLLER_SOCKET}), and no cluster \
              to ask ({why}): name a socket by --agent or --controller, or a cluster by --kubeconfig"
         )),

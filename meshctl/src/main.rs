@@ -3,13 +3,16 @@
 
 mod authz;
 mod client;
+mod cluster;
 mod config;
 mod edges;
 mod explain;
 mod flows;
 mod identity;
+mod install;
 mod output;
 mod status;
+mod uninstall;
 mod words;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -18,6 +21,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Fa
 
 use crate::{
     client::{Cluster, Failure, Servers},
+    install::How,
     output::{Format, Screen},
 };
 
@@ -96,6 +100,12 @@ enum Verb {
     Edges(edges::Arguments),
     /// Which pod speaks as whom, and how it stands with its certificate
     Identity(identity::Arguments),
+    /// Put the mesh on a cluster, and wait until it runs
+    Install(install::Arguments),
+    /// Bring the mesh of a cluster to this version, with the values chosen before
+    Upgrade(install::Arguments),
+    /// Take the mesh from a cluster, hooks and CNI files of its nodes included
+    Uninstall(uninstall::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
     #[command(after_help = "Examples:
   source <(meshctl completion bash)
@@ -145,8 +155,16 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         io::Write::write_all(&mut io::stdout(), &script)?;
         return Ok(Outcome::Fine);
     }
+    let mut screen = Screen::stdout(output, no_color);
+    // These ask a cluster, and no socket.
+    match &verb {
+        Verb::Install(arguments) => return install::run(How::Install, arguments, &cluster.access, &mut screen).await,
+        Verb::Upgrade(arguments) => return install::run(How::Upgrade, arguments, &cluster.access, &mut screen).await,
+        Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
+        _ => {}
+    }
     let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
-    answer(verb, &servers, &mut Screen::stdout(output, no_color)).await
+    answer(verb, &servers, &mut screen).await
 }
 
 async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
@@ -158,7 +176,8 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
-        Verb::Completion { shell: _ } => Ok(Outcome::Fine),
+        // Answered before any server was chosen.
+        Verb::Completion { shell: _ } | Verb::Install(_) | Verb::Upgrade(_) | Verb::Uninstall(_) => Ok(Outcome::Fine),
     }
 }
 

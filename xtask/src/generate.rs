@@ -1,4 +1,7 @@
-//! Generates the wire types from mesh-common/proto, and checks that the committed ones are current.
+//! Generates the wire types from mesh-common/proto and the manifests from mesh-install, and checks that the committed
+//! ones are current.
+
+mod manifests;
 
 use std::{fs, path::Path};
 
@@ -12,16 +15,17 @@ const FILES: &[&str] = &[
     "nodemesh/mesh.proto",
 ];
 
-/// Writes the generated modules to mesh-common/src/proto/gen.
+/// Writes the generated modules to mesh-common/src/proto/gen, and the manifests.
 pub fn write(root: &Path) -> Result<()> {
     let out = root.join("mesh-common/src/proto/gen");
     fs::create_dir_all(&out)?;
     into(root, &out)?;
-    println!("generate: {} is current", out.display());
+    manifests::write(root)?;
+    println!("generate: {} and manifests are current", out.display());
     Ok(())
 }
 
-/// Fails if the committed modules differ from what would be generated.
+/// Fails if the committed modules or manifests differ from what would be generated.
 pub fn check(root: &Path) -> Result<()> {
     let fresh = tempfile::tempdir()?;
     into(root, fresh.path())?;
@@ -35,7 +39,7 @@ pub fn check(root: &Path) -> Result<()> {
             bail!("{} is not what mesh-common/proto says; run `cargo xtask generate`", committed.join(&name).display());
         }
     }
-    Ok(())
+    manifests::check(root)
 }
 
 fn into(root: &Path, out: &Path) -> Result<()> {

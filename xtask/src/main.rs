@@ -53,7 +53,7 @@ enum Command {
     Bench(bench::Command),
     /// The programs and the scenes of redirection on other kernels, in emulation (root for the running one); not in CI
     Kernels(kernels::Arguments),
-    /// Write the wire types anew from mesh-common/proto
+    /// Write the wire types anew from mesh-common/proto, and the manifests from mesh-install
     Generate,
     /// Fail if tests or demo left a namespace, link, cgroup, pin or process on this machine
     Leftovers,

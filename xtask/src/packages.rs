@@ -41,6 +41,7 @@ const PROGRAMS: &[Program] = &[
         package: "containernetworking-plugins",
         why: "gives a pod its network, as on a node of Kubernetes",
     },
+    Program { binary: "kubectl", package: "kubernetes-client", why: "builds the Kustomize base" },
     XZ,
 ];
 

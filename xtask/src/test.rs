@@ -32,7 +32,7 @@ pub struct Arguments {
 /// What a test needs of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tier {
-    /// mesh-common: pure functions
+    /// mesh-common and mesh-install: pure functions
     Pure,
     /// The crates by themselves: files, sockets on loopback
     #[value(name = "inprocess")]
@@ -52,7 +52,7 @@ impl Tier {
 
     pub fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Pure => &["mesh-common"],
+            Self::Pure => &["mesh-common", "mesh-install"],
             Self::InProcess => &["mesh-agent", "mesh-controller", "meshctl", "xtask"],
             Self::System => &["mesh-tests"],
         }

@@ -2,7 +2,10 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, SERVER},
+};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -68,6 +71,11 @@ fn respond(request: &Request<Incoming>, answer: &Answer) -> Response<String> {
     };
     let mut response = Response::new(text);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(PLAIN));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PLAIN));
+    // Two agents may have the address: `ask` wants to know whose answer it is.
+    let own = format!("{}{}", super::ask::SERVER, std::process::id());
+    if let Ok(own) = HeaderValue::try_from(own) {
+        response.headers_mut().insert(SERVER, own);
+    }
     response
 }

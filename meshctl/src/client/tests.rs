@@ -1,6 +1,7 @@
 //! Whom to ask, and what a failure says.
 
 use super::*;
+use crate::cluster::Access;
 
 fn path(text: &str) -> PathBuf {
     PathBuf::from(text)
@@ -31,13 +32,13 @@ fn without_any_socket_all_places_are_named() {
     for place in [AGENT_SOCKET, CONTROLLER_SOCKET, "no kubeconfig", "--kubeconfig"] {
         assert!(failure.to_string().contains(place), "{failure}");
     }
-    let named = Cluster { context: Some("x".into()), ..Cluster::default() };
+    let named = Cluster { access: Access { kubeconfig: None, context: Some("x".into()) }, ..Cluster::default() };
     assert_eq!(or_socket(Failure::Usage("no such context".into()), &named).to_string(), "no such context");
 }
 
 #[tokio::test]
 async fn sockets_and_a_cluster_are_not_named_together() {
-    let named = Cluster { context: Some("x".into()), ..Cluster::default() };
+    let named = Cluster { access: Access { kubeconfig: None, context: Some("x".into()) }, ..Cluster::default() };
     let chosen = Servers::choose((vec![path("/a")], true), (None, false), &named, String::new()).await;
     assert_eq!(chosen.unwrap_err().exit_code(), 2);
 }

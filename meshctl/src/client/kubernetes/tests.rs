@@ -1,7 +1,10 @@
 //! Replicas behind an API. The API here is no Kubernetes: it lists pods and forwards their port to unix sockets, as
 //! `v4.channel.k8s.io` says, and nothing else.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
@@ -38,7 +41,8 @@ async fn api(folder: &Path, pods: Pods) -> Cluster {
         "users": [{ "name": "x", "user": {} }],
     });
     std::fs::write(&kubeconfig, config.to_string()).unwrap();
-    Cluster { kubeconfig: Some(kubeconfig), context: None, mesh_namespace: "nodemesh-system".into() }
+    let access = Access { kubeconfig: Some(kubeconfig), context: None };
+    Cluster { access, mesh_namespace: "nodemesh-system".into() }
 }
 
 async fn answer(mut stream: TcpStream, pods: Pods) {
@@ -169,7 +173,8 @@ mod served {
         let failure = cluster.replicas().await.unwrap_err();
         assert_eq!(failure.exit_code(), 3);
         assert!(failure.to_string().contains("no controller runs in namespace nodemesh-system"), "{failure}");
-        let nowhere = Cluster { kubeconfig: Some("/nonexistent/kubeconfig".into()), ..cluster };
+        let access = Access { kubeconfig: Some("/nonexistent/kubeconfig".into()), context: None };
+        let nowhere = Cluster { access, ..cluster };
         let failure = nowhere.replicas().await.unwrap_err();
         assert_eq!(failure.exit_code(), 2);
         assert!(failure.to_string().starts_with("--kubeconfig /nonexistent/kubeconfig: "), "{failure}");

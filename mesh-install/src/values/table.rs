@@ -1,0 +1,176 @@
+//! The settings, each with its kind, its default and what it is for.
+
+use serde_json::{Value, json};
+
+/// One value that can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Dotted, as in values.yaml.
+    pub path: &'static str,
+    pub kind: Kind,
+    /// As YAML.
+    default: &'static str,
+    pub about: &'static str,
+}
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// Characters that a text may have. They go into other texts, so quotes are never among them.
+    Text(Characters),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// From the first to the second.
+    Number(u64, u64),
+    Flag,
+    /// Anything that Kubernetes takes there.
+    Map,
+    List,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Characters {
+    /// Beside letters and digits.
+    marks: &'static str,
+    empty: bool,
+}
+
+const NAME: Kind = Kind::Text(Characters { marks: ".-", empty: false });
+const PATH: Kind = Kind::Text(Characters { marks: "/._-", empty: false });
+const MAY_BE_EMPTY: Kind = Kind::Text(Characters { marks: "/._-", empty: true });
+const IMAGE: Kind = Kind::Text(Characters { marks: "/._-:@", empty: false });
+const FILTER: Kind = Kind::Text(Characters { marks: "=,_:-", empty: false });
+
+pub const SETTINGS: &[Setting] = &[
+    setting("namespace", NAME, "nodemesh-system", "The namespace of the mesh itself; its pods never join"),
+    setting("image.repository", IMAGE, "nodemesh", "The image with all programs, as `cargo xtask image` makes it"),
+    setting("image.tag", IMAGE, env!("CARGO_PKG_VERSION"), "The tag of the image"),
+    setting(
+        "image.pullPolicy",
+        Kind::Choice(&["IfNotPresent", "Always", "Never"]),
+        "IfNotPresent",
+        "When it is pulled",
+    ),
+    setting("image.pullSecrets", Kind::List, "[]", "Secrets to pull it with, as in [{name: registry}]"),
+    setting("trustDomain", NAME, "cluster.local", "The trust domain of identities"),
+    setting("clusterName", NAME, "Kubernetes", "The name of the cluster"),
+    setting("clusterDomain", NAME, "cluster.local", "The suffix of service names"),
+    setting("rootNamespace", NAME, "istio-system", "The namespace whose policies hold for the whole mesh"),
+    setting(
+        "sameNode",
+        Kind::Choice(&["direct", "tls"]),
+        "direct",
+        "How two pods of one node speak where no label nodemesh.io/same-node says so: direct (plaintext on the pods' own \
+         links, attested by the kernel) or tls",
+    ),
+    setting("certificateTtlSeconds", Kind::Number(600, 2_592_000), "86400", "The life of a workload's certificate"),
+    setting(
+        "caSecret",
+        MAY_BE_EMPTY,
+        "",
+        "Secret with a given CA (cacerts, or of type kubernetes.io/tls); empty: own CA",
+    ),
+    setting("istioLabels", Kind::Flag, "false", "Whether istio.io/dataplane-mode joins pods too"),
+    setting(
+        "nodeTaint",
+        Kind::Flag,
+        "true",
+        "Whether the controller may take the taint nodemesh.io/agent-not-ready from nodes whose agent is ready",
+    ),
+    setting("metrics.enabled", Kind::Flag, "true", "Whether agents serve metrics on port 15020 of their nodes"),
+    setting(
+        "metrics.podMonitor",
+        Kind::Flag,
+        "false",
+        "A PodMonitor for the agents; needs the Prometheus operator's CRD",
+    ),
+    setting("controller.replicas", Kind::Number(1, 9), "2", "How many controllers; all serve, one writes"),
+    setting(
+        "controller.resources",
+        Kind::Map,
+        "{requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 512Mi}}",
+        "What a controller may use",
+    ),
+    setting("controller.log", FILTER, "info", "What it logs, as in info or mesh_controller=debug"),
+    setting("controller.nodeSelector", Kind::Map, "{kubernetes.io/os: linux}", "On which nodes it may run"),
+    setting("controller.tolerations", Kind::List, "[]", "Which taints it tolerates"),
+    setting("agent.cgroup", PATH, "/sys/fs/cgroup/kubepods.slice", "Cgroup folder below which all pods of a node run"),
+    setting(
+        "agent.kubeletCgroup",
+        MAY_BE_EMPTY,
+        "/sys/fs/cgroup/system.slice/kubelet.service",
+        "The kubelet's own cgroup folder: its probes pass under STRICT; empty: policies decide about them",
+    ),
+    setting("agent.cni.confDir", PATH, "/etc/cni/net.d", "Where nodes keep their CNI configuration"),
+    setting("agent.cni.binDir", PATH, "/opt/cni/bin", "Where nodes keep their CNI plugins"),
+    setting(
+        "agent.resources",
+        Kind::Map,
+        "{requests: {cpu: 100m, memory: 128Mi}}",
+        "What an agent may use. No limit by default: the pods of a node whose agent is killed are refused",
+    ),
+    setting("agent.log", FILTER, "info", "What it logs, as in info or mesh_agent=debug"),
+    setting("agent.drainSeconds", Kind::Number(1, 600), "30", "How long connections may go on when it is replaced"),
+    setting("agent.maxSurge", Kind::Number(1, 1000), "1", "On how many nodes it is replaced at once"),
+    setting("agent.nodeSelector", Kind::Map, "{kubernetes.io/os: linux}", "On which nodes it runs"),
+    setting("agent.priorityClass", NAME, "system-node-critical", "So that nothing else takes its place"),
+];
+
+const fn setting(path: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Setting {
+    Setting { path, kind, default, about }
+}
+
+impl Setting {
+    pub fn default(&self) -> Value {
+        match self.kind {
+            Kind::Text(_) | Kind::Choice(_) => self.default.into(),
+            _ => serde_yaml_ng::from_str(self.default).expect("the table holds YAML: a test reads each"),
+        }
+    }
+}
+
+impl Kind {
+    /// What is wrong with the value.
+    pub fn check(self, value: &Value) -> Result<(), String> {
+        match self {
+            Self::Text(Characters { marks, empty }) => {
+                let text = value.as_str().ok_or_else(|| format!("{value} is no text"))?;
+                if text.is_empty() && !empty {
+                    return Err("must not be empty".into());
+                }
+                match text.chars().find(|c| !c.is_ascii_alphanumeric() && !marks.contains(*c)) {
+                    Some(c) => Err(format!("{value} has {c:?}; may have letters, digits and {marks}")),
+                    None => Ok(()),
+                }
+            }
+            Self::Choice(words) => match value.as_str().is_some_and(|word| words.contains(&word)) {
+                true => Ok(()),
+                false => Err(format!("{value} is none of {}", words.join(", "))),
+            },
+            Self::Number(least, most) => match value.as_u64() {
+                None => Err(format!("{value} is no whole number")),
+                Some(number) if number < least => Err(format!("{number} is less than {least}")),
+                Some(number) if number > most => Err(format!("{number} is more than {most}")),
+                Some(_) => Ok(()),
+            },
+            Self::Flag => value.as_bool().map(drop).ok_or_else(|| format!("{value} is neither true nor false")),
+            Self::Map => value.as_object().map(drop).ok_or_else(|| format!("{value} is no map")),
+            Self::List => value.as_array().map(drop).ok_or_else(|| format!("{value} is no list")),
+        }
+    }
+
+    /// As JSON Schema, draft 7.
+    pub fn schema(self) -> Value {
+        match self {
+            Self::Text(Characters { marks, empty }) => {
+                let marks = marks.replace('-', "\\-");
+                json!({ "type": "string", "pattern": format!("^[A-Za-z0-9{marks}]{}$", if empty { '*' } else { '+' }) })
+            }
+            Self::Choice(words) => json!({ "enum": words }),
+            Self::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
+            Self::Flag => json!({ "type": "boolean" }),
+            Self::Map => json!({ "type": "object" }),
+            Self::List => json!({ "type": "array" }),
+        }
+    }
+}
