@@ -47,8 +47,17 @@ pub struct World {
     pub redirected: BTreeMap<PodName, String>,
     /// Pods that shall be in the mesh and cannot, since they are in their node's own network; with their UIDs.
     pub skipped: BTreeMap<PodName, String>,
+    /// The policies as their authors wrote them, in the version of which all this is made.
+    pub written: BTreeMap<Key, Written>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
+}
+
+/// Which version of an object it is: none is the same twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub uid: String,
+    pub generation: i64,
 }
 
 /// An object in the form of its translation.
@@ -90,6 +99,7 @@ impl World {
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut world, &objects, &mut problems);
         policies::select(settings, &mut world, &objects, &mut problems);
+        world.written = objects.written();
         if update.has_accounts {
             accounts::list(&mut world, &objects, &mut problems);
         }
@@ -177,6 +187,17 @@ impl World {
 }
 
 impl<'a> Objects<'a> {
+    fn written(&self) -> BTreeMap<Key, Written> {
+        let peers = self.peer_authentications.iter().map(|read| read.object);
+        let all = peers.chain(self.authorization_policies.iter().map(|read| read.object));
+        all.map(|object| {
+            let metadata = object.metadata();
+            let uid = metadata.uid.clone().unwrap_or_default();
+            (object.key(), Written { uid, generation: metadata.generation.unwrap_or_default() })
+        })
+        .collect()
+    }
+
     fn translate(settings: &Settings, objects: &'a [Arc<Object>], problems: &mut Vec<Problem>) -> Self {
         let mut by_kind = Self::default();
         for object in objects {

@@ -1,6 +1,10 @@
 //! Which replica of the controller leads: the holder of a Lease. All replicas serve agents; what the leader does besides
 //! must do no harm if two do it for a moment, since a Lease is no lock.
 
+mod duties;
+
+pub use duties::Duties;
+
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
@@ -47,12 +51,6 @@ pub fn replica() -> Result<String> {
 impl Leading {
     pub fn is_leading(&self) -> bool {
         *self.0.borrow()
-    }
-
-    /// Waits for another answer; `None` if there will be none.
-    pub async fn changed(&mut self) -> Option<bool> {
-        self.0.changed().await.ok()?;
-        Some(*self.0.borrow_and_update())
     }
 }
 

@@ -7,7 +7,8 @@ mod session;
 mod tests;
 
 pub use agents::Agents;
-pub use catalog::Catalog;
+pub use catalog::{Catalog, digest};
+pub use session::Acknowledged;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    link::Links,
     publish::Published,
     tokens::{Caller, TokenError, Tokens},
 };
@@ -33,6 +35,7 @@ const BACKLOG: usize = 8;
 #[derive(Clone, Debug)]
 pub struct DiscoveryService {
     tokens: Tokens,
+    links: Links,
     published: watch::Receiver<Arc<Published>>,
 }
 
@@ -40,13 +43,14 @@ pub struct DiscoveryService {
 struct Connection {
     caller: Caller,
     tokens: Tokens,
+    links: Links,
     published: watch::Receiver<Arc<Published>>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
 impl DiscoveryService {
-    pub fn new(tokens: Tokens, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { tokens, published }
+    pub fn new(tokens: Tokens, links: Links, published: watch::Receiver<Arc<Published>>) -> Self {
+        Self { tokens, links, published }
     }
 }
 
@@ -62,7 +66,8 @@ impl server::AggregatedDiscoveryService for DiscoveryService {
         let caller = caller.ok_or_else(|| Status::unauthenticated("no token"))?;
         let (responses, stream) = mpsc::channel(BACKLOG);
         let published = self.published.clone();
-        let connection = Connection { caller, tokens: self.tokens.clone(), published, responses };
+        let connection =
+            Connection { caller, tokens: self.tokens.clone(), links: self.links.clone(), published, responses };
         tokio::spawn(connection.serve(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -103,6 +108,7 @@ impl Connection {
                 }
                 () = self.responses.closed() => break,
             };
+            self.links.acknowledge(&node, session.acknowledged());
             if let Some(answer) = answer
                 && self.responses.send(Ok(answer)).await.is_err()
             {

@@ -129,7 +129,13 @@ impl Object {
 
     /// The fault as its author must hear it.
     pub fn problem(&self, fault: Fault) -> Problem {
-        Problem { file: self.file.clone(), object: self.key().to_string(), field: fault.field, why: fault.why }
+        Problem {
+            file: self.file.clone(),
+            object: self.key().to_string(),
+            field: fault.field,
+            why: fault.why,
+            extent: fault.extent,
+        }
     }
 }
 

@@ -56,7 +56,7 @@ impl Agents<'_> {
         let certificates = CertificateService::new(authority, trust_domain, published.clone());
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(CERTIFICATE_REQUEST);
-        let discovery = DiscoveryService::new(tokens.clone(), published);
+        let discovery = DiscoveryService::new(tokens.clone(), links.clone(), published);
         let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_REQUEST);
         let link = AgentLinkServer::new(LinkService::new(links, tokens, reports));
         let server = Server::builder()
