@@ -1,6 +1,6 @@
 //! Wiring: source -> publisher -> servers.
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{fs, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use kube::Client;
@@ -14,8 +14,9 @@ use crate::{
     ca::{self, Authority, roots, rotation, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     enrolment::Writer,
-    leader::{self, Election, Leading},
+    leader::{self, Duties, Election, Leading},
     link::Links,
+    nodes::Keeper,
     publish::{Memory, Publisher},
     serve::Agents,
     source::{self, Directory, Kubernetes, Update},
@@ -66,13 +67,16 @@ impl App {
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
 
-        if let Source::Kubernetes(client, _) = &source {
-            let (links, updated, published) = (links.clone(), updated.clone(), published.clone());
-            let writer = Writer::new(client.clone(), &replica, links, leading, updated, published);
-            tasks.spawn(async move {
-                writer.run().await;
-                Err(anyhow!("pods are no longer annotated"))
-            });
+        if let Source::Kubernetes(client, kubernetes) = &source {
+            let keeper = Keeper::new(client.clone(), &config.namespace, links.clone(), updated.clone());
+            tasks.spawn(ending(keeper.run(), "the Leases of nodes are no longer kept"));
+            let (told, all) = (updated.clone(), published.clone());
+            let duties =
+                Duties::new(client.clone(), &config.namespace, leading.clone(), told, all, kubernetes.standings());
+            tasks.spawn(ending(duties.run(), "statuses are no longer written"));
+            let (told, all) = (updated.clone(), published.clone());
+            let writer = Writer::new(client.clone(), &replica, links.clone(), leading, told, all);
+            tasks.spawn(ending(writer.run(), "pods are no longer annotated"));
         }
 
         let admin_socket = config.admin_socket();
@@ -92,17 +96,14 @@ impl App {
         };
         let (address, agents) = agents.serve()?;
 
-        tasks.spawn(async move {
+        let follow = async move {
             match source {
                 Source::Directory(directory) => directory.follow(updates).await,
                 Source::Kubernetes(_, kubernetes) => kubernetes.follow(updates).await,
             }
-            Err(anyhow!("the configuration is no longer followed"))
-        });
-        tasks.spawn(async move {
-            publisher.run(updated, reported).await;
-            Err(anyhow!("nothing is published any more"))
-        });
+        };
+        tasks.spawn(ending(follow, "the configuration is no longer followed"));
+        tasks.spawn(ending(publisher.run(updated, reported), "nothing is published any more"));
         tasks.spawn(agents);
         tasks.spawn(admin);
         if let Some(forwarded) = forwarded {
@@ -119,6 +120,12 @@ impl App {
             Some(Ok(Ok(()))) | None => anyhow!("a part of the controller ended"),
         }
     }
+}
+
+/// A part that never ends by itself; what it means if it does.
+async fn ending(part: impl Future<Output = ()>, meaning: &'static str) -> Result<()> {
+    part.await;
+    Err(anyhow!(meaning))
 }
 
 /// What is followed.

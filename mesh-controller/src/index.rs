@@ -17,9 +17,9 @@ pub use redirection::{PodName, Redirected, Redirection, Report, annotated};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use mesh_common::model::{
     Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
 };
@@ -45,10 +45,21 @@ pub struct World {
     pub identities: BTreeMap<String, BTreeSet<Identity>>,
     /// Pods that take HBONE, with their UIDs: to be remembered over a restart.
     pub redirected: BTreeMap<PodName, String>,
+    /// Namespaces that are taken out of the mesh, and until when: this state is over then.
+    pub bypassed: BTreeMap<String, Timestamp>,
     /// Pods that shall be in the mesh and cannot, since they are in their node's own network; with their UIDs.
     pub skipped: BTreeMap<PodName, String>,
+    /// The policies as their authors wrote them, in the version of which all this is made.
+    pub written: BTreeMap<Key, Written>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
+}
+
+/// Which version of an object it is: none is the same twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    pub uid: String,
+    pub generation: i64,
 }
 
 /// An object in the form of its translation.
@@ -62,6 +73,8 @@ struct Read<'a, T> {
 struct Objects<'a> {
     /// Namespaces that have labels.
     namespaces: BTreeMap<&'a str, &'a Labels>,
+    /// Namespaces that are taken out of the mesh, until when.
+    bypassed: BTreeMap<&'a str, Timestamp>,
     /// Every namespace.
     existing: BTreeSet<&'a str>,
     /// Namespace and name of each ServiceAccount.
@@ -81,8 +94,9 @@ impl World {
     /// The state that these objects describe, given what agents have reported of their pods.
     pub fn new(settings: &Settings, update: &Update, redirection: &Redirection) -> Self {
         let mut problems = update.problems.clone();
-        let objects = Objects::translate(settings, &update.objects, &mut problems);
-        let mut world = Self::default();
+        let objects = Objects::translate(settings, update, &mut problems);
+        let bypassed = objects.bypassed.iter().map(|(namespace, until)| ((*namespace).to_owned(), *until)).collect();
+        let mut world = Self { bypassed, ..Self::default() };
         world.add_pods(settings, &objects, redirection, &mut problems);
         let mut hidden = update.hidden.clone();
         hidden.pods.extend(objects.lost.iter().cloned());
@@ -90,6 +104,7 @@ impl World {
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut world, &objects, &mut problems);
         policies::select(settings, &mut world, &objects, &mut problems);
+        world.written = objects.written();
         if update.has_accounts {
             accounts::list(&mut world, &objects, &mut problems);
         }
@@ -122,8 +137,7 @@ impl World {
             if pod.host_network {
                 let workload = pod.workload(settings, pod.addresses.clone(), Tunnel::None, locality);
                 self.workloads.insert(pod.uid.clone(), workload);
-                let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
-                if join::mode(settings, &pod.namespace, namespace_labels, &pod.labels) == Mode::Mesh {
+                if objects.mode(settings, pod) == Mode::Mesh {
                     let name = PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
                     self.skipped.insert(name, pod.pod_uid.clone());
                 }
@@ -132,7 +146,7 @@ impl World {
             let is_owner = |ip: &&IpAddr| owned.get(*ip).is_some_and(|owner| std::ptr::eq(*owner, *object));
             let addresses: Vec<IpAddr> = pod.addresses.iter().filter(is_owner).copied().collect();
             let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
-            let mode = join::mode(settings, &pod.namespace, namespace_labels, &pod.labels);
+            let mode = objects.mode(settings, pod);
             let name = PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
             let redirected = mode == Mode::Mesh && redirection.is_redirected(&pod.node, &name, &pod.pod_uid);
             if redirected {
@@ -177,9 +191,26 @@ impl World {
 }
 
 impl<'a> Objects<'a> {
-    fn translate(settings: &Settings, objects: &'a [Arc<Object>], problems: &mut Vec<Problem>) -> Self {
+    fn written(&self) -> BTreeMap<Key, Written> {
+        let peers = self.peer_authentications.iter().map(|read| read.object);
+        let all = peers.chain(self.authorization_policies.iter().map(|read| read.object));
+        all.map(|object| {
+            let metadata = object.metadata();
+            let uid = metadata.uid.clone().unwrap_or_default();
+            (object.key(), Written { uid, generation: metadata.generation.unwrap_or_default() })
+        })
+        .collect()
+    }
+
+    fn mode(&self, settings: &Settings, pod: &pod::Pod) -> Mode {
+        let namespace = pod.namespace.as_str();
+        let mode = join::mode(settings, namespace, self.namespaces.get(namespace).copied(), &pod.labels);
+        if self.bypassed.contains_key(namespace) { join::bypassed(mode) } else { mode }
+    }
+
+    fn translate(settings: &Settings, update: &'a Update, problems: &mut Vec<Problem>) -> Self {
         let mut by_kind = Self::default();
-        for object in objects {
+        for object in &update.objects {
             let mut faults = Vec::new();
             match &object.kind {
                 Kind::Namespace(namespace) => {
@@ -187,6 +218,11 @@ impl<'a> Objects<'a> {
                     if let (Some(name), Some(labels)) = (&namespace.metadata.name, &namespace.metadata.labels) {
                         by_kind.namespaces.insert(name, labels);
                         faults.extend(join::check(labels).into_iter().chain(same_node::check(labels)));
+                    }
+                    let annotations = namespace.metadata.annotations.as_ref();
+                    match annotations.map_or(Ok(None), |annotations| join::bypass(annotations, update.now)) {
+                        Ok(until) => by_kind.bypassed.extend(namespace.metadata.name.as_deref().zip(until)),
+                        Err(fault) => faults.push(fault),
                     }
                 }
                 Kind::Node(v1) => {

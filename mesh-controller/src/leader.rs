@@ -1,6 +1,10 @@
 //! Which replica of the controller leads: the holder of a Lease. All replicas serve agents; what the leader does besides
 //! must do no harm if two do it for a moment, since a Lease is no lock.
 
+mod duties;
+
+pub use duties::Duties;
+
 use std::{fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     index::{PodName, Redirected, Report},
     publish::NodeReport,
-    serve::{TOKEN_CHECK, caller, refuse},
+    serve::{Acknowledged, TOKEN_CHECK, caller, refuse},
     tokens::{Authenticator, Caller},
 };
 
@@ -44,6 +44,8 @@ pub struct Links {
 struct State {
     /// Counts links and questions.
     next: u64,
+    /// What agents have taken of the configuration, by node; also of those that are linked no more.
+    acknowledged: BTreeMap<String, Acknowledged>,
     nodes: BTreeMap<String, Link>,
 }
 
@@ -65,16 +67,47 @@ impl Links {
         self.lock().nodes.iter().map(|(node, link)| (node.clone(), link.reports.clone())).collect()
     }
 
-    /// Tells when [`Self::reports`] may say something else.
+    /// Nodes with a linked agent, and what that has taken.
+    pub fn linked(&self) -> BTreeMap<String, Acknowledged> {
+        let state = self.lock();
+        let of = |node: &String| state.acknowledged.get(node).cloned().unwrap_or_default();
+        state.nodes.keys().map(|node| (node.clone(), of(node))).collect()
+    }
+
+    /// Keeps what a node's agent has taken.
+    pub fn acknowledge(&self, node: &str, taken: &Acknowledged) {
+        let mut state = self.lock();
+        if state.acknowledged.get(node) == Some(taken) {
+            return;
+        }
+        state.acknowledged.insert(node.to_owned(), taken.clone());
+        drop(state);
+        self.news.send_replace(());
+    }
+
+    /// Tells when [`Self::reports`] or [`Self::linked`] may say something else.
     pub fn news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
     }
 
-    /// Links an agent that says this of its pods, and answers nothing.
+    /// Links an agent that says this of its pods, and answers every question with a status: it is ready.
     #[cfg(test)]
     pub fn pretend(&self, node: &str, reports: &Reports) {
-        let id = self.add(node, mpsc::channel(1).0);
+        use mesh_common::proto::nodemesh::{End, Item, NodeStatus, item};
+        let (sender, mut asked) = mpsc::channel(BACKLOG);
+        let id = self.add(node, sender);
         self.report(node, id, reports);
+        let (links, node) = (self.clone(), node.to_owned());
+        tokio::spawn(async move {
+            while let Some(Ok(ControllerMessage { id, kind: Some(controller_message::Kind::Ask(_)) })) =
+                asked.recv().await
+            {
+                let item = Item { kind: Some(item::Kind::Status(NodeStatus::default())), ..Item::default() };
+                for kind in [answer::Kind::Item(item), answer::Kind::End(End::default())] {
+                    links.answer(&node, Answer { id, kind: Some(kind) }).await;
+                }
+            }
+        });
     }
 
     /// Asks one node, or all that are linked.

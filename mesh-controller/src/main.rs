@@ -9,6 +9,7 @@ mod index;
 mod leader;
 mod link;
 mod names;
+mod nodes;
 mod publish;
 mod refusal;
 mod serve;

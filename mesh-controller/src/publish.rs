@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use k8s_openapi::jiff::Timestamp;
 use mesh_common::model::TrustBundle;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -31,6 +32,9 @@ const SAVE_AGAIN: Duration = Duration::from_secs(5);
 const REST: u32 = 10;
 const SHORTEST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether a bypass is over, at least.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
 /// The mesh at one moment; never changed, only replaced.
 #[derive(Clone, Debug, Default)]
@@ -223,6 +227,11 @@ impl Publisher {
         let mut next = Instant::now();
         let mut waits = false;
         loop {
+            let bypass = self.published.borrow().world.bypassed.values().min().copied();
+            let bypass_over = bypass.map(|until| {
+                // The clock may be set meanwhile: so it is looked at now and then.
+                Duration::try_from(Timestamp::now().duration_until(until)).unwrap_or_default().min(LOOK_AT_CLOCK)
+            });
             let saved = self.memory.is_saved(&self.redirection.remembered);
             tokio::select! {
                 Ok(()) = updates.changed() => waits = true,
@@ -242,6 +251,9 @@ impl Publisher {
                     waits = false;
                     next = start + (start.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST);
                 }
+                () = tokio::time::sleep(bypass_over.unwrap_or_default() + SHORTEST_REST), if bypass_over.is_some() => {
+                    waits = true;
+                }
                 () = tokio::time::sleep(SAVE_AGAIN), if !saved => {
                     self.memory.keep(&self.redirection.remembered, &self.redirection.remembered);
                 }
@@ -250,11 +262,20 @@ impl Publisher {
     }
 
     fn publish(&mut self, update: &Update) {
+        let update = &Update { now: Timestamp::now(), ..update.clone() };
         let before = self.published.borrow().clone();
         self.memory.learn(update, &mut self.redirection.remembered);
         let world = World::new(&self.settings, update, &self.redirection);
         for problem in world.problems.iter().filter(|problem| before.world.problems.binary_search(problem).is_err()) {
             tracing::warn!(%problem, "configuration is not honoured as written");
+        }
+        for (namespace, until) in &world.bypassed {
+            if before.world.bypassed.get(namespace) != Some(until) {
+                tracing::warn!(target: "audit", namespace, %until, "bypassed: its pods are not in the mesh");
+            }
+        }
+        for namespace in before.world.bypassed.keys().filter(|namespace| !world.bypassed.contains_key(*namespace)) {
+            tracing::warn!(target: "audit", namespace, "no longer bypassed");
         }
         // Before anybody is told: what is said must still hold after a crash.
         self.memory.keep(&world.redirected, &self.redirection.remembered);

@@ -10,8 +10,9 @@ mod tests;
 mod tls;
 
 pub use agents::Agents;
-pub use catalog::Catalog;
+pub use catalog::{Catalog, digest};
 pub use refused::{caller, put_off, refuse};
+pub use session::Acknowledged;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    link::Links,
     publish::Published,
     tokens::{Authenticator, Caller},
 };
@@ -37,6 +39,7 @@ const BACKLOG: usize = 8;
 #[derive(Clone, Debug)]
 pub struct DiscoveryService {
     authenticator: Authenticator,
+    links: Links,
     published: watch::Receiver<Arc<Published>>,
 }
 
@@ -44,13 +47,14 @@ pub struct DiscoveryService {
 struct Connection {
     caller: Caller,
     authenticator: Authenticator,
+    links: Links,
     published: watch::Receiver<Arc<Published>>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
 impl DiscoveryService {
-    pub fn new(authenticator: Authenticator, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { authenticator, published }
+    pub fn new(authenticator: Authenticator, links: Links, published: watch::Receiver<Arc<Published>>) -> Self {
+        Self { authenticator, links, published }
     }
 }
 
@@ -65,7 +69,8 @@ impl server::AggregatedDiscoveryService for DiscoveryService {
         let caller = caller(&request)?;
         let (responses, stream) = mpsc::channel(BACKLOG);
         let published = self.published.clone();
-        let connection = Connection { caller, authenticator: self.authenticator.clone(), published, responses };
+        let (authenticator, links) = (self.authenticator.clone(), self.links.clone());
+        let connection = Connection { caller, authenticator, links, published, responses };
         tokio::spawn(connection.serve(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -106,6 +111,7 @@ impl Connection {
                 }
                 () = self.responses.closed() => break,
             };
+            self.links.acknowledge(&node, session.acknowledged());
             if let Some(answer) = answer
                 && self.responses.send(Ok(answer)).await.is_err()
             {

@@ -22,6 +22,7 @@ use k8s_openapi::{
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
 };
 use serde_json::Value;
 
@@ -40,6 +41,8 @@ pub struct Update {
     pub hidden: Hidden,
     /// The source says which ServiceAccounts exist: all are among `objects`, and there are no others.
     pub has_accounts: bool,
+    /// The time for which all this is read.
+    pub now: Timestamp,
 }
 
 /// Pods of which the source cannot tell whether they are gone.
@@ -129,7 +132,13 @@ impl Object {
 
     /// The fault as its author must hear it.
     pub fn problem(&self, fault: Fault) -> Problem {
-        Problem { file: self.file.clone(), object: self.key().to_string(), field: fault.field, why: fault.why }
+        Problem {
+            file: self.file.clone(),
+            object: self.key().to_string(),
+            field: fault.field,
+            why: fault.why,
+            extent: fault.extent,
+        }
     }
 }
 
@@ -180,6 +189,12 @@ impl Update {
             }
         }
         let has_accounts = kept.keys().any(Key::is_account);
-        Self { objects: kept.into_values().collect(), problems, hidden: Hidden::default(), has_accounts }
+        Self {
+            objects: kept.into_values().collect(),
+            problems,
+            hidden: Hidden::default(),
+            has_accounts,
+            now: Timestamp::now(),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What could not be honoured, said so that its author finds it: file, object, field, why.
 
+pub mod conditions;
+
 use std::fmt;
 
 /// One thing of the configuration that is not honoured as it was written.
@@ -12,6 +14,19 @@ pub struct Problem {
     /// As in `spec.rules[0].from[1].source.ipBlocks[0]`; empty if the whole object is concerned.
     pub field: String,
     pub why: String,
+    pub extent: Extent,
+}
+
+/// How much of an object a problem takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// The rest of the object is honoured.
+    #[default]
+    Part,
+    /// Nothing of it is honoured as written: it stands for what refuses.
+    Whole,
+    /// Another object holds in its place.
+    Conflict,
 }
 
 /// A [`Problem`] seen from inside one object.
@@ -20,11 +35,18 @@ pub struct Fault {
     /// Path of the field inside the object; empty: the object as a whole.
     pub field: String,
     pub why: String,
+    pub extent: Extent,
 }
 
 impl Problem {
     pub fn of_file(file: &str, why: impl fmt::Display) -> Self {
-        Self { file: file.to_owned(), object: String::new(), field: String::new(), why: why.to_string() }
+        Self {
+            file: file.to_owned(),
+            object: String::new(),
+            field: String::new(),
+            why: why.to_string(),
+            extent: Extent::Part,
+        }
     }
 }
 
@@ -42,7 +64,11 @@ impl fmt::Display for Problem {
 
 impl Fault {
     pub fn new(field: impl Into<String>, why: impl fmt::Display) -> Self {
-        Self { field: field.into(), why: why.to_string() }
+        Self { field: field.into(), why: why.to_string(), extent: Extent::Part }
+    }
+
+    pub fn of_extent(self, extent: Extent) -> Self {
+        Self { extent, ..self }
     }
 
     /// The same fault, seen from an object that holds this one in `parent`.

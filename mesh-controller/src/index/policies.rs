@@ -6,7 +6,7 @@ use mesh_common::model::{Policy, PolicyName, Scope};
 
 use super::{Objects, Read, World};
 use crate::{
-    status::{Fault, Problem},
+    status::{Extent, Fault, Problem},
     translate::{
         Labels, Settings,
         peer_authentication::{Effective, Modes},
@@ -20,7 +20,7 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
     for Read { object, value } in objects.peer_authentications.iter().filter(|read| read.value.selector.is_none()) {
         if let Some(winner) = modes.of_namespace(&value.namespace).filter(|winner| winner.name != value.name) {
             let why = format!("is not applied: {}/{} is older and holds for the same", winner.namespace, winner.name);
-            problems.push(object.problem(Fault::new("", why)));
+            problems.push(object.problem(Fault::new("", why).of_extent(Extent::Conflict)));
         }
     }
     let strict_everywhere =

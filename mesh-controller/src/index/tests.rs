@@ -5,6 +5,8 @@ mod faults;
 mod modes;
 mod topology;
 
+use std::sync::Arc;
+
 use mesh_common::model::{SameNode, Tunnel};
 
 use super::*;

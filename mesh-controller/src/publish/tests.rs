@@ -142,3 +142,21 @@ async fn the_first_change_is_published_at_once_and_more_of_them_together() {
     assert!(tokio::time::timeout(Duration::from_secs(60), published.changed()).await.is_err());
     running.abort();
 }
+
+#[tokio::test]
+async fn a_bypass_is_over_without_anybody_saying_so() {
+    let until = Timestamp::now() + Duration::from_millis(500);
+    let annotation = format!("annotations: {{nodemesh.io/bypass-until: '{until}'}}, labels:");
+    let shop = objects(&SHOP.replacen("labels:", &annotation, 1));
+    let (publisher, mut published) = Publisher::new(settings(), Memory::annotations(), &shop).expect("valid");
+    let (_updates, updated) = watch::channel(shop);
+    let (_reports, reported) = mpsc::channel(1);
+    let mode = |published: &Published| published.world.local_pods["a"][crate::index::tests::CART].mode;
+    assert_eq!(mode(&published.borrow_and_update()), mesh_common::model::Mode::None);
+    assert!(published.borrow().world.identities.is_empty());
+    let running = tokio::spawn(publisher.run(updated, reported));
+    published.changed().await.expect("running");
+    assert_eq!(mode(&published.borrow()), mesh_common::model::Mode::Mesh);
+    assert!(Timestamp::now() >= until);
+    running.abort();
+}

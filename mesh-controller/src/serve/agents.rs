@@ -55,7 +55,7 @@ impl Agents<'_> {
         let certificates = CertificateService::new(authority, trust_domain, Limits::new(limits), published.clone());
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(CERTIFICATE_REQUEST);
-        let discovery = DiscoveryService::new(authenticator.clone(), published);
+        let discovery = DiscoveryService::new(authenticator.clone(), links.clone(), published);
         let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_REQUEST);
         let link = AgentLinkServer::new(LinkService::new(links, authenticator.clone(), reports));
         let server = Server::builder()

@@ -14,12 +14,13 @@ use mesh_common::{
 use prost::Message;
 
 use crate::{
-    index::{Delta, World},
+    index::{Delta, World, Written},
+    source::Key,
     tokens::hex,
 };
 
 /// Resources by type, then by name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Catalog {
     addresses: Shelf,
     policies: Shelf,
@@ -28,6 +29,8 @@ pub struct Catalog {
     trust: Shelf,
     /// By node: an agent sees its own pods only.
     local_pods: BTreeMap<String, Shelf>,
+    /// Of the policies of which all this is made; see [`digest`].
+    digest: Arc<str>,
     /// Workloads that serve a service, by its resource name.
     members: BTreeMap<String, BTreeSet<String>>,
 }
@@ -44,6 +47,29 @@ pub struct Entry {
     pub resource: discovery::Resource,
     /// Names of the services that this workload serves.
     services: Vec<String>,
+}
+
+/// A name for these policies in these versions: the same in every replica.
+pub fn digest(written: &BTreeMap<Key, Written>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for (key, Written { uid, generation }) in written {
+        context.update(format!("{key}\n{uid}\n{generation}\n").as_bytes());
+    }
+    hex(&context.finish().as_ref()[..16])
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self {
+            addresses: Shelf::default(),
+            policies: Shelf::default(),
+            accounts: Shelf::default(),
+            trust: Shelf::default(),
+            local_pods: BTreeMap::new(),
+            digest: digest(&BTreeMap::new()).into(),
+            members: BTreeMap::new(),
+        }
+    }
 }
 
 impl Catalog {
@@ -93,6 +119,7 @@ impl Catalog {
             }
         }
         next.local_pods.retain(|_, shelf| !shelf.resources.is_empty());
+        next.digest = digest(&world.written).into();
         next
     }
 
@@ -102,6 +129,11 @@ impl Catalog {
         let message = nodemesh::TrustBundle::from(bundle);
         trust.add(Entry::new(bundle.trust_domain.clone(), type_url::TRUST_BUNDLE, &message));
         Self { trust, ..self.clone() }
+    }
+
+    /// Which policies whoever holds all of this has.
+    pub fn digest(&self) -> &Arc<str> {
+        &self.digest
     }
 
     /// What this node's agent may see of a type; `None` for types that are not served.

@@ -7,7 +7,10 @@
 
 mod subscription;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_common::proto::{
     discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
@@ -38,6 +41,18 @@ pub struct Session {
     round: Option<Round>,
     /// Counts responses.
     nonce: u64,
+    acknowledged: Acknowledged,
+    /// Policies in the response that is neither taken nor refused.
+    told: Vec<String>,
+}
+
+/// What an agent has taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Of the policies of the last state that it was told to its end, see [`Catalog::digest`]; empty: none yet.
+    pub policies: Arc<str>,
+    /// Policies that it has refused since it took them last, by their resources' names.
+    pub refused: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -49,7 +64,19 @@ struct Round {
 
 impl Session {
     pub fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), types: BTreeMap::new(), round: None, nonce: 0 }
+        Self {
+            node: node.to_owned(),
+            types: BTreeMap::new(),
+            round: None,
+            nonce: 0,
+            acknowledged: Acknowledged::default(),
+            told: Vec::new(),
+        }
+    }
+
+    /// What the agent has taken by now.
+    pub fn acknowledged(&self) -> &Acknowledged {
+        &self.acknowledged
     }
 
     /// Takes in a request, and what must be sent next. A question is answered even if there is nothing to say, and
@@ -70,10 +97,20 @@ impl Session {
         };
         let known = self.types.contains_key(&type_url);
         let subscription = self.types.entry(type_url.clone()).or_default();
-        if subscription.settle(&request.response_nonce)
-            && let Some(error) = &request.error_detail
-        {
-            tracing::error!(node = self.node, type_url, error = error.message, "the agent refused configuration");
+        if subscription.settle(&request.response_nonce) {
+            let told = if type_url == type_url::AUTHORIZATION { std::mem::take(&mut self.told) } else { Vec::new() };
+            match &request.error_detail {
+                Some(error) => {
+                    tracing::error!(
+                        node = self.node,
+                        type_url,
+                        error = error.message,
+                        "the agent refused configuration"
+                    );
+                    self.acknowledged.refused.extend(told);
+                }
+                None => self.acknowledged.refused.retain(|name| !told.contains(name)),
+            }
         }
         if subscription.turn(&current, shelf, request, !known)
             && let Some(round) = &mut self.round
@@ -102,6 +139,9 @@ impl Session {
                 round.step += 1;
             }
             self.round = None;
+            if STEPS.iter().all(|(type_url, _)| self.types.contains_key(*type_url)) {
+                self.acknowledged.policies = told.digest().clone();
+            }
             if Arc::ptr_eq(&told, catalog) {
                 return None;
             }
@@ -109,6 +149,10 @@ impl Session {
     }
 
     fn response(&mut self, type_url: &str, content: Content) -> DeltaDiscoveryResponse {
+        if type_url == type_url::AUTHORIZATION {
+            let changed = content.resources.iter().map(|resource| &resource.name);
+            self.told = changed.chain(&content.removed).cloned().collect();
+        }
         self.nonce += 1;
         let nonce = self.nonce.to_string();
         if let Some(subscription) = self.types.get_mut(type_url) {

@@ -141,3 +141,35 @@ fn addresses_change_hands_and_types_may_be_unknown() {
     let response = Session::new("a").request(&next, request("type.googleapis.com/x", &["y"], &[])).expect("an answer");
     assert_eq!(response.removed_resources, ["y"]);
 }
+
+#[test]
+fn what_an_agent_has_taken_is_known_when_it_was_told_all() {
+    let with = |spec: &str| {
+        let policy =
+            "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}";
+        world(&format!("{SHOP}---\n{policy}, spec: {spec}}}\n"))
+    };
+    let before = with("{}");
+    let first = catalog(&before);
+    let mut session = Session::new("a");
+    let types = [type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+    let mut answers: Vec<_> = types.iter().filter_map(|of| session.request(&first, request(of, &[], &[]))).collect();
+    assert_eq!(session.acknowledged().policies.as_ref(), "");
+    while let Some(answer) = answers.pop() {
+        answers.extend(session.request(&first, ack(&answer)));
+    }
+    assert_eq!(session.acknowledged().policies, *first.digest());
+    assert_ne!(first.digest(), Catalog::default().digest());
+
+    // One that is refused is named until it is taken.
+    let after = with("{action: DENY}");
+    let second = Arc::new(first.next(&after, &after.since(&before)));
+    let change = session.refresh(&second).expect("a change");
+    let error_detail = Some(rpc::Status { message: "no".into(), ..Default::default() });
+    assert!(session.request(&second, DeltaDiscoveryRequest { error_detail, ..ack(&change) }).is_none());
+    assert_eq!(session.acknowledged().refused, ["shop/p".to_owned()].into());
+    let third = Arc::new(second.next(&before, &before.since(&after)));
+    let change = session.refresh(&third).expect("a change");
+    assert!(session.request(&third, ack(&change)).is_none());
+    assert!(session.acknowledged().refused.is_empty());
+}

@@ -99,8 +99,8 @@ impl Documents {
         match object(&version, &kind, value) {
             Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
             Ok(None) => {}
-            Err(Refused { key, is_named, fault: Fault { field, why } }) => {
-                let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why };
+            Err(Refused { key, is_named, fault: Fault { field, why, extent } }) => {
+                let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why, extent };
                 self.refused.push((is_named.then_some(key), problem));
             }
         }

@@ -26,6 +26,7 @@ use futures::{
     StreamExt,
     stream::{AbortHandle, BoxStream, SelectAll, abortable},
 };
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Config,
     api::ApiResource,
@@ -283,6 +284,7 @@ impl Kubernetes {
             problems,
             hidden: Hidden { any: false, pods },
             has_accounts: true,
+            now: Timestamp::now(),
         }
     }
 

@@ -19,7 +19,7 @@ use mesh_common::model::{Action, Clause, Match, Policy, PolicyName, Rule, Scope}
 use super::{Labels, Selector, Settings};
 use crate::{
     source::Custom,
-    status::{Fault, read},
+    status::{Extent, Fault, read},
 };
 use rules::Context;
 use spec::Spec;
@@ -96,8 +96,9 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
             Action::Audit => ("it audits nothing", Vec::new()),
         };
         rules = refuse;
-        faults.extend(errors.into_iter().map(|Fault { field, why }| Fault {
+        faults.extend(errors.into_iter().map(|Fault { field, why, extent: _ }| Fault {
             field,
+            extent: Extent::Whole,
             why: format!("{why}; the policy cannot be honoured, until that is mended {form}"),
         }));
     }

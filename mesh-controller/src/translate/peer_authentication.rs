@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Labels, Selector, Settings, created, selects};
 use crate::{
     source::Custom,
-    status::{Fault, read},
+    status::{Extent, Fault, read},
 };
 
 /// What one object asks for.
@@ -75,7 +75,7 @@ pub fn peer_authentication(object: &Custom, faults: &mut Vec<Fault>) -> PeerAuth
     read_as.selector = spec.get("selector").cloned().and_then(|s| read::<Selector>(s).ok()).and_then(Selector::labels);
     read_as.mode = Mtls::Strict;
     let why = format!("{}; until that is mended it counts as STRICT", wrong.why);
-    faults.push(Fault { field: wrong.field, why });
+    faults.push(Fault { field: wrong.field, why, extent: Extent::Whole });
     read_as
 }
 

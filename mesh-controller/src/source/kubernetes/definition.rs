@@ -4,7 +4,7 @@ use kube::{api::ApiResource, core::GroupVersionKind, runtime::watcher::Event};
 use serde_json::Value;
 
 use super::{health::Health, raw::Raw};
-use crate::status::Problem;
+use crate::status::{Extent, Problem};
 
 /// A kind that is not built in.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl Definition {
         let foreign = || {
             let why = format!("served in no version that is read, only {} and {} are", VERSIONS[0].0, VERSIONS[1].0);
             let object = format!("CustomResourceDefinition {}", self.kind.definition());
-            Problem { file: String::new(), object, field: "spec.versions".to_owned(), why }
+            Problem { file: String::new(), object, field: "spec.versions".to_owned(), why, extent: Extent::Whole }
         };
         self.health.problem(self.complete).or_else(|| (self.state == State::Foreign).then(foreign))
     }

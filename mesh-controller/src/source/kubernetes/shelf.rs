@@ -157,7 +157,13 @@ impl Kept {
                     Some(_) => format!("{}; what it said before stays", fault.why),
                     None => fault.why,
                 };
-                let problem = Problem { file: String::new(), object: key.to_string(), field: fault.field, why };
+                let problem = Problem {
+                    file: String::new(),
+                    object: key.to_string(),
+                    field: fault.field,
+                    why,
+                    extent: fault.extent,
+                };
                 changed.objects = self.refused.get(&key) != Some(&problem);
                 if let Some(known) = known {
                     self.objects.insert(key.clone(), known);

@@ -3,5 +3,6 @@
 mod api;
 mod enrol;
 mod follow;
+mod status;
 
 pub use api::RealApi;

@@ -111,6 +111,17 @@ impl RealApi {
         }
     }
 
+    /// As `kubectl create`, when the kind is served.
+    pub async fn create(&self, yaml: &str) {
+        let value: serde_json::Value = serde_yaml_ng::from_str(yaml).expect("YAML");
+        let (api, object) = &self.of(value);
+        eventually("it is taken", async || match api.create(&Default::default(), object).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => false,
+            outcome => outcome.map(drop).expect("created") == (),
+        })
+        .await;
+    }
+
     pub async fn delete(&self, yaml: &str) {
         let value: serde_json::Value = serde_yaml_ng::from_str(yaml).expect("YAML");
         let (api, object) = self.of(value);

@@ -14,8 +14,9 @@ use crate::{
         PodName, Redirected, Report,
         tests::{CART, SHOP, settings},
     },
-    leader::{Election, Leading},
+    leader::{Duties, Election, Leading},
     link::{Links, Reports},
+    nodes::Keeper,
     publish::{Memory, Published, Publisher},
 };
 
@@ -24,8 +25,6 @@ pub struct Replica {
     pub links: Links,
     pub published: watch::Receiver<Arc<Published>>,
     pub leading: Leading,
-    pub updates: watch::Receiver<Update>,
-    pub standings: watch::Receiver<Standings>,
     tasks: tokio::task::JoinSet<()>,
     _reports: mpsc::Sender<crate::publish::NodeReport>,
 }
@@ -46,7 +45,12 @@ impl Replica {
         tasks.spawn(publisher.run(updates.clone(), reported));
         tasks.spawn(async { drop(election.run().await) });
         tasks.spawn(writer.run());
-        Self { links, published, leading, updates, standings, tasks, _reports }
+        let keeper = Keeper::new(api.client.clone(), "nodemesh-system", links.clone(), updates.clone());
+        tasks.spawn(keeper.run());
+        let (updated, all) = (updates.clone(), published.clone());
+        let duties = Duties::new(api.client.clone(), "nodemesh-system", leading.clone(), updated, all, standings);
+        tasks.spawn(duties.run());
+        Self { links, published, leading, tasks, _reports }
     }
 
     /// As SIGKILL would.

@@ -14,8 +14,8 @@ use crate::{
     source::Update,
 };
 
-const PEER_AUTHENTICATIONS: &str = "peerauthentications.security.istio.io";
-const AUTHORIZATION_POLICIES: &str = "authorizationpolicies.security.istio.io";
+pub const PEER_AUTHENTICATIONS: &str = "peerauthentications.security.istio.io";
+pub const AUTHORIZATION_POLICIES: &str = "authorizationpolicies.security.istio.io";
 const POLICY: &str =
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop}, spec: {}}";
 const STRICT: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
@@ -70,11 +70,7 @@ async fn every_kind_is_followed() {
     // Policies are installed while it is followed.
     api.install(PEER_AUTHENTICATIONS).await;
     api.install(AUTHORIZATION_POLICIES).await;
-    eventually("the policies are taken", async || {
-        let (api, object) = api.of(serde_yaml_ng::from_str(POLICY).expect("YAML"));
-        api.create(&Default::default(), &object).await.is_ok()
-    })
-    .await;
+    api.create(POLICY).await;
     api.apply(STRICT).await;
     source.sees("the policy", |world| policies(world) == 1).await;
     source.sees("STRICT", |world| world.local_pods["a"][CART].strict_by.is_some()).await;
@@ -107,11 +103,7 @@ async fn every_kind_is_followed() {
     api.uninstall(AUTHORIZATION_POLICIES).await;
     source.sees("the policies' end", |world| policies(world) == 0 && world.problems.is_empty()).await;
     api.install(AUTHORIZATION_POLICIES).await;
-    eventually("the policy is taken again", async || {
-        let (api, object) = api.of(serde_yaml_ng::from_str(POLICY).expect("YAML"));
-        api.create(&Default::default(), &object).await.is_ok()
-    })
-    .await;
+    api.create(POLICY).await;
     source.sees("the policy again", |world| policies(world) == 1).await;
 }
 
@@ -122,11 +114,7 @@ async fn an_api_that_goes_away_takes_nothing_with_it() {
     api.install(AUTHORIZATION_POLICIES).await;
     api.apply(SHOP).await;
     api.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: cart, namespace: shop}}").await;
-    eventually("the policy is taken", async || {
-        let (api, object) = api.of(serde_yaml_ng::from_str(POLICY).expect("YAML"));
-        api.create(&Default::default(), &object).await.is_ok()
-    })
-    .await;
+    api.create(POLICY).await;
     let source = Followed::new(&api).await;
     assert_eq!((source.world().workloads.len(), policies(&source.world())), (2, 1));
 
