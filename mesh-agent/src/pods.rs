@@ -16,7 +16,7 @@ mod table;
 pub use cgroup::{agents_in, enter_agent_cgroup, remove_agent_cgroup};
 pub use handed::{HandedActive, HandedPod, HandedPods};
 pub use hooks::Start;
-pub use join::{Operation, Request, request, serve_joins};
+pub use join::{Answer, JoinError, Operation, Refusal, Request, request, serve_joins};
 pub use netns::{Netns, remember_own_namespace};
 pub use registry::{Command, Ended, PodStatus, Redirection, Registry, Settings};
 pub use table::{Addresses, Pod, PodTable};

@@ -89,7 +89,7 @@ impl World {
         endpoints::connect(&mut world, &objects, &mut problems);
         policies::select(settings, &mut world, &objects, &mut problems);
         if update.has_accounts {
-            accounts::list(&mut world, &objects, &mut problems);
+            accounts::list(settings, &mut world, &objects, &mut problems);
         }
         problems.sort();
         problems.dedup();

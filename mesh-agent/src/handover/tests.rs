@@ -100,6 +100,8 @@ impl Old {
             name: "cart".into(),
             pod_uid: "u".into(),
             cgroup: "/sys/fs/cgroup/x".into(),
+            container: "c1".into(),
+            given: Addresses::of(&[[10, 0, 0, 2].into()]),
             netns: File::open("/proc/self/ns/net")?.into(),
             active: Some(active),
         };

@@ -69,6 +69,11 @@ pub struct Pod {
     pub name: String,
     pub pod_uid: String,
     pub cgroup: PathBuf,
+    #[serde(default)]
+    pub container: String,
+    /// What CNI gave its namespace.
+    #[serde(default)]
+    pub given: Vec<IpAddr>,
     pub active: Option<Active>,
 }
 

@@ -22,6 +22,8 @@ pub struct HandedPod {
     pub name: String,
     pub pod_uid: String,
     pub cgroup: PathBuf,
+    pub container: String,
+    pub given: Option<Addresses>,
     pub netns: OwnedFd,
     /// `None`: it is not redirected.
     pub active: Option<HandedActive>,

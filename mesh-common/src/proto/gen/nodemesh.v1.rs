@@ -41,6 +41,10 @@ pub struct Accounts {
     /// Without repeats; may be empty: then nobody of that namespace has an identity.
     #[prost(string, repeated, tag = "2")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the namespace says of its pods; those that say something themselves have their own. Agents read it for pods
+    /// that they are not told of yet.
+    #[prost(enumeration = "Mode", tag = "3")]
+    pub mode: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
