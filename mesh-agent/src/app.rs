@@ -116,6 +116,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
         lease: settings.verdict_lease,
+        strict_grace: settings.strict_grace,
         max_verdicts: settings.max_verdicts,
         hbone_port: settings.hbone_port,
     };

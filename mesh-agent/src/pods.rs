@@ -9,6 +9,7 @@ mod join;
 mod listeners;
 mod namespace;
 mod netns;
+mod older;
 mod registry;
 mod remembered;
 mod table;

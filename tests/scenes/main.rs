@@ -37,6 +37,7 @@ mod load;
 mod modes;
 mod observe;
 mod observe_changes;
+mod older_connections;
 mod oracle;
 mod oracle_policies;
 mod oracle_reference;

@@ -173,7 +173,7 @@ fn unfit(own: &About, hello: &Hello) -> Option<String> {
 }
 
 fn give(channel: &Channel, giver: &Giver, handed: HandedPods) -> io::Result<()> {
-    for HandedPod { namespace, name, pod_uid, cgroup, container, given, netns, active } in handed.pods {
+    for HandedPod { namespace, name, pod_uid, cgroup, container, given, older, netns, active } in handed.pods {
         let mut descriptors = vec![netns.as_fd()];
         descriptors.extend(active.as_ref().map(|active| active.listener.as_fd()));
         let wire = active.as_ref().map(|active| {
@@ -190,7 +190,7 @@ fn give(channel: &Channel, giver: &Giver, handed: HandedPods) -> io::Result<()> 
             }
         });
         let given = given.iter().flat_map(Addresses::iter).collect();
-        let pod = Pod { namespace, name, pod_uid, cgroup, container, given, active: wire };
+        let pod = Pod { namespace, name, pod_uid, cgroup, container, given, older, active: wire };
         channel.send(&Message::Pod(pod), &descriptors)?;
     }
     for certificate in giver.certificates.held() {

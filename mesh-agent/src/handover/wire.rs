@@ -74,6 +74,9 @@ pub struct Pod {
     /// What CNI gave its namespace.
     #[serde(default)]
     pub given: Vec<IpAddr>,
+    /// Its connections that are older than its enrolment: SO_COOKIE, and whether somebody else dialled it.
+    #[serde(default)]
+    pub older: Vec<(u64, bool)>,
     pub active: Option<Active>,
 }
 

@@ -6,12 +6,21 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process,
+    sync::OnceLock,
 };
 
 use anyhow::{Context as _, Result, bail};
 
 /// The agent's leaf below the cgroup of the pods.
 const LEAF: &str = "nodemesh-agent";
+
+/// The leaf's id, once this process is in it.
+static OWN: OnceLock<u64> = OnceLock::new();
+
+/// The cgroup of this node's agents, by id; `None`: this process is none.
+pub fn agent() -> Option<u64> {
+    OWN.get().copied()
+}
 
 /// Moves this process into its leaf below `cgroup` and returns the leaf's id. Must run before any socket is opened:
 /// a socket belongs to the cgroup in which it was made, and outside the pods' cgroup the hooks do not see it.
@@ -37,7 +46,8 @@ pub fn enter_agent_cgroup(cgroup: &Path) -> Result<u64> {
     if !inside {
         bail!("entered {} but /proc/self/cgroup does not say so: {entered}", leaf.display());
     }
-    id(&leaf).with_context(|| format!("cannot read {}", leaf.display()))
+    let id = id(&leaf).with_context(|| format!("cannot read {}", leaf.display()))?;
+    Ok(*OWN.get_or_init(|| id))
 }
 
 /// Pids in the agent's leaf below `cgroup`.

@@ -456,7 +456,8 @@ impl Registry {
                     });
                     self.hooks.replaced(before);
                     self.publish();
-                    if self.remembered.wants(self.hooks.next_epoch()) {
+                    let older = self.joined.get(key).is_some_and(|joined| !joined.netns.older.list().is_empty());
+                    if older || self.remembered.wants(self.hooks.next_epoch()) {
                         self.remember();
                     }
                     self.next_audit = self.next_audit.min(Instant::now() + FIRST_AUDIT);

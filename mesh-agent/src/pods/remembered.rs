@@ -35,6 +35,9 @@ pub struct Entry {
     /// What CNI gave its namespace; empty: those of the configuration count.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Its connections that are older than its enrolment: SO_COOKIE, and whether somebody else dialled it.
+    #[serde(default)]
+    pub older: Vec<(u64, bool)>,
     /// SO_NETNS_COOKIE of its namespace.
     pub cookie: u64,
     /// Of its namespace's file, as stat(2) tells.
@@ -174,6 +177,7 @@ mod tests {
             cgroup: "/sys/fs/cgroup/x".into(),
             container: "c1".into(),
             addresses: vec![IpAddr::from([10, 0, 0, 2])],
+            older: vec![(5, true)],
             cookie: 7,
             device: identity.0,
             inode: identity.1,

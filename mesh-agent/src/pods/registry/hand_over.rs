@@ -85,6 +85,7 @@ impl Registry {
                 cgroup: joined.cgroup.clone(),
                 container: joined.container.clone(),
                 given: joined.given,
+                older: joined.netns.older.list(),
                 netns: joined.netns.fd().try_clone_to_owned()?,
                 active: joined.active.as_ref().map(|active| active.hand_out()).transpose()?,
             })
@@ -100,11 +101,12 @@ impl Registry {
             self.next_audit = Instant::now() + AFTER_HAND_OVER;
         }
         self.hooks.skip_epochs(handed.next_epoch);
-        for HandedPod { namespace, name, pod_uid, cgroup, container, given, netns, active } in handed.pods {
+        for HandedPod { namespace, name, pod_uid, cgroup, container, given, older, netns, active } in handed.pods {
             let taken = Netns::new(netns)
                 .map_err(|e| format!("its network namespace cannot be entered: {e}"))
                 .and_then(|netns| Ok((Arc::new(netns), self.checked(&cgroup)?)))
                 .and_then(|(netns, cgroup)| {
+                    netns.older.put(older);
                     let name = (namespace.as_str(), name.as_str());
                     let active = active.map(|active| self.hooks.adopt(&netns, name, active)).transpose()?;
                     let old_program = active.is_some().then(Instant::now);

@@ -77,6 +77,7 @@ impl Registry {
             match found {
                 Ok((netns, cgroup)) => {
                     tracing::info!(namespace = key.0, pod = key.1, "pod found again");
+                    netns.older.put(entry.older);
                     let (container, given) = (entry.container, Addresses::of(&entry.addresses));
                     let joined = Joined { container, given, ..Joined::new(entry.pod_uid, cgroup, Arc::new(netns)) };
                     self.joined.insert(key, joined);
@@ -146,6 +147,7 @@ fn entry((namespace, name): &Key, joined: &Joined) -> Option<Entry> {
         cgroup: joined.cgroup.clone(),
         container: joined.container.clone(),
         addresses: joined.given.iter().flat_map(Addresses::iter).collect(),
+        older: joined.netns.older.list(),
         cookie: joined.netns.cookie(),
         device,
         inode,
