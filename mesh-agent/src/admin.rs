@@ -9,9 +9,12 @@ mod flows;
 mod identity;
 mod socket;
 
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
 
-use mesh_common::proto::nodemesh::{self, item, query};
+use mesh_common::{
+    model::Mode,
+    proto::nodemesh::{self, item, query},
+};
 use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::Status;
@@ -95,6 +98,8 @@ impl Admin {
         // Not borrowed below: readiness borrows it too, and a writer that waits between the two waits for ever, and
         // they for it (tokio::sync::watch).
         let pods = self.pods.borrow().clone();
+        let older = self.direct.older();
+        let on_the_node = host_network(&snapshot, &self.node);
         nodemesh::NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: Some(self.started.into()),
@@ -103,7 +108,7 @@ impl Admin {
             workloads: snapshot.workloads().len() as u32,
             services: snapshot.services().len() as u32,
             policies: snapshot.policies().len() as u32,
-            pods: pods.iter().map(|pod| nodemesh::PodState { mode: mode(&snapshot, pod), ..pod_state(pod) }).collect(),
+            pods: pods.iter().map(|pod| self.pod_status(&snapshot, pod, &older)).chain(on_the_node).collect(),
             counters: self
                 .datapath
                 .counters()
@@ -117,6 +122,41 @@ impl Admin {
             tunnels: u32::try_from(self.pool.connections()).unwrap_or(u32::MAX),
         }
     }
+}
+
+impl Admin {
+    /// With what only people want to know.
+    fn pod_status(
+        &self,
+        snapshot: &Snapshot,
+        pod: &PodStatus,
+        older: &BTreeMap<(String, String), usize>,
+    ) -> nodemesh::PodState {
+        let mut state = nodemesh::PodState { mode: mode(snapshot, pod), ..pod_state(pod) };
+        if let Some(count) = older.get(&(pod.namespace.clone(), pod.name.clone()))
+            && state.message.is_empty()
+        {
+            state.message = format!("{count} of its connections are older than its enrolment");
+        }
+        state
+    }
+}
+
+/// Pods in the network of this node whose namespace is in the mesh: they are not.
+fn host_network(snapshot: &Snapshot, node: &str) -> Vec<nodemesh::PodState> {
+    let meshed = |namespace: &str| snapshot.namespace_mode(namespace) == Some(Mode::Mesh);
+    let here = snapshot.workloads().filter(|w| w.host_network && w.node == node && meshed(&w.namespace));
+    let mut states: Vec<_> = here
+        .map(|workload| nodemesh::PodState {
+            namespace: workload.namespace.clone(),
+            name: workload.name.clone(),
+            redirection: nodemesh::Redirection::Disabled.into(),
+            message: "it is in the node's own network (hostNetwork), which no pod of the mesh can be".to_owned(),
+            ..nodemesh::PodState::default()
+        })
+        .collect();
+    states.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    states
 }
 
 /// Passes the pods' states on in the words of the link, until nobody tells of them any more.

@@ -29,6 +29,7 @@ pub use programs::programs;
 use crate::{
     admin::{self, Admin},
     bpf::{self, Datapath},
+    cni,
     config::Run,
     control,
     direct::{self, Direct},
@@ -115,6 +116,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
         lease: settings.verdict_lease,
+        strict_grace: settings.strict_grace,
         max_verdicts: settings.max_verdicts,
         hbone_port: settings.hbone_port,
     };
@@ -135,6 +137,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let (mut registry, seen) = Registry::new(
         pods::Settings {
             cgroup: settings.places.cgroup.clone(),
+            host_proc: settings.host_proc.clone(),
             state: state.clone(),
             audit_interval: settings.audit_interval,
             outbound_port: settings.outbound_port,
@@ -149,7 +152,9 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let (control_status, control_seen) = watch::channel(control::ControlStatus::default());
     let (drains, draining) = watch::channel(false);
     let found = seen.pods.clone();
-    let readiness = Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, draining };
+    let (installer, plugin) = cni::Installer::new(&settings);
+    let readiness =
+        Readiness { control: control_seen.clone(), pods: seen.pods.clone(), hooks: seen.hooks, plugin, draining };
     let admin = Arc::new(Admin {
         node: settings.node.clone(),
         started,
@@ -168,7 +173,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let node = control::NodeFacts {
         ip: own_ip(&settings.controller).await,
         agent: format!("mesh-agent-{}", settings.node),
-        namespace: "nodemesh-system".to_owned(),
+        namespace: settings.own_namespace.clone(),
         name: settings.node.clone(),
         cluster: settings.cluster.clone(),
     };
@@ -196,6 +201,10 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         let Some(address) = address else { return Ok(None) };
         let listener = health::listen(address).with_context(|| format!("--{what} {address}"))?;
         Ok(Some(health::serve(listener, answers)))
+    };
+    let not_ready = {
+        let readiness = readiness.clone();
+        Arc::new(move || readiness.node_not_ready())
     };
     let health = answer(settings.health, "health", readiness.answers())?;
     let counters = Counters::new(Arc::clone(&datapath));
@@ -231,6 +240,10 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         let error = logs.await.err().map(anyhow::Error::from);
         tracing::error!(error = error.map(tracing::field::display), "no more log lines of the eBPF programs");
     });
+    helpers.spawn(cni::keep(cni::namespaces_file(state), Arc::clone(&store)));
+    if let Some(installer) = installer {
+        helpers.spawn(installer.run());
+    }
     let (commands, requests) = mpsc::channel(JOIN_QUEUE);
     // Not spawned: hooking a pod takes the kernel milliseconds, and no thread that moves connections shall wait for it.
     let registry = registry.run(requests);
@@ -257,7 +270,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         let _offer = offer;
         tokio::select! {
             done = admin::serve(admin_socket, admin) => done.context("the admin socket failed").map(|()| Ended::Abandoned),
-            () = pods::serve_joins(join_socket, commands) => Ok(Ended::Abandoned),
+            () = pods::serve_joins(join_socket, commands, not_ready) => Ok(Ended::Abandoned),
             () = maybe(health) => Ok(Ended::Abandoned),
             () = maybe(scraped) => Ok(Ended::Abandoned),
             done = events => done.context("the ring of kernel events failed").map(|()| Ended::Abandoned),

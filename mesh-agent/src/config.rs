@@ -1,6 +1,6 @@
 //! Arguments and environment; the only file that reads them.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -20,7 +20,14 @@ pub enum Command {
     #[command(subcommand)]
     Pod(Pod),
     /// Take every trace of an agent from the kernel; connections go as without a mesh afterwards
-    Uninstall(Places),
+    Uninstall {
+        #[command(flatten)]
+        places: Places,
+        #[command(flatten)]
+        cni: CniPlaces,
+    },
+    /// Answer a container runtime as a CNI plugin, as under the name nodemesh-cni
+    Cni,
     /// Whether the agent of this container is ready, as a probe asks; another one of the node does not count
     Ready {
         /// Where it serves --health
@@ -54,6 +61,20 @@ pub struct Run {
     pub token: PathBuf,
     #[command(flatten)]
     pub places: Places,
+    #[command(flatten)]
+    pub cni: CniPlaces,
+    /// How long a new pod may wait for the mesh before the kubelet is to try again, in seconds
+    #[arg(long, default_value = "20", value_parser = seconds)]
+    pub cni_timeout: Duration,
+    /// Namespace of the mesh itself, whose pods never join
+    #[arg(long, env = "POD_NAMESPACE", default_value = "nodemesh-system")]
+    pub own_namespace: String,
+    /// Where the node's processes are seen, for pods that nobody announced
+    #[arg(long, default_value = "/proc")]
+    pub host_proc: PathBuf,
+    /// How long connections that are older than their pod's enrolment may go on once a policy denies them, in seconds
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub strict_grace: Duration,
     /// Virtual port to which outbound connections are redirected
     #[arg(long, default_value_t = 15001)]
     pub outbound_port: u16,
@@ -156,6 +177,46 @@ pub struct Places {
     /// Folder for what outlives a restart: the last configuration, and which pods joined
     #[arg(long, default_value = "/var/lib/nodemesh-agent")]
     pub state_dir: PathBuf,
+}
+
+/// Where the node keeps CNI's files; without both options no plugin is installed.
+#[derive(Debug, Args)]
+pub struct CniPlaces {
+    /// The node's folder of CNI configurations, as in /etc/cni/net.d: ours is written there and kept whole
+    #[arg(long, requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The node's folder of CNI plugins, as in /opt/cni/bin: ours is put there
+    #[arg(long, requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+}
+
+/// What a runtime tells a CNI plugin by its environment; empty where it says nothing.
+#[derive(Clone, Debug, Default)]
+pub struct CniEnvironment {
+    pub command: String,
+    pub container: String,
+    pub netns: String,
+    pub interface: String,
+    pub arguments: String,
+}
+
+impl CniEnvironment {
+    pub fn read() -> Self {
+        let of = |name| env::var_os(name).unwrap_or_default().to_string_lossy().into_owned();
+        Self {
+            command: of("CNI_COMMAND"),
+            container: of("CNI_CONTAINERID"),
+            netns: of("CNI_NETNS"),
+            interface: of("CNI_IFNAME"),
+            arguments: of("CNI_ARGS"),
+        }
+    }
+}
+
+/// The program was called by this name.
+pub fn called(name: &str) -> bool {
+    let own = env::args_os().next().map(PathBuf::from);
+    own.is_some_and(|own| own.file_name().is_some_and(|own| own == name))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -7,13 +7,14 @@ mod cache;
 mod connections;
 mod decisions;
 mod judge;
+mod older;
 mod records;
 mod services;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -45,6 +46,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How many verdicts the kernel holds at most.
     pub max_verdicts: u32,
+    /// How long a connection that is older than its pod's enrolment goes on once it is denied.
+    pub strict_grace: Duration,
     /// Port of the tunnel between nodes, which is never dialled directly.
     pub hbone_port: u16,
 }
@@ -60,6 +63,8 @@ pub struct Direct {
     /// Of its own: records do not wait while a change is brought to the kernel.
     marks: Mutex<Marks>,
     lessons: Lessons,
+    /// How many connections are older than their pod's enrolment, by pod.
+    older: Mutex<BTreeMap<(String, String), usize>>,
 }
 
 /// Source and target, by the source's index and the address that it dialled.
@@ -83,7 +88,7 @@ impl Direct {
     ) -> Arc<Self> {
         let state = Mutex::new(State::new(store.snapshot()));
         let (marks, lessons) = (Mutex::default(), Lessons::default());
-        Arc::new(Self { settings, datapath, store, pods, flows, state, marks, lessons })
+        Arc::new(Self { settings, datapath, store, pods, flows, state, marks, lessons, older: Mutex::default() })
     }
 
     /// Keeps the kernel's tables as the configuration and the pods are, from now on and as the only one of this node:
@@ -106,6 +111,7 @@ impl Direct {
             () = self.renew() => Ok(()),
             () = self.learn_waiting() => Ok(()),
             () = self.watch_room() => Ok(()),
+            () = self.watch_older() => Ok(()),
             () = services.follow(&self.store, &self.datapath) => Ok(()),
             ended = async {
                 named.await;

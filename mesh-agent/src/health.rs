@@ -26,6 +26,8 @@ pub struct Readiness {
     pub pods: watch::Receiver<Vec<PodStatus>>,
     /// What is wrong with the hooks that all pods share; empty: they are proven.
     pub hooks: watch::Receiver<String>,
+    /// What is missing or wrong with the CNI plugin; empty: it is in its place, or not wanted.
+    pub plugin: watch::Receiver<String>,
     pub draining: watch::Receiver<bool>,
 }
 
@@ -36,16 +38,12 @@ impl Readiness {
 
     /// What is missing or wrong, for people; `None`: ready.
     pub fn not_ready(&self) -> Option<String> {
-        if self.draining() {
-            return Some("it ends: no more work for it".to_owned());
+        if let Some(why) = self.node_not_ready() {
+            return Some(why);
         }
-        let ControlStatus { synced, from_disk, .. } = *self.control.borrow();
-        if !synced && !from_disk {
-            return Some("no configuration yet: the controller has not answered, and none is on the disk".to_owned());
-        }
-        let hooks = self.hooks.borrow().clone();
-        if !hooks.is_empty() {
-            return Some(hooks);
+        let plugin = self.plugin.borrow().clone();
+        if !plugin.is_empty() {
+            return Some(plugin);
         }
         let pods = self.pods.borrow();
         let mut wrong = pods.iter().filter_map(|pod| {
@@ -61,6 +59,19 @@ impl Readiness {
         let first = wrong.next()?;
         let more = wrong.count();
         Some(if more == 0 { first } else { format!("{first} (and {more} more pods)") })
+    }
+
+    /// What of it is about no pod in particular: with it, no pod can join.
+    pub fn node_not_ready(&self) -> Option<String> {
+        if self.draining() {
+            return Some("it ends: no more work for it".to_owned());
+        }
+        let ControlStatus { synced, from_disk, .. } = *self.control.borrow();
+        if !synced && !from_disk {
+            return Some("no configuration yet: the controller has not answered, and none is on the disk".to_owned());
+        }
+        let hooks = self.hooks.borrow().clone();
+        (!hooks.is_empty()).then_some(hooks)
     }
 
     /// The answers of the health endpoint.

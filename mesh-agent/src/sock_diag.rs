@@ -33,6 +33,8 @@ pub struct Connection {
     pub remote: SocketAddr,
     /// include/net/tcp_states.h, as 1 for ESTABLISHED.
     pub state: u8,
+    /// The cgroup v2 of who made it, or of who listened for it.
+    pub cgroup: Option<u64>,
     /// `None` while the handshake of an accepted connection lasts: the kernel counts nothing yet.
     pub info: Option<Info>,
 }
@@ -73,7 +75,7 @@ pub fn connections() -> io::Result<Vec<Connection>> {
         let Id { local, remote, device: _, cookie } = socket.id;
         let info = socket.info().map(Info::read);
         let (local, remote) = (canonical(local), canonical(remote));
-        found.insert(cookie, Connection { cookie, local, remote, state: socket.state, info });
+        found.insert(cookie, Connection { cookie, local, remote, state: socket.state, cgroup: socket.cgroup(), info });
     })?;
     Ok(found.into_values().collect())
 }

@@ -106,7 +106,7 @@ impl World {
         policies::select(settings, &mut world, &objects, &mut problems);
         world.written = objects.written();
         if update.has_accounts {
-            accounts::list(&mut world, &objects, &mut problems);
+            accounts::list(settings, &mut world, &objects, &mut problems);
         }
         problems.sort();
         problems.dedup();

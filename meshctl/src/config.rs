@@ -139,7 +139,7 @@ fn policies<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) ->
 fn accounts<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
     let mut table = Table::new(["SEEN BY", "NAMESPACE", "ACCOUNTS"]);
     for (seen_by, kind) in items {
-        let item::Kind::Accounts(Accounts { namespace, names }) = kind else { continue };
+        let item::Kind::Accounts(Accounts { namespace, names, mode: _ }) = kind else { continue };
         table.push([seen_by.into(), namespace.into(), names.join(",").into()]);
     }
     Ok(screen.table(&mut table)?)
@@ -199,7 +199,7 @@ fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
             "seen_by": seen_by, "namespace": namespace, "name": name, "scope": scope, "action": action, "rules": rules,
             "workloads": workloads,
         }),
-        item::Kind::Accounts(Accounts { namespace, names }) => {
+        item::Kind::Accounts(Accounts { namespace, names, mode: _ }) => {
             json!({ "seen_by": seen_by, "namespace": namespace, "accounts": names })
         }
         item::Kind::Certificate(info) => {

@@ -120,6 +120,6 @@ fn plugins_make_pods_that_reach_each_other() -> Result<()> {
     assert_eq!(pod["metadata"]["uid"], web.uid);
     world.delete_pod(&web)?;
     assert_eq!(world.api()?.get(&path)?, None);
-    assert!(!world.runtime(B).conf_dir().join("00-nodemesh.conflist").exists());
+    assert!(!world.node(B).cni_conf_dir().join("00-nodemesh.conflist").exists());
     Ok(())
 }

@@ -33,7 +33,8 @@ impl Agent {
         if !options.iter().any(|option| option.starts_with("--kubelet-cgroup=")) {
             arguments.push(format!("--kubelet-cgroup={}", node.kubelet_cgroup().display()));
         }
-        arguments.extend_from_slice(options);
+        // Two nodes have the same options, and folders of their own.
+        arguments.extend(options.iter().map(|option| option.replace("{node}", node.id.name())));
         let name = format!("agent-{}", node.id.name());
         let process = Arc::new(node.host.start(&name, &config::built("mesh-agent")?, &arguments)?);
         node.host.crew.join(&process);
@@ -66,10 +67,10 @@ pub(crate) fn remove_pod(node: &Node, pod: &Pod) -> Result<()> {
 }
 
 /// Removes what the node's agents left, running or not.
-pub(crate) fn uninstall(node: &Node) -> Result<()> {
+pub(crate) fn uninstall(node: &Node, options: &[String]) -> Result<()> {
     let mut command = Command::new(config::built("mesh-agent")?);
     command.arg("uninstall").arg("--cgroup").arg(&node.cgroup);
     command.arg("--bpffs").arg(&node.bpffs).arg("--run-dir").arg(&node.run_dir);
-    command.arg("--state-dir").arg(node.state_dir());
+    command.arg("--state-dir").arg(node.state_dir()).args(options);
     place::succeed(command, JOIN_LIMIT).map(drop)
 }

@@ -146,6 +146,24 @@ impl Manifests {
         )
     }
 
+    /// A pod that is scheduled and has no status yet: its network is being made.
+    pub(crate) fn pod_without_status(&self, pod: &Pod, labels: &BTreeMap<String, String>) -> Result<()> {
+        self.put(
+            &format!("pod-{}-{}", pod.namespace, pod.name),
+            &json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": { "name": pod.name, "namespace": pod.namespace, "uid": pod.uid, "labels": labels },
+                "spec": {
+                    "nodeName": pod.node.name(),
+                    "serviceAccountName": pod.service_account,
+                    "containers": [{ "name": "app", "image": "example.com/app" }],
+                },
+                "status": { "phase": "Pending" },
+            }),
+        )
+    }
+
     /// With these fields of its spec besides.
     pub(crate) fn service(&self, service: &Service, pods: &[&Pod], fields: &[(&str, &str)]) -> Result<()> {
         let Service { namespace, name, ip, ip6, families, port, target_port } = service;

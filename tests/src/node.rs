@@ -148,12 +148,22 @@ impl Node {
         self.run_dir.join("agent.sock")
     }
 
+    /// The folder of CNI configurations of a node whose agent installs the plugin.
+    pub fn cni_conf_dir(&self) -> PathBuf {
+        self.run_dir.with_extension("net.d")
+    }
+
+    /// The folder of its CNI plugins.
+    pub fn cni_bin_dir(&self) -> PathBuf {
+        self.run_dir.with_extension("bin")
+    }
+
     /// What the agent keeps over a restart.
     pub fn state_dir(&self) -> PathBuf {
         self.run_dir.with_extension("state")
     }
 
-    /// The node's CNI: configurations in `net.d`, programs in `bin`.
+    /// What a runtime keeps of its pods' networks.
     pub fn cni_folder(&self) -> PathBuf {
         self.run_dir.with_extension("cni")
     }

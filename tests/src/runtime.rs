@@ -51,17 +51,17 @@ impl<'a> Runtime<'a> {
     }
 
     pub fn conf_dir(&self) -> PathBuf {
-        self.node.cni_folder().join("net.d")
+        self.node.cni_conf_dir()
     }
 
     pub fn bin_dir(&self) -> PathBuf {
-        self.node.cni_folder().join("bin")
+        self.node.cni_bin_dir()
     }
 
     /// Writes a node's usual configuration: Debian's bridge and host-local, on the bridge and in the network of the
     /// node's pods.
     pub(crate) fn install_bridge(&self) -> Result<()> {
-        for folder in [self.conf_dir(), self.bin_dir()] {
+        for folder in [self.conf_dir(), self.bin_dir(), self.node.cni_folder()] {
             fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         }
         let id = self.node.id;

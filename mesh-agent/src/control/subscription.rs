@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::{
-    model::{Accounts, PolicyName},
+    model::{Accounts, Mode, PolicyName},
     proto::{
         core::Node,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
@@ -111,7 +111,7 @@ impl Subscription {
             let unknown = rejections.iter().filter(|rejection| !self.held.contains_key(&rejection.resource));
             upserts.extend(unknown.map(|rejection| {
                 let namespace = rejection.resource.clone();
-                (namespace.clone(), Object::Accounts(Accounts { namespace, names: BTreeSet::new() }))
+                (namespace.clone(), Object::Accounts(Accounts { namespace, names: BTreeSet::new(), mode: Mode::Mesh }))
             }));
         }
         let delta = Delta {

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     identity::Certificates,
-    pods::{Command, HandedActive, HandedPod, HandedPods},
+    pods::{Addresses, Command, HandedActive, HandedPod, HandedPods},
 };
 
 /// How often the thread that waits for successors looks whether it is to end.
@@ -173,7 +173,7 @@ fn unfit(own: &About, hello: &Hello) -> Option<String> {
 }
 
 fn give(channel: &Channel, giver: &Giver, handed: HandedPods) -> io::Result<()> {
-    for HandedPod { namespace, name, pod_uid, cgroup, netns, active } in handed.pods {
+    for HandedPod { namespace, name, pod_uid, cgroup, container, given, older, netns, active } in handed.pods {
         let mut descriptors = vec![netns.as_fd()];
         descriptors.extend(active.as_ref().map(|active| active.listener.as_fd()));
         let wire = active.as_ref().map(|active| {
@@ -189,7 +189,9 @@ fn give(channel: &Channel, giver: &Giver, handed: HandedPods) -> io::Result<()> 
                 epoch: *epoch,
             }
         });
-        channel.send(&Message::Pod(Pod { namespace, name, pod_uid, cgroup, active: wire }), &descriptors)?;
+        let given = given.iter().flat_map(Addresses::iter).collect();
+        let pod = Pod { namespace, name, pod_uid, cgroup, container, given, older, active: wire };
+        channel.send(&Message::Pod(pod), &descriptors)?;
     }
     for certificate in giver.certificates.held() {
         let (chain, key) = certificate.secrets();

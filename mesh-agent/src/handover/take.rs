@@ -142,7 +142,7 @@ fn missing(what: &str) -> TakeoverError {
 }
 
 fn handed_pod(pod: Pod, descriptors: Vec<OwnedFd>) -> Result<HandedPod, TakeoverError> {
-    let Pod { namespace, name, pod_uid, cgroup, active } = pod;
+    let Pod { namespace, name, pod_uid, cgroup, container, given, older, active } = pod;
     let mut descriptors = descriptors.into_iter();
     let netns = descriptors.next().ok_or_else(|| missing("a pod"))?;
     let active = active
@@ -155,5 +155,6 @@ fn handed_pod(pod: Pod, descriptors: Vec<OwnedFd>) -> Result<HandedPod, Takeover
             Ok::<_, TakeoverError>(HandedActive { uid, pod_uid, identity, ips, probe_ports, index, epoch, listener })
         })
         .transpose()?;
-    Ok(HandedPod { namespace, name, pod_uid, cgroup, netns, active })
+    let given = Addresses::of(&given);
+    Ok(HandedPod { namespace, name, pod_uid, cgroup, container, given, older, netns, active })
 }

@@ -100,6 +100,9 @@ impl Old {
             name: "cart".into(),
             pod_uid: "u".into(),
             cgroup: "/sys/fs/cgroup/x".into(),
+            container: "c1".into(),
+            given: Addresses::of(&[[10, 0, 0, 2].into()]),
+            older: vec![(5, true)],
             netns: File::open("/proc/self/ns/net")?.into(),
             active: Some(active),
         };
@@ -121,6 +124,8 @@ fn the_successor_gets_the_very_sockets() {
     assert_eq!(handed.pods.next_epoch, 8);
     let pod = handed.pods.pods.pop().expect("one pod");
     assert_eq!((pod.namespace.as_str(), pod.name.as_str()), ("shop", "cart"));
+    assert_eq!((pod.container.as_str(), pod.given), ("c1", Addresses::of(&[[10, 0, 0, 2].into()])));
+    assert_eq!(pod.older, [(5, true)]);
     let active = pod.active.expect("it is redirected");
     assert_eq!((active.index, active.epoch), (3, 7));
     assert_eq!(address(active.listener), listening);

@@ -69,6 +69,14 @@ pub struct Pod {
     pub name: String,
     pub pod_uid: String,
     pub cgroup: PathBuf,
+    #[serde(default)]
+    pub container: String,
+    /// What CNI gave its namespace.
+    #[serde(default)]
+    pub given: Vec<IpAddr>,
+    /// Its connections that are older than its enrolment: SO_COOKIE, and whether somebody else dialled it.
+    #[serde(default)]
+    pub older: Vec<(u64, bool)>,
     pub active: Option<Active>,
 }
 

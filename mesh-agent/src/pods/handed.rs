@@ -22,6 +22,10 @@ pub struct HandedPod {
     pub name: String,
     pub pod_uid: String,
     pub cgroup: PathBuf,
+    pub container: String,
+    pub given: Option<Addresses>,
+    /// Its connections that are older than its enrolment: SO_COOKIE, and whether somebody else dialled it.
+    pub older: Vec<(u64, bool)>,
     pub netns: OwnedFd,
     /// `None`: it is not redirected.
     pub active: Option<HandedActive>,

@@ -100,6 +100,7 @@ impl Hooks {
         self.next_epoch += 1;
         let pod = Pod::redirected(&want.uid, (&want.namespace, &want.name), identity, ips, netns, slot);
         let observed = self.observed(netns);
+        let enrolled_now = fresh || observed.is_some();
         if observed.is_some()
             && let Err(e) = self.datapath.detach_pod(index, netns.cookie())
         {
@@ -120,6 +121,14 @@ impl Hooks {
         }
         if !fresh && let Err(e) = self.datapath.keep_cgroup(index, cgroup) {
             tracing::error!(error = %anyhow::Error::from(e), "a cgroup that a pod had counts as its own still");
+        }
+        if enrolled_now {
+            netns.older.clear();
+            if let Err(error) = netns.note_older() {
+                let (namespace, name) = (&want.namespace, &want.name);
+                let why = "connections older than its enrolment cannot be seen, and go on";
+                tracing::error!(namespace, pod = name, %error, why);
+            }
         }
         let task = self.begin(&pod, served);
         let hook_ms = started.elapsed().as_secs_f64() * 1000.0;

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -25,9 +25,7 @@ pub fn check(netns: &Netns, ips: Addresses) -> Result<(), String> {
                 UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))
                     .map_err(|e| format!("its loopback device has no address ::1: {e}"))?;
             }
-            for ip in ips.iter() {
-                UdpSocket::bind((ip, 0)).map_err(|e| format!("its network namespace does not hold {ip}: {e}"))?;
-            }
+            holds(ips.iter())?;
             // With these a neighbour could send to the pod's loopback addresses, or in the pod's own name.
             for setting in ["route_localnet", "accept_local"] {
                 let on = enabled_somewhere(setting).map_err(|e| format!("cannot read sysctl {setting}: {e}"))?;
@@ -38,6 +36,14 @@ pub fn check(netns: &Netns, ips: Addresses) -> Result<(), String> {
             Ok(())
         })
         .map_err(enter)?
+}
+
+/// Whether the calling thread's namespace holds all of these. The error is for people.
+pub fn holds(ips: impl Iterator<Item = IpAddr>) -> Result<(), String> {
+    for ip in ips {
+        UdpSocket::bind((ip, 0)).map_err(|e| format!("its network namespace does not hold {ip}: {e}"))?;
+    }
+    Ok(())
 }
 
 /// The first device on which the sysctl is not 0. /proc/sys/net shows the calling thread's namespace.

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::older::Older;
 use crate::sockopt;
 
 /// The namespace in which the agent started.
@@ -21,6 +22,8 @@ static OWN: OnceLock<OwnedFd> = OnceLock::new();
 pub struct Netns {
     fd: OwnedFd,
     cookie: u64,
+    /// What it had open before its pod was enrolled.
+    pub older: Older,
 }
 
 /// To be called once, before anything enters a namespace.
@@ -38,7 +41,7 @@ impl Netns {
         }
         let socket = run(fd.as_fd(), || std::net::UdpSocket::bind(("0.0.0.0", 0)))??;
         let cookie = sockopt::netns_cookie(&socket)?;
-        Ok(Self { fd, cookie })
+        Ok(Self { fd, cookie, older: Older::default() })
     }
 
     /// SO_NETNS_COOKIE of its sockets: unique while the node is up.

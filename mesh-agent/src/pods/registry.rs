@@ -1,7 +1,9 @@
 //! One task owns which pods joined and which are redirected, and brings the two together: a pod is redirected when it
 //! joined, the configuration wants it in the mesh, and its certificate is there.
 
+mod asked;
 mod audited;
+mod found;
 mod hand_over;
 mod joining;
 mod leaving;
@@ -18,7 +20,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use asked::Waiting;
 use audited::Audited;
+use found::Looked;
 use leaving::Leaving;
 use mesh_common::{
     abi::PodEntry,
@@ -33,8 +37,9 @@ use tokio::{
 use wish::{Wish, named, wish};
 
 use super::{
-    HandedPods, Netns, PodTable, Request,
+    Answer, HandedPods, Netns, PodTable, Refusal, Request,
     audit::Findings,
+    cgroup::PodCgroups,
     hooks::{Active, Hooks, Start},
     remembered::Remembered,
     table::Addresses,
@@ -60,6 +65,8 @@ const AFTER_HAND_OVER: Duration = Duration::from_millis(500);
 pub struct Settings {
     /// Where the cgroup programs are attached.
     pub cgroup: PathBuf,
+    /// Where the node's processes are seen.
+    pub host_proc: PathBuf,
     /// Folder in which is remembered who joined.
     pub state: PathBuf,
     /// How often everything is proven.
@@ -73,12 +80,22 @@ pub enum Command {
     Join {
         request: Request,
         netns: OwnedFd,
-        done: oneshot::Sender<Result<(), String>>,
+        done: Done,
     },
     Leave {
-        namespace: String,
-        name: String,
-        done: oneshot::Sender<Result<(), String>>,
+        request: Request,
+        netns: Option<OwnedFd>,
+        done: Done,
+    },
+    /// Is the pod what it shall be, by proof?
+    Check {
+        request: Request,
+        done: Done,
+    },
+    /// Pods of other containers than these are gone.
+    Keep {
+        containers: Vec<String>,
+        done: Done,
     },
     /// Give all pods to another agent of this node. Nothing else is done until `served` says that it serves them, and
     /// nothing at all after that; dropped, all goes on. Through what `served` brings it is told that nothing acts here
@@ -88,6 +105,9 @@ pub enum Command {
         served: oneshot::Receiver<oneshot::Sender<()>>,
     },
 }
+
+/// Whoever asked may have gone meanwhile.
+pub type Done = oneshot::Sender<Result<Answer, Refusal>>;
 
 /// How [`Registry::run`] ended.
 #[derive(Debug)]
@@ -144,6 +164,12 @@ pub struct Registry {
     lost: BTreeMap<Key, Lost>,
     /// When to look for them.
     look_at: Instant,
+    /// Who waits until a pod is what it shall be.
+    waiting: Vec<Waiting>,
+    /// The pods' cgroups.
+    cgroups: PodCgroups,
+    /// Pods that the configuration names and nobody announced.
+    looked: Looked,
     remembered: Remembered,
     states: watch::Sender<Vec<PodStatus>>,
     /// What is wrong with the hooks that all pods share.
@@ -162,7 +188,12 @@ type Key = (String, String);
 /// A pod that joined.
 struct Joined {
     pod_uid: String,
+    /// Empty: it was not found yet.
     cgroup: PathBuf,
+    /// The runtime's name for its sandbox; empty: nobody said.
+    container: String,
+    /// What CNI gave its namespace; `None`: those of the configuration count.
+    given: Option<Addresses>,
     netns: Arc<Netns>,
     active: Option<Active>,
     /// What the kernel holds for it if it is observed; never beside `active`.
@@ -181,10 +212,17 @@ struct Joined {
 }
 
 impl Joined {
+    /// Its addresses: from its namespace's making on they are CNI's, whatever the configuration says later.
+    fn addresses(&self, want: &LocalPod) -> Option<Addresses> {
+        self.given.or_else(|| Addresses::of(&want.addresses))
+    }
+
     fn new(pod_uid: String, cgroup: PathBuf, netns: Arc<Netns>) -> Self {
         Self {
             pod_uid,
             cgroup,
+            container: String::new(),
+            given: None,
             netns,
             active: None,
             observed: None,
@@ -213,6 +251,7 @@ impl Registry {
         let (findings, found) = mpsc::channel(1);
         let registry = Self {
             remembered: Remembered::new(&settings.state)?,
+            cgroups: PodCgroups::new(&settings.cgroup),
             settings,
             certificates,
             store,
@@ -221,6 +260,8 @@ impl Registry {
             joined: BTreeMap::new(),
             lost: BTreeMap::new(),
             look_at: Instant::now(),
+            waiting: Vec::new(),
+            looked: Looked::default(),
             states,
             shared,
             auditing: None,
@@ -241,16 +282,21 @@ impl Registry {
         loop {
             // Borrowed no longer than this: whoever brings the next one must not wait for the kernel.
             let snapshot = changes.borrow_and_update().clone();
+            let found = self.look_for_unannounced(&snapshot);
             let unfinished = self.reconcile(&snapshot);
-            let wait = [unfinished, self.look_again(), self.next_step()].into_iter().flatten().min();
+            let asked = self.answer(&snapshot);
+            let wait = [unfinished, self.look_again(), self.next_step(), asked, found].into_iter().flatten().min();
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Join { request, netns, done }) => {
-                        let _ = done.send(self.join(request, netns));
+                    Some(Command::Join { request, netns, done }) => self.join_and_wait(request, netns, done),
+                    Some(Command::Leave { request, netns, done }) => {
+                        self.leave(request, netns);
+                        let _ = done.send(Ok(Answer::Done));
                     }
-                    Some(Command::Leave { namespace, name, done }) => {
-                        self.leave(namespace, name);
-                        let _ = done.send(Ok(()));
+                    Some(Command::Check { request, done }) => self.check(request, done),
+                    Some(Command::Keep { containers, done }) => {
+                        self.keep(&containers);
+                        let _ = done.send(Ok(Answer::Done));
                     }
                     Some(Command::HandOver { given, served }) => {
                         if let Some(lets_go) = self.hand_over(given, served).await {
@@ -362,9 +408,12 @@ impl Registry {
         let Some(identity) = identity else {
             return Redirection::Pending("its workload is not known yet".to_owned());
         };
-        let Some(ips) = Addresses::of(&want.addresses) else {
+        let Some(ips) = self.joined.get(key).and_then(|joined| joined.addresses(want)) else {
             return Redirection::Failed("it has no address".to_owned());
         };
+        if let Err(why) = self.find_cgroup(key) {
+            return Redirection::Failed(why);
+        }
         if self.leaves(key)
             && let Err(why) = self.come_back(key)
         {
@@ -407,7 +456,8 @@ impl Registry {
                     });
                     self.hooks.replaced(before);
                     self.publish();
-                    if self.remembered.wants(self.hooks.next_epoch()) {
+                    let older = self.joined.get(key).is_some_and(|joined| !joined.netns.older.list().is_empty());
+                    if older || self.remembered.wants(self.hooks.next_epoch()) {
                         self.remember();
                     }
                     self.next_audit = self.next_audit.min(Instant::now() + FIRST_AUDIT);
@@ -477,6 +527,7 @@ impl Registry {
                 proven: joined.audited.proven,
             })
             .chain(self.lost_states(snapshot))
+            .chain(self.unannounced_states())
             .collect();
         self.states.send_if_modified(|old| {
             let changed = *old != states;

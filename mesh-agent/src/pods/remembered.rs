@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
+    net::IpAddr,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -23,12 +24,20 @@ const NAMED: &[&str] = &["/run/netns", "/run/docker/netns"];
 
 /// A pod that joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Entry {
     pub namespace: String,
     pub name: String,
     pub pod_uid: String,
     pub cgroup: PathBuf,
+    /// The runtime's name for its sandbox; empty: nobody said.
+    #[serde(default)]
+    pub container: String,
+    /// What CNI gave its namespace; empty: those of the configuration count.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Its connections that are older than its enrolment: SO_COOKIE, and whether somebody else dialled it.
+    #[serde(default)]
+    pub older: Vec<(u64, bool)>,
     /// SO_NETNS_COOKIE of its namespace.
     pub cookie: u64,
     /// Of its namespace's file, as stat(2) tells.
@@ -166,6 +175,9 @@ mod tests {
             name: "cart".into(),
             pod_uid: "u".into(),
             cgroup: "/sys/fs/cgroup/x".into(),
+            container: "c1".into(),
+            addresses: vec![IpAddr::from([10, 0, 0, 2])],
+            older: vec![(5, true)],
             cookie: 7,
             device: identity.0,
             inode: identity.1,

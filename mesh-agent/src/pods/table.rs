@@ -208,6 +208,11 @@ impl PodTable {
         self.now.load().by_uid.get(uid).cloned()
     }
 
+    /// In no particular order.
+    pub fn redirected(&self) -> Vec<Arc<Pod>> {
+        self.now.load().by_uid.values().cloned().collect()
+    }
+
     /// The namespace of the pod that is observed in this slot and life.
     pub fn observed(&self, index: u32, epoch: u32) -> Option<Arc<Netns>> {
         self.now.load().observed.get(&(index, epoch)).cloned()

@@ -15,6 +15,7 @@ const NLMSG_DONE: u16 = 3;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_CGROUP_ID: u16 = 21;
 /// A cookie of this value is asked for by nobody: the kernel would not compare it (INET_DIAG_NOCOOKIE, twice).
 const NO_COOKIE: u64 = u64::MAX;
 /// `struct nlmsghdr`
@@ -183,12 +184,22 @@ impl<'a> Socket<'a> {
 
     /// `struct tcp_info`, as long as the kernel has it; `None`: it was not asked for, or there is none.
     pub fn info(&self) -> Option<&'a [u8]> {
+        self.attribute(INET_DIAG_INFO)
+    }
+
+    /// The cgroup v2 in which it was made, or in which the listener was that accepted it; `None`: the kernel does not
+    /// tell (before Linux 5.8).
+    pub fn cgroup(&self) -> Option<u64> {
+        self.attribute(INET_DIAG_CGROUP_ID)?.first_chunk().map(|id| u64::from_ne_bytes(*id))
+    }
+
+    fn attribute(&self, wanted: u16) -> Option<&'a [u8]> {
         let mut attributes = self.attributes;
         loop {
             let header: &[u8; ATTRIBUTE] = attributes.first_chunk()?;
             let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
             let value = attributes.get(ATTRIBUTE..length)?;
-            if u16::from_ne_bytes([header[2], header[3]]) == INET_DIAG_INFO {
+            if u16::from_ne_bytes([header[2], header[3]]) == wanted {
                 return Some(value);
             }
             attributes = attributes.get(length.next_multiple_of(4)..)?;

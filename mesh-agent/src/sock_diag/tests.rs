@@ -82,7 +82,8 @@ fn connections_are_seen_with_what_they_moved() {
     let Target { local, remote, cookie } = target(&client);
     let connection = found(&client).unwrap();
     let info = connection.info.unwrap();
-    assert_eq!(connection, Connection { cookie, local, remote, state: 1, info: Some(info) });
+    assert_eq!(connection, Connection { cookie, local, remote, state: 1, cgroup: connection.cgroup, info: Some(info) });
+    assert!(connection.cgroup.is_some_and(|cgroup| cgroup != 0));
     // One more was acknowledged than was sent: the SYN.
     assert_eq!((info.bytes_acked, info.bytes_received, info.retransmits), (1001, 10, 0));
     assert!(!info.rtt.is_zero(), "{info:?}");

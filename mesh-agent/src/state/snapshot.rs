@@ -9,8 +9,8 @@ use std::{
 };
 
 use mesh_common::model::{
-    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Policy, PolicyName, Reason, SameNode, Service,
-    ServiceName, Tunnel, Workload, authorize,
+    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Policy, PolicyName, Reason, SameNode,
+    Service, ServiceName, Tunnel, Workload, authorize,
 };
 
 use super::{Reach, index::Index};
@@ -138,6 +138,11 @@ impl Snapshot {
     /// In no particular order; none if nobody says which ServiceAccounts exist.
     pub fn accounts(&self) -> impl ExactSizeIterator<Item = &Arc<Accounts>> {
         self.accounts.values()
+    }
+
+    /// What the namespace says of its pods that say nothing themselves; `None`: nobody told.
+    pub fn namespace_mode(&self, namespace: &str) -> Option<Mode> {
+        self.accounts.get(namespace).map(|accounts| accounts.mode)
     }
 
     /// The services are those of `other`, which must be alive. Pointers are compared.

@@ -308,7 +308,8 @@ fn a_change_elsewhere_leaves_decisions_as_they_are() {
 }
 
 fn accounts(namespace: &str, names: &[&str]) -> Object {
-    Object::Accounts(Accounts { namespace: namespace.into(), names: names.iter().map(ToString::to_string).collect() })
+    let names = names.iter().map(ToString::to_string).collect();
+    Object::Accounts(Accounts { namespace: namespace.into(), names, mode: Mode::Mesh })
 }
 
 fn from(identity: &str) -> Connection {

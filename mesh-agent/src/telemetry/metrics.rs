@@ -131,6 +131,11 @@ pub fn map_entries(maps: impl IntoIterator<Item = (&'static str, usize)>) {
     }
 }
 
+/// Connections that are open and older than their pod's enrolment.
+pub fn older_connections(count: usize) {
+    gauge!("mesh_older_connections").set(count as f64);
+}
+
 /// A hook, an entry or a listener was found wrong.
 pub fn audit_fault(check: &'static str) {
     counter!("mesh_audit_faults_total", "check" => check).increment(1);

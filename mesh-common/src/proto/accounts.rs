@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use super::{WireError, nodemesh as wire};
+use super::{WireError, local_pod::mode_from_wire, nodemesh as wire};
 use crate::model::{Accounts, Identity};
 
 impl TryFrom<wire::Accounts> for Accounts {
     type Error = WireError;
 
     fn try_from(message: wire::Accounts) -> Result<Self, WireError> {
-        let wire::Accounts { namespace, names } = message;
+        let wire::Accounts { namespace, names, mode } = message;
+        let mode = mode_from_wire(mode)?;
         Identity::check_part("namespace", &namespace).map_err(|e| WireError::new("namespace", e))?;
         let mut known = BTreeSet::new();
         for (i, name) in names.into_iter().enumerate() {
@@ -20,14 +21,15 @@ impl TryFrom<wire::Accounts> for Accounts {
             }
             known.insert(name);
         }
-        Ok(Self { namespace, names: known })
+        Ok(Self { namespace, names: known, mode })
     }
 }
 
 impl From<&Accounts> for wire::Accounts {
     fn from(accounts: &Accounts) -> Self {
-        let Accounts { namespace, names } = accounts;
-        Self { namespace: namespace.clone(), names: names.iter().cloned().collect() }
+        let Accounts { namespace, names, mode } = accounts;
+        let mode = wire::Mode::from(*mode).into();
+        Self { namespace: namespace.clone(), names: names.iter().cloned().collect(), mode }
     }
 }
 
@@ -36,7 +38,11 @@ mod tests {
     use super::*;
 
     fn wire(namespace: &str, names: &[&str]) -> wire::Accounts {
-        wire::Accounts { namespace: namespace.into(), names: names.iter().map(ToString::to_string).collect() }
+        wire::Accounts {
+            namespace: namespace.into(),
+            names: names.iter().map(ToString::to_string).collect(),
+            mode: wire::Mode::Mesh.into(),
+        }
     }
 
     #[test]
@@ -61,5 +67,7 @@ mod tests {
             let error = Accounts::try_from(wire(namespace, names)).expect_err("refused");
             assert_eq!(error.field, field, "{error}");
         }
+        let error = Accounts::try_from(wire::Accounts { mode: 7, ..wire("shop", &[]) }).expect_err("refused");
+        assert_eq!(error.field, "mode", "{error}");
     }
 }

@@ -12,12 +12,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
                 return Err(WireError::new(field, "is empty"));
             }
         }
-        let mode = match wire::Mode::try_from(message.mode) {
-            Ok(wire::Mode::None) => Mode::None,
-            Ok(wire::Mode::Mesh) => Mode::Mesh,
-            Ok(wire::Mode::Observe) => Mode::Observe,
-            Err(e) => return Err(WireError::new("mode", e)),
-        };
+        let mode = mode_from_wire(message.mode)?;
         let addresses =
             message.addresses.iter().map(|bytes| ip_from_bytes("addresses", bytes)).collect::<Result<_, _>>()?;
         let strict_by = match message.strict_by.as_str() {
@@ -69,6 +64,15 @@ impl From<&LocalPod> for wire::LocalPod {
             probe_ports: probe_ports.iter().copied().map(u32::from).collect(),
             same_node_tls: *same_node == SameNode::Tls,
         }
+    }
+}
+
+pub(super) fn mode_from_wire(mode: i32) -> Result<Mode, WireError> {
+    match wire::Mode::try_from(mode) {
+        Ok(wire::Mode::None) => Ok(Mode::None),
+        Ok(wire::Mode::Mesh) => Ok(Mode::Mesh),
+        Ok(wire::Mode::Observe) => Ok(Mode::Observe),
+        Err(e) => Err(WireError::new("mode", e)),
     }
 }
 

@@ -16,16 +16,23 @@ use std::collections::BTreeMap;
 use mesh_common::model::{Accounts, Identity, Mode};
 
 use super::{Objects, World};
-use crate::status::{Fault, Problem};
+use crate::{
+    status::{Fault, Problem},
+    translate::{Labels, Settings, join},
+};
 
 const DEFAULT: &str = "default";
 
 /// Fills [`World::accounts`], if the source speaks of accounts. Every namespace with a pod has a list then, so that an
 /// agent to whom a connection can go holds at least one. Pods without an account are reported.
-pub fn list(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+pub fn list(settings: &Settings, world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
     let mut all: BTreeMap<String, Accounts> = BTreeMap::new();
     let mut of = |namespace: &str, name: Option<&str>| {
-        let empty = || Accounts { namespace: namespace.to_owned(), names: [].into() };
+        let empty = || {
+            let labels = objects.namespaces.get(namespace).copied();
+            let mode = join::mode(settings, namespace, labels, &Labels::new());
+            Accounts { namespace: namespace.to_owned(), names: [].into(), mode }
+        };
         let accounts = all.entry(namespace.to_owned()).or_insert_with(empty);
         accounts.names.extend(name.map(ToOwned::to_owned));
     };

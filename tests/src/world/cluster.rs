@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::Arc};
 use anyhow::{Context, Result, ensure};
 
 use super::World;
-use crate::{Families, NodeId, Place, Pod, Service, agent};
+use crate::{Families, NodeId, Patience, Place, Pod, Service, agent, eventually};
 
 impl World {
     /// A namespace without labels, unless it exists.
@@ -36,12 +36,47 @@ impl World {
         node: NodeId,
         families: Families,
     ) -> Result<Arc<Pod>> {
-        self.namespace(namespace)?;
-        self.manifests.service_account(namespace, account)?;
         if let Some(api) = self.api.clone() {
             ensure!(families == Families::V4, "the nodes' CNI knows IPv4 only");
             return self.pod_by_cni(&api, (namespace, name), account, node);
         }
+        let pod = self.place_pod(namespace, name, account, node, families, name)?;
+        if self.agents[node.index()].is_some() {
+            agent::add_pod(self.node(node), &pod)?;
+        }
+        self.write_pod(&pod)?;
+        Ok(pod)
+    }
+
+    /// A pod as the kubelet makes one: its cgroup is named by its UID, nobody tells the agent of it, and it is in no
+    /// manifest. Its service account has its own name.
+    pub fn bare_pod(&mut self, namespace: &str, name: &str, node: NodeId) -> Result<Arc<Pod>> {
+        let folder = format!("pod{}", uid(self.born + 1));
+        self.place_pod(namespace, name, name, node, Families::V4, &folder)
+    }
+
+    /// The pod is scheduled: the API has it, and it has no address yet.
+    pub fn schedule(&self, pod: &Pod) -> Result<()> {
+        self.manifests.pod_without_status(pod, &self.labels_of(pod))
+    }
+
+    /// The kubelet writes its status.
+    pub fn write_status(&self, pod: &Pod) -> Result<()> {
+        self.write_pod(pod)
+    }
+
+    /// Namespace, links and cgroup of a pod, with its account.
+    fn place_pod(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        account: &str,
+        node: NodeId,
+        families: Families,
+        cgroup: &str,
+    ) -> Result<Arc<Pod>> {
+        self.namespace(namespace)?;
+        self.manifests.service_account(namespace, account)?;
         // As a node does: an address is free again when its pod is gone.
         let taken = |ip: &Ipv4Addr| self.pods.iter().any(|pod| pod.ip == *ip);
         let ip = (0..200).map(|index| node.pod_address(index)).find(|ip| !taken(ip)).context("the node is full")?;
@@ -50,7 +85,7 @@ impl World {
         words[7] = u16::from(ip.octets()[3]);
         let ip6 = words.into();
         let netns = self.network.add_pod(node, name, ip, ip6, families)?;
-        let cgroup = self.node(node).cgroup.join("pods").join(name);
+        let cgroup = self.node(node).cgroup.join("pods").join(cgroup);
         fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
         let place = Place {
             netns: Some(netns.clone()),
@@ -66,23 +101,33 @@ impl World {
             ip,
             ip6,
             families,
-            uid: format!("00000000-0000-4000-8000-{:012x}", self.born),
+            uid: uid(self.born),
             netns,
             cgroup,
             place,
         });
         self.pods.push(Arc::clone(&pod));
-        if self.agents[node.index()].is_some() {
-            agent::add_pod(self.node(node), &pod)?;
-        }
-        self.write_pod(&pod)?;
         Ok(pod)
     }
 
     pub(super) fn write_pod(&self, pod: &Pod) -> Result<()> {
+        self.manifests.pod(pod, &self.labels_of(pod), self.pod_probes.get(&pod.name).copied())
+    }
+
+    fn labels_of(&self, pod: &Pod) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::from([("app".to_owned(), pod.name.clone())]);
         labels.extend(self.pod_labels.get(&pod.name).cloned().unwrap_or_default());
-        self.manifests.pod(pod, &labels, self.pod_probes.get(&pod.name).copied())
+        labels
+    }
+
+    /// Everything of a pod goes but what the agent has of it: its programs, its cgroup, its namespace.
+    pub fn vanish(&mut self, pod: &Pod) -> Result<()> {
+        let kill = pod.cgroup.join("cgroup.kill");
+        fs::write(&kill, "1").with_context(|| format!("write {}", kill.display()))?;
+        let removed = || Ok(fs::remove_dir(&pod.cgroup).is_ok().then_some(()));
+        eventually("its cgroup can be removed", Patience::SHORT, removed)?;
+        self.pods.retain(|other| other.name != pod.name);
+        self.network.remove_pod(pod.node, &pod.name, pod.ip)
     }
 
     /// The pod declares a readiness probe of this port, instead of any before.
@@ -143,4 +188,9 @@ impl World {
     pub fn label_node(&self, node: NodeId, labels: &[(&str, &str)]) -> Result<()> {
         self.manifests.node(node, labels)
     }
+}
+
+/// Of the pod that is the nth of its world.
+fn uid(born: u32) -> String {
+    format!("00000000-0000-4000-8000-{born:012x}")
 }

@@ -25,7 +25,8 @@ impl World {
         self.api.clone().context("this world has no Kubernetes API")
     }
 
-    pub fn runtime(&self, node: NodeId) -> Runtime<'_> {
+    /// What makes the node's pods.
+    pub fn pod_maker(&self, node: NodeId) -> Runtime<'_> {
         Runtime::new(self.node(node))
     }
 
@@ -59,6 +60,8 @@ impl World {
         node: NodeId,
     ) -> Result<Arc<Pod>> {
         runtime::has_plugins()?;
+        self.namespace(namespace)?;
+        self.manifests.service_account(namespace, account)?;
         let uid = self.manifests.scheduled_pod(api, (namespace, name), account, node)?;
         let netns = self.network.add_empty_pod(name)?;
         let cgroup = self.node(node).cgroup.join("pods").join(format!("pod{uid}"));
@@ -71,7 +74,7 @@ impl World {
             uid: uid.clone(),
             netns: netns.clone(),
         };
-        let ips = self.runtime(node).add(&sandbox)?;
+        let ips = self.pod_maker(node).add(&sandbox)?;
         let ip = ips.iter().find_map(|ip| if let std::net::IpAddr::V4(v4) = ip { Some(*v4) } else { None });
         let place = Place {
             netns: Some(netns.clone()),
@@ -102,7 +105,7 @@ impl World {
     pub(super) fn remove_by_cni(&mut self, pod: &Pod, sandbox: &Sandbox) -> Result<()> {
         let kill = pod.cgroup.join("cgroup.kill");
         fs::write(&kill, "1").with_context(|| format!("write {}", kill.display()))?;
-        self.runtime(pod.node).remove(sandbox)?;
+        self.pod_maker(pod.node).remove(sandbox)?;
         self.pods.retain(|other| other.name != pod.name);
         self.network.remove_empty_pod(&pod.name)?;
         self.manifests.remove(&format!("pod-{}-{}", pod.namespace, pod.name))

@@ -123,13 +123,18 @@ impl World {
         if let Some(agent) = self.agents[node.index()].take() {
             agent.process.terminate(Patience::LONG)?;
         }
-        agent::uninstall(self.node(node))
+        agent::uninstall(self.node(node), &[])
+    }
+
+    /// `mesh-agent uninstall` with more options, where no agent runs.
+    pub fn uninstall_with(&self, node: NodeId, options: &[String]) -> Result<()> {
+        agent::uninstall(self.node(node), options)
     }
 
     /// `mesh-agent uninstall` while the agent runs.
     pub fn uninstall_under_way(&self, node: NodeId) -> Result<()> {
         self.agent(node)?;
-        agent::uninstall(self.node(node))
+        agent::uninstall(self.node(node), &[])
     }
 
     pub fn controller(&self) -> Result<&Controller> {

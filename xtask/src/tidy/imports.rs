@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["pods"],
     // What the kernel may decide about them.
     &["direct"],
-    &["control", "http", "proxy"],
+    &["cni", "control", "http", "proxy"],
     &["handover", "health"],
     &["admin"],
     // They wire the others.

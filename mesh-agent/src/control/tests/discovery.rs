@@ -51,7 +51,7 @@ fn pod_resource(version: &str, workload: workload::Workload) -> Resource {
 
 fn accounts_resource(version: &str, namespace: &str, names: &[&str]) -> Resource {
     let names = names.iter().map(ToString::to_string).collect();
-    let message = nodemesh::Accounts { namespace: namespace.into(), names };
+    let message = nodemesh::Accounts { namespace: namespace.into(), names, mode: 0 };
     resource(type_url::ACCOUNTS, namespace, version, &message)
 }
 

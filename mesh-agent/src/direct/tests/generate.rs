@@ -151,7 +151,7 @@ impl Dice {
 
     pub fn accounts(&mut self, namespace: &str) -> Accounts {
         let names = ACCOUNTS.iter().filter(|_| self.chance(85)).map(|name| (*name).to_owned()).collect();
-        Accounts { namespace: namespace.into(), names }
+        Accounts { namespace: namespace.into(), names, mode: Mode::Mesh }
     }
 }
 

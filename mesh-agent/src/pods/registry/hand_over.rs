@@ -15,7 +15,7 @@ use tokio::{
 use super::{AFTER_HAND_OVER, Joined, Registry};
 use crate::{
     bpf::Datapath,
-    pods::{HandedPod, HandedPods, Netns, Pod, cgroup, hooks::Active, table::Presence},
+    pods::{HandedPod, HandedPods, Netns, Pod, hooks::Active, table::Presence},
     state::Store,
 };
 
@@ -83,6 +83,9 @@ impl Registry {
                 name: name.clone(),
                 pod_uid: joined.pod_uid.clone(),
                 cgroup: joined.cgroup.clone(),
+                container: joined.container.clone(),
+                given: joined.given,
+                older: joined.netns.older.list(),
                 netns: joined.netns.fd().try_clone_to_owned()?,
                 active: joined.active.as_ref().map(|active| active.hand_out()).transpose()?,
             })
@@ -98,15 +101,16 @@ impl Registry {
             self.next_audit = Instant::now() + AFTER_HAND_OVER;
         }
         self.hooks.skip_epochs(handed.next_epoch);
-        for HandedPod { namespace, name, pod_uid, cgroup, netns, active } in handed.pods {
+        for HandedPod { namespace, name, pod_uid, cgroup, container, given, older, netns, active } in handed.pods {
             let taken = Netns::new(netns)
                 .map_err(|e| format!("its network namespace cannot be entered: {e}"))
-                .and_then(|netns| Ok((Arc::new(netns), cgroup::below(&self.settings.cgroup, &cgroup)?)))
+                .and_then(|netns| Ok((Arc::new(netns), self.checked(&cgroup)?)))
                 .and_then(|(netns, cgroup)| {
+                    netns.older.put(older);
                     let name = (namespace.as_str(), name.as_str());
                     let active = active.map(|active| self.hooks.adopt(&netns, name, active)).transpose()?;
                     let old_program = active.is_some().then(Instant::now);
-                    Ok(Joined { old_program, active, ..Joined::new(pod_uid, cgroup, netns) })
+                    Ok(Joined { old_program, active, container, given, ..Joined::new(pod_uid, cgroup, netns) })
                 });
             match taken {
                 Ok(joined) => drop(self.joined.insert((namespace, name), joined)),

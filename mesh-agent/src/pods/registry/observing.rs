@@ -8,14 +8,14 @@ use tokio::time::Instant;
 use super::{Audited, FIRST_AUDIT, Joined, Key, Redirection, Registry};
 use crate::{
     bpf::{Fault, probe_faults},
-    pods::{table::Addresses, table::Presence},
+    pods::table::Presence,
 };
 
 impl Registry {
     /// One pod that shall be observed. One that is in the mesh leaves it first, in the same order as any other.
     pub(super) fn observe(&mut self, key: &Key, want: &LocalPod) -> Redirection {
         let Some(joined) = self.joined.get(key) else { return Redirection::Disabled };
-        let ips = Addresses::of(&want.addresses);
+        let ips = joined.addresses(want);
         if let (Some(entry), Some(ips)) = (joined.observed, ips)
             && entry == (PodEntry { observed: PodEntry::OBSERVED, ..ips.entry(entry.index, entry.epoch) })
         {

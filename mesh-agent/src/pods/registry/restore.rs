@@ -10,10 +10,10 @@ use super::{Joined, Key, PodStatus, Redirection, Registry, named};
 use crate::{
     bpf::{Hooked, PodLink},
     pods::{
-        Netns, cgroup,
+        Netns,
         hooks::is_observed,
         remembered::{Entry, find},
-        table::Presence,
+        table::{Addresses, Presence},
     },
     state::Snapshot,
 };
@@ -73,11 +73,14 @@ impl Registry {
                     let same = netns.cookie() == entry.cookie;
                     same.then_some(netns).ok_or_else(|| "its network namespace is another's now".to_owned())
                 })
-                .and_then(|netns| Ok((netns, cgroup::below(&self.settings.cgroup, &entry.cgroup)?)));
+                .and_then(|netns| Ok((netns, self.checked(&entry.cgroup)?)));
             match found {
                 Ok((netns, cgroup)) => {
                     tracing::info!(namespace = key.0, pod = key.1, "pod found again");
-                    self.joined.insert(key, Joined::new(entry.pod_uid, cgroup, Arc::new(netns)));
+                    netns.older.put(entry.older);
+                    let (container, given) = (entry.container, Addresses::of(&entry.addresses));
+                    let joined = Joined { container, given, ..Joined::new(entry.pod_uid, cgroup, Arc::new(netns)) };
+                    self.joined.insert(key, joined);
                 }
                 Err(why) => drop(self.lost.insert(key, Lost { entry, why })),
             }
@@ -142,6 +145,9 @@ fn entry((namespace, name): &Key, joined: &Joined) -> Option<Entry> {
         name: name.clone(),
         pod_uid: joined.pod_uid.clone(),
         cgroup: joined.cgroup.clone(),
+        container: joined.container.clone(),
+        addresses: joined.given.iter().flat_map(Addresses::iter).collect(),
+        older: joined.netns.older.list(),
         cookie: joined.netns.cookie(),
         device,
         inode,

@@ -41,6 +41,10 @@ pub struct Accounts {
     /// Without repeats; may be empty: then nobody of that namespace has an identity.
     #[prost(string, repeated, tag = "2")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the namespace says of its pods; those that say something themselves have their own. Agents read it for pods
+    /// that they are not told of yet.
+    #[prost(enumeration = "Mode", tag = "3")]
+    pub mode: i32,
 }
 /// The roots that count in a trust domain, more than one while they rotate. Who holds it trusts these alone, at once for
 /// new connections, and ends those whose certificate they do not bear out. Who holds none trusts the roots that came with

@@ -1,0 +1,73 @@
+//! Pods of which no plugin told: the agent finds them when they shall be in the mesh.
+
+use std::fs;
+
+use anyhow::Result;
+use mesh_tests::{A, B, Patience, World, eventually};
+
+#[test]
+fn a_pod_that_ran_before_joins_without_a_restart() -> Result<()> {
+    let mut world = World::new("unannounced")?;
+    let [cart, web] = [world.bare_pod("shop", "cart", A)?, world.bare_pod("shop", "web", B)?];
+    web.serve("peer", 7001)?;
+    // A process of its own leads to its namespace.
+    cart.serve("echo", 7000)?;
+    world.start_controller()?;
+    for node in [A, B] {
+        let token = world.root().join(format!("token-{}", node.name()));
+        world.controller()?.join_token(node, &token)?;
+        world.restart_agent(node)?;
+    }
+    for pod in [&cart, &web] {
+        world.write_status(pod)?;
+    }
+    // It stays out as long as it shall.
+    let held = cart.hold(web.at(7001))?;
+    world.mesh("shop")?;
+    assert_eq!(cart.say(web.at(7001), "")?.seen()?.accepted.ip(), cart.ip);
+    let flow = world.flow(B, "in the mesh", |flow| flow.destination.pod == web.full_name())?;
+    assert_eq!((flow.security.as_str(), flow.source.identity.as_str()), ("mutual_tls", cart.identity().as_str()));
+    assert!(held.is_open()?, "what it had goes on");
+
+    world.label_namespace("shop", None)?;
+    world.wait_for(&[cart.clone(), web.clone()], false)?;
+    world.mesh("shop")?;
+    assert!(held.is_open()?);
+
+    // It ends, and nobody says so.
+    world.vanish(&cart)?;
+    world.manifests.remove("pod-shop-cart")?;
+    eventually("it is forgotten", Patience::LONG, || Ok((world.node(A).hooked_pods()? == 0).then_some(())))
+}
+
+#[test]
+fn a_pod_is_only_what_its_addresses_prove() -> Result<()> {
+    let mut world = World::new("unannounced others")?;
+    let cart = world.bare_pod("shop", "cart", A)?;
+    let thief = world.bare_pod("shop", "thief", A)?;
+    world.start()?;
+    cart.serve("echo", 7000)?;
+    world.write_status(&cart)?;
+    // Another pod with the address of the first, and then one in the node's own namespace.
+    world.write_status(&thief)?;
+    thief.serve("echo", 7000)?;
+    let text = fs::read_to_string(world.manifests.folder().join("pod-shop-thief.yaml"))?;
+    world.manifests.write("pod-shop-thief", &text.replace(&thief.ip.to_string(), "10.244.1.201"))?;
+    world.label_namespace("shop", Some("mesh"))?;
+    let says = |name: &str, why: &str| {
+        eventually(format_args!("{name}: {why}"), Patience::LONG, || {
+            let status = world.status(A)?;
+            let pods = status["pods"].as_array().cloned().unwrap_or_default();
+            let state = pods.into_iter().find(|pod| pod["pod"] == name).unwrap_or_default();
+            Ok(state["message"].as_str().is_some_and(|message| message.contains(why)).then_some(()))
+        })
+    };
+    says("thief", "does not hold 10.244.1.201")?;
+    eventually("the other one is in the mesh", Patience::LONG, || {
+        Ok((world.redirected(A)? == [cart.full_name()].into()).then_some(()))
+    })?;
+    assert_eq!(world.node(A).hooked_pods()?, 1);
+    // The truth is found, without anybody's help.
+    world.write_status(&thief)?;
+    world.wait_for(&[thief], true)
+}
