@@ -38,6 +38,7 @@ mod modes;
 mod observe;
 mod observe_changes;
 mod older_connections;
+mod on_kubernetes;
 mod oracle;
 mod oracle_policies;
 mod oracle_reference;
