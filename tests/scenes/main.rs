@@ -14,6 +14,7 @@ mod bytes_memory;
 mod bytes_random;
 mod bytes_stage;
 mod canary;
+mod capabilities;
 mod cast;
 mod closed_ports;
 mod denied_clients;
