@@ -28,6 +28,7 @@ mod half_close_reset_slow;
 mod harness;
 mod held_syn;
 mod identities;
+mod install;
 mod ipv6;
 mod l4_conditions;
 mod leave_and_uninstall;
