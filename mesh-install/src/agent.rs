@@ -4,16 +4,18 @@ use serde_json::{Value, json};
 
 use crate::{AGENT, PROGRAMS, environment, labels, metadata, selector, when};
 
-/// What it needs of the kernel. A scene runs an agent with exactly these.
+/// What it needs of the kernel. A scene runs agents with exactly these. BPF and PERFMON are not among them: SYS_ADMIN,
+/// without which nobody enters another namespace, holds both.
 pub const CAPABILITIES: &[(&str, &str)] = &[
-    ("BPF", "loads the programs and maps"),
     (
         "NET_ADMIN",
-        "attaches them to cgroups and namespaces; dials from a pod's address; ends connections that are denied",
+        "attaches programs to cgroups and namespaces; dials from a pod's address; ends connections that are denied",
     ),
-    ("PERFMON", "lets the verifier take the programs' pointer arithmetic"),
-    ("SYS_ADMIN", "enters the network namespaces of pods; finds programs and maps of an agent before it by their ids"),
-    ("SYS_PTRACE", "opens /proc/PID/ns/net of pods that run as other users"),
+    (
+        "SYS_ADMIN",
+        "enters the network namespaces of pods (setns); loads programs and maps; finds those of an agent before it",
+    ),
+    ("SYS_PTRACE", "opens /proc/PID/ns/net of pods that run as other users or with more capabilities"),
 ];
 
 /// A folder of the node.

@@ -97,7 +97,6 @@ fn arguments() -> Value {
         "--same-node=${sameNode}",
         "--certificate-ttl=${certificateTtlSeconds}s",
         when("caSecret", "--ca-secret=${caSecret}".into()),
-        when("istioLabels", "--istio-labels".into()),
         "--log=${controller.log}",
     ])
 }

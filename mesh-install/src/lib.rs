@@ -11,6 +11,7 @@ mod template;
 mod values;
 mod yaml;
 
+pub use agent::CAPABILITIES;
 pub use chart::chart;
 pub use kustomize::base;
 pub use permissions::table;

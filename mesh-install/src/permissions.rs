@@ -88,9 +88,9 @@ const CLUSTER: &[Rule] = &[
 const OWN: &[Rule] = &[
     Rule {
         resources: &["secrets"],
-        names: &["mesh-ca", "cacerts"],
+        names: &["mesh-ca"],
         verbs: &["get", "list", "watch", "update", "patch"],
-        why: "the key of the CA: read, reloaded live, rotated. Only these Secrets",
+        why: "the key of the CA: read, reloaded live, rotated",
         ..Rule::NONE
     },
     Rule {
@@ -117,7 +117,7 @@ const OWN: &[Rule] = &[
     Rule {
         group: "coordination.k8s.io",
         resources: &["leases"],
-        verbs: &["get", "list", "watch", "create", "update", "patch", "delete"],
+        verbs: &["get", "list", "watch", "create", "update", "patch"],
         why: "which controller writes, and which node's agent is linked to which controller",
         ..Rule::NONE
     },

@@ -149,7 +149,7 @@ mod tests {
             "replicas": "${controller.replicas}",
             "address": "https://x.${namespace}.svc:${controller.replicas}",
             "args": ["a", { WHEN: "metrics.enabled", THEN: "b" }, { WHEN: "nodeTaint", THEN: "c" }],
-            "gone": { WHEN: "istioLabels", THEN: 1 },
+            "gone": { WHEN: "caSecret", THEN: 1 },
         });
         assert_eq!(
             Template::new(&template).evaluate(&values),

@@ -26,7 +26,6 @@ rootNamespace: mesh-root
 sameNode: tls
 certificateTtlSeconds: 1000000
 caSecret: given
-istioLabels: true
 nodeTaint: false
 metrics: {enabled: false, podMonitor: true}
 controller:

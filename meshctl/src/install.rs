@@ -16,6 +16,7 @@ use crate::{
     client::Failure,
     cluster::{self, Access, MANAGED_BY_LABEL, MANAGER, explained},
     output::{Format, Mood, Screen},
+    uninstall,
 };
 #[cfg(test)]
 use apply::KINDS;
@@ -104,11 +105,14 @@ pub async fn run<W: io::Write>(
         (How::Upgrade, Some(namespace)) => remembered(&client, namespace).await?,
     };
     let values = chosen.over(before)?;
-    if let Some(namespace) = found.filter(|namespace| namespace != values.namespace()) {
+    if let Some(namespace) = found.as_ref().filter(|namespace| *namespace != values.namespace()) {
         return Err(Failure::Usage(format!(
             "a mesh is installed in namespace {namespace}, and there can be one only: name it by --set \
              namespace={namespace}, or `meshctl uninstall` it first"
         )));
+    }
+    if let Some(namespace) = &found {
+        uninstall::undo(&client, namespace).await?;
     }
     let objects = owned(&values);
     apply::all(&client, &objects, *force_conflicts, screen).await?;

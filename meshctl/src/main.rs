@@ -2,6 +2,8 @@
 //! answer. It decides nothing itself and needs neither a cluster nor the kernel parts of the mesh.
 
 mod authz;
+mod bypass;
+mod check;
 mod client;
 mod cluster;
 mod config;
@@ -106,6 +108,10 @@ enum Verb {
     Upgrade(install::Arguments),
     /// Take the mesh from a cluster, hooks and CNI files of its nodes included
     Uninstall(uninstall::Arguments),
+    /// Would the mesh work on this cluster, and does it?
+    Check(check::Arguments),
+    /// Take a namespace out of the mesh for some time
+    Bypass(bypass::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
     #[command(after_help = "Examples:
   source <(meshctl completion bash)
@@ -160,6 +166,8 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
     match &verb {
         Verb::Install(arguments) => return install::run(How::Install, arguments, &cluster.access, &mut screen).await,
         Verb::Upgrade(arguments) => return install::run(How::Upgrade, arguments, &cluster.access, &mut screen).await,
+        Verb::Check(arguments) => return check::run(arguments, &cluster.access, &mut screen).await,
+        Verb::Bypass(arguments) => return bypass::run(arguments, &cluster.access, &mut screen).await,
         Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
         _ => {}
     }
@@ -177,7 +185,12 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
         // Answered before any server was chosen.
-        Verb::Completion { shell: _ } | Verb::Install(_) | Verb::Upgrade(_) | Verb::Uninstall(_) => Ok(Outcome::Fine),
+        Verb::Completion { shell: _ }
+        | Verb::Install(_)
+        | Verb::Upgrade(_)
+        | Verb::Uninstall(_)
+        | Verb::Check(_)
+        | Verb::Bypass(_) => Ok(Outcome::Fine),
     }
 }
 

@@ -15,7 +15,7 @@ use kube::{
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
 use mesh_install::{AGENT, CONTROLLER};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
@@ -69,7 +69,7 @@ pub async fn run<W: io::Write>(
     let timeout = Duration::from_secs(*timeout);
     for agents in list_own(&client, "apps/v1", "DaemonSet").await? {
         let namespace = agents.metadata.namespace.clone().unwrap_or_default();
-        let nodes = nodes(&client, &namespace).await?.into_iter().filter(|node| !skip_node.contains(node)).collect();
+        let nodes = nodes(&client, &agents).await?.into_iter().filter(|node| !skip_node.contains(node)).collect();
         end_agents(&client, &namespace, timeout, screen).await?;
         clean(&client, &namespace, &agents, nodes, timeout, screen).await?;
         forget(&client, &namespace).await?;
@@ -82,6 +82,22 @@ pub async fn run<W: io::Write>(
         screen.line("there is nothing that meshctl has installed", Mood::Plain)?;
     }
     Ok(Outcome::Fine)
+}
+
+/// Agents come back whom an interrupted uninstall has ended.
+pub async fn undo(client: &Client, namespace: &str) -> Result<(), Failure> {
+    place(client, namespace, Value::Null).await
+}
+
+/// On no node, or, with null, where they belong.
+async fn place(client: &Client, namespace: &str, nowhere: Value) -> Result<(), Failure> {
+    let patch = json!({ "spec": { "template": { "spec": { "nodeSelector": { cleaning::NOWHERE: nowhere } } } } });
+    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    let set = api(client, "apps/v1", "DaemonSet", Some(namespace));
+    set.patch(AGENT, &parameters, &Patch::Merge(patch))
+        .await
+        .map_err(|error| explained("placing the agents", error))?;
+    Ok(())
 }
 
 /// Namespaces, and pods that say it themselves.
@@ -103,25 +119,13 @@ async fn labelled(client: &Client) -> Result<Vec<String>, Failure> {
     Ok(namespaces.chain(pods).collect())
 }
 
-/// Where agents are, or were: of an earlier attempt only its pods are left.
-async fn nodes(client: &Client, namespace: &str) -> Result<BTreeSet<String>, Failure> {
-    let agents = pods(client, namespace, AGENT).await?;
-    let cleaning = pods(client, namespace, cleaning::NAME).await?;
-    let nodes = agents.into_iter().chain(cleaning).filter_map(|pod| pod.spec?.node_name);
-    let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);
-    let leases = leases.list(&ListParams::default()).await.map_err(|error| explained("listing leases", error))?;
-    let prefix = format!("{AGENT}-");
-    let leases = leases.items.into_iter().filter_map(|lease| {
-        let name = lease.metadata.name?;
-        name.strip_prefix(&prefix).map(str::to_owned)
-    });
-    // A node that is gone has no hooks.
-    let mut there = BTreeSet::new();
-    let known = api(client, "v1", "Node", None).list_metadata(&ListParams::default()).await;
-    let known = known.map_err(|error| explained("listing nodes", error))?;
-    let known = known.items.into_iter().filter_map(|node| node.metadata.name).collect::<BTreeSet<_>>();
-    there.extend(nodes.chain(leases).filter(|node| known.contains(node)));
-    Ok(there)
+/// Every node that the agents' DaemonSet selects: of nodes where none runs any more, nobody else knows what it left.
+async fn nodes(client: &Client, agents: &DynamicObject) -> Result<BTreeSet<String>, Failure> {
+    let selector = cleaning::selector(agents);
+    let wanted = ListParams::default().labels(&selector);
+    let nodes = api(client, "v1", "Node", None).list_metadata(&wanted).await;
+    let nodes = nodes.map_err(|error| explained("listing nodes", error))?;
+    Ok(nodes.items.into_iter().filter_map(|node| node.metadata.name).collect())
 }
 
 async fn pods(client: &Client, namespace: &str, name: &str) -> Result<Vec<Pod>, Failure> {
@@ -136,13 +140,7 @@ async fn end_agents<W: io::Write>(
     timeout: Duration,
     screen: &mut Screen<W>,
 ) -> Result<(), Failure> {
-    let nowhere =
-        json!({ "spec": { "template": { "spec": { "nodeSelector": { "nodemesh.io/uninstalled": "true" } } } } });
-    let parameters = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    let set = api(client, "apps/v1", "DaemonSet", Some(namespace));
-    set.patch(AGENT, &parameters, &Patch::Merge(nowhere))
-        .await
-        .map_err(|error| explained("ending the agents", error))?;
+    place(client, namespace, json!("true")).await?;
     let deadline = Instant::now() + timeout;
     let mut said = 0;
     loop {

@@ -6,6 +6,8 @@ use anyhow::Result;
 
 use crate::{Controller, Node, Pod, Process, config, controller, place};
 
+/// Among an agent's options: what it may, as setpriv(1) writes it.
+pub const CAPABILITIES: &str = "capabilities:";
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running mesh-agent.
@@ -33,10 +35,17 @@ impl Agent {
         if !options.iter().any(|option| option.starts_with("--kubelet-cgroup=")) {
             arguments.push(format!("--kubelet-cgroup={}", node.kubelet_cgroup().display()));
         }
+        // A word to the harness, not to the agent.
+        let (bounds, options): (Vec<_>, Vec<_>) = options.iter().partition(|option| option.starts_with(CAPABILITIES));
         // Two nodes have the same options, and folders of their own.
-        arguments.extend(options.iter().map(|option| option.replace("{node}", node.id.name())));
+        arguments.extend(options.into_iter().map(|option| option.replace("{node}", node.id.name())));
+        let mut program = config::built("mesh-agent")?;
+        if let Some(bound) = bounds.first().and_then(|bound| bound.strip_prefix(CAPABILITIES)) {
+            arguments.splice(0..0, [format!("--bounding-set={bound}"), program.display().to_string()]);
+            program = config::installed("setpriv")?;
+        }
         let name = format!("agent-{}", node.id.name());
-        let process = Arc::new(node.host.start(&name, &config::built("mesh-agent")?, &arguments)?);
+        let process = Arc::new(node.host.start(&name, &program, &arguments)?);
         node.host.crew.join(&process);
         process.listens_at(&node.agent_socket())?;
         process.listens_at(&node.cni_socket())?;

@@ -29,7 +29,7 @@ pub mod talk;
 mod wait;
 mod world;
 
-pub use agent::Agent;
+pub use agent::{Agent, CAPABILITIES};
 pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};

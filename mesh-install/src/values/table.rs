@@ -70,7 +70,6 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Secret with a given CA (cacerts, or of type kubernetes.io/tls); empty: own CA",
     ),
-    setting("istioLabels", Kind::Flag, "false", "Whether istio.io/dataplane-mode joins pods too"),
     setting(
         "nodeTaint",
         Kind::Flag,
@@ -91,7 +90,7 @@ pub const SETTINGS: &[Setting] = &[
         "{requests: {cpu: 50m, memory: 128Mi}, limits: {memory: 512Mi}}",
         "What a controller may use",
     ),
-    setting("controller.log", FILTER, "info", "What it logs, as in info or mesh_controller=debug"),
+    setting("controller.log", FILTER, "info,kube_leader_election=warn", "What it logs, as in mesh_controller=debug"),
     setting("controller.nodeSelector", Kind::Map, "{kubernetes.io/os: linux}", "On which nodes it may run"),
     setting("controller.tolerations", Kind::List, "[]", "Which taints it tolerates"),
     setting("agent.cgroup", PATH, "/sys/fs/cgroup/kubepods.slice", "Cgroup folder below which all pods of a node run"),

@@ -9,6 +9,8 @@ use mesh_install::{AGENT, PART_OF, PART_OF_LABEL, PROGRAMS};
 use serde_json::{Value, json};
 
 pub const NAME: &str = "mesh-uninstall";
+/// A label that no node has, so that agents end while their DaemonSet stays.
+pub const NOWHERE: &str = "nodemesh.io/uninstalled";
 /// Options of the agent that say where it left what.
 const PLACES: &[&str] = &["--cgroup=", "--bpffs=", "--run-dir=", "--state-dir=", "--cni-conf-dir=", "--cni-bin-dir="];
 
@@ -57,6 +59,13 @@ pub fn pod(agents: &DynamicObject, node: &str) -> Result<Pod, String> {
     serde_json::from_value(pod).map_err(|error| format!("DaemonSet {AGENT}: {error}"))
 }
 
+/// Which nodes had an agent, as a selector of labels.
+pub fn selector(agents: &DynamicObject) -> String {
+    let labels = agents.data["spec"]["template"]["spec"]["nodeSelector"].as_object().into_iter().flatten();
+    let labels = labels.filter(|(name, _)| *name != NOWHERE);
+    labels.map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
+}
+
 /// A node's name may be as long as a pod's.
 fn name(node: &str) -> String {
     let mut hasher = DefaultHasher::new();
@@ -89,6 +98,10 @@ mod tests {
         assert!(spec["volumes"].as_array().unwrap().iter().all(|volume| volume["hostPath"].is_object()));
         assert_eq!(container["volumeMounts"].as_array().unwrap().len(), spec["volumes"].as_array().unwrap().len());
         assert_eq!(pod["metadata"]["namespace"], "nodemesh-system");
+        let mut agents = agents;
+        assert_eq!(selector(&agents), "kubernetes.io/os=linux");
+        agents.data["spec"]["template"]["spec"]["nodeSelector"][NOWHERE] = "true".into();
+        assert_eq!(selector(&agents), "kubernetes.io/os=linux", "the same when it is interrupted");
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! `meshctl check`: would the mesh work on this cluster, and does it? It only looks. What it reads is gathered first
+//! (`facts`); every judgement about it is pure.
+
+mod cluster;
+mod facts;
+mod mesh;
+mod network;
+mod nodes;
+
+use std::io;
+
+use serde::Serialize;
+
+use crate::{
+    Outcome,
+    client::Failure,
+    cluster::Access,
+    output::{Format, Mood, Screen},
+};
+use facts::Facts;
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "Marks:
+  ✓  as it should be
+  ‼  somebody should look at it
+  ×  it does not work so; the exit code is 1")]
+pub struct Arguments {
+    /// Before the mesh is installed: only what it would find
+    #[arg(long)]
+    pre: bool,
+    /// As -o json
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mark {
+    Ok,
+    Warning,
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    mark: Mark,
+    /// What it is about, in a word.
+    area: &'static str,
+    what: String,
+    /// What to do; empty where nothing is to be done.
+    hint: String,
+}
+
+impl Finding {
+    pub fn ok(area: &'static str, what: impl Into<String>) -> Self {
+        Self { mark: Mark::Ok, area, what: what.into(), hint: String::new() }
+    }
+
+    pub fn warning(area: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { mark: Mark::Warning, area, what: what.into(), hint: hint.into() }
+    }
+
+    pub fn error(area: &'static str, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { mark: Mark::Error, area, what: what.into(), hint: hint.into() }
+    }
+}
+
+pub async fn run<W: io::Write>(
+    arguments: &Arguments,
+    access: &Access,
+    screen: &mut Screen<W>,
+) -> Result<Outcome, Failure> {
+    let Arguments { pre, json } = arguments;
+    if *json {
+        screen.format = Format::Json;
+    }
+    let facts = facts::gather(&access.client().await?).await?;
+    let findings = judge(&facts, *pre);
+    for finding in &findings {
+        show(finding, screen)?;
+    }
+    let found = findings.iter().any(|finding| finding.mark == Mark::Error);
+    Ok(if found { Outcome::Found } else { Outcome::Fine })
+}
+
+fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
+    let mut findings = cluster::judge(facts, pre);
+    findings.extend(nodes::judge(&facts.nodes));
+    findings.extend(network::judge(facts));
+    findings.extend(mesh::labels(facts));
+    if !pre {
+        findings.extend(mesh::running(facts));
+    }
+    findings
+}
+
+fn show<W: io::Write>(finding: &Finding, screen: &mut Screen<W>) -> io::Result<()> {
+    if screen.format != Format::Table {
+        return screen.object(finding);
+    }
+    let Finding { mark, area, what, hint } = finding;
+    let (sign, mood) = match mark {
+        Mark::Ok => ("✓", Mood::Good),
+        Mark::Warning => ("‼", Mood::Plain),
+        Mark::Error => ("×", Mood::Bad),
+    };
+    screen.line(&format!("{sign} {area:<12} {what}"), mood)?;
+    if hint.is_empty() { Ok(()) } else { screen.line(&format!("{:15}→ {hint}", ""), Mood::Dim) }
+}
+
+#[cfg(test)]
+mod tests;
