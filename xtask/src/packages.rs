@@ -35,6 +35,12 @@ const PROGRAMS: &[Program] = &[
     Program { binary: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
     Program { binary: "openssl", package: "openssl", why: "signs certificates as nobody should" },
     Program { binary: "nft", package: "nftables", why: "closes ports to break connections on purpose" },
+    // Not where the shell looks: another program bears the name of one of them.
+    Program {
+        binary: "/usr/lib/cni/host-local",
+        package: "containernetworking-plugins",
+        why: "makes pods' networks as a container runtime does, with the plugin bridge beside it",
+    },
     XZ,
 ];
 
