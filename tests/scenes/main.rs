@@ -16,6 +16,7 @@ mod bytes_stage;
 mod canary;
 mod cast;
 mod closed_ports;
+mod cni_chain;
 mod cni_installer;
 mod cni_plugin;
 mod cni_unannounced;

@@ -153,7 +153,8 @@ impl Installer {
     fn install_binary(&mut self) -> io::Result<()> {
         let path = self.bin_dir.join(NAME);
         let looks = |path: &Path| match fs::metadata(path) {
-            Ok(m) => Ok(Some((m.ino(), m.len(), m.mtime(), m.ctime()))),
+            // The time of the last change, of mode or content, to the nanosecond.
+            Ok(m) => Ok(Some((m.ino(), m.len(), m.ctime(), m.ctime_nsec()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         };
