@@ -176,7 +176,9 @@ impl Installer {
             File::open(&self.bin_dir)?.sync_all()?;
             tracing::info!(file = %path.display(), "the CNI plugin was installed");
         }
-        self.compared = looks(&path)?;
+        // What it looked like before it was compared: what changed meanwhile is looked at once more, and so is what was
+        // just installed.
+        self.compared = now;
         Ok(())
     }
 }
