@@ -17,6 +17,7 @@ mod canary;
 mod capabilities;
 mod cast;
 mod closed_ports;
+mod cni_chain;
 mod cni_installer;
 mod cni_plugin;
 mod cni_unannounced;

@@ -35,13 +35,13 @@ const PROGRAMS: &[Program] = &[
     Program { binary: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
     Program { binary: "openssl", package: "openssl", why: "signs certificates as nobody should" },
     Program { binary: "nft", package: "nftables", why: "closes ports to break connections on purpose" },
-    Program {
-        // Not in PATH: where container runtimes look.
-        binary: "/usr/lib/cni/bridge",
-        package: "containernetworking-plugins",
-        why: "gives a pod its network, as on a node of Kubernetes",
-    },
     Program { binary: "kubectl", package: "kubernetes-client", why: "builds the Kustomize base" },
+    // Not where the shell looks: another program bears the name of one of them.
+    Program {
+        binary: "/usr/lib/cni/host-local",
+        package: "containernetworking-plugins",
+        why: "makes pods' networks as a container runtime does, with the plugin bridge beside it",
+    },
     XZ,
 ];
 

@@ -153,7 +153,8 @@ impl Installer {
     fn install_binary(&mut self) -> io::Result<()> {
         let path = self.bin_dir.join(NAME);
         let looks = |path: &Path| match fs::metadata(path) {
-            Ok(m) => Ok(Some((m.ino(), m.len(), m.mtime(), m.ctime()))),
+            // The time of the last change, of mode or content, to the nanosecond.
+            Ok(m) => Ok(Some((m.ino(), m.len(), m.ctime(), m.ctime_nsec()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         };
@@ -175,7 +176,9 @@ impl Installer {
             File::open(&self.bin_dir)?.sync_all()?;
             tracing::info!(file = %path.display(), "the CNI plugin was installed");
         }
-        self.compared = looks(&path)?;
+        // What it looked like before it was compared: what changed meanwhile is looked at once more, and so is what was
+        // just installed.
+        self.compared = now;
         Ok(())
     }
 }

@@ -123,8 +123,9 @@ impl Remembered {
     }
 }
 
-/// Opens the namespaces of these pods, by device and inode, wherever a process or a name holds them.
-pub fn find(entries: &[Entry]) -> BTreeMap<(u64, u64), OwnedFd> {
+/// Opens the namespaces of these pods, by device and inode, wherever a process or a name holds them. The node's
+/// processes are seen in `host_proc`.
+pub fn find(entries: &[Entry], host_proc: &Path) -> BTreeMap<(u64, u64), OwnedFd> {
     let mut found = BTreeMap::new();
     let mut missing: Vec<(u64, u64)> = entries.iter().map(|entry| (entry.device, entry.inode)).collect();
     let mut look = |path: PathBuf| -> bool {
@@ -144,7 +145,7 @@ pub fn find(entries: &[Entry]) -> BTreeMap<(u64, u64), OwnedFd> {
     }
     // Names first: they are few, processes may be thousands.
     let named = NAMED.iter().flat_map(|folder| paths(Path::new(folder)));
-    let processes = paths(Path::new("/proc")).filter(|path| is_process(path)).map(|path| path.join("ns/net"));
+    let processes = paths(host_proc).filter(|path| is_process(path)).map(|path| path.join("ns/net"));
     for path in named.chain(processes) {
         if look(path) {
             break;
@@ -231,7 +232,7 @@ mod tests {
     #[test]
     fn a_namespace_is_found_by_its_processes() -> io::Result<()> {
         let own = identity(fs::metadata("/proc/self/ns/net")).expect("this process has one");
-        let found = find(&[entry(own), entry((own.0, 1))]);
+        let found = find(&[entry(own), entry((own.0, 1))], Path::new("/proc"));
         assert_eq!(found.keys().collect::<Vec<_>>(), [&own]);
         Ok(())
     }

@@ -150,6 +150,19 @@ fn terminated_and_host_network_pods() {
 }
 
 #[test]
+fn a_static_pod_bears_the_uid_that_its_node_knows() {
+    let uid = |annotations: &str| {
+        let text = SHOP.replacen("uid: u-cart", &format!("uid: u-cart\n  annotations: {{{annotations}}}"), 1);
+        world(&text).local_pods["a"][CART].pod_uid.clone()
+    };
+    assert_eq!(uid(""), "u-cart");
+    assert_eq!(uid("kubernetes.io/config.mirror: abc, kubernetes.io/config.hash: abc"), "abc");
+    for other in ["kubernetes.io/config.hash: abc", "kubernetes.io/config.mirror: abc, kubernetes.io/config.hash: d"] {
+        assert_eq!(uid(other), "u-cart", "{other}");
+    }
+}
+
+#[test]
 fn the_older_pod_owns_an_address() {
     let world = world(&SHOP.replace("podIP: 10.0.1.1", "podIP: 10.0.0.1"));
     assert_eq!(world.workloads[CART].addresses.len(), 2);

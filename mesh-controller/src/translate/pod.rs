@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use k8s_openapi::{api::core::v1, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    api::core::v1,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
 use mesh_common::model::{Identity, LocalPod, Locality, Mode, SameNode, Tunnel, Workload, WorkloadKind};
 
 use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, usable};
@@ -13,7 +16,7 @@ use crate::status::Fault;
 pub struct Pod {
     pub namespace: String,
     pub name: String,
-    /// The pod's UID in Kubernetes; empty where the source has none.
+    /// The pod's UID on its node, and so in Kubernetes; empty where the source has none.
     pub pod_uid: String,
     /// Unique over clusters.
     pub uid: String,
@@ -71,7 +74,7 @@ pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Resul
     let probe_ports = spec.map(|spec| probe_ports(spec, &ports, faults)).unwrap_or_default();
     Ok(Some(Pod {
         uid: format!("{}//Pod/{namespace}/{name}", settings.cluster),
-        pod_uid: metadata.uid.clone().unwrap_or_default(),
+        pod_uid: kubelets_uid(metadata).or(metadata.uid.as_deref()).unwrap_or_default().to_owned(),
         created: created(metadata),
         node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         addresses: status.as_ref().map_or(Vec::new(), |status| addresses(status, faults)),
@@ -86,6 +89,13 @@ pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Resul
         kind,
         workload_name,
     }))
+}
+
+/// A static pod has another UID on its node than its mirror in the API, which says it: cgroup and CNI know no other.
+fn kubelets_uid(metadata: &ObjectMeta) -> Option<&str> {
+    let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    let hash = annotation("kubernetes.io/config.mirror").filter(|hash| !hash.is_empty())?;
+    (annotation("kubernetes.io/config.hash") == Some(hash)).then_some(hash)
 }
 
 fn addresses(status: &v1::PodStatus, faults: &mut Vec<Fault>) -> Vec<IpAddr> {

@@ -61,7 +61,7 @@ impl Registry {
     }
 
     fn look_for(&mut self, entries: Vec<Entry>) {
-        let mut namespaces = find(&entries);
+        let mut namespaces = find(&entries, &self.settings.host_proc);
         for entry in entries {
             let key = (entry.namespace.clone(), entry.name.clone());
             let found = namespaces
