@@ -35,10 +35,10 @@ use crate::{
     direct::{self, Direct},
     durable, handover,
     health::{self, Readiness},
-    identity::{Certificates, Identity, SignError, Signer, Signing},
+    identity::{Certificates, Identity, SignError, Signer, Signing, Trust},
     pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
-    state::Store,
+    state::{Snapshot, Store},
     telemetry::{FlowLog, Metrics},
     tunnel::{Pool, PoolSettings},
 };
@@ -112,6 +112,9 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let recalled = memory.recalled();
     let signer = Authority { ca: control::CaClient::new(connection.clone()), ttl: settings.certificate_ttl };
     let certificates = Certificates::new(Arc::new(signer), Default::default());
+    let trust = certificates.trust().clone();
+    trust.say(store.snapshot().trust_bundles().values());
+    tokio::spawn(follow_roots(store.subscribe(), trust));
     let flows = FlowLog::new();
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
@@ -318,6 +321,18 @@ async fn settled(mut pods: watch::Receiver<Vec<PodStatus>>) {
     let _ = tokio::time::timeout(PODS_FOUND, pods.wait_for(settled)).await;
 }
 
+/// What the controller says of roots holds for whoever is judged next.
+async fn follow_roots(mut snapshots: watch::Receiver<Arc<Snapshot>>, trust: Trust) {
+    let mut said = Arc::default();
+    while snapshots.changed().await.is_ok() {
+        let bundles = Arc::clone(snapshots.borrow_and_update().trust_bundles());
+        if !Arc::ptr_eq(&said, &bundles) {
+            trust.say(bundles.values());
+            said = bundles;
+        }
+    }
+}
+
 async fn maybe(work: Option<impl Future<Output = ()>>) {
     match work {
         Some(work) => work.await,
@@ -334,10 +349,11 @@ struct Authority {
 impl Signer for Authority {
     fn sign<'a>(&'a self, identity: &'a Identity, csr_pem: String) -> Signing<'a> {
         Box::pin(async move {
-            self.ca
-                .sign(identity, csr_pem, self.ttl)
-                .await
-                .map_err(|e| if e.retryable() { SignError::unavailable(e) } else { SignError::refused(e) })
+            self.ca.sign(identity, csr_pem, self.ttl).await.map_err(|e| match e.retry_after() {
+                Some(after) => SignError::unavailable(e).after(after),
+                None if e.retryable() => SignError::unavailable(e),
+                None => SignError::refused(e),
+            })
         })
     }
 }

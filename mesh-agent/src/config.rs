@@ -53,10 +53,11 @@ pub struct Run {
     /// Name that the controller's certificate must bear
     #[arg(long, default_value = "mesh-controller.nodemesh-system.svc")]
     pub controller_name: String,
-    /// PEM file of the authority that signs the controller's certificate
+    /// PEM file of the roots of the controller's certificate; read anew whenever the agent connects
     #[arg(long)]
     pub controller_ca: PathBuf,
-    /// File with this node's join token (mode 0600)
+    /// File with what proves the node: a join token (mode 0600), or the ServiceAccount token of the agent's pod; read
+    /// anew at each call
     #[arg(long)]
     pub token: PathBuf,
     #[command(flatten)]

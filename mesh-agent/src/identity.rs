@@ -9,6 +9,7 @@ mod fault;
 mod key;
 mod peer;
 mod renew;
+mod trust;
 mod verify;
 
 #[cfg(test)]
@@ -22,14 +23,16 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 pub use cache::{CertificateState, Certificates};
-pub use certificate::{Certificate, ChainError};
+pub use certificate::{Certificate, ChainError, Serving};
 pub use fault::{fault, of_peer};
 pub use mesh_common::model::Identity;
 pub use peer::{Peer, PeerError};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+pub use trust::{Anchors, End, Trust};
 pub use verify::refusal;
 
 /// What [`Signer::sign`] returns: the certificate chain as PEM, leaf first, root last.
@@ -46,18 +49,28 @@ pub trait Signer: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct SignError {
     retryable: bool,
+    retry_after: Duration,
     source: Box<dyn Error + Send + Sync>,
 }
 
 impl SignError {
     /// The authority could not be asked or could not answer: the same request may succeed shortly.
     pub fn unavailable(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { retryable: true, source: source.into() }
+        Self { retryable: true, retry_after: Duration::ZERO, source: source.into() }
     }
 
     /// The authority said no: whoever waits is told at once.
     pub fn refused(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { retryable: false, source: source.into() }
+        Self { retryable: false, retry_after: Duration::ZERO, source: source.into() }
+    }
+
+    /// The authority says when to come again.
+    pub fn after(self, retry_after: Duration) -> Self {
+        Self { retry_after, ..self }
+    }
+
+    pub fn retry_after(&self) -> Duration {
+        self.retry_after
     }
 
     pub fn retryable(&self) -> bool {

@@ -14,6 +14,9 @@ use super::channel::{Connection, TokenError, explain};
 /// Signing is one round trip and one signature; a CA that takes longer is stuck.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A CA that asks for more patience than this gets this.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
+
 /// Asks the CA. Clones share the connection to the controller.
 #[derive(Clone, Debug)]
 pub struct CaClient {
@@ -30,12 +33,20 @@ pub enum CaError {
     Refused { identity: Identity, code: &'static str, message: String },
     /// The CA was not reached or could not sign now.
     #[error("the CA cannot sign for {identity} now ({code}): {message}")]
-    Unavailable { identity: Identity, code: &'static str, message: String },
+    Unavailable { identity: Identity, code: &'static str, message: String, retry_after: Option<Duration> },
     #[error("the CA answered for {identity} without a certificate")]
     Empty { identity: Identity },
 }
 
 impl CaError {
+    /// When the CA wants to be asked again, if it said so: this node, or all of them, ask for too much.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::Token(_) | Self::Refused { .. } | Self::Empty { .. } => None,
+        }
+    }
+
     /// The same request may succeed later without anybody changing a setting or a policy. A refusal may end too,
     /// once the controller knows a pod of that identity on this node, but asking often will not hasten it.
     pub fn retryable(&self) -> bool {
@@ -96,6 +107,14 @@ fn failed(identity: &Identity, status: &tonic::Status) -> CaError {
         | Code::Aborted
         | Code::Internal
         | Code::Unavailable
-        | Code::DataLoss => CaError::Unavailable { identity, code, message: explain(status) },
+        | Code::DataLoss => {
+            CaError::Unavailable { identity, code, message: explain(status), retry_after: pushback(status) }
+        }
     }
+}
+
+/// As gRPC has it for retries (gRFC A6).
+fn pushback(status: &tonic::Status) -> Option<Duration> {
+    let value = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
+    value.parse().ok().map(|ms| Duration::from_millis(ms).min(LONGEST_PUSHBACK))
 }

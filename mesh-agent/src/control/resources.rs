@@ -3,16 +3,20 @@
 use std::fmt;
 
 use mesh_common::{
-    model::{Accounts, LocalPod, Policy},
+    model::{Accounts, LocalPod, Policy, TrustBundle},
     proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
 };
 use prost::Message;
 
-use crate::state::{Kind, Object, Reach};
+use crate::{
+    identity::Anchors,
+    state::{Kind, Object, Reach},
+};
 
-/// What the agent subscribes to, in this order. The controller answers accounts first, and nothing is permitted before
+/// What the agent subscribes to, in this order. The controller answers
+/// roots and accounts first, and nothing is permitted before
 /// the policies: so a deleted account is known as such by then.
-pub const KINDS: [Kind; 4] = [Kind::Accounts, Kind::Policy, Kind::Address, Kind::LocalPod];
+pub const KINDS: [Kind; 5] = [Kind::TrustBundle, Kind::Accounts, Kind::Policy, Kind::Address, Kind::LocalPod];
 
 /// Why a resource was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,7 @@ pub fn type_url(kind: Kind) -> &'static str {
         Kind::Policy => type_url::AUTHORIZATION,
         Kind::LocalPod => type_url::LOCAL_POD,
         Kind::Accounts => type_url::ACCOUNTS,
+        Kind::TrustBundle => type_url::TRUST_BUNDLE,
     }
 }
 
@@ -65,6 +70,10 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
         Kind::Policy => decode::<security::Authorization>(&any.value).and_then(Policy::try_from).map(Object::Policy),
         Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
         Kind::Accounts => decode::<nodemesh::Accounts>(&any.value).and_then(Accounts::try_from).map(Object::Accounts),
+        Kind::TrustBundle => decode::<nodemesh::TrustBundle>(&any.value)
+            .and_then(TrustBundle::try_from)
+            .and_then(usable)
+            .map(Object::TrustBundle),
     };
     let object = object.map_err(|error| reject(&error.field, error.why))?;
     let content = object.resource_name();
@@ -84,6 +93,14 @@ fn reach(resource: &Resource) -> Reach {
         Ok(security::Scope::WorkloadSelector) => Reach::Named,
         Ok(security::Scope::Namespace) => Reach::Namespace(policy.namespace),
         Ok(security::Scope::Global) | Err(_) => Reach::Everybody,
+    }
+}
+
+/// A bundle with a root that no verifier can be built of is refused whole.
+fn usable(bundle: TrustBundle) -> Result<TrustBundle, WireError> {
+    match Anchors::of(&bundle) {
+        Ok(_) => Ok(bundle),
+        Err(error) => Err(WireError { field: "roots".into(), why: format!("{error}") }),
     }
 }
 

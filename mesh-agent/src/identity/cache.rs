@@ -22,6 +22,7 @@ use super::{
     Signer,
     certificate::{Certificate, ChainError},
     renew::{FetchError, Renewal, State},
+    trust::Trust,
 };
 
 /// How certificates are fetched.
@@ -44,6 +45,7 @@ pub struct Certificates {
     signer: Arc<dyn Signer>,
     settings: Arc<Settings>,
     turns: Arc<Semaphore>,
+    trust: Trust,
     kept: Mutex<BTreeMap<Identity, Kept>>,
 }
 
@@ -96,7 +98,12 @@ impl Drop for Kept {
 impl Certificates {
     pub fn new(signer: Arc<dyn Signer>, settings: Settings) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new(settings.concurrent_requests.max(1)));
-        Arc::new(Self { signer, settings: Arc::new(settings), turns, kept: Mutex::default() })
+        Arc::new(Self { signer, settings: Arc::new(settings), turns, trust: Trust::default(), kept: Mutex::default() })
+    }
+
+    /// Whose signatures count, for the controller to say.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Makes `wanted` the identities to hold certificates for: starts to fetch the new ones, forgets the others and
@@ -118,7 +125,8 @@ impl Certificates {
     /// authority sent. To be called inside a tokio runtime.
     pub fn adopt(&self, identity: Identity, chain: &[String], key: Vec<u8>) -> Result<(), ChainError> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
-        let certificate = Certificate::new(&identity, key, chain, self.settings.roots.clone(), SystemTime::now())?;
+        let certificate =
+            Certificate::trusting(&identity, key, chain, self.settings.roots.clone(), &self.trust, SystemTime::now())?;
         let kept = self.start(identity.clone(), Some(Arc::new(certificate)));
         self.lock().insert(identity, kept);
         Ok(())
@@ -163,6 +171,7 @@ impl Certificates {
             signer: self.signer.clone(),
             settings: self.settings.clone(),
             turns: self.turns.clone(),
+            trust: self.trust.clone(),
             state: sender,
         };
         Kept { state, renewal: tokio::spawn(renewal.run()).abort_handle() }

@@ -1,6 +1,6 @@
 //! One certificate with its key, checked when it arrives, and the TLS configurations that it speaks with.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{fmt, future::Future, sync::Arc, time::SystemTime};
 
 use mesh_common::model::Identity;
 use rustls::{
@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{
     peer::{Peer, PeerError},
     provider,
+    trust::{Anchors, End, Roots, Trust},
     verify::{ClientVerifier, ServerVerifier},
 };
 
@@ -29,12 +30,21 @@ const NO_NAME: &str = "mesh.invalid";
 pub struct Certificate {
     /// Whose it is, and until when; the same for every handshake made with it.
     facts: Peer,
-    roots: Arc<RootCertStore>,
+    roots: Roots,
     key: Arc<SingleCertAndKey>,
+    /// The leaf and what is between it and its root.
+    sent: Vec<CertificateDer<'static>>,
     /// As it came, for a successor of this agent.
     chain: Vec<String>,
     secret: PrivateKeyDer<'static>,
     server: Arc<ServerConfig>,
+}
+
+/// How connections to a workload are accepted, and the roots that go on judging them.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    pub config: Arc<ServerConfig>,
+    pub roots: Roots,
 }
 
 /// Why what the certificate authority sent is not a certificate to use.
@@ -60,13 +70,27 @@ pub enum ChainError {
 }
 
 impl Certificate {
-    /// Takes a chain (PEM, leaf first, roots last) for `asked` and the key it was asked with. `trusted` says which
-    /// roots count; without it the chain's own do, since the authority that sent it was authenticated.
+    /// As [`Certificate::trusting`], where no controller has said whom to trust.
+    #[cfg(test)]
     pub fn new(
         asked: &Identity,
         key: PrivateKeyDer<'static>,
         chain: &[String],
         trusted: Option<Arc<RootCertStore>>,
+        now: SystemTime,
+    ) -> Result<Self, ChainError> {
+        Self::trusting(asked, key, chain, trusted, &Trust::default(), now)
+    }
+
+    /// Takes a chain (PEM, leaf first, roots last) for `asked` and the key it was asked with. `trusted` says which
+    /// roots count; without it those that the controller says do, now and later; and until it does the chain's own,
+    /// since the authority that sent it was authenticated.
+    pub fn trusting(
+        asked: &Identity,
+        key: PrivateKeyDer<'static>,
+        chain: &[String],
+        trusted: Option<Arc<RootCertStore>>,
+        trust: &Trust,
         now: SystemTime,
     ) -> Result<Self, ChainError> {
         let (text, secret) = (chain.to_vec(), key.clone_key());
@@ -80,26 +104,36 @@ impl Certificate {
         }
         let (sent, own_roots) = chain.split_at(chain.len() - tail);
         let roots = match trusted {
-            Some(roots) => roots,
-            None => Arc::new(store(own_roots)?),
+            Some(roots) => Roots::fixed(Arc::new(Anchors::new(roots)?)),
+            None => trust.roots(Arc::new(Anchors::new(Arc::new(store(own_roots)?))?), asked.trust_domain()),
         };
 
         let facts = Peer::read(&sent[0]).map_err(ChainError::Leaf)?;
         if facts.identity != *asked {
             return Err(ChainError::Identity { issued: Box::new(facts.identity), asked: Box::new(asked.clone()) });
         }
-        let client_verifier = Arc::new(ClientVerifier::new(roots.clone(), asked.trust_domain())?);
+        let client_verifier = Arc::new(ClientVerifier::new(roots.clone(), asked.trust_domain()));
         verify_both_ways(sent, &roots, client_verifier.as_ref(), asked, now).map_err(ChainError::Unusable)?;
         // Also compares the leaf's public key with ours.
         let key = CertifiedKey::from_der(sent.to_vec(), key, &provider()).map_err(ChainError::Unusable)?;
         let key = Arc::new(SingleCertAndKey::from(key));
         let server = Arc::new(server_config(client_verifier, key.clone()).map_err(ChainError::Unusable)?);
-        Ok(Self { facts, roots, key, chain: text, secret, server })
+        Ok(Self { facts, roots, key, sent: sent.to_vec(), chain: text, secret, server })
     }
 
     /// Chain (PEM) and private key (PKCS#8): for the successor of this agent, and nobody else.
     pub fn secrets(&self) -> (&[String], &[u8]) {
         (&self.chain, self.secret.secret_der())
+    }
+
+    /// The roots by which peers are judged, now and later.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// Ready once the roots that count do not bear out this certificate any more: peers refuse it then.
+    pub fn distrusted(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.roots.distrust(End::Client, self.sent.clone())
     }
 
     pub fn identity(&self) -> &Identity {
@@ -126,6 +160,11 @@ impl Certificate {
 
     /// For connections to this workload: TLS 1.3, ALPN h2, a client certificate of the same trust domain and roots is
     /// mandatory. No tickets and no early data, so that every connection proves its identity anew.
+    pub fn serving(&self) -> Serving {
+        Serving { config: self.server.clone(), roots: self.roots.clone() }
+    }
+
+    #[cfg(test)]
     pub fn server_config(&self) -> Arc<ServerConfig> {
         self.server.clone()
     }
@@ -184,7 +223,7 @@ fn store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, ChainError>
 /// One leaf serves connections in and out: an authority that signs for one side only is found here, not at a peer.
 fn verify_both_ways(
     sent: &[CertificateDer<'static>],
-    roots: &Arc<RootCertStore>,
+    roots: &Roots,
     client_verifier: &ClientVerifier,
     asked: &Identity,
     now: SystemTime,

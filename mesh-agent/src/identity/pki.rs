@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::model::Identity;
+use mesh_common::model::{Identity, TrustBundle};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -35,6 +35,12 @@ pub fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().expect("ASCII"))
 }
 
+/// What the controller says of roots.
+pub fn bundle(authorities: &[&Authority]) -> TrustBundle {
+    let roots = authorities.iter().map(|authority| authority.root_der());
+    TrustBundle { trust_domain: "cluster.local".to_owned(), roots: roots.collect() }
+}
+
 /// A fresh key and its CSR.
 pub fn pending(identity: &Identity) -> (PrivateKeyDer<'static>, String) {
     let (key, csr) = PendingKey::generate(identity).expect("a key");
@@ -51,6 +57,10 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let root_pem = params.self_signed(&key).expect("a root").pem();
         Self { issuer: Issuer::new(params, key), root_pem, next_serial: AtomicU64::new(0x1234) }
+    }
+
+    pub fn root_der(&self) -> Vec<u8> {
+        CertificateDer::from_pem_slice(self.root_pem.as_bytes()).expect("PEM").to_vec()
     }
 
     pub fn roots(&self) -> Arc<RootCertStore> {

@@ -12,7 +12,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{ChainError, SignError, Signer, cache::Settings, certificate::Certificate, key::PendingKey, provider};
+use super::{
+    ChainError, SignError, Signer, cache::Settings, certificate::Certificate, key::PendingKey, provider, trust::Trust,
+};
 
 /// A sleep by the monotonic clock misses a change of the wall clock, by which certificates expire; so it is cut.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -45,6 +47,7 @@ pub struct Renewal {
     pub settings: Arc<Settings>,
     /// Bounds how many requests are with the authority at once, over all identities.
     pub turns: Arc<Semaphore>,
+    pub trust: Trust,
     pub state: watch::Sender<State>,
 }
 
@@ -62,6 +65,14 @@ impl FetchError {
             Self::Key(_) | Self::Chain(_) | Self::Timeout(_) => true,
         }
     }
+
+    /// The authority asked not to be asked before.
+    fn retry_after(&self) -> Duration {
+        match self {
+            Self::Sign(error) => error.retry_after(),
+            Self::Key(_) | Self::Chain(_) | Self::Timeout(_) => Duration::ZERO,
+        }
+    }
 }
 
 impl Renewal {
@@ -69,7 +80,7 @@ impl Renewal {
         let mut failures = 0;
         let held = self.state.borrow().valid().cloned();
         if let Some(certificate) = held {
-            sleep_until(half_life(&certificate, SystemTime::now())).await;
+            rest(&certificate, half_life(&certificate, SystemTime::now())).await;
         }
         loop {
             match self.fetch().await {
@@ -77,15 +88,16 @@ impl Renewal {
                     failures = 0;
                     let renew_at = half_life(&certificate, SystemTime::now());
                     tracing::debug!(identity = %self.identity, serial = certificate.serial(), "certificate received");
-                    let certificate = Some(Arc::new(certificate));
-                    self.state.send_replace(State { certificate, failure: None });
-                    sleep_until(renew_at).await;
+                    let certificate = Arc::new(certificate);
+                    self.state.send_replace(State { certificate: Some(certificate.clone()), failure: None });
+                    rest(&certificate, renew_at).await;
                 }
                 Err(error) => {
                     tracing::warn!(identity = %self.identity, %error, attempt = failures + 1, "no certificate");
+                    let asked = error.retry_after().mul_f64(1.0 + random());
                     // What there is stays in use until it expires.
                     self.state.send_modify(|state| state.failure = Some(Arc::new(error)));
-                    sleep(backoff(&self.settings, failures, random())).await;
+                    sleep(backoff(&self.settings, failures, random()).max(asked)).await;
                     failures = failures.saturating_add(1);
                 }
             }
@@ -99,7 +111,7 @@ impl Renewal {
             .await
             .map_err(|_| FetchError::Timeout(self.settings.request_timeout))??;
         let roots = self.settings.roots.clone();
-        Ok(Certificate::new(&self.identity, key.into_der(), &chain, roots, SystemTime::now())?)
+        Ok(Certificate::trusting(&self.identity, key.into_der(), &chain, roots, &self.trust, SystemTime::now())?)
     }
 }
 
@@ -107,6 +119,16 @@ impl Renewal {
 fn half_life(certificate: &Certificate, now: SystemTime) -> SystemTime {
     let left = certificate.not_after().duration_since(now).unwrap_or_default();
     now + left.mul_f64(0.45 + 0.1 * random())
+}
+
+/// Until it is time to renew, or peers would refuse the certificate.
+async fn rest(certificate: &Certificate, renew_at: SystemTime) {
+    tokio::select! {
+        () = sleep_until(renew_at) => {}
+        () = certificate.distrusted() => {
+            tracing::info!(identity = %certificate.identity(), "its root is no longer trusted: another certificate is asked for");
+        }
+    }
 }
 
 async fn sleep_until(time: SystemTime) {

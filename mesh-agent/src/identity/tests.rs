@@ -3,3 +3,4 @@
 mod cache;
 mod chain;
 mod handshake;
+mod trust;

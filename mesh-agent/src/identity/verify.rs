@@ -5,22 +5,17 @@ use std::{fmt, sync::Arc};
 
 use mesh_common::model::Identity;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
-    client::{
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
 use super::{
     peer::{Peer, PeerError},
     provider,
+    trust::Roots,
 };
 
 /// A peer sends its leaf and at most this many certificates more. Chains are short; what is longer is work for us.
@@ -30,28 +25,26 @@ const INTERMEDIATES: usize = 10;
 /// trust domain. Which identity may do what is policy, decided later.
 #[derive(Debug)]
 pub struct ClientVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
+    roots: Roots,
     trust_domain: String,
 }
 
 /// What the client side asks of a server: a certificate for TLS servers, from our roots, with exactly one identity.
 pub struct ServerVerifier {
-    roots: Arc<RootCertStore>,
+    roots: Roots,
     expected: Identity,
 }
 
 impl ClientVerifier {
-    pub fn new(roots: Arc<RootCertStore>, trust_domain: &str) -> Result<Self, VerifierBuilderError> {
-        // No hints: while roots rotate, a client with a leaf of the other root must still offer it.
-        let chain =
-            WebPkiClientVerifier::builder_with_provider(roots, provider()).clear_root_hint_subjects().build()?;
-        Ok(Self { chain, trust_domain: trust_domain.to_string() })
+    pub fn new(roots: Roots, trust_domain: &str) -> Self {
+        Self { roots, trust_domain: trust_domain.to_string() }
     }
 }
 
 impl ClientCertVerifier for ClientVerifier {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.chain.root_hint_subjects()
+        // See Anchors::new.
+        &[]
     }
 
     fn client_auth_mandatory(&self) -> bool {
@@ -65,7 +58,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         bounded(intermediates)?;
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        let verified = self.roots.current().clients().verify_client_cert(leaf, intermediates, now)?;
         let peer = Peer::read(leaf).map_err(refused)?.identity;
         if peer.trust_domain() != self.trust_domain {
             return Err(refused(PeerError::TrustDomain { peer: Box::new(peer), ours: self.trust_domain.clone() }));
@@ -79,7 +72,7 @@ impl ClientCertVerifier for ClientVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, leaf, signature)
+        verify_tls12_signature(message, leaf, signature, &provider().signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -88,16 +81,16 @@ impl ClientCertVerifier for ClientVerifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, leaf, signature)
+        verify_tls13_signature(message, leaf, signature, &provider().signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
 impl ServerVerifier {
-    pub fn new(roots: Arc<RootCertStore>, expected: Identity) -> Self {
+    pub fn new(roots: Roots, expected: Identity) -> Self {
         Self { roots, expected }
     }
 }
@@ -119,9 +112,7 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         bounded(intermediates)?;
-        let algorithms = provider().signature_verification_algorithms.all;
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        self.roots.current().verify_server(leaf, intermediates, now)?;
         let peer = Peer::read(leaf).map_err(refused)?.identity;
         if peer != self.expected {
             return Err(refused(PeerError::Unexpected {

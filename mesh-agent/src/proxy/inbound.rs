@@ -65,8 +65,7 @@ pub async fn tunnelled(
     let drain = async {
         tokio::select! { () = pod.unhooked() => {}, () = counted.drained() => {} }
     };
-    let tls = certificate.server_config();
-    let served = tunnel::serve(stream, peer, tls, &settings, handler, malformed, drain).await;
+    let served = tunnel::serve(stream, peer, certificate.serving(), &settings, handler, malformed, drain).await;
     if let Err(e) = served {
         refused(e.code(), format!("{:#}", anyhow::Error::from(e)));
     }

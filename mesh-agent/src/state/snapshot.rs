@@ -10,7 +10,7 @@ use std::{
 
 use mesh_common::model::{
     Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Policy, PolicyName, Reason, SameNode,
-    Service, ServiceName, Tunnel, Workload, authorize,
+    Service, ServiceName, TrustBundle, Tunnel, Workload, authorize,
 };
 
 use super::{Reach, index::Index};
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pods: Arc<BTreeMap<String, Arc<LocalPod>>>,
     /// By namespace.
     accounts: Arc<HashMap<String, Arc<Accounts>>>,
+    /// By trust domain.
+    trust_bundles: Arc<BTreeMap<String, TrustBundle>>,
 
     // Indices of the above; `write` keeps them.
     by_address: Index<IpAddr, Workload>,
@@ -136,6 +138,10 @@ impl Snapshot {
     }
 
     /// In no particular order; none if nobody says which ServiceAccounts exist.
+    pub fn trust_bundles(&self) -> &Arc<BTreeMap<String, TrustBundle>> {
+        &self.trust_bundles
+    }
+
     pub fn accounts(&self) -> impl ExactSizeIterator<Item = &Arc<Accounts>> {
         self.accounts.values()
     }

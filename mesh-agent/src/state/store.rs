@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Service, ServiceName, Workload};
+use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Service, ServiceName, TrustBundle, Workload};
 use tokio::sync::watch;
 
 use super::Snapshot;
@@ -53,6 +53,8 @@ pub enum Kind {
     LocalPod,
     /// Named by their namespace.
     Accounts,
+    /// Named by their trust domain.
+    TrustBundle,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,7 @@ pub enum Object {
     Policy(Policy),
     LocalPod(LocalPod),
     Accounts(Accounts),
+    TrustBundle(TrustBundle),
 }
 
 /// Why a batch was refused; nothing of it was applied.
@@ -88,6 +91,7 @@ impl Object {
             Self::Policy(policy) => policy.name.to_string(),
             Self::LocalPod(pod) => pod.uid.clone(),
             Self::Accounts(accounts) => accounts.namespace.clone(),
+            Self::TrustBundle(bundle) => bundle.trust_domain.clone(),
         }
     }
 }
@@ -144,6 +148,7 @@ impl Store {
                 Object::Policy(policy) => next.put_policy(policy),
                 Object::LocalPod(pod) => next.put_pod(pod),
                 Object::Accounts(accounts) => next.put_accounts(accounts),
+                Object::TrustBundle(bundle) => next.put_trust_bundle(bundle),
             };
         }
         for policy in unreadable {
@@ -166,6 +171,7 @@ fn remove(snapshot: &mut Snapshot, kind: Kind, name: &str) -> bool {
         Kind::Policy => name.parse().is_ok_and(|name| snapshot.remove_policy(&name)),
         Kind::LocalPod => snapshot.remove_pod(name),
         Kind::Accounts => snapshot.remove_accounts(name),
+        Kind::TrustBundle => snapshot.remove_trust_bundle(name),
     }
 }
 

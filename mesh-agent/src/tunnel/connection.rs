@@ -17,7 +17,7 @@ use h2::{
     client::{Connection, SendRequest},
 };
 use http::{Method, Request, StatusCode, Uri, Version};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -60,6 +60,8 @@ pub struct Shared {
     pub active: AtomicUsize,
     idle_since: Mutex<Instant>,
     last_tls_error: LastTlsError,
+    /// What the peer presented.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 /// One of the streams that a connection may have; free again when dropped.
@@ -102,8 +104,8 @@ where
         return Err(TunnelError::Alpn(address));
     }
     let facts = TlsFacts::of(state).expect("the handshake is done");
-    let leaf = state.peer_certificates().and_then(|chain| chain.first()).expect("the verifier has seen it");
-    let peer = Peer::read(leaf).map_err(|error| TunnelError::identity(address, &error))?;
+    let chain = state.peer_certificates().expect("the verifier has seen it").to_vec();
+    let peer = Peer::read(&chain[0]).map_err(|error| TunnelError::identity(address, &error))?;
 
     let (io, last_tls_error) = Observed::new(tls);
     let windows = settings.windows;
@@ -125,6 +127,7 @@ where
         active: AtomicUsize::new(0),
         idle_since: Mutex::new(Instant::now()),
         last_tls_error,
+        chain,
     });
     Ok((send, connection, shared))
 }

@@ -69,6 +69,8 @@ pub enum ServeError {
     Connection(#[source] h2::Error),
     #[error("the client stopped answering")]
     Unresponsive,
+    #[error("the root of the client's certificate is no longer trusted")]
+    Distrusted,
 }
 
 /// Every word of [`TunnelError::code`] and [`ServeError::code`].
@@ -134,6 +136,7 @@ impl ServeError {
             Self::Alpn => reason::ALPN_MISMATCH,
             Self::Handshake(_) | Self::HandshakeTimeout(_) => reason::H2_HANDSHAKE_FAILURE,
             Self::Connection(_) | Self::Unresponsive => reason::H2_CONNECTION_FAILURE,
+            Self::Distrusted => reason::CERT_UNKNOWN_ISSUER,
         }
     }
 

@@ -4,7 +4,6 @@ use std::{future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Durati
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, request::Parts};
-use rustls::ServerConfig;
 use tokio::{
     net::TcpStream,
     task::{JoinError, JoinSet},
@@ -22,7 +21,10 @@ use super::{
     respond::{Inbound, Respond},
     tls::{ALPN, TlsFacts, widen},
 };
-use crate::{identity::Peer, telemetry::reason};
+use crate::{
+    identity::{End, Peer, Serving},
+    telemetry::reason,
+};
 
 /// Streams that a peer opened and reset before we looked at them, beyond which it is taken for an attack.
 const PENDING_RESETS: usize = 100;
@@ -69,13 +71,14 @@ const SHOWN: usize = 128;
 
 /// Serves one accepted connection from `remote` until the peer leaves. `handler` runs as a task of its own for every
 /// well-formed CONNECT; what is refused before, `malformed` gets to record. When `drain` is ready the peer is told to
-/// open no more streams; those that are open go on.
+/// open no more streams; those that are open go on. When the roots that bear the peer out are trusted no more, the
+/// connection ends.
 ///
 /// Returns when the connection and all its handlers have ended. Dropped before, it ends both at once.
 pub async fn serve<H, F>(
     tcp: TcpStream,
     remote: SocketAddr,
-    tls: Arc<ServerConfig>,
+    tls: Serving,
     settings: &ServerSettings,
     handler: H,
     malformed: impl Fn(Malformed),
@@ -87,12 +90,15 @@ where
 {
     tcp.set_nodelay(true).map_err(ServeError::Tls)?;
     let limit = settings.handshake_timeout;
-    let mut tls = timeout(limit, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp)))
+    let roots = tls.roots;
+    let mut tls = timeout(limit, TlsAcceptor::from(tls.config).accept(ReadAhead::new(tcp)))
         .await
         .map_err(|_| ServeError::TlsTimeout(limit))?
         .map_err(ServeError::handshake)?;
     widen(tls.get_mut().1);
     let (peer, facts) = authenticated(&tls)?;
+    let chain = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    let mut distrusted = pin!(roots.distrust(End::Client, chain));
     let (tls, mut resets) = Resets::new(tls);
     let mut connection = timeout(limit, builder(settings).handshake::<_, Bytes>(tls))
         .await
@@ -139,6 +145,7 @@ where
                 connection.graceful_shutdown();
             }
             () = &mut dead => break Err(ServeError::Unresponsive),
+            () = &mut distrusted => break Err(ServeError::Distrusted),
         }
     };
     while let Ok(stream) = resets.try_recv() {

@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -27,7 +26,7 @@ use tokio::{
 
 use super::*;
 use crate::identity::{
-    Certificate, Identity,
+    Certificate, Identity, Serving,
     pki::{Authority, identity},
 };
 
@@ -53,7 +52,7 @@ struct Source {
 }
 
 impl Peer {
-    async fn start<H, F>(tls: Arc<ServerConfig>, handler: H) -> Self
+    async fn start<H, F>(tls: Serving, handler: H) -> Self
     where
         H: Fn(Inbound, Respond) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -165,6 +164,6 @@ async fn echo(_: Inbound, respond: Respond) {
 
 async fn echo_world() -> (Authority, Peer, Pool) {
     let authority = Authority::new("root");
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), echo).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), echo).await;
     (authority, peer, Pool::new(PoolSettings::default()))
 }

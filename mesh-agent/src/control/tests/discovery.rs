@@ -81,7 +81,7 @@ fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: Vec<
 /// The first requests, by type.
 async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscoveryRequest> {
     let mut requests = BTreeMap::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         let request = stream.next().await;
         assert!(request.response_nonce.is_empty() && request.resource_names_subscribe.is_empty(), "a wildcard");
         requests.insert(request.type_url.clone(), request);
@@ -124,11 +124,13 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         assert_eq!(fields[key].kind, Some(want), "{key}");
     }
     let mut types = vec![first.type_url];
-    for _ in 1..4 {
+    for _ in 1..5 {
         types.push(stream.next().await.type_url);
     }
     // A deleted account must be known before the policies permit anything.
-    assert_eq!(types, [type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD]);
+    let wanted =
+        [type_url::TRUST_BUNDLE, type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+    assert_eq!(types, wanted);
     status(&mut control.status, "connected", |s| s.connected && !s.synced).await;
 
     let addresses = vec![pod_resource("1", pod("a", 1)), service_resource()];
@@ -137,7 +139,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     let policy = security::Authorization { name: "p".into(), namespace: "shop".into(), ..Default::default() };
     let policies = vec![resource(type_url::AUTHORIZATION, "shop/p", "1", &policy)];
     assert_eq!(exchange(&mut stream, response(type_url::AUTHORIZATION, "2", policies, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "two of four types");
+    assert!(!control.status.borrow().synced, "two of five types");
     let local = LocalPod {
         uid: uid("a"),
         pod_uid: "u".into(),
@@ -152,9 +154,19 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     };
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "three of four types");
+    assert!(!control.status.borrow().synced, "three of five types");
     let accounts = vec![accounts_resource("1", "shop", &["default"])];
     assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "4", accounts, vec![])).await, None);
+    let bundle = |root: Vec<u8>| {
+        let message = nodemesh::TrustBundle { trust_domain: "cluster.local".into(), roots: vec![root] };
+        vec![resource(type_url::TRUST_BUNDLE, "cluster.local", "1", &message)]
+    };
+    let no_root = response(type_url::TRUST_BUNDLE, "5", bundle(b"no certificate".to_vec()), vec![]);
+    let why = exchange(&mut stream, no_root).await.expect("a NACK");
+    assert!(why.starts_with("resource `cluster.local`: roots: "), "{why}");
+    assert!(!control.status.borrow().synced && world.store.snapshot().trust_bundles().is_empty());
+    let root = crate::identity::pki::Authority::new("root").root_der();
+    assert_eq!(exchange(&mut stream, response(type_url::TRUST_BUNDLE, "6", bundle(root), vec![])).await, None);
     status(&mut control.status, "synced", |s| s.synced && s.last_nack.is_none()).await;
 
     let snapshot = world.store.snapshot();
@@ -351,7 +363,9 @@ async fn the_last_good_configuration_outlives_the_agent() {
     let requests = subscriptions(&mut stream).await;
     assert_eq!(requests[type_url::ADDRESS].initial_resource_versions, BTreeMap::from([(uid("cart"), "7".into())]));
     assert!(requests[type_url::AUTHORIZATION].initial_resource_versions.is_empty(), "it is to be sent again");
-    for kind in [type_url::ADDRESS, type_url::LOCAL_POD, type_url::AUTHORIZATION, type_url::ACCOUNTS] {
+    for kind in
+        [type_url::TRUST_BUNDLE, type_url::ADDRESS, type_url::LOCAL_POD, type_url::AUTHORIZATION, type_url::ACCOUNTS]
+    {
         exchange(&mut stream, response(kind, "n", vec![], vec![])).await;
     }
     status(&mut control.status, "confirmed", |status| !status.from_disk && status.synced).await;

@@ -124,6 +124,7 @@ impl World {
         let (ca_file, token_file) = (files.path().join("ca.crt"), files.path().join("token"));
         std::fs::write(&ca_file, ca_pem).expect("written");
         std::fs::write(&token_file, "nm1.n1.secret\n").expect("written");
+        std::fs::set_permissions(&token_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
 
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address: SocketAddr = listener.local_addr().expect("bound");

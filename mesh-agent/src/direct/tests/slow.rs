@@ -54,6 +54,7 @@ impl Mesh {
                 }
                 Kind::LocalPod => drop(self.pods.remove(name)),
                 Kind::Accounts => drop(self.accounts.remove(name)),
+                Kind::TrustBundle => panic!("no roots here: {name}"),
             }
         }
         for (name, object) in &delta.upserts {
@@ -66,6 +67,7 @@ impl Mesh {
                 Object::LocalPod(pod) => drop(self.pods.insert(name.clone(), pod)),
                 Object::Accounts(accounts) => drop(self.accounts.insert(name.clone(), accounts)),
                 Object::Service(service) => panic!("no services here: {service:?}"),
+                Object::TrustBundle(bundle) => panic!("no roots here: {bundle:?}"),
             }
         }
         for Unreadable { name, reach } in &delta.unreadable {

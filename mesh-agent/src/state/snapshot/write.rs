@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Scope, Service, ServiceName, Workload};
+use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Scope, Service, ServiceName, TrustBundle, Workload};
 
 use super::Snapshot;
 use crate::state::Unreadable;
@@ -136,6 +136,19 @@ impl Snapshot {
 
     pub(in crate::state) fn remove_pod(&mut self, uid: &str) -> bool {
         self.pods.contains_key(uid) && Arc::make_mut(&mut self.pods).remove(uid).is_some()
+    }
+
+    pub(in crate::state) fn put_trust_bundle(&mut self, bundle: TrustBundle) -> bool {
+        if self.trust_bundles.get(&bundle.trust_domain) == Some(&bundle) {
+            return false;
+        }
+        Arc::make_mut(&mut self.trust_bundles).insert(bundle.trust_domain.clone(), bundle);
+        true
+    }
+
+    pub(in crate::state) fn remove_trust_bundle(&mut self, trust_domain: &str) -> bool {
+        self.trust_bundles.contains_key(trust_domain)
+            && Arc::make_mut(&mut self.trust_bundles).remove(trust_domain).is_some()
     }
 
     pub(in crate::state) fn put_accounts(&mut self, accounts: Accounts) -> bool {

@@ -18,7 +18,7 @@ use super::{
     entries::{Inner, Lease, Pooled},
 };
 use crate::{
-    identity::Certificate,
+    identity::{Certificate, End},
     tunnel::{
         TunnelError,
         connection::{Http2, Shared, connect},
@@ -59,7 +59,23 @@ impl Attempt<'_> {
         let lease = pooled.lease(usize::MAX).expect("a new connection is empty");
         entry.connections.push(pooled);
         drop(entries);
-        tokio::spawn(drive(connection, Arc::downgrade(self.inner), self.key.clone(), self.id, shared, closed));
+        let distrusted = certificate.roots().distrust(End::Server, shared.chain.clone());
+        let closed = async move {
+            tokio::select! {
+                _ = closed => {}
+                () = distrusted => {
+                    tracing::info!(address = %shared.address, "the root of a tunnel's peer is no longer trusted: it ends");
+                }
+            }
+        };
+        tokio::spawn(drive(
+            connection,
+            Arc::downgrade(self.inner),
+            self.key.clone(),
+            self.id,
+            lease.shared.clone(),
+            closed,
+        ));
         Ok(Lease { fresh: true, ..lease })
     }
 }
@@ -85,7 +101,7 @@ async fn drive(
     key: PoolKey,
     id: u64,
     shared: Arc<Shared>,
-    closed: oneshot::Receiver<()>,
+    closed: impl Future<Output = ()> + Send,
 ) {
     let Some(settings) = pool.upgrade().map(|inner| inner.settings.clone()) else { return };
     let mut connection = connection;
@@ -101,7 +117,7 @@ async fn drive(
                 }
                 break;
             }
-            _ = &mut closed => break,
+            () = &mut closed => break,
             () = &mut dead => {
                 tracing::info!(address = %key.address, "tunnel peer stopped answering");
                 break;

@@ -27,7 +27,7 @@ async fn pair_with(request: ConnectRequest) -> Pair {
         let sender = sender.clone();
         async move { drop(sender.send((inbound, respond.accept().expect("still wanted")))) }
     };
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), handler).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), handler).await;
     let (pool, source) = (Pool::new(PoolSettings::default()), Source::new(&authority, "pod-1", &peer));
     let dial = || TcpStream::connect(peer.address);
     let (near, _) = within(pool.open(&source.key, &source.certificate, dial, &request)).await.expect("opened");

@@ -155,7 +155,7 @@ async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
 async fn a_silent_peer_is_found_dead() {
     let authority = Authority::new("root");
     let relay = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), echo).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), echo).await;
     let (relayed, server) = (relay.local_addr().expect("bound"), peer.address);
     // Between the two a wire that can be cut without either noticing.
     let wire = tokio::spawn(async move {

@@ -8,16 +8,20 @@ use rustls::{
     pki_types::ServerName,
     sign::{CertifiedKey, SingleCertAndKey},
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::identity::pki::{pending, uri};
+use crate::identity::{
+    Trust,
+    pki::{bundle, pending, uri},
+};
 
 #[tokio::test]
 async fn a_refusal_brings_status_and_reason() {
     let authority = Authority::new("root");
     let handler = |_, respond: Respond| async { respond.refuse(StatusCode::FORBIDDEN, "DENY") };
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), handler).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), handler).await;
     let pool = Pool::new(PoolSettings::default());
     let source = Source::new(&authority, "pod-1", &peer);
     for _ in 0..2 {
@@ -36,7 +40,7 @@ async fn a_handler_that_fails_answers_503() {
         let _unanswered = respond;
         panic!("on purpose");
     };
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), handler).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), handler).await;
     let error = Source::new(&authority, "pod-1", &peer).open(&Pool::new(PoolSettings::default())).await;
     let error = error.expect_err("abandoned");
     let TunnelError::Refused { status, reason, .. } = error else { panic!("{error}") };
@@ -57,7 +61,7 @@ async fn nobody_listening_is_a_connect_error() {
 async fn slow_peers_are_given_up() {
     let authority = Authority::new("root");
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), echo).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), echo).await;
     let brief = Duration::from_millis(100);
     let pool = Pool::new(PoolSettings { connect_timeout: brief, handshake_timeout: brief, ..PoolSettings::default() });
     let mut source = Source::new(&authority, "pod-1", &peer);
@@ -91,7 +95,7 @@ async fn a_certificate_of_somebody_else_is_not_used() {
 #[tokio::test]
 async fn a_server_of_another_root_is_refused() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let peer = Peer::start(theirs.certificate(&cart()).server_config(), echo).await;
+    let peer = Peer::start(theirs.certificate(&cart()).serving(), echo).await;
     let source = Source::new(&ours, "pod-1", &peer);
     let error = source.open(&Pool::new(PoolSettings::default())).await.expect_err("unknown issuer");
     assert_eq!(error.code(), "CERT_UNKNOWN_ISSUER");
@@ -99,9 +103,41 @@ async fn a_server_of_another_root_is_refused() {
 }
 
 #[tokio::test]
+async fn a_connection_ends_when_its_peer_s_root_is_no_longer_trusted() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    // Each side hears of it alone.
+    for client_hears in [true, false] {
+        let trust = Trust::default();
+        let trusting = |of: &Identity| {
+            let (key, csr) = pending(of);
+            let chain = old.sign(&csr, old.leaf(of));
+            let now = std::time::SystemTime::now();
+            Arc::new(Certificate::trusting(of, key, &chain, None, &trust, now).expect("good"))
+        };
+        let server = if client_hears { old.certificate(&cart()) } else { trusting(&cart()) };
+        let peer = Peer::start(server.serving(), echo).await;
+        let mut source = Source::new(&old, "pod-1", &peer);
+        if client_hears {
+            source.certificate = trusting(&identity("shop", "web"));
+        }
+        let pool = Pool::new(PoolSettings::default());
+        let mut stream = source.open(&pool).await.expect("open");
+        trust.say([&bundle(&[&old, &new])]);
+        let mut said = [0; 5];
+        stream.write_all(b"hello").await.expect("it goes on");
+        within(stream.read_exact(&mut said)).await.expect("it goes on");
+        trust.say([&bundle(&[&new])]);
+        assert!(!matches!(within(stream.read(&mut said)).await, Ok(1..)), "it has ended");
+        if !client_hears {
+            assert_eq!(peer.error().await, "CERT_UNKNOWN_ISSUER");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_alert_after_the_handshake_is_a_tls_failure() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let peer = Peer::start(ours.certificate(&cart()).server_config(), echo).await;
+    let peer = Peer::start(ours.certificate(&cart()).serving(), echo).await;
     let mut source = Source::new(&ours, "pod-1", &peer);
     source.certificate = trusting(&theirs, &ours);
     let error = source.open(&Pool::new(PoolSettings::default())).await.expect_err("the server knows no such root");
@@ -204,7 +240,7 @@ async fn a_peer_that_never_answers_keeps_nobody_waiting() {
             let _ = gave_up.send(());
         }
     };
-    let peer = Peer::start(authority.certificate(&cart()).server_config(), silent).await;
+    let peer = Peer::start(authority.certificate(&cart()).serving(), silent).await;
     let limit = Duration::from_millis(300);
     let pool = Pool::new(PoolSettings { answer_timeout: limit, ..PoolSettings::default() });
     let source = Source::new(&authority, "pod-1", &peer);

@@ -147,9 +147,13 @@ async fn clocks_that_jump() {
         ("the clock is 24 h ahead", SystemTime::now() + DAY, "CERT_EXPIRED"),
         ("the clock is 24 h behind", SystemTime::now() - DAY, "CERT_NOT_YET_VALID"),
     ] {
-        let mut tls = ServerConfig::clone(&authority.certificate(&cart()).server_config());
+        let mut serving = authority.certificate(&cart()).serving();
+        let mut tls = ServerConfig::clone(&serving.config);
         tls.time_provider = Arc::new(Shifted(now));
-        let peer = Peer::start(Arc::new(tls), echo).await;
+        let peer = {
+            serving.config = Arc::new(tls);
+            Peer::start(serving, echo).await
+        };
         let outcome = rogue::attempt(&good(&authority, &peer)).await;
         assert_eq!((outcome.status, outcome.text.as_str()), (0, ""), "{outcome:?}");
         peer.told(code).await;
