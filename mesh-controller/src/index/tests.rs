@@ -1,8 +1,10 @@
 //! Manifests in, state out: no cluster, no files.
 
 mod accounts;
+mod cost;
 mod faults;
 mod modes;
+mod services;
 mod topology;
 
 use mesh_common::model::{SameNode, Tunnel};
