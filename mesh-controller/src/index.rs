@@ -2,6 +2,7 @@
 //! that nothing can be forgotten by a missed event.
 
 mod accounts;
+mod cache;
 mod claims;
 mod delta;
 mod endpoints;
@@ -11,12 +12,14 @@ pub mod redirection;
 pub mod tests;
 
 pub use accounts::account;
+pub use cache::Cache;
 pub use delta::Delta;
 pub use redirection::{PodName, Redirected, Redirection, Report, annotated};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use k8s_openapi::jiff::Timestamp;
@@ -24,9 +27,11 @@ use mesh_common::model::{
     Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
 };
 
+use cache::{Translated, Value};
+
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
-    status::{Fault, Problem},
+    status::Problem,
     translate::{Labels, Settings, endpoint_slice, join, node, peer_authentication, pod, same_node, service},
 };
 
@@ -65,7 +70,7 @@ pub struct Written {
 /// An object in the form of its translation.
 struct Read<'a, T> {
     object: &'a Object,
-    value: T,
+    value: &'a T,
 }
 
 /// The objects by kind, translated one by one.
@@ -92,9 +97,16 @@ struct Objects<'a> {
 
 impl World {
     /// The state that these objects describe, given what agents have reported of their pods.
+    #[cfg(test)]
     pub fn new(settings: &Settings, update: &Update, redirection: &Redirection) -> Self {
+        Self::with(settings, update, redirection, &mut Cache::default())
+    }
+
+    /// The same. Whatever the cache holds, it changes nothing of it.
+    pub fn with(settings: &Settings, update: &Update, redirection: &Redirection, cache: &mut Cache) -> Self {
         let mut problems = update.problems.clone();
-        let objects = Objects::translate(settings, update, &mut problems);
+        let translated = cache.translate(settings, &update.objects);
+        let objects = Objects::gather(update, &translated, &mut problems);
         let bypassed = objects.bypassed.iter().map(|(namespace, until)| ((*namespace).to_owned(), *until)).collect();
         let mut world = Self { bypassed, ..Self::default() };
         world.add_pods(settings, &objects, redirection, &mut problems);
@@ -208,9 +220,12 @@ impl<'a> Objects<'a> {
         if self.bypassed.contains_key(namespace) { join::bypassed(mode) } else { mode }
     }
 
-    fn translate(settings: &Settings, update: &'a Update, problems: &mut Vec<Problem>) -> Self {
+    /// Puts in order what was translated one by one.
+    fn gather(update: &'a Update, translated: &'a [Arc<Translated>], problems: &mut Vec<Problem>) -> Self {
         let mut by_kind = Self::default();
-        for object in &update.objects {
+        for (object, translated) in update.objects.iter().zip(translated) {
+            let object: &Object = object;
+            problems.extend(translated.problems.iter().cloned());
             let mut faults = Vec::new();
             match &object.kind {
                 Kind::Namespace(namespace) => {
@@ -232,45 +247,23 @@ impl<'a> Objects<'a> {
                     let metadata = &account.metadata;
                     by_kind.accounts.extend(metadata.namespace.as_deref().zip(metadata.name.as_deref()));
                 }
-                Kind::Pod(v1) => {
-                    let labels = v1.metadata.labels.as_ref();
-                    faults.extend(labels.and_then(join::check).into_iter().chain(labels.and_then(same_node::check)));
-                    let read = pod::pod(settings, v1, &mut faults);
-                    by_kind.lost.extend(read.is_err().then(|| object.key()));
-                    by_kind.pods.extend(Read::new(object, read, &mut faults));
-                }
-                Kind::Service(v1) => {
-                    let read = service::service(settings, v1, &mut faults);
-                    by_kind.services.extend(Read::new(object, read, &mut faults));
-                }
-                Kind::EndpointSlice(v1) => {
-                    let read = endpoint_slice::slice(v1, &mut faults);
-                    by_kind.slices.extend(Read::new(object, read, &mut faults));
-                }
-                Kind::PeerAuthentication(custom) => {
-                    let value = peer_authentication::peer_authentication(custom, &mut faults);
-                    by_kind.peer_authentications.push(Read { object, value });
-                }
-                Kind::AuthorizationPolicy(custom) => {
-                    let translate = crate::translate::authorization_policy::authorization_policy;
-                    let value = translate(settings, custom, &mut faults);
-                    by_kind.authorization_policies.push(Read { object, value });
-                }
+                Kind::Pod(_)
+                | Kind::Service(_)
+                | Kind::EndpointSlice(_)
+                | Kind::PeerAuthentication(_)
+                | Kind::AuthorizationPolicy(_) => {}
             }
             problems.extend(faults.into_iter().map(|fault| object.problem(fault)));
-        }
-        by_kind
-    }
-}
-
-impl<'a, T> Read<'a, T> {
-    fn new(object: &'a Object, read: Result<Option<T>, Fault>, faults: &mut Vec<Fault>) -> Option<Self> {
-        match read {
-            Ok(value) => value.map(|value| Self { object, value }),
-            Err(fault) => {
-                faults.push(fault);
-                None
+            match &translated.value {
+                Value::Nothing => {}
+                Value::Lost => by_kind.lost.push(object.key()),
+                Value::Pod(value) => by_kind.pods.push(Read { object, value }),
+                Value::Service(value) => by_kind.services.push(Read { object, value }),
+                Value::Slice(value) => by_kind.slices.push(Read { object, value }),
+                Value::PeerAuthentication(value) => by_kind.peer_authentications.push(Read { object, value }),
+                Value::AuthorizationPolicy(value) => by_kind.authorization_policies.push(Read { object, value }),
             }
         }
+        by_kind
     }
 }

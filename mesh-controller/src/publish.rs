@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    index::{PodName, Redirection, Report, World, annotated},
+    index::{Cache, PodName, Redirection, Report, World, annotated},
     serve::Catalog,
     source::Update,
     tokens::write_private,
@@ -81,6 +81,7 @@ struct Remembered {
 pub struct Publisher {
     settings: Settings,
     memory: Memory,
+    cache: Cache,
     redirection: Redirection,
     published: watch::Sender<Arc<Published>>,
     /// Whose signatures count, if an authority says so.
@@ -200,7 +201,8 @@ impl Publisher {
     ) -> Result<(Self, watch::Receiver<Arc<Published>>)> {
         let redirection = Redirection { remembered: memory.load()?, ..Redirection::default() };
         let (published, receiver) = watch::channel(Arc::default());
-        let mut publisher = Self { settings, memory, redirection, published, trust: None };
+        let cache = Cache::default();
+        let mut publisher = Self { settings, memory, cache, redirection, published, trust: None };
         publisher.publish(first);
         Ok((publisher, receiver))
     }
@@ -265,7 +267,7 @@ impl Publisher {
         let update = &Update { now: Timestamp::now(), ..update.clone() };
         let before = self.published.borrow().clone();
         self.memory.learn(update, &mut self.redirection.remembered);
-        let world = World::new(&self.settings, update, &self.redirection);
+        let world = World::with(&self.settings, update, &self.redirection, &mut self.cache);
         for problem in world.problems.iter().filter(|problem| before.world.problems.binary_search(problem).is_err()) {
             tracing::warn!(%problem, "configuration is not honoured as written");
         }

@@ -16,11 +16,15 @@ pub fn settle<'a>(
     claims: impl Iterator<Item = (&'a Object, i64, &'a [IpAddr])>,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<IpAddr, &'a Object> {
-    let mut claims: Vec<_> =
-        claims.map(|(object, created, addresses)| (created, object.key(), object, addresses)).collect();
-    claims.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let name = |object: &'a Object| {
+        let metadata = object.metadata();
+        (metadata.namespace.as_deref(), metadata.name.as_deref())
+    };
+    let claims = claims.map(|(object, created, addresses)| ((created, name(object)), object, addresses));
+    let mut claims: Vec<_> = claims.collect();
+    claims.sort_by_key(|(order, _, _)| *order);
     let mut owners: BTreeMap<IpAddr, &Object> = BTreeMap::new();
-    for (_, _, object, addresses) in claims {
+    for (_, object, addresses) in claims {
         for ip in addresses {
             match owners.entry(*ip) {
                 Entry::Vacant(vacant) => {

@@ -1,6 +1,6 @@
 //! What changed between two states.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::model::{PolicyName, ServiceName};
 
@@ -28,12 +28,13 @@ impl World {
     /// What leads from `before` to this state.
     pub fn since(&self, before: &Self) -> Delta {
         let nothing = BTreeMap::new();
-        let nodes = self.local_pods.keys().chain(before.local_pods.keys());
+        let nodes: BTreeSet<_> = self.local_pods.keys().chain(before.local_pods.keys()).collect();
         let local_pods = nodes
+            .into_iter()
             .map(|node| {
-                let pods = |world: &Self| world.local_pods.get(node).cloned();
-                let (old, new) = (pods(before), pods(self));
-                (node.clone(), Changes::between(old.as_ref().unwrap_or(&nothing), new.as_ref().unwrap_or(&nothing)))
+                let old = before.local_pods.get(node).unwrap_or(&nothing);
+                let new = self.local_pods.get(node).unwrap_or(&nothing);
+                (node.clone(), Changes::between(old, new))
             })
             .filter(|(_, changes)| !changes.is_empty())
             .collect();

@@ -1,6 +1,6 @@
 //! Which policies hold for which workloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::model::{Policy, PolicyName, Scope};
 
@@ -27,6 +27,13 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
         PolicyName { namespace: settings.root_namespace.clone(), name: Policy::STRICT_STATIC.to_owned() };
     let labels: BTreeMap<&str, &Labels> =
         objects.pods.iter().map(|r| (r.value.uid.as_str(), &r.value.labels)).collect();
+    let mut selecting: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for Read { object: _, value: authorization } in &objects.authorization_policies {
+        if let (Scope::WorkloadSelector, Some(wanted)) = (authorization.policy.scope, &authorization.selector) {
+            let name = &authorization.policy.name;
+            selecting.entry(name.namespace.as_str()).or_default().push((wanted, name));
+        }
+    }
     for workload in world.workloads.values_mut() {
         let Some(labels) = labels.get(workload.uid.as_str()) else { continue };
         workload.policies.extend(match modes.effective(&workload.namespace, labels) {
@@ -38,13 +45,10 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
         if let Some(local) = local {
             local.strict_by = modes.strict_by(&workload.namespace, labels);
         }
-        let selecting = objects.authorization_policies.iter().map(|read| &read.value).filter(|authorization| {
-            let name = &authorization.policy.name;
-            authorization.policy.scope == Scope::WorkloadSelector
-                && (name.namespace == settings.root_namespace || name.namespace == workload.namespace)
-                && authorization.selector.as_ref().is_some_and(|wanted| selects(wanted, labels))
-        });
-        workload.policies.extend(selecting.map(|authorization| authorization.policy.name.clone()));
+        let namespaces: BTreeSet<&str> = [settings.root_namespace.as_str(), workload.namespace.as_str()].into();
+        let candidates = namespaces.into_iter().filter_map(|namespace| selecting.get(namespace)).flatten();
+        let names = candidates.filter(|(wanted, _)| selects(wanted, labels)).map(|(_, name)| (*name).clone());
+        workload.policies.extend(names);
         // An order that does not depend on that of files.
         workload.policies.sort();
     }

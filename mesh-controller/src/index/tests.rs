@@ -1,11 +1,11 @@
 //! Manifests in, state out: no cluster, no files.
 
 mod accounts;
+mod cost;
 mod faults;
 mod modes;
+mod services;
 mod topology;
-
-use std::sync::Arc;
 
 use mesh_common::model::{SameNode, Tunnel};
 

@@ -24,7 +24,16 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// The pod's name, in the same namespace; `None` if the slice does not say.
     pub pod: Option<String>,
-    pub ready: bool,
+    pub health: Health,
+}
+
+/// May new connections go to an endpoint?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Ready,
+    /// It ends, and still answers: only if the service has no ready one.
+    Draining,
+    Unready,
 }
 
 /// `None` for a slice that belongs to no service. Addresses and ports that are none are left out and added to `faults`.
@@ -58,8 +67,7 @@ pub fn slice(slice: &v1::EndpointSlice, faults: &mut Vec<Fault>) -> Result<Optio
             Endpoint {
                 addresses: endpoint.addresses.iter().filter_map(|text| usable(address(&field, text), faults)).collect(),
                 pod: pod.and_then(|target| target.name.clone()),
-                // By definition of the kind: not known counts as ready.
-                ready: endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true),
+                health: health(endpoint.conditions.as_ref()),
             }
         })
         .collect();
@@ -69,4 +77,44 @@ pub fn slice(slice: &v1::EndpointSlice, faults: &mut Vec<Fault>) -> Result<Optio
         ports: by_name,
         endpoints,
     }))
+}
+
+/// By definition of the kind, not known counts as ready, as serving what is ready, and as not terminating. Where a
+/// service publishes what is not ready, a terminating endpoint counts as ready there, and all the same ends.
+fn health(conditions: Option<&v1::EndpointConditions>) -> Health {
+    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
+    match conditions.and_then(|c| c.terminating).unwrap_or(false) {
+        false if ready => Health::Ready,
+        true if serving || ready => Health::Draining,
+        _ => Health::Unready,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_condition_of_an_endpoint() {
+        let of = |text: &str| {
+            let conditions: v1::EndpointConditions = serde_yaml_ng::from_str(text).expect("conditions");
+            health(Some(&conditions))
+        };
+        assert_eq!(health(None), Health::Ready);
+        for (conditions, expected) in [
+            ("{}", Health::Ready),
+            ("{ready: true}", Health::Ready),
+            ("{ready: false}", Health::Unready),
+            ("{ready: false, serving: true}", Health::Unready),
+            ("{ready: false, serving: true, terminating: true}", Health::Draining),
+            ("{ready: false, serving: false, terminating: true}", Health::Unready),
+            ("{ready: true, serving: true, terminating: false}", Health::Ready),
+            // publishNotReadyAddresses
+            ("{ready: true, serving: false, terminating: false}", Health::Ready),
+            ("{ready: true, serving: false, terminating: true}", Health::Draining),
+        ] {
+            assert_eq!(of(conditions), expected, "{conditions}");
+        }
+    }
 }

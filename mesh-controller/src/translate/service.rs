@@ -15,6 +15,8 @@ pub struct Service {
     pub created: i64,
     /// With every address that it claims.
     pub service: model::Service,
+    /// Its endpoints count as healthy, whatever their pods say of themselves.
+    pub publish_not_ready: bool,
     pub ports: Vec<Port>,
 }
 
@@ -33,7 +35,9 @@ pub enum Target {
     Named(String),
 }
 
-/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh. Addresses and ports that are
+/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh. Of a headless service there is
+/// only who serves it: its names are its pods' addresses, and those are known. What arrives at node ports and load
+/// balancers comes from outside, in plaintext, and is a connection to the pod by the time that the mesh sees it. Addresses and ports that are
 /// none are left out and added to `faults`.
 ///
 /// # Errors
@@ -48,8 +52,13 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
     let name = metadata.name.clone().unwrap_or_default();
     let ports = spec.ports.iter().flatten().enumerate().filter(|(_, p)| is_tcp(p.protocol.as_ref()));
     let ports: Vec<_> = ports.filter_map(|(i, p)| usable(service_port(i, p), faults)).collect();
+    if let Some(affinity) = spec.session_affinity.as_deref().filter(|affinity| *affinity != "None") {
+        let why = format!("{affinity} is not honoured: each connection goes to any endpoint");
+        faults.push(Fault::new("spec.sessionAffinity", why));
+    }
     Ok(Some(Service {
         created: created(metadata),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         service: model::Service {
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
             addresses: addresses(spec, faults),
