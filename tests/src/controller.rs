@@ -63,7 +63,7 @@ impl Controller {
     }
 
     /// Where agents find it.
-    pub(crate) fn url() -> String {
+    pub fn url() -> String {
         format!("https://{}:{PORT}", network::CONTROLLER)
     }
 

@@ -5,10 +5,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
 use http::{Method, Request};
 use kube::{Client, Config, config::Kubeconfig};
 use serde::Deserialize;
@@ -21,6 +23,8 @@ const PORT: u16 = 18443;
 const PROGRAMS: [&str; 2] = ["etcd", "minikapi"];
 /// Whoever writes here, as Kubernetes' field managers go.
 const MANAGER: &str = "mesh-tests";
+/// Requests under way, of many.
+const AT_ONCE: usize = 16;
 /// The kinds of other projects that the mesh reads.
 const CRDS: [&str; 2] = ["peerauthentications.security.istio.io", "authorizationpolicies.security.istio.io"];
 
@@ -30,6 +34,13 @@ pub struct KubeApi {
     /// Its network namespace.
     netns: String,
     kubeconfig: PathBuf,
+}
+
+/// A change of what the API has.
+#[derive(Clone, Debug)]
+pub enum Change {
+    Apply(Value),
+    Delete(Value),
 }
 
 /// What makes an object that object.
@@ -96,23 +107,15 @@ impl KubeApi {
 
     /// Server-side apply of an object and of its status, as its owner and its controller do; what the API has then.
     pub fn apply(&self, object: &Value) -> Result<Value> {
-        let mut object = object.clone();
-        let reference = Reference::of(&object)?;
-        if let Some(metadata) = object["metadata"].as_object_mut() {
-            // The API gives it.
-            metadata.remove("uid");
-        }
-        let status = object.as_object_mut().and_then(|object| object.remove("status"));
-        let query = format!("?fieldManager={MANAGER}&force=true");
+        self.run(async |client| apply(&client, object).await)
+    }
+
+    /// The same of many, in no order.
+    pub fn apply_all(&self, objects: &[Value]) -> Result<()> {
         self.run(async |client| {
-            let applied = send(&client, Method::PATCH, &(reference.path() + &query), Some(&object)).await?;
-            let Some(status) = status else { return Ok(applied) };
-            let Reference { api_version, kind, name, .. } = &reference;
-            let metadata = json!({ "name": name, "namespace": applied["metadata"]["namespace"] });
-            let body = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status });
-            send(&client, Method::PATCH, &(reference.path() + "/status" + &query), Some(&body)).await
+            let all = stream::iter(objects).map(|object| apply(&client, object)).buffer_unordered(AT_ONCE);
+            all.map_ok(drop).try_collect().await
         })
-        .with_context(|| format!("apply {reference:?}"))
     }
 
     /// At once; what is gone already is gone.
@@ -133,16 +136,45 @@ impl KubeApi {
         })
     }
 
-    /// A token of a ServiceAccount as a kubelet asks for it: for one audience, bound to a pod.
-    pub fn token(&self, namespace: &str, account: &str, pod: &str, audience: &str) -> Result<String> {
-        let pods = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
-        let uid = self.get(&pods)?.with_context(|| format!("no pod {namespace}/{pod}"))?["metadata"]["uid"].clone();
-        let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid });
-        let spec = json!({ "audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound });
-        let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
-        let answer = self.run(async |client| send(&client, Method::POST, &path, Some(&body)).await)?;
-        Ok(answer["status"]["token"].as_str().context("the API gave no token")?.to_owned())
+    /// Tokens of a ServiceAccount as kubelets ask for them: for one audience, each bound to one of these pods.
+    pub fn tokens(&self, namespace: &str, account: &str, pods: &[String], audience: &str) -> Result<Vec<String>> {
+        self.run(async |client| {
+            let one = async |pod: &String| {
+                let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}");
+                let uid = send(&client, Method::GET, &path, None).await?["metadata"]["uid"].clone();
+                let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid });
+                let spec = json!({ "audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound });
+                let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
+                let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+                let answer = send(&client, Method::POST, &path, Some(&body)).await?;
+                Ok(answer["status"]["token"].as_str().context("the API gave no token")?.to_owned())
+            };
+            stream::iter(pods).map(one).buffered(AT_ONCE).try_collect().await
+        })
+    }
+
+    /// Makes a change after another, so many a second, until it is over: how many there were.
+    pub fn change(&self, rate: u32, over: &AtomicBool, change: impl Fn(usize) -> Change + Sync) -> Result<usize> {
+        self.run(async |client| {
+            let (start, mut made) = (Instant::now(), 0);
+            while !over.load(Ordering::Relaxed) {
+                match change(made) {
+                    Change::Apply(object) => drop(apply(&client, &object).await?),
+                    Change::Delete(object) => {
+                        let path = Reference::of(&object)?.path() + "?gracePeriodSeconds=0";
+                        match send(&client, Method::DELETE, &path, None).await {
+                            Err(error) if !is_not_found(&error) => return Err(error),
+                            _ => {}
+                        }
+                    }
+                }
+                made += 1;
+                // By the clock: one that was late makes none of the others late.
+                let due = Duration::from_secs(1) * u32::try_from(made).unwrap_or(u32::MAX) / rate;
+                tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
+            }
+            Ok(made)
+        })
     }
 
     fn add_crds(&self, folder: &Path) -> Result<()> {
@@ -196,6 +228,25 @@ impl Reference {
         };
         format!("/{root}/{}/{place}{plural}/{}", self.api_version, self.name)
     }
+}
+
+async fn apply(client: &Client, object: &Value) -> Result<Value> {
+    let mut object = object.clone();
+    let reference = Reference::of(&object)?;
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        // The API gives it.
+        metadata.remove("uid");
+    }
+    let status = object.as_object_mut().and_then(|object| object.remove("status"));
+    let query = format!("?fieldManager={MANAGER}&force=true");
+    let failed = || format!("apply {reference:?}");
+    let applied =
+        send(client, Method::PATCH, &(reference.path() + &query), Some(&object)).await.with_context(failed)?;
+    let Some(status) = status else { return Ok(applied) };
+    let Reference { api_version, kind, name, .. } = &reference;
+    let metadata = json!({ "name": name, "namespace": applied["metadata"]["namespace"] });
+    let body = json!({ "apiVersion": api_version, "kind": kind, "metadata": metadata, "status": status });
+    send(client, Method::PATCH, &(reference.path() + "/status" + &query), Some(&body)).await.with_context(failed)
 }
 
 async fn send(client: &Client, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {

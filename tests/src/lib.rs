@@ -25,6 +25,7 @@ pub mod refused;
 mod report;
 pub mod rogue;
 pub mod runtime;
+pub mod simulated;
 pub mod talk;
 mod wait;
 mod world;
@@ -37,7 +38,7 @@ pub use cni::{Called, Runtime};
 pub use config::{BUILT, asked, installed, load_connections, patience, programs_dir, take_programs_from};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
-pub use kube_api::{KubeApi, kube_folder};
+pub use kube_api::{Change, KubeApi, kube_folder};
 pub use manifest::Manifests;
 pub use network::inside;
 pub use node::{

@@ -2,6 +2,7 @@
 //! from their cgroups. Figures of a machine that others use too are noisy, so nothing here passes or fails.
 
 mod changes;
+mod cluster;
 mod cold;
 mod figures;
 mod goals;
@@ -37,6 +38,8 @@ pub enum Command {
     L4(Arguments),
     /// Two pods of one node: messages, bytes, connections, first ones too, and how many go straight from pod to pod
     SameNode(Arguments),
+    /// The controller on a cluster of 1,000 services and 2,000 pods, and how soon agents hear of a change (MESH_KUBE)
+    Cluster(Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +67,7 @@ pub struct Arguments {
 /// # Errors
 /// It could not measure: not root, a build that fails, an item that does not exist, a load that ended with an error.
 pub fn run(root: &Path, command: &Command) -> Result<()> {
-    let (Command::L4(arguments) | Command::SameNode(arguments)) = command;
+    let (Command::L4(arguments) | Command::SameNode(arguments) | Command::Cluster(arguments)) = command;
     ensure!(shell::is_root(), "bench needs root: it makes network namespaces and loads eBPF");
     command.check()?;
     let ready = setup::run(root, command.scope())?;
@@ -115,6 +118,7 @@ impl Command {
         match self {
             Self::L4(_) => "l4",
             Self::SameNode(_) => "same-node",
+            Self::Cluster(_) => "cluster",
         }
     }
 
@@ -122,7 +126,7 @@ impl Command {
     fn scope(&self) -> Scope {
         match self {
             Self::L4(_) => Scope::Benchmarks,
-            Self::SameNode(_) => Scope::Everything,
+            Self::SameNode(_) | Self::Cluster(_) => Scope::Everything,
         }
     }
 
@@ -133,6 +137,7 @@ impl Command {
                 (arguments, items::ITEMS.iter().map(|item| item.name).chain(lasting::NAMES).collect())
             }
             Self::SameNode(arguments) => (arguments, same_node::names().collect()),
+            Self::Cluster(arguments) => (arguments, cluster::NAMES.to_vec()),
         };
         if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
             bail!("--only {name}: no such item; there are {}", known.join(", "));
@@ -145,9 +150,12 @@ impl Command {
     }
 
     fn measure(&self, samples: &mut Samples) -> Result<()> {
-        let (Self::L4(arguments) | Self::SameNode(arguments)) = self;
+        let (Self::L4(arguments) | Self::SameNode(arguments) | Self::Cluster(arguments)) = self;
         let Arguments { rounds, seconds, json: _, only, policies, programs: _ } = arguments;
         let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
+        if let Self::Cluster(_) = self {
+            return cluster::measure(samples, *seconds, wanted);
+        }
         eprintln!("bench: two nodes, a meshed and an unmeshed set of pods, {policies} policies");
         if let Self::SameNode(_) = self {
             return same_node::measure(*policies, samples, *rounds, *seconds, wanted);
@@ -168,6 +176,7 @@ impl Command {
         match self {
             Self::L4(_) => goals::rows(samples),
             Self::SameNode(_) => same_node::goals::rows(samples),
+            Self::Cluster(_) => cluster::rows(samples),
         }
     }
 }

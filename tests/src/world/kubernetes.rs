@@ -1,6 +1,11 @@
 //! A world on Kubernetes: the agents' own pods, and pods as a runtime and its CNI plugins make them.
 
-use std::{fs, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use std::io::Write;
 
@@ -31,23 +36,32 @@ impl World {
     }
 
     /// What the DaemonSet makes: the agent's pod of that node, and its token in this file.
-    pub(super) fn agent_pod(&mut self, api: &KubeApi, node: NodeId, token: &Path) -> Result<()> {
-        self.namespace(OWN)?;
-        self.manifests.service_account(OWN, AGENT)?;
-        let name = format!("{AGENT}-{}", node.name());
-        let container = json!({ "name": AGENT, "image": "example.com/mesh" });
-        api.apply(&json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": { "name": name, "namespace": OWN },
-            "spec": {
-                "nodeName": node.name(), "serviceAccountName": AGENT, "hostNetwork": true, "containers": [container],
-            },
-            "status": { "phase": "Running", "podIP": node.address(), "podIPs": [{ "ip": node.address() }] },
-        }))?;
-        let text = api.token(OWN, AGENT, &name, AUDIENCE)?;
+    pub(super) fn agent_pod(&mut self, node: NodeId, token: &Path) -> Result<()> {
+        let text = self.agent_tokens(&[node.name().to_owned()])?.pop().context("no token")?;
         let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(token);
         file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("write {}", token.display()))
+    }
+
+    /// The agents' pods of these nodes, and a token of each.
+    pub fn agent_tokens(&mut self, nodes: &[String]) -> Result<Vec<String>> {
+        self.namespace(OWN)?;
+        self.manifests.service_account(OWN, AGENT)?;
+        let api = self.api()?;
+        let named = |node: &String| format!("{AGENT}-{node}");
+        let pod = |node: &String| {
+            let container = json!({ "name": AGENT, "image": "example.com/mesh" });
+            json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": { "name": named(node), "namespace": OWN },
+                "spec": {
+                    "nodeName": node, "serviceAccountName": AGENT, "hostNetwork": true, "containers": [container],
+                },
+                "status": { "phase": "Running" },
+            })
+        };
+        api.apply_all(&nodes.iter().map(pod).collect::<Vec<_>>())?;
+        api.tokens(OWN, AGENT, &nodes.iter().map(named).collect::<Vec<_>>(), AUDIENCE)
     }
 
     /// A pod from its scheduling on: the runtime makes its namespace and runs the node's CNI plugins, and only then
@@ -109,6 +123,11 @@ impl World {
         self.pods.retain(|other| other.name != pod.name);
         self.network.remove_empty_pod(&pod.name)?;
         self.manifests.remove(&format!("pod-{}-{}", pod.namespace, pod.name))
+    }
+
+    /// The cgroup that the controller alone is in.
+    pub fn controller_cgroup(&self) -> PathBuf {
+        self.cgroup.join("controller")
     }
 
     /// The pod as its runtime knows it.

@@ -35,8 +35,8 @@ impl World {
     /// With a token made for it now.
     pub fn start_agent(&mut self, node: NodeId) -> Result<()> {
         let token = self.root().join(format!("token-{}", node.name()));
-        match self.api.clone() {
-            Some(api) => self.agent_pod(&api, node, &token)?,
+        match &self.api {
+            Some(_) => self.agent_pod(node, &token)?,
             None => self.controller()?.join_token(node, &token)?,
         }
         self.start_agent_with(node, token)?;

@@ -22,7 +22,8 @@ pub fn cpu_of_pods(pods: &[&Pod]) -> Result<f64> {
     pods.iter().map(|pod| cpu_of(&pod.cgroup)).sum()
 }
 
-fn cpu_of(cgroup: &Path) -> Result<f64> {
+/// Of everything in a cgroup.
+pub fn cpu_of(cgroup: &Path) -> Result<f64> {
     let file = cgroup.join("cpu.stat");
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
