@@ -13,6 +13,7 @@ use crate::{
     ca::{self, Authority, roots, rotation, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     link::Links,
+    monitoring,
     publish::{Memory, Publisher},
     serve::Agents,
     source::Directory,
@@ -42,6 +43,13 @@ impl App {
         private_folder(&config.state)?;
         let settings = config.settings();
         let mut tasks = JoinSet::new();
+        if let Some(address) = config.agents.metrics {
+            let served = monitoring::serve(address)?;
+            tasks.spawn(async move {
+                served.await;
+                Ok(())
+            });
+        }
         let (leader, leads) = watch::channel(true);
         let authority = authority(config, leads, &mut tasks).await?;
         let authenticator = authenticator(config).await?;

@@ -6,6 +6,7 @@ mod ca;
 mod config;
 mod index;
 mod link;
+mod monitoring;
 mod names;
 mod publish;
 mod refusal;
