@@ -16,6 +16,7 @@ use crate::{
     enrolment::Writer,
     leader::{self, Duties, Election, Leading},
     link::Links,
+    monitoring,
     nodes::Keeper,
     publish::{Memory, Publisher},
     serve::Agents,
@@ -46,6 +47,9 @@ impl App {
         let (source, memory, first) = Source::open(config).await?;
         let replica = leader::replica()?;
         let mut tasks = JoinSet::new();
+        if let Some(address) = config.agents.metrics {
+            tasks.spawn(ending(monitoring::serve(address)?, "metrics are no longer served"));
+        }
         let leading = match &source {
             Source::Kubernetes(client, _) => {
                 let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);

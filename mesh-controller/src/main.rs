@@ -8,6 +8,7 @@ mod enrolment;
 mod index;
 mod leader;
 mod link;
+mod monitoring;
 mod names;
 mod nodes;
 mod publish;

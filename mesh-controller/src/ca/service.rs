@@ -78,6 +78,7 @@ impl CertificateService {
             Refusal::new(Reason::SigningFailed, format!("{identity}: cannot sign"))
         })?;
         let not_after = signed.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        metrics::counter!("mesh_controller_certificates_signed_total").increment(1);
         tracing::info!(target: "audit", node, %identity, serial = signed.serial, not_after, "certificate signed");
         Ok(IstioCertificateResponse { cert_chain: signed.chain })
     }

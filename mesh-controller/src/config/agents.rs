@@ -1,6 +1,6 @@
-//! Options of agents' tokens and of what is signed for them.
+//! Options of agents' tokens, of what is signed for them, and of what is counted of that.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -45,6 +45,9 @@ pub struct AgentOptions {
     /// connections [default: --certificate-ttl]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub root_overlap: Option<Duration>,
+    /// Serve Prometheus metrics there, as in 0.0.0.0:15014
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl AgentOptions {
