@@ -71,3 +71,34 @@ fn a_pod_is_only_what_its_addresses_prove() -> Result<()> {
     world.write_status(&thief)?;
     world.wait_for(&[thief], true)
 }
+
+#[test]
+fn a_pod_in_its_nodes_network_is_said_to_be_outside() -> Result<()> {
+    let mut world = World::new("host network")?;
+    world.start()?;
+    world.namespace("shop")?;
+    let pod = |name: &str, node: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name}, namespace: shop, uid: u-{name} }}\n\
+             spec: {{ nodeName: {node}, hostNetwork: true, containers: [] }}\n\
+             status: {{ phase: Running, podIP: 172.18.0.1, podIPs: [{{ ip: 172.18.0.1 }}] }}\n"
+        )
+    };
+    world.manifests.write("pod-here", &pod("here", "a"))?;
+    world.manifests.write("pod-there", &pod("there", "b"))?;
+    // Agents know namespaces by their accounts, and a folder has them by this.
+    world
+        .manifests
+        .write("account", "apiVersion: v1\nkind: ServiceAccount\nmetadata: { name: default, namespace: shop }\n")?;
+    world.label_namespace("shop", Some("mesh"))?;
+    let told = || -> Result<Vec<(String, String)>> {
+        let status = world.status(A)?;
+        let pods = status["pods"].as_array().cloned().unwrap_or_default();
+        let word = |pod: &serde_json::Value, field: &str| pod[field].as_str().unwrap_or_default().to_owned();
+        Ok(pods.iter().map(|pod| (word(pod, "pod"), word(pod, "message"))).collect())
+    };
+    let told = eventually("it is told", Patience::LONG, || Ok(Some(told()?).filter(|told| !told.is_empty())))?;
+    assert!(matches!(told.as_slice(), [(name, why)] if name == "here" && why.contains("hostNetwork")), "{told:?}");
+    assert_eq!(world.node(A).hooked_pods()?, 0);
+    Ok(())
+}

@@ -28,6 +28,7 @@ const DESCRIPTORS: usize = 4;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "short-lived, and most messages are pods")]
 pub enum Message {
     Hello(Hello),
     Take,

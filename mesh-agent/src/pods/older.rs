@@ -41,8 +41,8 @@ impl Older {
 }
 
 impl Netns {
-    /// Notes what is open and not the agent's own: it may carry something from an earlier time in the mesh. To be called
-    /// once the namespace is redirected and before anything can be direct, so that nothing comes between.
+    /// Notes what is open and not the agent's own, which may carry something from an earlier time in the mesh. To be
+    /// called once the namespace is redirected and before anything can be direct, so that nothing comes between.
     pub(super) fn note_older(&self) -> io::Result<()> {
         let look = || io::Result::Ok((sock_diag::connections()?, sock_diag::open_ports()?, own_ports()?));
         let (open, listening, own_ports) = self.run(look)??;

@@ -1,5 +1,5 @@
-//! Whoever asked waits until a pod is what it shall be: in the mesh, observed, or not to be in it by the configuration's
-//! word. What is not so in time is to be asked again; nobody is let through because it takes long.
+//! Whoever asked waits until a pod is what it shall be: in the mesh, observed, or not to be in it by the
+//! configuration's word. What is not so in time is to be asked again; nobody is let through because it takes long.
 
 use std::os::fd::OwnedFd;
 
