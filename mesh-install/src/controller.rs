@@ -10,6 +10,9 @@ const NONROOT: u32 = 65532;
 const PORT: u16 = 15012;
 /// On loopback only.
 const ADMIN_PORT: u16 = 15000;
+/// That of Prometheus, and its name.
+const MONITORING: u16 = 15014;
+pub const MONITORING_NAME: &str = "http-monitoring";
 
 pub fn objects() -> Vec<Value> {
     vec![deployment(), service(), budget()]
@@ -61,7 +64,14 @@ fn deployment() -> Value {
                         "command": [format!("{PROGRAMS}/{CONTROLLER}")],
                         "args": arguments(),
                         "env": variables(),
-                        "ports": [{ "name": "grpc-agents", "containerPort": PORT, "protocol": "TCP" }],
+                        "ports": [
+                            { "name": "grpc-agents", "containerPort": PORT, "protocol": "TCP" },
+                            when("metrics.enabled", json!({
+                                "name": MONITORING_NAME,
+                                "containerPort": MONITORING,
+                                "protocol": "TCP",
+                            })),
+                        ],
                         "readinessProbe": probe(5),
                         "livenessProbe": probe(20),
                         "resources": "${controller.resources}",
@@ -97,6 +107,7 @@ fn arguments() -> Value {
         "--same-node=${sameNode}",
         "--certificate-ttl=${certificateTtlSeconds}s",
         when("caSecret", "--ca-secret=${caSecret}".into()),
+        when("metrics.enabled", format!("--metrics=0.0.0.0:{MONITORING}").into()),
         "--log=${controller.log}",
     ])
 }
@@ -118,7 +129,15 @@ fn service() -> Value {
             "type": "ClusterIP",
             "ipFamilyPolicy": "PreferDualStack",
             "selector": selector(CONTROLLER),
-            "ports": [{ "name": "grpc-agents", "port": PORT, "targetPort": "grpc-agents", "protocol": "TCP" }],
+            "ports": [
+                { "name": "grpc-agents", "port": PORT, "targetPort": "grpc-agents", "protocol": "TCP" },
+                when("metrics.enabled", json!({
+                    "name": MONITORING_NAME,
+                    "port": MONITORING,
+                    "targetPort": MONITORING_NAME,
+                    "protocol": "TCP",
+                })),
+            ],
         },
     })
 }

@@ -1,38 +1,36 @@
-//! What scrapes the agents. The kind is the Prometheus operator's, so it is there only if it is asked for.
+//! What scrapes agents and controller. The kind is the Prometheus operator's, so it is there only if it is asked for.
 
 use serde_json::{Value, json};
 
-use crate::{AGENT, metadata, selector, when};
+use crate::{AGENT, CONTROLLER, controller::MONITORING_NAME, metadata, selector, when};
 
 pub fn objects() -> Vec<Value> {
-    vec![when("metrics.podMonitor", pod_monitor())]
+    vec![when("metrics.podMonitor", agents()), when("metrics.podMonitor", controller())]
 }
 
-fn pod_monitor() -> Value {
+/// The agent declares no port (see its DaemonSet), so the address is put together here.
+fn agents() -> Value {
+    let address = |ip: &str, replacement: &str| {
+        json!({
+            "sourceLabels": ["__meta_kubernetes_pod_ip"],
+            "regex": ip,
+            "targetLabel": "__address__",
+            "replacement": replacement,
+        })
+    };
+    let relabelings = [address("([0-9.]+)", "$1:15020"), address("(.*:.*)", "[$1]:15020")];
+    monitor(AGENT, json!({ "path": "/metrics", "relabelings": relabelings }))
+}
+
+fn controller() -> Value {
+    monitor(CONTROLLER, json!({ "path": "/metrics", "port": MONITORING_NAME }))
+}
+
+fn monitor(name: &str, endpoint: Value) -> Value {
     json!({
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
-        "metadata": metadata(AGENT),
-        "spec": {
-            "selector": { "matchLabels": selector(AGENT) },
-            // The agent declares no port (see its DaemonSet), so the address is put together here.
-            "podMetricsEndpoints": [{
-                "path": "/metrics",
-                "relabelings": [
-                    {
-                        "sourceLabels": ["__meta_kubernetes_pod_ip"],
-                        "regex": "([0-9.]+)",
-                        "targetLabel": "__address__",
-                        "replacement": "$1:15020",
-                    },
-                    {
-                        "sourceLabels": ["__meta_kubernetes_pod_ip"],
-                        "regex": "(.*:.*)",
-                        "targetLabel": "__address__",
-                        "replacement": "[$1]:15020",
-                    },
-                ],
-            }],
-        },
+        "metadata": metadata(name),
+        "spec": { "selector": { "matchLabels": selector(name) }, "podMetricsEndpoints": [endpoint] },
     })
 }

@@ -104,7 +104,7 @@ fn all(values: &Values) -> usize {
 fn every_object_has_the_fields_of_its_kind() {
     // The namespace, two accounts, two roles and their bindings, Deployment, Service, budget, DaemonSet.
     assert_eq!(all(&Values::default()), 11);
-    assert_eq!(all(&changed()), 12, "and the PodMonitor");
+    assert_eq!(all(&changed()), 13, "and the PodMonitors");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! `meshctl uninstall`: agents end, then a pod on each of their nodes takes hooks and CNI files away, then the objects
-//! go. The DaemonSet stays, on no node, until the last: interrupted, the same command goes on where it was. What meshctl
-//! has not applied is not touched.
+//! `meshctl uninstall`: agents end, then a pod on each of their nodes takes hooks and CNI files away, then the
+//! objects go. The DaemonSet stays, on no node, until the last: interrupted, the same command goes on where it was.
+//! What meshctl has not applied is not touched.
 
 mod cleaning;
 

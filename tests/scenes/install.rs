@@ -352,3 +352,43 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
     assert!(code == 0 && said.contains("there is nothing that meshctl has installed"), "{said}");
     Ok(())
 }
+
+/// The words after `--` of what a container is started with.
+fn options(arguments: &Value) -> Vec<String> {
+    let arguments = arguments.as_array().into_iter().flatten().filter_map(Value::as_str);
+    arguments
+        .filter(|word| word.starts_with("--"))
+        .map(|word| word.split('=').next().unwrap_or(word).to_owned())
+        .collect()
+}
+
+#[test]
+fn the_programs_know_the_options_that_their_pods_give_them() -> Result<()> {
+    let mut values = mesh_install::Values::default();
+    values.set("caSecret=given")?;
+    let objects = mesh_install::objects(&values);
+    let container = |kind: &str| {
+        let object = objects.iter().find(|object| object["kind"] == kind);
+        object.map(|object| object["spec"]["template"]["spec"]["containers"][0].clone()).context("it is there")
+    };
+    let help = |program: &str, verb: &[&str]| -> Result<String> {
+        let output = Command::new(programs_dir()?.join(program)).args(verb).arg("--help").output()?;
+        ensure!(output.status.success(), "{program} {verb:?}: {}", text(&output));
+        Ok(text(&output))
+    };
+    let (agent, controller) = (container("DaemonSet")?, container("Deployment")?);
+    let ready = agent["readinessProbe"]["exec"]["command"].clone();
+    let places = ["--cgroup", "--cni-conf-dir", "--cni-bin-dir"].map(str::to_owned).to_vec();
+    for (known, given) in [
+        (help("mesh-agent", &["run"])?, options(&agent["args"])),
+        (help("mesh-agent", &["ready"])?, options(&ready)),
+        (help("mesh-agent", &["uninstall"])?, places),
+        (help("mesh-controller", &[])?, options(&controller["args"])),
+    ] {
+        assert!(!given.is_empty());
+        for option in given {
+            assert!(known.contains(&format!("{option} <")), "{option} is none of\n{known}");
+        }
+    }
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod dependencies;
 mod generate;
+mod image;
 mod kernels;
 mod leftovers;
 mod packages;
@@ -55,6 +56,8 @@ enum Command {
     Kernels(kernels::Arguments),
     /// Write the wire types anew from mesh-common/proto, and the manifests from mesh-install
     Generate,
+    /// The image of agent, controller and meshctl as an OCI archive; no Docker needed
+    Image(image::Arguments),
     /// Fail if tests or demo left a namespace, link, cgroup, pin or process on this machine
     Leftovers,
 }
@@ -81,6 +84,7 @@ fn run(command: Command, root: &Path) -> Result<()> {
         Command::Bench(command) => bench::run(root, &command),
         Command::Kernels(arguments) => kernels::run(root, &arguments),
         Command::Generate => generate::write(root),
+        Command::Image(arguments) => image::run(root, &arguments),
         Command::Leftovers => leftovers::none(),
     }
 }

@@ -76,13 +76,13 @@ pub const SETTINGS: &[Setting] = &[
         "true",
         "Whether the controller may take the taint nodemesh.io/agent-not-ready from nodes whose agent is ready",
     ),
-    setting("metrics.enabled", Kind::Flag, "true", "Whether agents serve metrics on port 15020 of their nodes"),
     setting(
-        "metrics.podMonitor",
+        "metrics.enabled",
         Kind::Flag,
-        "false",
-        "A PodMonitor for the agents; needs the Prometheus operator's CRD",
+        "true",
+        "Whether agents serve metrics on port 15020 of their nodes, and the controller on 15014",
     ),
+    setting("metrics.podMonitor", Kind::Flag, "false", "PodMonitors for both; needs the Prometheus operator's CRD"),
     setting("controller.replicas", Kind::Number(1, 9), "2", "How many controllers; all serve, one writes"),
     setting(
         "controller.resources",
