@@ -99,7 +99,8 @@ impl Documents {
         match object(&version, &kind, value) {
             Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
             Ok(None) => {}
-            Err(Refused { key, is_named, fault: Fault { field, why, extent } }) => {
+            Err(refused) => {
+                let Refused { key, is_named, fault: Fault { field, why, extent } } = *refused;
                 let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why, extent };
                 self.refused.push((is_named.then_some(key), problem));
             }
@@ -120,7 +121,7 @@ pub struct Refused {
 ///
 /// # Errors
 /// If it does not fit its kind, or has a name that Kubernetes would not take.
-pub fn object(version: &str, kind: &str, mut value: Value) -> Result<Option<Kind>, Refused> {
+pub fn object(version: &str, kind: &str, mut value: Value) -> Result<Option<Kind>, Box<Refused>> {
     let key = key_of(kind, &value);
     let named = check_names(&key, &value);
     let account = if key.is_pod() { check_account(&value) } else { Ok(()) };
@@ -134,7 +135,7 @@ pub fn object(version: &str, kind: &str, mut value: Value) -> Result<Option<Kind
     let is_named = named.is_ok();
     let checked = |kind| named.and(account).map(|()| kind);
     let read = known(version, kind, value).and_then(|kind| kind.map(checked).transpose());
-    read.map_err(|fault| Refused { key, is_named, fault })
+    read.map_err(|fault| Box::new(Refused { key, is_named, fault }))
 }
 
 /// Kubernetes would not take an object with another name, so that none is lost with it. Here it could pass for a

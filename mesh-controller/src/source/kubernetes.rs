@@ -233,11 +233,11 @@ impl Kubernetes {
             }
             Slot::Definition(place) => {
                 let definition = &mut self.definitions[place];
-                let mut changed = Changed::default();
-                changed.objects = match event {
+                let objects = match event {
                     Ok(event) => definition.take(&event),
                     Err(error) => fails(&mut definition.health, error),
                 };
+                let mut changed = Changed { objects, standings: false };
                 let watched = &mut self.shelves[BUILT_IN.len() + place];
                 if let Some(version) = definition.version() {
                     if watched.watch.is_none() || watched.shelf.version != version {

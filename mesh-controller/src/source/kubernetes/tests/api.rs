@@ -5,7 +5,8 @@ use std::{
     future::Future,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -17,14 +18,14 @@ use kube::{
 };
 use serde::Deserialize;
 
-use super::super::WATCH;
-
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct RealApi {
     folder: tempfile::TempDir,
     scripts: PathBuf,
     port: u16,
+    /// The API server, if it was started again.
+    again: Mutex<Option<Child>>,
     pub client: Client,
 }
 
@@ -45,14 +46,22 @@ impl RealApi {
             .status();
         assert!(up.expect("up.sh").success(), "up.sh failed");
         let client = client(&folder.path().join("kubeconfig")).await;
-        Some(Self { folder, scripts, port, client })
+        Some(Self { folder, scripts, port, again: Mutex::new(None), client })
+    }
+
+    /// The file that names it.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
     }
 
     /// Kills the API server; its store stays.
     pub fn stop(&self) {
-        let file = self.folder.path().join("api.pid");
+        let file = self.kubeconfig().with_file_name("api.pid");
         let pid = fs::read_to_string(&file).expect("api.pid").trim().to_owned();
         Command::new("kill").args(["-9", &pid]).status().expect("kill");
+        if let Some(mut child) = self.again.lock().expect("no panic").take() {
+            child.wait().expect("its end");
+        }
         while Path::new("/proc").join(&pid).exists() && !is_zombie(&pid) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -85,6 +94,7 @@ impl RealApi {
             .spawn()
             .expect("minikapi");
         fs::write(folder.join("api.pid"), child.id().to_string()).expect("api.pid");
+        *self.again.lock().expect("no panic") = Some(child);
         eventually("the API answers", async || self.client.apiserver_version().await.is_ok()).await;
     }
 
@@ -117,7 +127,10 @@ impl RealApi {
         let (api, object) = &self.of(value);
         eventually("it is taken", async || match api.create(&Default::default(), object).await {
             Err(kube::Error::Api(status)) if status.code == 404 => false,
-            outcome => outcome.map(drop).expect("created") == (),
+            outcome => {
+                outcome.expect("created");
+                true
+            }
         })
         .await;
     }
@@ -165,6 +178,11 @@ impl RealApi {
 
 impl Drop for RealApi {
     fn drop(&mut self) {
+        // Whose parent is not this process, down.sh ends.
+        if let Some(mut child) = self.again.get_mut().ok().and_then(Option::take) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
         let _ = Command::new(self.scripts.join("down.sh")).arg(self.folder.path()).status();
     }
 }
@@ -173,10 +191,11 @@ async fn client(kubeconfig: &Path) -> Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("kubeconfig");
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
     let mut config = config.expect("a config");
-    config.read_timeout = Some(WATCH * 2);
+    config.read_timeout = Some(Duration::from_secs(120));
     Client::try_from(config).expect("a client")
 }
 
+/// Ended; whose child it was has not asked yet.
 fn is_zombie(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z'))
