@@ -6,12 +6,12 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use mesh_tests::{A, B, End, World};
+use mesh_tests::{A, B, End, World, asked};
 
 use crate::cast::Cast;
 
-/// Renewals that are waited for, about five seconds each.
-const RENEWALS: usize = 5;
+/// Renewals that are waited for, about five seconds each; MESH_TEST_RENEWALS for more.
+const RENEWALS: u64 = 1;
 
 #[test]
 fn a_certificate_of_ten_seconds_is_renewed_without_an_error() -> Result<()> {
@@ -24,7 +24,7 @@ fn a_certificate_of_ten_seconds_is_renewed_without_an_error() -> Result<()> {
     let held = client.hold(far.at(7000))?;
     let mut serials = BTreeSet::new();
     let (begin, mut talked) = (Instant::now(), 0);
-    while serials.len() <= RENEWALS {
+    while serials.len() as u64 <= asked("MESH_TEST_RENEWALS").unwrap_or(RENEWALS) {
         ensure!(begin.elapsed() < Duration::from_secs(120), "{} certificates in two minutes", serials.len());
         let answer = client.push(far.at(7000), 10_000)?;
         ensure!(answer.echoed(), "after {talked}: {answer:?}");
@@ -38,8 +38,8 @@ fn a_certificate_of_ten_seconds_is_renewed_without_an_error() -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    ensure!(talked > 50, "{talked}");
-    // Older than every certificate that it began with.
+    ensure!(talked > 10, "{talked}");
+    // With enough renewals older than every certificate that it began with.
     ensure!(held.is_open()?);
     let held = held.finish()?;
     ensure!(held.end == End::Eof && held.received == held.sent, "{held:?}");
