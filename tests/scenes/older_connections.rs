@@ -92,6 +92,9 @@ fn what_the_agent_carries_is_never_taken_for_older() -> Result<()> {
     // It leaves and comes back while they go on.
     world.label_pod(&near, Some("none"))?;
     world.wait_for(std::slice::from_ref(&near), false)?;
+    // To the end: what comes back before was never out.
+    eventually("its hooks are gone", Patience::LONG, || Ok((world.node(A).hooked_pods()? == 1).then_some(())))?;
+    thread::sleep(Duration::from_secs(1));
     world.label_pod(&near, None)?;
     world.wait_for(std::slice::from_ref(&near), true)?;
     thread::sleep(Duration::from_secs(4));
