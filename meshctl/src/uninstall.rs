@@ -6,15 +6,18 @@ mod cleaning;
 
 use std::{collections::BTreeSet, io, time::Duration};
 
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, Namespace, Pod, Secret},
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Namespace, Pod, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
-use mesh_install::{AGENT, CONTROLLER};
+use mesh_install::{AGENT, CONTROLLER, PART_OF, PART_OF_LABEL};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -74,14 +77,44 @@ pub async fn run<W: io::Write>(
         clean(&client, &namespace, &agents, nodes, timeout, screen).await?;
         forget(&client, &namespace).await?;
     }
-    let gone = delete_others(&client, &[]).await?;
+    let kept = inhabited(&client, screen).await?;
+    let gone = delete_others(&client, &kept).await?;
     for name in &gone {
         screen.line(&format!("deleted     {name}"), Mood::Plain)?;
     }
-    if gone.is_empty() {
+    if gone.is_empty() && kept.is_empty() {
         screen.line("there is nothing that meshctl has installed", Mood::Plain)?;
     }
     Ok(Outcome::Fine)
+}
+
+/// Namespaces that meshctl has made and in which others keep something by now: with one of these all of it would go.
+async fn inhabited<W: io::Write>(client: &Client, screen: &mut Screen<W>) -> Result<Vec<Value>, Failure> {
+    let mut kept = Vec::new();
+    for namespace in list_own(client, "v1", "Namespace").await? {
+        let name = namespace.metadata.name.unwrap_or_default();
+        let mut others = Vec::new();
+        for kind in ["Pod", "Secret", "ConfigMap"] {
+            let list = api(client, "v1", kind, Some(&name)).list_metadata(&ListParams::default()).await;
+            let list = list.map_err(|error| explained(&format!("looking into namespace {name}"), error))?;
+            let theirs = list.items.into_iter().filter(|object| is_of_others(&object.metadata));
+            others.extend(theirs.filter_map(|object| Some(format!("{kind} {}", object.metadata.name?))));
+        }
+        if !others.is_empty() {
+            let others = others.join(", ");
+            screen.line(&format!("kept        Namespace {name}, which has more in it: {others}"), Mood::Plain)?;
+            kept.push(json!({ "kind": "Namespace", "metadata": { "name": name } }));
+        }
+    }
+    Ok(kept)
+}
+
+/// Not the mesh's, not going, and not what Kubernetes puts into every namespace.
+fn is_of_others(metadata: &ObjectMeta) -> bool {
+    let ours = metadata.labels.as_ref().is_some_and(|labels| labels.get(PART_OF_LABEL).is_some_and(|of| of == PART_OF));
+    let of_all = metadata.name.as_deref() == Some("kube-root-ca.crt");
+    // Pods of the controller go with their Deployment.
+    !ours && !of_all && metadata.deletion_timestamp.is_none()
 }
 
 /// Agents come back whom an interrupted uninstall has ended.

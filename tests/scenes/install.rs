@@ -342,12 +342,18 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
         ("rbac.authorization.k8s.io/v1", "ClusterRole"),
         ("v1", "ServiceAccount"),
         ("v1", "ConfigMap"),
-        ("v1", "Namespace"),
     ] {
         assert_eq!(cluster.own(version, kind)?, [""; 0], "{kind}");
     }
     assert!(cluster.get("v1", "Secret", Some(OWN), "mesh-ca")?.is_none());
-    assert!(cluster.get("v1", "Secret", Some(OWN), "other")?.is_some(), "not the mesh's");
+    // With the namespace it would go, although it is not the mesh's.
+    assert!(cluster.get("v1", "Secret", Some(OWN), "other")?.is_some());
+    assert_eq!(cluster.own("v1", "Namespace")?, [OWN]);
+    assert!(text(&done).contains("which has more in it: Secret other"), "{}", text(&done));
+    let secrets = cluster.api("v1", "Secret", Some(OWN));
+    cluster.runtime.block_on(secrets.delete("other", &DeleteParams::default()))?;
+    assert_eq!(cluster.run(&["uninstall"])?.0, 0);
+    assert_eq!(cluster.own("v1", "Namespace")?, [""; 0]);
     let (code, said) = cluster.run(&["uninstall"])?;
     assert!(code == 0 && said.contains("there is nothing that meshctl has installed"), "{said}");
     Ok(())
