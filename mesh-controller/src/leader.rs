@@ -27,7 +27,7 @@ const REQUEST: Duration = Duration::from_secs(5);
 
 /// Whether this replica leads. Clones are the same.
 #[derive(Clone, Debug)]
-pub struct Leading(watch::Receiver<bool>);
+pub struct Leading(pub watch::Receiver<bool>);
 
 /// One replica's part in the election.
 pub struct Election {

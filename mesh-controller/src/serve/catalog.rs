@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Resources by type, then by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
     addresses: Shelf,
     policies: Shelf,
@@ -54,19 +54,6 @@ pub fn digest(written: &BTreeMap<Key, Written>) -> String {
         context.update(format!("{key}\n{uid}\n{generation}\n").as_bytes());
     }
     hex(&context.finish().as_ref()[..16])
-}
-
-impl Default for Catalog {
-    fn default() -> Self {
-        Self {
-            addresses: Shelf::default(),
-            policies: Shelf::default(),
-            accounts: Shelf::default(),
-            local_pods: BTreeMap::new(),
-            digest: digest(&BTreeMap::new()).into(),
-            members: BTreeMap::new(),
-        }
-    }
 }
 
 impl Catalog {
