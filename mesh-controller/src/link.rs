@@ -11,8 +11,8 @@ use std::{
 };
 
 use mesh_common::proto::nodemesh::{
-    AgentMessage, Answer, Cancel, ControllerMessage, PodState, PodStates, Query, Redirection,
-    agent_link_server as server, agent_message, answer, controller_message,
+    AgentMessage, Answer, Cancel, ControllerMessage, PodState, PodStates, Query, Redirection, StatusQuery,
+    agent_link_server as server, agent_message, answer, controller_message, item, query,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -85,6 +85,18 @@ impl Links {
         self.news.send_replace(());
     }
 
+    /// Whether a node's agent is linked and says of itself that it is ready.
+    pub async fn is_ready(&self, node: &str) -> bool {
+        let query = Query { node: node.to_owned(), kind: Some(query::Kind::Status(StatusQuery::default())) };
+        let Ok(mut question) = self.ask(Some(node), &query) else { return false };
+        while let Some(item) = question.next().await {
+            if let Some(item::Kind::Status(status)) = item.kind {
+                return status.not_ready.is_empty();
+            }
+        }
+        false
+    }
+
     /// Tells when [`Self::reports`] or [`Self::linked`] may say something else.
     pub fn news(&self) -> watch::Receiver<()> {
         self.news.subscribe()
@@ -93,7 +105,7 @@ impl Links {
     /// Links an agent that says this of its pods, and answers every question with a status: it is ready.
     #[cfg(test)]
     pub fn pretend(&self, node: &str, reports: &Reports) {
-        use mesh_common::proto::nodemesh::{End, Item, NodeStatus, item};
+        use mesh_common::proto::nodemesh::{End, Item, NodeStatus};
         let (sender, mut asked) = mpsc::channel(BACKLOG);
         let id = self.add(node, sender);
         self.report(node, id, reports);

@@ -16,7 +16,6 @@ use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
 };
-use mesh_common::proto::nodemesh::{Query, StatusQuery, item, query};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -91,7 +90,7 @@ impl Keeper {
         let wanted = stream::iter(linked).map(|(node, taken)| {
             let (uid, waits) = nodes.get(&node).cloned().unwrap_or_default();
             async move {
-                let ready = waits && is_ready(links, &node).await;
+                let ready = waits && tokio::time::timeout(REQUEST, links.is_ready(&node)).await.unwrap_or(false);
                 (node, uid, NodeLease { taken, ready })
             }
         });
@@ -127,18 +126,6 @@ fn nodes(update: &Update) -> BTreeMap<String, (String, bool)> {
 /// Whether the node lets no pod start before its agent is there.
 pub fn is_tainted(node: &Node) -> bool {
     node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == TAINT)
-}
-
-/// As the agent itself says.
-async fn is_ready(links: &Links, node: &str) -> bool {
-    let query = Query { node: node.to_owned(), kind: Some(query::Kind::Status(StatusQuery::default())) };
-    let Ok(mut question) = links.ask(Some(node), &query) else { return false };
-    while let Ok(Some(item)) = tokio::time::timeout(REQUEST, question.next()).await {
-        if let Some(item::Kind::Status(status)) = item.kind {
-            return status.not_ready.is_empty();
-        }
-    }
-    false
 }
 
 async fn write(api: &Api<Lease>, node: &str, uid: &str, lease: &NodeLease) -> Result<()> {

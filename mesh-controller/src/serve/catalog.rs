@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Resources by type, then by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
     addresses: Shelf,
     policies: Shelf,
@@ -29,7 +29,7 @@ pub struct Catalog {
     trust: Shelf,
     /// By node: an agent sees its own pods only.
     local_pods: BTreeMap<String, Shelf>,
-    /// Of the policies of which all this is made; see [`digest`].
+    /// Of the policies of which all this is made; see [`digest()`].
     digest: Arc<str>,
     /// Workloads that serve a service, by its resource name.
     members: BTreeMap<String, BTreeSet<String>>,
@@ -56,20 +56,6 @@ pub fn digest(written: &BTreeMap<Key, Written>) -> String {
         context.update(format!("{key}\n{uid}\n{generation}\n").as_bytes());
     }
     hex(&context.finish().as_ref()[..16])
-}
-
-impl Default for Catalog {
-    fn default() -> Self {
-        Self {
-            addresses: Shelf::default(),
-            policies: Shelf::default(),
-            accounts: Shelf::default(),
-            trust: Shelf::default(),
-            local_pods: BTreeMap::new(),
-            digest: digest(&BTreeMap::new()).into(),
-            members: BTreeMap::new(),
-        }
-    }
 }
 
 impl Catalog {

@@ -33,6 +33,9 @@ const STEPS: [(&str, Part); 7] = [
     (type_url::LOCAL_POD, Part::All),
 ];
 
+/// Who has been told all of these enforces the policies of which they are made.
+const ENFORCED: [&str; 3] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+
 #[derive(Debug)]
 pub struct Session {
     node: String,
@@ -139,7 +142,7 @@ impl Session {
                 round.step += 1;
             }
             self.round = None;
-            if STEPS.iter().all(|(type_url, _)| self.types.contains_key(*type_url)) {
+            if ENFORCED.iter().all(|type_url| self.types.contains_key(*type_url)) {
                 self.acknowledged.policies = told.digest().clone();
             }
             if Arc::ptr_eq(&told, catalog) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kube::api::WatchParams;
 use mesh_common::model::{Mode, Tunnel};
 use tokio::sync::watch;
 
@@ -161,8 +162,8 @@ async fn a_watch_that_has_expired_begins_anew() {
     api.compact();
     api.resume().await;
     // From where namespaces were last heard of, nothing can be told any more.
-    let path = "/api/v1/namespaces?watch=1&resourceVersion=2&timeoutSeconds=1";
-    let request = tonic::codegen::http::Request::get(path).body(Vec::new()).expect("a request");
+    let parameters = WatchParams { timeout: Some(1), ..WatchParams::default() };
+    let request = kube::core::Request::new("/api/v1/namespaces").watch(&parameters, "2").expect("a request");
     let answer = api.client.request_text(request).await;
     assert!(format!("{answer:?}").contains("too old resource version"), "{answer:?}");
 
