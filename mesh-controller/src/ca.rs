@@ -1,6 +1,6 @@
-//! The embedded certificate authority: signs workloads' and the controller's own certificates. Its key is that of a root
-//! or of an intermediate, in the state folder or in a Secret, and may be replaced while it works. What a request says of
-//! itself is never copied into a certificate.
+//! The embedded certificate authority: signs workloads' and the controller's own certificates. Its key is that of a
+//! root or of an intermediate, in the state folder or in a Secret, and may be replaced while it works. What a request
+//! says of itself is never copied into a certificate.
 
 mod limits;
 mod material;
