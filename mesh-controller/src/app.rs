@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     admin,
-    ca::{self, Authority, roots, rotation, secret},
+    ca::{self, Authority, Duties, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     link::Links,
     monitoring,
@@ -50,8 +50,14 @@ impl App {
                 Ok(())
             });
         }
+        let (authority, duties) = authority(config, &mut tasks).await?;
         let (leader, leads) = watch::channel(true);
-        let authority = authority(config, leads, &mut tasks).await?;
+        if let Some(duties) = duties {
+            tasks.spawn(async move {
+                duties.run(leads).await;
+                Err(anyhow!("the certificate authority is no longer looked after"))
+            });
+        }
         let authenticator = authenticator(config).await?;
         let SourceArg::Directory(path) = &config.source;
         let (directory, first) = Directory::open(path)?;
@@ -123,36 +129,26 @@ async fn authenticator(config: &Run) -> Result<Authenticator> {
     })
 }
 
-/// Where this controller's certificates are signed; what keeps it up to date is added to `tasks`.
-async fn authority(config: &Run, leads: watch::Receiver<bool>, tasks: &mut JoinSet<Result<()>>) -> Result<Authority> {
+/// Where this controller's certificates are signed, and what the leader does for that; what keeps it up to date is
+/// added to `tasks`.
+async fn authority(config: &Run, tasks: &mut JoinSet<Result<()>>) -> Result<(Authority, Option<Duties>)> {
     let by_source = match config.source {
         SourceArg::Directory(_) => None,
     };
     let Some(name) = config.agents.ca_secret.clone().or(by_source) else {
-        return Authority::open(&config.state, &config.trust_domain, config.certificate_ttl);
+        let authority = Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?;
+        return Ok((authority, None));
     };
     let client = api().await?;
-    let namespace = config.namespace.clone();
-    let place = secret::Place { namespace: namespace.clone(), name, trust_domain: config.trust_domain.clone() };
+    let place = secret::Place { namespace: config.namespace.clone(), name, trust_domain: config.trust_domain.clone() };
     let secret::Followed { material, secret, task } = secret::open(client.clone(), place.clone()).await?;
-    let authority = Authority::following(material.clone(), config.certificate_ttl);
     tasks.spawn(async move {
         task.await;
         Err(anyhow!("the certificate authority is no longer followed"))
     });
-    if place.name == secret::OWN {
-        let overlap = config.agents.root_overlap.unwrap_or(config.certificate_ttl);
-        let rotation = rotation::run(client.clone(), place, overlap, secret, leads.clone());
-        tasks.spawn(async move {
-            rotation.await;
-            Err(anyhow!("roots are no longer rotated"))
-        });
-    }
-    tasks.spawn(async move {
-        roots::keep(client, namespace, material, leads).await;
-        Err(anyhow!("the agents' roots are no longer kept"))
-    });
-    Ok(authority)
+    let overlap = config.agents.root_overlap.unwrap_or(config.certificate_ttl);
+    let duties = Duties { client, place, overlap, secret, material: material.clone() };
+    Ok((Authority::following(material, config.certificate_ttl), Some(duties)))
 }
 
 /// By KUBECONFIG, or as a pod of the cluster.
