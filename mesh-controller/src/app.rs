@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     admin,
-    ca::{self, Authority, roots, rotation, secret},
+    ca::{self, Authority, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     enrolment::Writer,
     leader::{self, Duties, Election, Leading},
@@ -58,7 +58,10 @@ impl App {
             }
             Source::Directory(_) => Leading::alone(),
         };
-        let authority = authority(config, leading.clone(), &mut tasks).await?;
+        let (authority, duties) = authority(config, &mut tasks).await?;
+        if let Some(duties) = duties {
+            tasks.spawn(ending(duties.run(leading.clone()), "the certificate authority is no longer looked after"));
+        }
         let authenticator = authenticator(config).await?;
         let (publisher, published) = Publisher::new(settings, memory, &first)?;
         let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);
@@ -175,37 +178,27 @@ async fn authenticator(config: &Run) -> Result<Authenticator> {
     })
 }
 
-/// Where this controller's certificates are signed; what keeps it up to date is added to `tasks`.
-async fn authority(config: &Run, leading: Leading, tasks: &mut JoinSet<Result<()>>) -> Result<Authority> {
+/// Where this controller's certificates are signed, and what the leader does for that; what keeps it up to date is
+/// added to `tasks`.
+async fn authority(config: &Run, tasks: &mut JoinSet<Result<()>>) -> Result<(Authority, Option<ca::Duties>)> {
     let by_source = match config.source {
         SourceArg::Directory(_) => None,
         SourceArg::Kubernetes => Some(secret::OWN.to_owned()),
     };
     let Some(name) = config.agents.ca_secret.clone().or(by_source) else {
-        return Authority::open(&config.state, &config.trust_domain, config.certificate_ttl);
+        let authority = Authority::open(&config.state, &config.trust_domain, config.certificate_ttl)?;
+        return Ok((authority, None));
     };
     let client = api().await?;
-    let namespace = config.namespace.clone();
-    let place = secret::Place { namespace: namespace.clone(), name, trust_domain: config.trust_domain.clone() };
+    let place = secret::Place { namespace: config.namespace.clone(), name, trust_domain: config.trust_domain.clone() };
     let secret::Followed { material, secret, task } = secret::open(client.clone(), place.clone()).await?;
-    let authority = Authority::following(material.clone(), config.certificate_ttl);
     tasks.spawn(async move {
         task.await;
         Err(anyhow!("the certificate authority is no longer followed"))
     });
-    if place.name == secret::OWN {
-        let overlap = config.agents.root_overlap.unwrap_or(config.certificate_ttl);
-        let rotation = rotation::run(client.clone(), place, overlap, secret, leading.clone());
-        tasks.spawn(async move {
-            rotation.await;
-            Err(anyhow!("roots are no longer rotated"))
-        });
-    }
-    tasks.spawn(async move {
-        roots::keep(client, namespace, material, leading).await;
-        Err(anyhow!("the agents' roots are no longer kept"))
-    });
-    Ok(authority)
+    let overlap = config.agents.root_overlap.unwrap_or(config.certificate_ttl);
+    let duties = ca::Duties { client, place, overlap, secret, material: material.clone() };
+    Ok((Authority::following(material, config.certificate_ttl), Some(duties)))
 }
 
 /// By KUBECONFIG, or as a pod of the cluster.

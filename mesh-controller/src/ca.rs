@@ -1,16 +1,18 @@
-//! The embedded certificate authority: signs workloads' and the controller's own certificates. Its key is that of a root
-//! or of an intermediate, in the state folder or in a Secret, and may be replaced while it works. What a request says of
-//! itself is never copied into a certificate.
+//! The embedded certificate authority: signs workloads' and the controller's own certificates. Its key is that of a
+//! root or of an intermediate, in the state folder or in a Secret, and may be replaced while it works. What a request
+//! says of itself is never copied into a certificate.
 
+mod duties;
 mod limits;
 mod material;
 mod request;
 mod root;
-pub mod roots;
-pub mod rotation;
+mod roots;
+mod rotation;
 pub mod secret;
 mod service;
 
+pub use duties::Duties;
 pub use limits::{LimitSettings, Limits};
 pub use material::Material;
 pub use service::CertificateService;

@@ -1,6 +1,6 @@
-//! The authority in a Secret of the mesh's own namespace, in one of three layouts. `mesh-ca` is made if it is not there,
-//! by whichever replica is first; all of them follow it. What does not fit is reported, and the last good material
-//! stays.
+//! The authority in a Secret of the mesh's own namespace, in one of three layouts. `mesh-ca` is made if it is not
+//! there, by whichever replica is first; all of them follow it. What does not fit is reported, and the last good
+//! material stays.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 

@@ -114,7 +114,12 @@ impl Reviews {
         if matches!(&said.outcome, Err(refusal) if refusal.reason == Reason::TokenUnchecked) {
             self.inner.forget(&key, &answer);
         }
-        said.outcome.clone()
+        let caller = said.outcome.clone()?;
+        // The watch may know by now what an answer that still holds does not.
+        if let Proof::Pod(pod) = &caller.proof {
+            self.still(pod)?;
+        }
+        Ok(caller)
     }
 
     /// That the pod which proved itself is still there, as far as is known.
