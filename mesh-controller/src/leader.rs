@@ -1,5 +1,5 @@
-//! Which replica of the controller leads: the holder of a Lease. All replicas serve agents; what the leader does besides
-//! must do no harm if two do it for a moment, since a Lease is no lock.
+//! Which replica of the controller leads: the holder of a Lease. All replicas serve agents; what the leader does
+//! besides must do no harm if two do it for a moment, since a Lease is no lock.
 
 mod duties;
 

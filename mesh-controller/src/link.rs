@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     index::{PodName, Redirected, Report},
     publish::NodeReport,
-    serve::{Acknowledged, TOKEN_CHECK, caller, refuse},
+    serve::{Acknowledged, caller, refuse},
     tokens::{Authenticator, Caller},
 };
 
@@ -247,7 +247,7 @@ impl LinkService {
     async fn serve(self, caller: Caller, id: u64, mut messages: Streaming<AgentMessage>) {
         let node = caller.node();
         tracing::info!(node, "agent linked");
-        let mut check = tokio::time::interval(TOKEN_CHECK);
+        let mut check = tokio::time::interval(self.authenticator.check_interval());
         loop {
             let message = tokio::select! {
                 message = messages.message() => message,

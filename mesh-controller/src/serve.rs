@@ -14,7 +14,7 @@ pub use catalog::{Catalog, digest};
 pub use refused::{caller, put_off, refuse};
 pub use session::Acknowledged;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use mesh_common::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_server as server,
@@ -30,8 +30,6 @@ use crate::{
 };
 use session::Session;
 
-/// How often a live connection's token is looked at again.
-pub const TOKEN_CHECK: Duration = Duration::from_secs(10);
 /// Responses that may wait for a slow agent.
 const BACKLOG: usize = 8;
 
@@ -81,7 +79,7 @@ impl Connection {
         let node = self.caller.node().to_owned();
         tracing::info!(node, "agent subscribed");
         let mut session = Session::new(&node);
-        let mut token_check = tokio::time::interval(TOKEN_CHECK);
+        let mut token_check = tokio::time::interval(self.authenticator.check_interval());
         loop {
             let answer = tokio::select! {
                 request = requests.message() => match request {

@@ -11,7 +11,7 @@ mod tests;
 pub use join::{Tokens, hex, write_private};
 pub use review::{ReviewSettings, Reviews};
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
 
@@ -49,7 +49,18 @@ pub struct AgentPod {
     proven: Instant,
 }
 
+/// How often a live connection's join token is looked at again.
+const JOIN_CHECK: Duration = Duration::from_secs(10);
+
 impl Authenticator {
+    /// How often it is to be looked whether the caller of a live connection still counts.
+    pub fn check_interval(&self) -> Duration {
+        match self {
+            Self::Join(_) => JOIN_CHECK,
+            Self::Kubernetes(reviews) => reviews.check_interval(),
+        }
+    }
+
     /// Whose token this is.
     ///
     /// # Errors

@@ -27,6 +27,10 @@ pub struct AgentOptions {
     /// The agents' ServiceAccount, in the mesh's own namespace
     #[arg(long, value_name = "NAME", default_value = "mesh-agent")]
     pub agent_account: String,
+    /// How long the Kubernetes API's answer about a token holds, and how often it is looked whether the caller of a
+    /// live connection is still there
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub token_check: Duration,
     /// Certificates that one node's agent may ask for at once
     #[arg(long, value_name = "COUNT", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..))]
     pub certificate_burst: u32,
@@ -64,6 +68,7 @@ impl AgentOptions {
             namespace: namespace.to_owned(),
             account: self.agent_account.clone(),
             audience: self.token_audience.clone(),
+            holds: self.token_check,
         }
     }
 }

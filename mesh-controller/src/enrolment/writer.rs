@@ -178,7 +178,8 @@ async fn write(client: &Client, change: &Change) -> anyhow::Result<bool> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace);
     let patch = Patch::Merge(json!({"metadata": metadata}));
     let parameters = PatchParams { field_manager: Some(crate::leader::MANAGER.to_owned()), ..PatchParams::default() };
-    match tokio::time::timeout(REQUEST, api.patch_metadata(&pod.name, &parameters, &patch)).await? {
+    // By the subresource: who may write it cannot change what a pod runs.
+    match tokio::time::timeout(REQUEST, api.patch_status(&pod.name, &parameters, &patch)).await? {
         Ok(_) => Ok(true),
         // Gone, or another one has its name now.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),

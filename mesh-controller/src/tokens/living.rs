@@ -49,7 +49,7 @@ enum Presence {
 impl Living {
     /// Watches until it is dropped.
     pub async fn watch(self, client: Client, settings: ReviewSettings) {
-        let ReviewSettings { namespace, account, audience: _ } = &settings;
+        let ReviewSettings { namespace, account, audience: _, holds: _ } = &settings;
         let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), namespace);
         let accounts: Api<PartialObjectMeta<ServiceAccount>> = Api::namespaced(client, namespace);
         let named = watcher::Config::default().fields(&format!("metadata.name={account}"));

@@ -1,8 +1,8 @@
 //! ServiceAccount tokens, as the kubelet projects them into an agent's pod. The API server judges them (TokenReview); a
 //! good one must be of the agents' account, made for us, and bound to a pod, whose node is the caller's.
 //!
-//! What the API said holds for [`HOLDS`] and never longer than the token. Callers that come with the same token
-//! meanwhile wait for one review. Without the API nobody new is let in.
+//! What the API said holds for a while (`--token-check`) and never longer than the token. Callers that come with the
+//! same token meanwhile wait for one review. Without the API nobody new is let in.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,8 +24,6 @@ use tokio::{
 use super::{AgentPod, Caller, Hash, Proof, claims, hash, living::Living};
 use crate::refusal::{Reason, Refusal};
 
-/// How long an answer of the API holds.
-const HOLDS: Duration = Duration::from_secs(10);
 /// Answers that are kept.
 const KEPT: usize = 8192;
 /// Reviews with the API at the same time.
@@ -45,6 +43,8 @@ pub struct ReviewSettings {
     /// The agents' ServiceAccount in it.
     pub account: String,
     pub audience: String,
+    /// How long an answer of the API holds, and how often a live connection's caller is looked at.
+    pub holds: Duration,
 }
 
 /// Asks the API. Clones share what it said.
@@ -94,6 +94,10 @@ impl std::fmt::Debug for Reviews {
 
 impl Reviews {
     /// Needs a runtime, on which it watches the agents' pods as long as it lives.
+    pub fn check_interval(&self) -> Duration {
+        self.inner.settings.holds
+    }
+
     pub fn new(client: Client, settings: ReviewSettings) -> Self {
         let living = Living::default();
         let watching = tokio::spawn(living.clone().watch(client.clone(), settings.clone())).abort_handle();
@@ -170,7 +174,7 @@ impl Inner {
         let late = |_| Err(unchecked(format!("no answer within {PATIENCE:?}")));
         let outcome = timeout(PATIENCE, review).await.unwrap_or_else(late);
         let left = claims.expires.duration_since(SystemTime::now()).unwrap_or_default();
-        Said { outcome, until: Instant::now() + HOLDS.min(left) }
+        Said { outcome, until: Instant::now() + self.settings.holds.min(left) }
     }
 
     async fn review(&self, token: &str) -> Result<Caller, Refusal> {

@@ -17,6 +17,7 @@ pub fn settings() -> ReviewSettings {
         namespace: "nodemesh-system".to_owned(),
         account: "mesh-agent".to_owned(),
         audience: "nodemesh".to_owned(),
+        holds: std::time::Duration::from_secs(10),
     }
 }
 

@@ -35,10 +35,10 @@ pub enum Target {
     Named(String),
 }
 
-/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh. Of a headless service there is
-/// only who serves it: its names are its pods' addresses, and those are known. What arrives at node ports and load
-/// balancers comes from outside, in plaintext, and is a connection to the pod by the time that the mesh sees it. Addresses and ports that are
-/// none are left out and added to `faults`.
+/// `None` for an ExternalName: it is a DNS alias, nothing of it is ever seen by the mesh. Of a headless service there
+/// is only who serves it: its names are its pods' addresses, and those are known. What arrives at node ports and load
+/// balancers comes from outside, in plaintext, and is a connection to the pod by the time that the mesh sees it.
+/// Addresses and ports that are none are left out and added to `faults`.
 ///
 /// # Errors
 /// If it has no spec.

@@ -144,7 +144,7 @@ impl Stage {
             .arg(format!("--source=dir:{}", config.display()))
             .arg(format!("--state={}", state.display()))
             .arg(format!("--listen={address}"))
-            .args(["--agent-auth=kubernetes", "--ca-secret=mesh-ca"])
+            .args(["--agent-auth=kubernetes", "--ca-secret=mesh-ca", "--token-check=2s"])
             .args(options)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

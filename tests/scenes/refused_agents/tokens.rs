@@ -145,7 +145,7 @@ async fn while_the_api_is_away_nobody_new_is_let_in() -> Result<()> {
     let folder = Folder::new("away")?;
     let Some(stage) = stage(&folder, &[]).await? else { return Ok(()) };
     let (a, b, other) = (stage.agent("a").await?, stage.agent("b").await?, stage.agent("a").await?);
-    let expiring = stage.token((OWN, "mesh-agent"), Some("mesh-agent-b"), &["nodemesh"], 8).await?;
+    let expiring = stage.token((OWN, "mesh-agent"), Some("mesh-agent-b"), &["nodemesh"], 4).await?;
     let (_requests, mut live) = subscribe(&stage, &a).await?;
     let (_more, mut of_b) = subscribe(&stage, &expiring).await?;
     // Its channel before the API is gone: the roots come from there.
@@ -164,7 +164,7 @@ async fn while_the_api_is_away_nobody_new_is_let_in() -> Result<()> {
     ensure!(slow.code() == Code::Unavailable, "{slow}");
     stage.told("X17", "a good token, while the API answers nothing", &slow, "TOKEN_UNCHECKED", before).await?;
     // Longer than the check of live streams, and than one token's life.
-    let silent = tokio::time::timeout(Duration::from_secs(13), async {
+    let silent = tokio::time::timeout(Duration::from_secs(5), async {
         tokio::select! { end = live.message() => end, end = of_b.message() => end }
     });
     ensure!(silent.await.is_err(), "a live stream ended with the API away");

@@ -52,7 +52,11 @@ pub fn measure(samples: &mut Samples, seconds: f64, wanted: impl Fn(&str) -> boo
     thread::sleep(Duration::from_secs(3));
     let length = Duration::from_secs_f64(seconds.max(10.0));
     if wanted("controller-idle") {
-        add("controller-idle", used(&world, || Ok(thread::sleep(length)))?);
+        let rest = || {
+            thread::sleep(length);
+            Ok(())
+        };
+        add("controller-idle", used(&world, rest)?);
     }
     if wanted("controller-busy") {
         let mut figures = used(&world, || {

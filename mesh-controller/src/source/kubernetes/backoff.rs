@@ -1,5 +1,5 @@
-//! How soon a failed watch is tried again. Sooner than the client's own default (30 s): while the API is away nothing of
-//! it is followed, and an API that starts again is up within seconds. Spread by the kind's own clock.
+//! How soon a failed watch is tried again. Sooner than the client's own default (30 s): while the API is away nothing
+//! of it is followed, and an API that starts again is up within seconds. Spread by the kind's own clock.
 
 use std::{
     hash::{BuildHasher, RandomState},
