@@ -17,7 +17,7 @@ use super::{
     table::{Better::Less, Row},
 };
 
-pub const NAMES: [&str; 4] = ["controller-idle", "controller-busy", "few-agents", "many-agents"];
+pub const NAMES: [&str; 5] = ["controller-alone", "controller-idle", "controller-busy", "few-agents", "many-agents"];
 
 const NAMESPACES: usize = 20;
 const SERVICES: usize = 1000;
@@ -44,13 +44,29 @@ pub fn measure(samples: &mut Samples, seconds: f64, wanted: impl Fn(&str) -> boo
         samples.add(Sample { item, side: Side::Mesh, round: 0, figures });
     };
 
+    let length = Duration::from_secs_f64(seconds.max(10.0));
+    let busy = || {
+        let over = AtomicBool::new(false);
+        let made = thread::scope(|scope| {
+            let making = scope.spawn(|| api.change(RATE, &over, change));
+            thread::sleep(length);
+            over.store(true, Ordering::Relaxed);
+            making.join().unwrap_or_else(|_| Err(anyhow!("the thread of the changes panicked")))
+        })?;
+        let rate = made as f64 / length.as_secs_f64();
+        ensure!(rate > f64::from(RATE) * 0.9, "{rate:.1} changes a second instead of {RATE}: too slow a machine");
+        Ok(())
+    };
+    if wanted("controller-alone") {
+        add("controller-alone", used(&world, busy)?);
+    }
+
     let nodes: Vec<String> = (0..MANY).map(|number| format!("n{number}")).collect();
     let tokens = world.agent_tokens(&nodes[..FEW])?;
     let ca = world.controller()?.ca_file();
     let few = Simulated::connect(&world.node(A).host, &ca, tokens)?;
     few.wait_until_synced(LIMIT)?;
     thread::sleep(Duration::from_secs(3));
-    let length = Duration::from_secs_f64(seconds.max(10.0));
     if wanted("controller-idle") {
         let rest = || {
             thread::sleep(length);
@@ -59,20 +75,7 @@ pub fn measure(samples: &mut Samples, seconds: f64, wanted: impl Fn(&str) -> boo
         add("controller-idle", used(&world, rest)?);
     }
     if wanted("controller-busy") {
-        let mut figures = used(&world, || {
-            let over = AtomicBool::new(false);
-            let made = thread::scope(|scope| {
-                let making = scope.spawn(|| api.change(RATE, &over, change));
-                thread::sleep(length);
-                over.store(true, Ordering::Relaxed);
-                making.join().unwrap_or_else(|_| Err(anyhow!("the thread of the changes panicked")))
-            })?;
-            let rate = made as f64 / length.as_secs_f64();
-            ensure!(rate > f64::from(RATE) * 0.9, "{rate:.1} changes a second instead of {RATE}: too slow a machine");
-            Ok(())
-        })?;
-        figures["rate"] = json!(RATE);
-        add("controller-busy", figures);
+        add("controller-busy", used(&world, busy)?);
     }
     if wanted("few-agents") {
         add("few-agents", arrivals(&world, &few, "few")?);
@@ -109,6 +112,7 @@ pub fn rows(samples: &Samples) -> Vec<Row> {
             Some(80.0),
         ),
         row("controller: CPU, nothing changes", "controller-idle", "cpu", "cores", 1.0, None, None),
+        row("controller: CPU, 30 pod changes a second, no agents", "controller-alone", "cpu", "cores", 1.0, None, None),
         row("controller: CPU, 30 pod changes a second", "controller-busy", "cpu", "cores", 1.0, Some(0.1), Some(0.05)),
         row("controller: RSS meanwhile", "controller-busy", "rss", "MB", mega, Some(150.0), Some(80.0)),
         row("policy written -> at 10 agents, p50", "few-agents", "p50", "ms", 1e3, None, None),
