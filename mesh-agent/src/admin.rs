@@ -120,6 +120,9 @@ impl Admin {
             not_ready: self.readiness.not_ready().unwrap_or_default(),
             draining: self.readiness.draining(),
             tunnels: u32::try_from(self.pool.connections()).unwrap_or(u32::MAX),
+            addresses_asked: snapshot
+                .is_on_demand()
+                .then(|| u32::try_from(self.store.questions().len()).unwrap_or(u32::MAX)),
         }
     }
 }

@@ -3,11 +3,13 @@
 
 mod backends;
 mod index;
+mod questions;
 mod snapshot;
 mod store;
 #[cfg(test)]
 pub mod tests;
 
 pub use backends::backends;
+pub use questions::Turn;
 pub use snapshot::Snapshot;
 pub use store::{Delta, Kind, Object, Reach, Store, Unreadable};

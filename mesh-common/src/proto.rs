@@ -18,6 +18,7 @@ pub mod type_url {
     pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
     pub const ACCOUNTS: &str = "type.googleapis.com/nodemesh.v1.Accounts";
     pub const TRUST_BUNDLE: &str = "type.googleapis.com/nodemesh.v1.TrustBundle";
+    pub const ON_DEMAND: &str = "type.googleapis.com/nodemesh.v1.OnDemand";
     pub const LOCAL_POD: &str = "type.googleapis.com/nodemesh.v1.LocalPod";
 }
 

@@ -51,6 +51,11 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The destination is not in the agent's configuration (yet), or its address is another pod's. See `meshctl \
              config workloads` and `meshctl status`."
         }
+        "DESTINATION_UNKNOWN" => {
+            "In a mesh of this size agents ask the controller whose an address is, and it did not answer in time, or the \
+             pod dials too many addresses at once that nobody dialled before. Is the controller connected (`meshctl \
+             status`)?"
+        }
         "RESET" => "One end reset the connection. The mesh let it pass: look at the two programs.",
         "INTERNAL" => "A fault of the agent itself. The record's error and the agent's log say more.",
         // TLS and HTTP/2 between agents

@@ -22,7 +22,10 @@ use super::{
     resources::type_url,
     subscription::Subscription,
 };
-use crate::{durable, state::Store};
+use crate::{
+    durable,
+    state::{Kind, Store, Turn},
+};
 
 /// Requests on their way: the first ones, one a type, and an answer to each response, which the loop waits to send.
 const REQUESTS: usize = 8;
@@ -89,8 +92,11 @@ impl Discovery {
         for (i, subscription) in self.memory.subscriptions.iter().enumerate() {
             // The first message of a stream says who asks.
             let node = (i == 0).then(|| self.node.clone());
-            requests.try_send(subscription.first_request(node)).map_err(|_| StreamError::Closed)?;
+            let names = if subscription.kind() == Kind::Address { self.store.questions().all() } else { Vec::new() };
+            requests.try_send(subscription.first_request(node, names)).map_err(|_| StreamError::Closed)?;
         }
+        let store = Arc::clone(&self.store);
+        let mut questions = store.questions().watch();
         let request = self.connection.request(ReceiverStream::new(receiver)).await?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(self.connection.channel()).max_decoding_message_size(LARGEST_MESSAGE);
@@ -105,6 +111,13 @@ impl Discovery {
                     self.save().await;
                     continue;
                 }
+                // The store, which is held here, has the sender.
+                Ok(()) = questions.changed() => {
+                    if let Some(turn) = store.questions().turn() {
+                        requests.send(asking(turn)).await.map_err(|_| StreamError::Closed)?;
+                    }
+                    continue;
+                }
             };
             backoff.reset();
             let answer = self.take(response);
@@ -116,7 +129,7 @@ impl Discovery {
 
     /// Writes what is held to the disk. What fails, or is another agent's to write, is tried again.
     async fn save(&mut self) {
-        let Some((path, content)) = self.memory.file() else {
+        let Some((path, content)) = self.memory.file(&self.store) else {
             self.save_at = Some(tokio::time::Instant::now() + SAVE_AFTER);
             return;
         };
@@ -149,8 +162,13 @@ impl Discovery {
             };
         };
         let kind = subscription.kind();
+        let nothing = if kind == Kind::Address { response.removed_resources.clone() } else { Vec::new() };
         let answer = subscription.take(&self.store, response);
-        let generation = self.store.snapshot().generation();
+        let snapshot = self.store.snapshot();
+        let generation = snapshot.generation();
+        if matches!(kind, Kind::Address | Kind::OnDemand) {
+            self.store.questions().settle(&snapshot, &nothing);
+        }
         match &answer.error_detail {
             Some(error) => tracing::warn!(?kind, error = error.message, generation, "configuration refused"),
             None => tracing::debug!(?kind, updated, removed, generation, "configuration accepted"),
@@ -170,6 +188,15 @@ impl Discovery {
             }
             changed
         });
+    }
+}
+
+fn asking(turn: Turn) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url(Kind::Address).to_owned(),
+        resource_names_subscribe: turn.subscribe,
+        resource_names_unsubscribe: turn.unsubscribe,
+        ..Default::default()
     }
 }
 

@@ -47,6 +47,9 @@ struct Content {
     /// One for each type that the controller has answered, with every resource of it.
     #[prost(message, repeated, tag = "2")]
     kinds: Vec<DeltaDiscoveryResponse>,
+    /// Addresses that were asked for, and what there is of them is in `kinds`.
+    #[prost(string, repeated, tag = "3")]
+    asked: Vec<String>,
 }
 
 /// Why the file is not used.
@@ -76,7 +79,10 @@ impl Memory {
         let mut memory = Self { subscriptions: KINDS.map(Subscription::new), disk: None, recalled: false };
         if let Some(bytes) = durable::read(&disk.path)? {
             match decode(&bytes, node) {
-                Ok(kinds) => memory.apply(store, kinds),
+                Ok(Content { node: _, kinds, asked }) => {
+                    memory.apply(store, kinds);
+                    store.questions().recall(&asked);
+                }
                 Err(error) => {
                     let aside = durable::keep_aside(&disk.path)?;
                     tracing::error!(
@@ -107,16 +113,16 @@ impl Memory {
     }
 
     /// The file as it should be, if it is ours to write.
-    pub(super) fn file(&self) -> Option<(PathBuf, Vec<u8>)> {
+    pub(super) fn file(&self, store: &Store) -> Option<(PathBuf, Vec<u8>)> {
         let disk = self.disk.as_ref().filter(|disk| *disk.ours.borrow())?;
         let kinds = self.subscriptions.iter().filter_map(Subscription::held_response).collect();
-        let content = Content { node: disk.node.clone(), kinds }.encode_to_vec();
+        let content = Content { node: disk.node.clone(), kinds, asked: store.questions().answered() }.encode_to_vec();
         let digest = digest(&SHA256, &content);
         Some((disk.path.clone(), [MAGIC, digest.as_ref(), &content].concat()))
     }
 }
 
-fn decode(bytes: &[u8], node: &str) -> Result<Vec<DeltaDiscoveryResponse>, Unreadable> {
+fn decode(bytes: &[u8], node: &str) -> Result<Content, Unreadable> {
     let rest = bytes.strip_prefix(MAGIC).ok_or(Unreadable::Magic)?;
     let (want, content) = rest.split_at_checked(DIGEST).ok_or(Unreadable::Digest)?;
     if digest(&SHA256, content).as_ref() != want {
@@ -129,6 +135,6 @@ fn decode(bytes: &[u8], node: &str) -> Result<Vec<DeltaDiscoveryResponse>, Unrea
     let known = |url: &str| KINDS.iter().any(|kind| type_url(*kind) == url);
     match content.kinds.iter().find(|response| !known(&response.type_url)) {
         Some(response) => Err(Unreadable::Type(response.type_url.clone())),
-        None => Ok(content.kinds),
+        None => Ok(content),
     }
 }

@@ -16,7 +16,8 @@ use crate::{
 /// What the agent subscribes to, in this order. The controller answers
 /// roots and accounts first, and nothing is permitted before
 /// the policies: so a deleted account is known as such by then.
-pub const KINDS: [Kind; 5] = [Kind::TrustBundle, Kind::Accounts, Kind::Policy, Kind::Address, Kind::LocalPod];
+pub const KINDS: [Kind; 6] =
+    [Kind::TrustBundle, Kind::Accounts, Kind::Policy, Kind::OnDemand, Kind::Address, Kind::LocalPod];
 
 /// Why a resource was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub fn type_url(kind: Kind) -> &'static str {
     match kind {
         Kind::Address => type_url::ADDRESS,
         Kind::Policy => type_url::AUTHORIZATION,
+        Kind::OnDemand => type_url::ON_DEMAND,
         Kind::LocalPod => type_url::LOCAL_POD,
         Kind::Accounts => type_url::ACCOUNTS,
         Kind::TrustBundle => type_url::TRUST_BUNDLE,
@@ -70,6 +72,7 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
         Kind::Policy => decode::<security::Authorization>(&any.value).and_then(Policy::try_from).map(Object::Policy),
         Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
         Kind::Accounts => decode::<nodemesh::Accounts>(&any.value).and_then(Accounts::try_from).map(Object::Accounts),
+        Kind::OnDemand => decode::<nodemesh::OnDemand>(&any.value).map(|nodemesh::OnDemand {}| Object::OnDemand),
         Kind::TrustBundle => decode::<nodemesh::TrustBundle>(&any.value)
             .and_then(TrustBundle::try_from)
             .and_then(usable)

@@ -57,11 +57,16 @@ impl Subscription {
         self.refused.as_ref().map(|refused| refused.why.as_str())
     }
 
-    /// Asks for every resource that is not held in its newest version, and for the names of those that are gone.
-    pub fn first_request(&self, node: Option<Node>) -> DeltaDiscoveryRequest {
+    /// Asks for every resource that is not held in its newest version, and for the names of those that are gone; for
+    /// `names` besides.
+    pub fn first_request(&self, node: Option<Node>, mut names: Vec<String>) -> DeltaDiscoveryRequest {
+        if !names.is_empty() {
+            names.push("*".to_owned());
+        }
         DeltaDiscoveryRequest {
             node,
             type_url: type_url(self.kind).to_owned(),
+            resource_names_subscribe: names,
             initial_resource_versions: self.held.iter().map(|(name, r)| (name.clone(), r.version.clone())).collect(),
             ..Default::default()
         }

@@ -4,6 +4,7 @@
 mod ca;
 mod discovery;
 mod link;
+mod on_demand;
 mod world;
 
 use std::{future::Future, time::Duration};

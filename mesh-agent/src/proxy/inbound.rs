@@ -223,6 +223,10 @@ fn decide(
 ) -> (OpenFlow, Decided) {
     let snapshot = proxy.store.snapshot();
     let workload = snapshot.workload(&pod.uid).cloned();
+    if identity.is_some() && snapshot.must_ask(client.ip()) {
+        // Nothing waits for the name: only records bear it, and the next one will.
+        proxy.store.questions().ask(client.ip());
+    }
     let source = source(&snapshot, client, identity.as_ref());
     let own = pod.party(destination, workload.as_deref());
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);

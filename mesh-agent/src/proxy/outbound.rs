@@ -6,7 +6,9 @@ use mesh_common::model::{Connection, Permit, Workload};
 use tokio::net::TcpStream;
 
 use super::{
-    Proxy, dial,
+    Proxy,
+    ask::whose,
+    dial,
     forward::{End, Socket, forward, refuse, socket},
     reauthorize::{denied_later, forgotten},
     resolve::{Resolved, Route, choose, resolve},
@@ -20,32 +22,41 @@ use crate::{
 
 /// `local` is the loopback address to which the kernel redirected the connection.
 pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
-    let snapshot = proxy.store.snapshot();
-    let own = snapshot.workload(&pod.uid).cloned();
     // Its own address as it would be without the redirection.
     let client = SocketAddr::new(pod.ips.like(local.ip()).unwrap_or(peer.ip()), peer.port());
-    let source = pod.party(client, own.as_deref());
+    let source = |snapshot: &Snapshot| pod.party(client, snapshot.workload(&pod.uid).map(|own| &**own));
+    let refused = |destination: SocketAddr| {
+        let source = source(&proxy.store.snapshot());
+        proxy.flows.begin(Direction::Outbound, source, Party::stranger(destination))
+    };
     let (destination, hint) = match proxy.datapath.accepted(&stream) {
         Ok(Some(accepted)) if (accepted.pod, accepted.epoch) == (pod.index, pod.epoch) => {
             (accepted.original_destination, accepted.backend)
         }
         // Nothing was redirected by the kernel: never take the local address for what was dialled.
         Ok(_) => {
-            let mut flow = proxy.flows.begin(Direction::Outbound, source, Party::stranger(local));
-            flow.dropped(reason::ORIGINAL_DESTINATION_UNKNOWN, "the connection was not redirected by the kernel");
+            refused(local)
+                .dropped(reason::ORIGINAL_DESTINATION_UNKNOWN, "the connection was not redirected by the kernel");
             return refuse(&stream);
         }
         Err(e) => {
-            let mut flow = proxy.flows.begin(Direction::Outbound, source, Party::stranger(local));
-            flow.failed(reason::INTERNAL, format!("{:#}", anyhow::Error::from(e)));
+            refused(local).failed(reason::INTERNAL, format!("{:#}", anyhow::Error::from(e)));
             return refuse(&stream);
         }
     };
+    let snapshot = match whose(&proxy.store, &pod.uid, destination.ip()).await {
+        Ok(snapshot) => snapshot,
+        Err(why) => {
+            refused(destination).dropped(reason::DESTINATION_UNKNOWN, why);
+            return refuse(&stream);
+        }
+    };
+    let own = snapshot.workload(&pod.uid).cloned();
     let dialled = match snapshot.workload_by_address(destination.ip()) {
         Some(workload) => Party::of(workload, destination),
         None => Party::stranger(destination),
     };
-    let mut flow = proxy.flows.begin(Direction::Outbound, source, dialled);
+    let mut flow = proxy.flows.begin(Direction::Outbound, source(&snapshot), dialled);
     flow.generation = snapshot.generation();
     // Its certificate lasts longer than its right to it.
     if own.is_none() {

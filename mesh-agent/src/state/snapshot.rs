@@ -43,6 +43,8 @@ pub struct Snapshot {
     /// under their namespace.
     scoped: Arc<HashMap<Option<String>, PoliciesByName>>,
 
+    /// Of the addresses of other nodes only those are here that were asked for.
+    on_demand: bool,
     /// It was said what policies there are.
     policies_known: bool,
     /// The controller said which pods this node has.
@@ -81,6 +83,16 @@ impl Snapshot {
     pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
         let claimants = self.by_address.of(&address.to_canonical());
         claimants.iter().find(|w| w.tunnel == Tunnel::Hbone).or(claimants.first())
+    }
+
+    /// Whose address this is, is known to those who ask, and nobody asked for it.
+    pub fn must_ask(&self, address: IpAddr) -> bool {
+        self.on_demand && self.workload_by_address(address).is_none() && self.service_by_address(address).is_none()
+    }
+
+    /// Of the addresses of other nodes only those are here that were asked for.
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand
     }
 
     /// The pod of that name; of several clusters' pods the first by uid.

@@ -8,7 +8,7 @@ use std::{
 use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Service, ServiceName, TrustBundle, Workload};
 use tokio::sync::watch;
 
-use super::Snapshot;
+use super::{Snapshot, questions::Questions};
 
 /// A batch of changes that becomes visible at once. Removals come first, so a name that stands in both ends up held.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +55,8 @@ pub enum Kind {
     Accounts,
     /// Named by their trust domain.
     TrustBundle,
+    /// One, named [`ON_DEMAND`].
+    OnDemand,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +68,11 @@ pub enum Object {
     LocalPod(LocalPod),
     Accounts(Accounts),
     TrustBundle(TrustBundle),
+    /// Addresses are told to those who ask.
+    OnDemand,
 }
+
+const ON_DEMAND: &str = "addresses";
 
 /// Why a batch was refused; nothing of it was applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +86,7 @@ pub struct Store {
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// Held while the next snapshot is made.
     writer: Mutex<()>,
+    questions: Questions,
 }
 
 impl Object {
@@ -92,13 +99,18 @@ impl Object {
             Self::LocalPod(pod) => pod.uid.clone(),
             Self::Accounts(accounts) => accounts.namespace.clone(),
             Self::TrustBundle(bundle) => bundle.trust_domain.clone(),
+            Self::OnDemand => ON_DEMAND.to_owned(),
         }
     }
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { snapshots: watch::Sender::new(Arc::default()), writer: Mutex::default() }
+        Self {
+            snapshots: watch::Sender::new(Arc::default()),
+            writer: Mutex::default(),
+            questions: Questions::default(),
+        }
     }
 }
 
@@ -116,6 +128,11 @@ impl Store {
     /// Changed once a generation; a slow reader sees the newest only.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
+    }
+
+    /// What the controller is asked for, where it tells on demand.
+    pub fn questions(&self) -> &Questions {
+        &self.questions
     }
 
     /// Applies the whole batch or nothing, and returns the state after it. The generation rises by one if the batch
@@ -149,6 +166,7 @@ impl Store {
                 Object::LocalPod(pod) => next.put_pod(pod),
                 Object::Accounts(accounts) => next.put_accounts(accounts),
                 Object::TrustBundle(bundle) => next.put_trust_bundle(bundle),
+                Object::OnDemand => next.tells_on_demand(true),
             };
         }
         for policy in unreadable {
@@ -172,6 +190,7 @@ fn remove(snapshot: &mut Snapshot, kind: Kind, name: &str) -> bool {
         Kind::LocalPod => snapshot.remove_pod(name),
         Kind::Accounts => snapshot.remove_accounts(name),
         Kind::TrustBundle => snapshot.remove_trust_bundle(name),
+        Kind::OnDemand => name == ON_DEMAND && snapshot.tells_on_demand(false),
     }
 }
 

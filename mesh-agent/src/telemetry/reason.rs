@@ -30,6 +30,8 @@ codes! {
     HBONE_PORT,
     /// The destination's workload is not known, so no policy can be asked.
     WORKLOAD_UNKNOWN,
+    /// The controller has not said in time whose address the destination's is.
+    DESTINATION_UNKNOWN,
     /// A tunnelled request is not CONNECT.
     METHOD_NOT_ALLOWED,
     /// A tunnelled CONNECT names no `ip:port`, or spells it in another way than the one that agents use.

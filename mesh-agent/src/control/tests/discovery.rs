@@ -19,7 +19,7 @@ use super::{
 };
 use crate::control::ControlStatus;
 
-fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
+pub fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
     Resource {
         name: name.into(),
         version: version.into(),
@@ -28,11 +28,11 @@ fn resource(type_url: &str, name: &str, version: &str, message: &impl Message) -
     }
 }
 
-fn uid(pod: &str) -> String {
+pub fn uid(pod: &str) -> String {
     format!("Kubernetes//Pod/shop/{pod}")
 }
 
-fn pod(name: &str, last_octet: u8) -> workload::Workload {
+pub fn pod(name: &str, last_octet: u8) -> workload::Workload {
     workload::Workload {
         uid: uid(name),
         name: name.into(),
@@ -43,7 +43,7 @@ fn pod(name: &str, last_octet: u8) -> workload::Workload {
     }
 }
 
-fn pod_resource(version: &str, workload: workload::Workload) -> Resource {
+pub fn pod_resource(version: &str, workload: workload::Workload) -> Resource {
     let name = workload.uid.clone();
     let address = workload::Address { r#type: Some(workload::address::Type::Workload(workload)) };
     resource(type_url::ADDRESS, &name, version, &address)
@@ -55,7 +55,7 @@ fn accounts_resource(version: &str, namespace: &str, names: &[&str]) -> Resource
     resource(type_url::ACCOUNTS, namespace, version, &message)
 }
 
-fn service_resource() -> Resource {
+pub fn service_resource() -> Resource {
     let service = Service {
         name: "cart".into(),
         namespace: "shop".into(),
@@ -68,7 +68,7 @@ fn service_resource() -> Resource {
     resource(type_url::ADDRESS, &name, "1", &workload::Address::from(&Address::Service(service)))
 }
 
-fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: Vec<String>) -> DeltaDiscoveryResponse {
+pub fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: Vec<String>) -> DeltaDiscoveryResponse {
     DeltaDiscoveryResponse {
         type_url: type_url.into(),
         nonce: nonce.into(),
@@ -79,9 +79,9 @@ fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: Vec<
 }
 
 /// The first requests, by type.
-async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscoveryRequest> {
+pub async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscoveryRequest> {
     let mut requests = BTreeMap::new();
-    for _ in 0..5 {
+    for _ in 0..6 {
         let request = stream.next().await;
         assert!(request.response_nonce.is_empty() && request.resource_names_subscribe.is_empty(), "a wildcard");
         requests.insert(request.type_url.clone(), request);
@@ -90,7 +90,7 @@ async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscover
 }
 
 /// Sends a response and returns why it was refused, if it was.
-async fn exchange(stream: &mut Discovery, message: DeltaDiscoveryResponse) -> Option<String> {
+pub async fn exchange(stream: &mut Discovery, message: DeltaDiscoveryResponse) -> Option<String> {
     let (nonce, type_url) = (message.nonce.clone(), message.type_url.clone());
     stream.send(message).await;
     let answer = stream.next().await;
@@ -124,12 +124,18 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         assert_eq!(fields[key].kind, Some(want), "{key}");
     }
     let mut types = vec![first.type_url];
-    for _ in 1..5 {
+    for _ in 1..6 {
         types.push(stream.next().await.type_url);
     }
     // A deleted account must be known before the policies permit anything.
-    let wanted =
-        [type_url::TRUST_BUNDLE, type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+    let wanted = [
+        type_url::TRUST_BUNDLE,
+        type_url::ACCOUNTS,
+        type_url::AUTHORIZATION,
+        type_url::ON_DEMAND,
+        type_url::ADDRESS,
+        type_url::LOCAL_POD,
+    ];
     assert_eq!(types, wanted);
     status(&mut control.status, "connected", |s| s.connected && !s.synced).await;
 
@@ -139,7 +145,8 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     let policy = security::Authorization { name: "p".into(), namespace: "shop".into(), ..Default::default() };
     let policies = vec![resource(type_url::AUTHORIZATION, "shop/p", "1", &policy)];
     assert_eq!(exchange(&mut stream, response(type_url::AUTHORIZATION, "2", policies, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "two of five types");
+    assert_eq!(exchange(&mut stream, response(type_url::ON_DEMAND, "2", vec![], vec![])).await, None);
+    assert!(!control.status.borrow().synced, "three of six types");
     let local = LocalPod {
         uid: uid("a"),
         pod_uid: "u".into(),
@@ -154,7 +161,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     };
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "three of five types");
+    assert!(!control.status.borrow().synced, "four of six types");
     let accounts = vec![accounts_resource("1", "shop", &["default"])];
     assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "4", accounts, vec![])).await, None);
     let bundle = |root: Vec<u8>| {
@@ -363,9 +370,7 @@ async fn the_last_good_configuration_outlives_the_agent() {
     let requests = subscriptions(&mut stream).await;
     assert_eq!(requests[type_url::ADDRESS].initial_resource_versions, BTreeMap::from([(uid("cart"), "7".into())]));
     assert!(requests[type_url::AUTHORIZATION].initial_resource_versions.is_empty(), "it is to be sent again");
-    for kind in
-        [type_url::TRUST_BUNDLE, type_url::ADDRESS, type_url::LOCAL_POD, type_url::AUTHORIZATION, type_url::ACCOUNTS]
-    {
+    for kind in requests.keys() {
         exchange(&mut stream, response(kind, "n", vec![], vec![])).await;
     }
     status(&mut control.status, "confirmed", |status| !status.from_disk && status.synced).await;

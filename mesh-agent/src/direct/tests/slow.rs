@@ -54,7 +54,7 @@ impl Mesh {
                 }
                 Kind::LocalPod => drop(self.pods.remove(name)),
                 Kind::Accounts => drop(self.accounts.remove(name)),
-                Kind::TrustBundle => panic!("no roots here: {name}"),
+                Kind::TrustBundle | Kind::OnDemand => panic!("neither roots nor questions here: {name}"),
             }
         }
         for (name, object) in &delta.upserts {
@@ -67,7 +67,7 @@ impl Mesh {
                 Object::LocalPod(pod) => drop(self.pods.insert(name.clone(), pod)),
                 Object::Accounts(accounts) => drop(self.accounts.insert(name.clone(), accounts)),
                 Object::Service(service) => panic!("no services here: {service:?}"),
-                Object::TrustBundle(bundle) => panic!("no roots here: {bundle:?}"),
+                Object::TrustBundle(_) | Object::OnDemand => panic!("neither roots nor questions here: {name}"),
             }
         }
         for Unreadable { name, reach } in &delta.unreadable {

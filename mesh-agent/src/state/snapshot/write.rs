@@ -17,6 +17,10 @@ impl Snapshot {
         !std::mem::replace(&mut self.pods_confirmed, true)
     }
 
+    pub(in crate::state) fn tells_on_demand(&mut self, on_demand: bool) -> bool {
+        std::mem::replace(&mut self.on_demand, on_demand) != on_demand
+    }
+
     pub(in crate::state) fn policies_answered(&mut self) -> bool {
         !std::mem::replace(&mut self.policies_known, true)
     }

@@ -57,6 +57,11 @@ pub struct TrustBundle {
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub roots: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
+/// While it stands, who has subscribed to it and to all addresses is told of the workloads of its own node, and of what it
+/// subscribes to by name besides: an address "network/ip" stands for the workload that owns it, or for the service with
+/// all its workloads. A name that stands for nothing is answered as removed, and told of once it stands for something.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OnDemand {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(oneof = "agent_message::Kind", tags = "1, 2")]
@@ -318,6 +323,9 @@ pub struct NodeStatus {
     /// Open HBONE connections of the pool.
     #[prost(uint32, tag = "15")]
     pub tunnels: u32,
+    /// Addresses that the agent has asked the controller for; absent: it is told of the whole mesh.
+    #[prost(uint32, optional, tag = "16")]
+    pub addresses_asked: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Counter {
