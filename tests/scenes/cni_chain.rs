@@ -1,31 +1,24 @@
 //! Debian's plugins bridge and host-local make a pod's network, and ours stands behind them, as in a node's chain.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, B, Pod, World, installed};
+use mesh_tests::{
+    A, B, Pod, World, installed,
+    runtime::{Runtime, Sandbox},
+};
 use serde_json::{Value, json};
-
-/// Where Debian puts them.
-const PLUGINS: &str = "/usr/lib/cni";
 
 /// Calls the first plugin of the node's configuration in the node's namespace; gives what it printed.
 fn bridge(world: &World, command: &str, pod: &Pod, configuration: &Value) -> Result<Value> {
-    let mut plugin = Command::new(installed("ip")?);
-    plugin.args(["netns", "exec", &world.node(pod.node).netns]).arg(format!("{PLUGINS}/bridge"));
-    plugin.env("CNI_COMMAND", command).env("CNI_CONTAINERID", "c1").env("CNI_NETNS", &pod.netns);
-    plugin.env("CNI_IFNAME", "eth0").env("CNI_PATH", PLUGINS);
-    plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = plugin.spawn().context("start bridge")?;
-    child.stdin.take().context("no standard input")?.write_all(configuration.to_string().as_bytes())?;
-    let output = child.wait_with_output().context("wait for bridge")?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "bridge: {printed}");
-    if printed.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&printed)?) }
+    let sandbox = Sandbox {
+        id: "c1".to_owned(),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+        uid: pod.uid.clone(),
+        netns: pod.netns.clone(),
+    };
+    Runtime::new(world.node(pod.node)).run_with(command, "bridge", &configuration.to_string(), &sandbox)
 }
 
 #[test]
@@ -54,14 +47,14 @@ fn a_pod_of_a_real_chain_is_in_the_mesh() -> Result<()> {
     world.label_namespace("shop", Some("mesh"))?;
     world.wait_for(std::slice::from_ref(&far), true)?;
 
-    let runtime = world.runtime(A)?;
-    let list: Value = serde_json::from_slice(&fs::read(runtime.conf_dir.join("00-nodemesh.conflist"))?)?;
+    let plugin = world.plugin(A)?;
+    let list: Value = serde_json::from_slice(&fs::read(plugin.conf_dir.join("00-nodemesh.conflist"))?)?;
     assert_eq!((list["plugins"][0].clone(), &list["name"]), (single.clone(), &json!("pods")));
     world.schedule(&cart)?;
     let result = bridge(&world, "ADD", &cart, &single)?;
-    let mut ours = runtime.configuration()?;
+    let mut ours = plugin.configuration()?;
     ours["prevResult"] = result.clone();
-    let call = |command: &str| runtime.begin_with(command, &cart, "c1", &ours.to_string(), &[])?.ended();
+    let call = |command: &str| plugin.begin_with(command, &cart, "c1", &ours.to_string(), &[])?.ended();
     let added = call("ADD")?;
     assert!(added.succeeded, "{added:?}");
     assert_eq!(added.printed, result, "what bridge said is handed on");

@@ -25,7 +25,7 @@ fn the_plugin_is_installed_repaired_and_taken_away() -> Result<()> {
     let others = fs::read(&other)?;
     fs::write(conf.join("05-broken.conf"), "{")?;
     world.start()?;
-    world.runtime(A)?;
+    world.plugin(A)?;
     let list = read(&ours)?;
     assert_eq!((&list["name"], &list["cniVersion"]), (&json!("pods"), &json!("1.1.0")), "{list}");
     let plugins = list["plugins"].as_array().context("no plugins")?;

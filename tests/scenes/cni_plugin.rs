@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use mesh_tests::{A, B, Patience, Runtime, World, eventually};
+use mesh_tests::{A, B, Patience, Plugin, World, eventually};
 use serde_json::json;
 
 /// Both nodes with the plugin; namespace shop in the mesh, with a server on node b.
@@ -20,13 +20,13 @@ fn world(title: &str) -> Result<(World, std::sync::Arc<mesh_tests::Pod>)> {
 #[test]
 fn a_pod_is_in_the_mesh_when_add_returns() -> Result<()> {
     let (mut world, far) = world("cni add")?;
-    let runtime = world.runtime(A)?;
+    let plugin = world.plugin(A)?;
     let cart = world.bare_pod("shop", "cart", A)?;
     // As it goes in a cluster: the API has the pod, and its status comes long after its network.
     world.schedule(&cart)?;
-    let added = runtime.call("ADD", &cart, "c1")?;
+    let added = plugin.call("ADD", &cart, "c1")?;
     assert!(added.succeeded, "{added:?}");
-    assert_eq!(added.printed, Runtime::result(&cart), "the result is that of the plugin before");
+    assert_eq!(added.printed, Plugin::result(&cart), "the result is that of the plugin before");
     println!("ADD took {:?}", added.took);
     assert_eq!(world.redirected(A)?, [cart.full_name()].into());
     // What an init container says first is mutual TLS already.
@@ -37,7 +37,7 @@ fn a_pod_is_in_the_mesh_when_add_returns() -> Result<()> {
     // Asked again, and asked for proof.
     let held = cart.hold(far.at(7001))?;
     for command in ["ADD", "CHECK", "ADD", "CHECK"] {
-        let called = runtime.call(command, &cart, "c1")?;
+        let called = plugin.call(command, &cart, "c1")?;
         assert!(called.succeeded, "{command}: {called:?}");
     }
     assert!(held.is_open()?);
@@ -50,17 +50,17 @@ fn a_pod_is_in_the_mesh_when_add_returns() -> Result<()> {
     assert!(held.is_open()?);
 
     // A sandbox that is gone already says nothing of this one; this one's end counts, whatever is told with it.
-    assert!(runtime.call("DEL", &cart, "c0")?.succeeded);
+    assert!(plugin.call("DEL", &cart, "c0")?.succeeded);
     assert_eq!(world.redirected(A)?.len(), 1);
-    let mut gone = runtime.configuration()?;
+    let mut gone = plugin.configuration()?;
     gone["prevResult"] = json!(null);
     let environment = [("CNI_NETNS", ""), ("CNI_ARGS", "")];
     for _ in 0..2 {
-        let del = runtime.begin_with("DEL", &cart, "c1", &gone.to_string(), &environment)?.ended()?;
+        let del = plugin.begin_with("DEL", &cart, "c1", &gone.to_string(), &environment)?.ended()?;
         assert!(del.succeeded, "{del:?}");
         assert_eq!(world.node(A).hooked_pods()?, 0);
     }
-    let check = runtime.call("CHECK", &cart, "c1")?;
+    let check = plugin.call("CHECK", &cart, "c1")?;
     assert!(check.message().contains("does not know the pod"), "{check:?}");
     Ok(())
 }
@@ -68,10 +68,10 @@ fn a_pod_is_in_the_mesh_when_add_returns() -> Result<()> {
 #[test]
 fn an_address_of_the_api_does_not_beat_that_of_the_network() -> Result<()> {
     let (mut world, far) = world("cni addresses")?;
-    let runtime = world.runtime(A)?;
+    let plugin = world.plugin(A)?;
     let cart = world.bare_pod("shop", "cart", A)?;
     world.schedule(&cart)?;
-    assert!(runtime.call("ADD", &cart, "c1")?.succeeded);
+    assert!(plugin.call("ADD", &cart, "c1")?.succeeded);
     // Somebody wrote another one into its status.
     let file = world.manifests.folder().join("pod-shop-cart.yaml");
     world.write_status(&cart)?;
@@ -83,15 +83,15 @@ fn an_address_of_the_api_does_not_beat_that_of_the_network() -> Result<()> {
     })?;
     assert_eq!(world.redirected(A)?, [cart.full_name()].into());
     assert_eq!(cart.say(far.at(7001), "")?.seen()?.accepted.ip(), cart.ip);
-    assert!(runtime.call("CHECK", &cart, "c1")?.succeeded);
+    assert!(plugin.call("CHECK", &cart, "c1")?.succeeded);
 
     // A network that never was is refused, and nothing is redirected by it.
     let wrong = world.bare_pod("shop", "wrong", A)?;
     world.schedule(&wrong)?;
-    let mut configuration = Runtime { timeout: Some(2), ..world.runtime(A)? }.configuration()?;
-    configuration["prevResult"] = Runtime::result(&wrong);
+    let mut configuration = Plugin { timeout: Some(2), ..world.plugin(A)? }.configuration()?;
+    configuration["prevResult"] = Plugin::result(&wrong);
     configuration["prevResult"]["ips"][0]["address"] = json!("10.244.1.201/24");
-    let added = runtime.begin_with("ADD", &wrong, "c2", &configuration.to_string(), &[])?.ended()?;
+    let added = plugin.begin_with("ADD", &wrong, "c2", &configuration.to_string(), &[])?.ended()?;
     assert_eq!(added.code(), Some(11), "{added:?}");
     assert!(added.message().contains("does not hold 10.244.1.201"), "{added:?}");
     assert_eq!(world.node(A).hooked_pods()?, 1);
@@ -102,28 +102,28 @@ fn an_address_of_the_api_does_not_beat_that_of_the_network() -> Result<()> {
 fn without_its_agent_a_node_starts_what_is_outside_the_mesh() -> Result<()> {
     let (mut world, far) = world("cni agent away")?;
     world.namespace("legacy")?;
-    let runtime = Runtime { timeout: Some(2), ..world.runtime(A)? };
+    let plugin = Plugin { timeout: Some(2), ..world.plugin(A)? };
     let [cart, batch] = [world.bare_pod("shop", "cart", A)?, world.bare_pod("legacy", "batch", A)?];
     let dns = world.bare_pod("kube-system", "dns", A)?;
-    let namespaces = runtime.configuration()?["namespaces"].as_str().context("no file of namespaces")?.to_owned();
+    let namespaces = plugin.configuration()?["namespaces"].as_str().context("no file of namespaces")?.to_owned();
     eventually("the agent wrote down what is in the mesh", Patience::LONG, || {
         let text = fs::read_to_string(&namespaces).unwrap_or_default();
         Ok((text.contains("legacy") && text.contains("mesh")).then_some(()))
     })?;
 
     world.kill_agent(A)?;
-    let refused = runtime.call("ADD", &cart, "c1")?;
+    let refused = plugin.call("ADD", &cart, "c1")?;
     assert_eq!(refused.code(), Some(11), "{refused:?}");
     assert!(refused.message().contains("cannot reach the agent"), "{refused:?}");
     assert!(refused.message().contains("namespace shop is in the mesh"), "{refused:?}");
     for (pod, container) in [(&batch, "c2"), (&dns, "c3")] {
-        let added = runtime.call("ADD", pod, container)?;
-        assert_eq!((added.succeeded, &added.printed), (true, &Runtime::result(pod)));
+        let added = plugin.call("ADD", pod, container)?;
+        assert_eq!((added.succeeded, &added.printed), (true, &Plugin::result(pod)));
     }
     // What is deleted, is.
-    assert!(runtime.call("DEL", &cart, "c1")?.succeeded);
-    let mut status = runtime.configuration()?;
-    let ask = |conf: &serde_json::Value| runtime.begin_with("STATUS", &cart, "", &conf.to_string(), &[])?.ended();
+    assert!(plugin.call("DEL", &cart, "c1")?.succeeded);
+    let mut status = plugin.configuration()?;
+    let ask = |conf: &serde_json::Value| plugin.begin_with("STATUS", &cart, "", &conf.to_string(), &[])?.ended();
     assert!(ask(&status)?.succeeded, "as installed, a node without its agent still starts pods");
     status["statusWithoutAgent"] = json!(false);
     assert_eq!(ask(&status)?.code(), Some(50));
@@ -131,8 +131,8 @@ fn without_its_agent_a_node_starts_what_is_outside_the_mesh() -> Result<()> {
     // It is back, and the kubelet tries again. What started meanwhile joins when it shall.
     world.restart_agent(A)?;
     world.schedule(&cart)?;
-    let runtime = world.runtime(A)?;
-    let added = runtime.call("ADD", &cart, "c4")?;
+    let plugin = world.plugin(A)?;
+    let added = plugin.call("ADD", &cart, "c4")?;
     assert!(added.succeeded, "{added:?}");
     assert!(ask(&status)?.succeeded);
     assert_eq!(cart.say(far.at(7001), "")?.seen()?.accepted.ip(), cart.ip);
@@ -145,10 +145,10 @@ fn without_its_agent_a_node_starts_what_is_outside_the_mesh() -> Result<()> {
 #[test]
 fn an_agent_that_rests_or_dies_lets_nobody_through() -> Result<()> {
     let (mut world, _far) = world("cni agent slow")?;
-    let runtime = Runtime { timeout: Some(2), ..world.runtime(A)? };
+    let plugin = Plugin { timeout: Some(2), ..world.plugin(A)? };
     let cart = world.bare_pod("shop", "cart", A)?;
     // The controller does not know the pod: the agent cannot say anything.
-    let added = runtime.call("ADD", &cart, "c1")?;
+    let added = plugin.call("ADD", &cart, "c1")?;
     assert_eq!(added.code(), Some(11), "{added:?}");
     assert!(added.message().contains("names no such pod"), "{added:?}");
     assert!(added.took < Duration::from_secs(10), "{added:?}");
@@ -156,14 +156,14 @@ fn an_agent_that_rests_or_dies_lets_nobody_through() -> Result<()> {
     // Stopped: nobody answers.
     let agent = std::sync::Arc::clone(&world.agent(A)?.process);
     agent.hold_still(true)?;
-    let (added, deleted) = (runtime.call("ADD", &cart, "c2")?, runtime.call("DEL", &cart, "c2")?);
+    let (added, deleted) = (plugin.call("ADD", &cart, "c2")?, plugin.call("DEL", &cart, "c2")?);
     agent.hold_still(false)?;
     assert_eq!(added.code(), Some(11), "{added:?}");
     assert!(added.message().contains("did not answer within"), "{added:?}");
     assert!(deleted.succeeded, "{deleted:?}");
 
     // Killed while the plugin waits.
-    let patient = world.runtime(A)?;
+    let patient = world.plugin(A)?;
     let waiting = patient.begin("ADD", &cart, "c3")?;
     std::thread::sleep(Duration::from_millis(300));
     world.kill_agent(A)?;
@@ -189,9 +189,9 @@ fn an_agent_that_rests_or_dies_lets_nobody_through() -> Result<()> {
 #[test]
 fn a_replaced_agent_answers_what_the_old_one_was_asked() -> Result<()> {
     let (mut world, far) = world("cni replaced")?;
-    let runtime = world.runtime(A)?;
+    let plugin = world.plugin(A)?;
     let cart = world.bare_pod("shop", "cart", A)?;
-    let waiting = runtime.begin("ADD", &cart, "c1")?;
+    let waiting = plugin.begin("ADD", &cart, "c1")?;
     std::thread::sleep(Duration::from_millis(300));
     let old = world.replace_agent(A)?;
     world.schedule(&cart)?;
@@ -200,11 +200,11 @@ fn a_replaced_agent_answers_what_the_old_one_was_asked() -> Result<()> {
     assert_eq!(cart.say(far.at(7001), "")?.seen()?.accepted.ip(), cart.ip);
     // The old one took nothing away.
     old.process.terminate(Patience::LONG)?;
-    assert!(runtime.plugin.exists() && runtime.call("CHECK", &cart, "c1")?.succeeded);
+    assert!(plugin.program.exists() && plugin.call("CHECK", &cart, "c1")?.succeeded);
     // And the new one knows which container it is.
-    assert!(runtime.call("DEL", &cart, "c0")?.succeeded);
+    assert!(plugin.call("DEL", &cart, "c0")?.succeeded);
     assert_eq!(world.redirected(A)?.len(), 1);
-    assert!(runtime.call("DEL", &cart, "c1")?.succeeded);
+    assert!(plugin.call("DEL", &cart, "c1")?.succeeded);
     assert_eq!(world.node(A).hooked_pods()?, 0);
     Ok(())
 }
@@ -212,19 +212,19 @@ fn a_replaced_agent_answers_what_the_old_one_was_asked() -> Result<()> {
 #[test]
 fn what_vanishes_is_forgotten() -> Result<()> {
     let (mut world, _far) = world("cni vanished")?;
-    let runtime = world.runtime(A)?;
+    let plugin = world.plugin(A)?;
     let pods = ["one", "two", "three"].map(|name| world.bare_pod("shop", name, A));
     let [one, two, three] = pods;
     let (one, two, three) = (one?, two?, three?);
     for (pod, container) in [(&one, "c1"), (&two, "c2"), (&three, "c3")] {
         world.schedule(pod)?;
-        assert!(runtime.call("ADD", pod, container)?.succeeded);
+        assert!(plugin.call("ADD", pod, container)?.succeeded);
     }
     assert_eq!(world.node(A).hooked_pods()?, 3);
     // Its namespace is gone before DEL.
     world.vanish(&one)?;
     world.manifests.remove("pod-shop-one")?;
-    let del = runtime.call("DEL", &one, "c1")?;
+    let del = plugin.call("DEL", &one, "c1")?;
     assert!(del.succeeded, "{del:?}");
     assert_eq!(world.node(A).hooked_pods()?, 2);
     // Nobody says DEL.
@@ -235,9 +235,9 @@ fn what_vanishes_is_forgotten() -> Result<()> {
     })?;
     // The runtime says which containers there are.
     for (attachments, left) in [(json!([{ "containerID": "c3", "ifname": "eth0" }]), 1), (json!([]), 0)] {
-        let mut configuration = runtime.configuration()?;
+        let mut configuration = plugin.configuration()?;
         configuration["cni.dev/valid-attachments"] = attachments;
-        let gc = runtime.begin_with("GC", &three, "", &configuration.to_string(), &[])?.ended()?;
+        let gc = plugin.begin_with("GC", &three, "", &configuration.to_string(), &[])?.ended()?;
         assert!(gc.succeeded, "{gc:?}");
         assert_eq!(world.node(A).hooked_pods()?, left);
     }
@@ -247,10 +247,10 @@ fn what_vanishes_is_forgotten() -> Result<()> {
 #[test]
 fn nonsense_is_refused_by_name() -> Result<()> {
     let (mut world, _far) = world("cni nonsense")?;
-    let runtime = world.runtime(A)?;
+    let plugin = world.plugin(A)?;
     let cart = world.bare_pod("shop", "cart", A)?;
-    let mut good = runtime.configuration()?;
-    good["prevResult"] = Runtime::result(&cart);
+    let mut good = plugin.configuration()?;
+    good["prevResult"] = Plugin::result(&cart);
     let mut alone = good.clone();
     alone["prevResult"] = json!(null);
     let good = good.to_string();
@@ -268,11 +268,11 @@ fn nonsense_is_refused_by_name() -> Result<()> {
         (good.as_str(), ("CNI_NETNS", "/dev/null"), 100, "network namespace"),
     ] {
         let environment: &[_] = if environment.0 == "X" { &[] } else { &[environment] };
-        let timed = Runtime { timeout: Some(1), conf_dir: runtime.conf_dir.clone(), plugin: runtime.plugin.clone() };
+        let timed = Plugin { timeout: Some(1), conf_dir: plugin.conf_dir.clone(), program: plugin.program.clone() };
         let input = match input == good {
             true => {
                 let mut configuration = timed.configuration()?;
-                configuration["prevResult"] = Runtime::result(&cart);
+                configuration["prevResult"] = Plugin::result(&cart);
                 configuration.to_string()
             }
             false => input.to_owned(),
@@ -281,7 +281,7 @@ fn nonsense_is_refused_by_name() -> Result<()> {
         assert_eq!(called.code(), Some(code), "{environment:?} {input}: {called:?}");
         assert!(called.message().contains(says), "{called:?}");
     }
-    let version = runtime.begin_with("VERSION", &cart, "", "{}", &[])?.ended()?;
+    let version = plugin.begin_with("VERSION", &cart, "", "{}", &[])?.ended()?;
     assert_eq!(version.printed["supportedVersions"], json!(["0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
     assert_eq!(world.node(A).hooked_pods()?, 0);
     Ok(())

@@ -1,7 +1,9 @@
 //! The harness itself, without a mesh: what scenes rely on, and that nothing stays behind.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -89,19 +91,40 @@ fn a_world_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_killed_process_leaves_nothing() -> Result<()> {
+/// Runs this verb of mesh-test-app, kills it once it has said whose world it is, and waits until nothing of that world
+/// is left. Gives what else it said.
+fn killed(verb: &str, parts: usize) -> Result<String> {
     let app = mesh_tests::programs_dir()?.join("mesh-test-app");
-    let mut owner = Command::new(app).arg("world").stdout(Stdio::piped()).spawn()?;
+    let mut owner = Command::new(app).arg(verb).stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     BufReader::new(owner.stdout.take().expect("it was piped")).read_line(&mut line)?;
-    let id = line.trim().strip_prefix("world ").expect("the program prints its world's id").to_owned();
-    let of_it = || leftovers().into_iter().filter(|path| path.display().to_string().contains(&id)).count();
-    assert!(of_it() >= 7, "{:?}", leftovers());
+    let said = line.trim().strip_prefix("world ").expect("the program prints its world's id");
+    let (id, more) = said.split_once(' ').unwrap_or((said, ""));
+    let of_it = || leftovers().into_iter().filter(|path| path.display().to_string().contains(id)).count();
+    assert!(of_it() >= parts, "{:?}", leftovers());
 
     owner.kill()?;
     owner.wait()?;
-    eventually("the janitor has removed the world", Patience::SHORT, || Ok((of_it() == 0).then_some(())))
+    eventually("the janitor has removed the world", Patience::SHORT, || Ok((of_it() == 0).then_some(())))?;
+    Ok(more.to_owned())
+}
+
+#[test]
+fn a_killed_process_leaves_nothing() -> Result<()> {
+    killed("world", 7).map(drop)
+}
+
+/// A folder and a cgroup, and the API server in it.
+#[test]
+fn a_killed_process_leaves_no_kubernetes_api() -> Result<()> {
+    if kube_folder()?.is_none() {
+        return Ok(());
+    }
+    let pid = killed("kube-api", 2)?;
+    // Whoever inherited it may not have asked for its end yet; then it has no command line.
+    let line = fs::read(Path::new("/proc").join(&pid).join("cmdline")).unwrap_or_default();
+    assert!(!pid.is_empty() && line.is_empty(), "the API server {pid} still runs");
+    Ok(())
 }
 
 /// On a Kubernetes API, and gone with their DEL.

@@ -1,66 +1,53 @@
 //! meshctl puts the mesh on a cluster, looks after it and takes it away again, against a real Kubernetes API. What
 //! Kubernetes' own controllers and kubelets would do, the scene does in their place.
 //!
-//! The API is that of the folder MESH_KUBE, with `up.sh DIR`, `down.sh DIR` and `crds/`. Without it these tests say so
-//! and pass; with CI set they fail.
+//! Needs the API of the folder MESH_KUBE; without it these tests say so and pass, with CI set they fail.
 
 use std::{
-    env, fs,
-    net::TcpListener,
+    fs,
+    ops::Deref,
     path::{Path, PathBuf},
-    process::{self, Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::{Child, Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
-use mesh_tests::{Patience, eventually, programs_dir};
+use mesh_tests::{HostApi, Patience, eventually, programs_dir};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 const OWN: &str = "nodemesh-system";
 
 /// An API server of its own; dropped, it is gone.
 struct Cluster {
-    scripts: PathBuf,
-    folder: PathBuf,
-    kubeconfig: PathBuf,
+    api: HostApi,
     runtime: Runtime,
     client: Client,
+}
+
+impl Deref for Cluster {
+    type Target = HostApi;
+
+    fn deref(&self) -> &HostApi {
+        &self.api
+    }
 }
 
 impl Cluster {
     /// `None`: there is none on this machine.
     fn start() -> Result<Option<Self>> {
-        let Some(scripts) = env::var_os("MESH_KUBE").filter(|path| !path.is_empty()).map(PathBuf::from) else {
-            ensure!(env::var_os("CI").is_none(), "needs a Kubernetes API: MESH_KUBE; with CI set nothing is skipped");
-            println!("skipped: needs a Kubernetes API (MESH_KUBE)");
-            return Ok(None);
-        };
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = env::temp_dir().join(format!("nodemesh-api-{}-{number}", process::id()));
-        let port = free_ports()?;
-        let up = Command::new(scripts.join("up.sh")).arg(&folder).env("PORT", port.to_string()).output();
-        let up = up.context("start the API")?;
-        ensure!(up.status.success(), "up.sh: {}", String::from_utf8_lossy(&up.stderr));
-        let kubeconfig = folder.join("kubeconfig");
+        let Some(api) = HostApi::start()? else { return Ok(None) };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let client = runtime.block_on(async {
-            let file = Kubeconfig::read_from(&kubeconfig)?;
-            let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-            anyhow::Ok(Client::try_from(config)?)
-        })?;
-        Ok(Some(Self { scripts, folder, kubeconfig, runtime, client }))
+        let client = runtime.block_on(api.client())?;
+        Ok(Some(Self { api, runtime, client }))
     }
 
     fn meshctl(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(programs_dir()?.join("meshctl"));
-        command.args(arguments).env("KUBECONFIG", &self.kubeconfig).env("NO_COLOR", "1").stdin(Stdio::null());
+        command.args(arguments).env("KUBECONFIG", self.kubeconfig()).env("NO_COLOR", "1").stdin(Stdio::null());
         Ok(command)
     }
 
@@ -74,7 +61,7 @@ impl Cluster {
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("meshctl")
     }
 
-    fn api(&self, version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+    fn kind(&self, version: &str, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         match namespace {
@@ -86,7 +73,7 @@ impl Cluster {
     fn api_of(&self, object: &Value) -> Api<DynamicObject> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let namespace = object["metadata"]["namespace"].as_str();
-        self.api(&text(&object["apiVersion"]), &text(&object["kind"]), namespace)
+        self.kind(&text(&object["apiVersion"]), &text(&object["kind"]), namespace)
     }
 
     fn create(&self, object: &Value) -> Result<()> {
@@ -106,61 +93,23 @@ impl Cluster {
 
     fn status(&self, version: &str, kind: &str, namespace: &str, name: &str, status: Value) -> Result<()> {
         let patch = Patch::Merge(json!({ "status": status }));
-        let api = self.api(version, kind, Some(namespace));
+        let api = self.kind(version, kind, Some(namespace));
         self.runtime.block_on(api.patch_status(name, &PatchParams::default(), &patch))?;
         Ok(())
     }
 
     fn get(&self, version: &str, kind: &str, namespace: Option<&str>, name: &str) -> Result<Option<Value>> {
-        let found = self.runtime.block_on(self.api(version, kind, namespace).get_opt(name))?;
+        let found = self.runtime.block_on(self.kind(version, kind, namespace).get_opt(name))?;
         Ok(found.map(serde_json::to_value).transpose()?)
     }
 
     /// The names of what carries the mesh's label.
     fn own(&self, version: &str, kind: &str) -> Result<Vec<String>> {
         let labelled = ListParams::default().labels("app.kubernetes.io/part-of=nodemesh");
-        let list = self.runtime.block_on(self.api(version, kind, None).list(&labelled))?;
+        let list = self.runtime.block_on(self.kind(version, kind, None).list(&labelled))?;
         let left = list.items.into_iter().filter(|object| object.metadata.deletion_timestamp.is_none());
         Ok(left.filter_map(|object| object.metadata.name).collect())
     }
-
-    fn istio_kinds(&self) -> Result<()> {
-        for file in fs::read_dir(self.scripts.join("crds"))? {
-            for object in documents(&fs::read_to_string(file?.path())?)? {
-                if object["spec"]["group"] == "security.istio.io" {
-                    self.create(&object)?;
-                }
-            }
-        }
-        eventually("the kinds are served", Patience::LONG, || {
-            let kinds =
-                [("security.istio.io/v1", "AuthorizationPolicy"), ("security.istio.io/v1", "PeerAuthentication")];
-            let list =
-                |(version, kind)| self.runtime.block_on(self.api(version, kind, None).list(&ListParams::default()));
-            Ok(kinds.into_iter().all(|kind| list(kind).is_ok()).then_some(()))
-        })
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let down = Command::new(self.scripts.join("down.sh")).arg(&self.folder).status();
-        if let Err(error) = down.and_then(|_| fs::remove_dir_all(&self.folder)) {
-            eprintln!("the API of {} is not gone: {error}", self.folder.display());
-        }
-    }
-}
-
-/// The first of three that nobody has.
-fn free_ports() -> Result<u16> {
-    for _ in 0..50 {
-        let first = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let free = |port: Option<u16>| port.is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
-        if free(first.checked_add(1)) && free(first.checked_add(2)) {
-            return Ok(first);
-        }
-    }
-    anyhow::bail!("no three ports in a row are free")
 }
 
 fn documents(text: &str) -> Result<Vec<Value>> {
@@ -191,7 +140,7 @@ fn node(name: &str) -> Value {
 #[test]
 fn every_manifest_is_taken_by_the_api_and_examples_fit_their_schemas() -> Result<()> {
     let Some(cluster) = Cluster::start()? else { return Ok(()) };
-    cluster.istio_kinds()?;
+    cluster.add_crds()?;
     let mut seen = 0;
     for folder in ["base", "example", "demo"] {
         for file in fs::read_dir(manifests().join(folder))? {
@@ -224,7 +173,7 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
     let Some(cluster) = Cluster::start()? else { return Ok(()) };
     cluster.create(&node("a"))?;
     let reported = Patch::Merge(json!({ "status": node("a")["status"] }));
-    let nodes = cluster.api("v1", "Node", None);
+    let nodes = cluster.kind("v1", "Node", None);
     cluster.runtime.block_on(nodes.patch_status("a", &PatchParams::default(), &reported))?;
     cluster.create(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }))?;
 
@@ -265,7 +214,7 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
         "metadata": { "name": "mesh-controller", "namespace": OWN } });
     let mut parameters = PatchParams::apply("autoscaler");
     parameters.force = true;
-    let deployments = cluster.api("apps/v1", "Deployment", Some(OWN));
+    let deployments = cluster.kind("apps/v1", "Deployment", Some(OWN));
     cluster.runtime.block_on(deployments.patch("mesh-controller", &parameters, &Patch::Apply(&theirs)))?;
     let (code, said) = cluster.run(&["upgrade", "--set", "controller.log=debug", "--no-wait"])?;
     assert!(code == 3 && said.contains("conflict with \"autoscaler\"") && said.contains(".spec.replicas"), "{said}");
@@ -298,7 +247,7 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
 
     // Nobody is cut off by accident.
     let mode = |mode: Value| {
-        cluster.runtime.block_on(cluster.api("v1", "Namespace", None).patch(
+        cluster.runtime.block_on(cluster.kind("v1", "Namespace", None).patch(
             "shop",
             &PatchParams::default(),
             &Patch::Merge(json!({ "metadata": { "labels": { "nodemesh.io/mode": mode } } })),
@@ -324,7 +273,7 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
             .create(&json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": OWN } }))?;
     }
     let uninstall = cluster.start_meshctl(&["uninstall", "--timeout", "60"])?;
-    let pods = cluster.api("v1", "Pod", Some(OWN));
+    let pods = cluster.kind("v1", "Pod", Some(OWN));
     cluster.runtime.block_on(pods.delete("mesh-agent-x", &DeleteParams::default().grace_period(0)))?;
     let cleaning = ListParams::default().labels("app.kubernetes.io/name=mesh-uninstall");
     let pod = eventually("the node is being cleaned", Patience::LONG, || {
@@ -350,7 +299,7 @@ fn installed_checked_bypassed_upgraded_and_uninstalled() -> Result<()> {
     assert!(cluster.get("v1", "Secret", Some(OWN), "other")?.is_some());
     assert_eq!(cluster.own("v1", "Namespace")?, [OWN]);
     assert!(text(&done).contains("which has more in it: Secret other"), "{}", text(&done));
-    let secrets = cluster.api("v1", "Secret", Some(OWN));
+    let secrets = cluster.kind("v1", "Secret", Some(OWN));
     cluster.runtime.block_on(secrets.delete("other", &DeleteParams::default()))?;
     assert_eq!(cluster.run(&["uninstall"])?.0, 0);
     assert_eq!(cluster.own("v1", "Namespace")?, [""; 0]);

@@ -1,9 +1,9 @@
 //! Connections that are older than their pod's enrolment go on, are listed, and under STRICT end after a grace.
 
-use std::{thread, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use mesh_tests::{A, B, Patience, Pod, World, eventually};
+use mesh_tests::{A, B, Held, Patience, Pod, World, eventually};
 use serde_json::Value;
 
 use crate::cast::Cast;
@@ -28,28 +28,51 @@ fn message(world: &World, pod: &Pod) -> Result<String> {
     Ok(state["message"].as_str().unwrap_or_default().to_owned())
 }
 
+/// A grace of one second, and two looks at them: what would be ended is ended by then.
+const GRACE: &str = "--strict-grace=1";
+const ENDED: Duration = Duration::from_secs(3);
+
+/// A mesh that pods join while they are connected.
+struct Older {
+    world: World,
+    client: Arc<Pod>,
+    near: Arc<Pod>,
+    far: Arc<Pod>,
+    /// What others dialled.
+    held: [Held; 3],
+    /// What `near` dialled: itself, and who is no pod of the mesh.
+    own: Held,
+    dialled: Held,
+}
+
+impl Older {
+    fn new(title: &str) -> Result<Self> {
+        let mut world = World::new(title)?;
+        world.agent_options.push(GRACE.to_owned());
+        let Cast { mut world, client, near, far } = Cast::in_world(world)?;
+        let stranger = world.pod("legacy", "stranger", B)?;
+        for server in [&near, &far, &stranger] {
+            server.serve("echo", 7000)?;
+        }
+        let held = [client.hold(near.at(7000))?, client.hold(far.at(7000))?, stranger.hold(near.at(7000))?];
+        let own = near.hold(near.at(7000))?;
+        let dialled = near.hold(stranger.at(7000))?;
+        world.mesh("shop")?;
+        for (pod, count) in [(&near, 3), (&client, 2), (&far, 1)] {
+            eventually(format_args!("{count} of {} are listed", pod.name), Patience::LONG, || {
+                let told = message(&world, pod)? == format!("{count} of its connections are older than its enrolment");
+                Ok((told && older(&world, pod)?.len() >= count).then_some(()))
+            })?;
+        }
+        Ok(Self { world, client, near, far, held, own, dialled })
+    }
+}
+
 #[test]
-fn they_are_listed_and_end_under_strict() -> Result<()> {
-    let mut world = World::new("older")?;
-    world.agent_options.push("--strict-grace=2".to_owned());
-    let Cast { mut world, client, near, far } = Cast::in_world(world)?;
-    let stranger = world.pod("legacy", "stranger", B)?;
-    for server in [&near, &far, &stranger] {
-        server.serve("echo", 7000)?;
-    }
-    let held = [client.hold(near.at(7000))?, client.hold(far.at(7000))?, stranger.hold(near.at(7000))?];
-    let own = near.hold(near.at(7000))?;
-    // What the pods themselves dialled to who is no pod of the mesh.
-    let dialled = near.hold(stranger.at(7000))?;
-    world.mesh("shop")?;
-    for (pod, count) in [(&near, 3), (&client, 2), (&far, 1)] {
-        eventually(format_args!("{count} of {} are listed", pod.name), Patience::LONG, || {
-            let told = message(&world, pod)? == format!("{count} of its connections are older than its enrolment");
-            Ok((told && older(&world, pod)?.len() >= count).then_some(()))
-        })?;
-    }
+fn they_are_listed_and_go_on_over_agents() -> Result<()> {
+    let Older { mut world, near, held, own, dialled, .. } = Older::new("older")?;
     // PERMISSIVE takes them. An agent that takes over or comes back knows them still.
-    thread::sleep(Duration::from_secs(4));
+    thread::sleep(ENDED);
     let old = world.replace_agent(A)?;
     old.process.terminate(Patience::LONG)?;
     world.kill_agent(A)?;
@@ -60,7 +83,12 @@ fn they_are_listed_and_end_under_strict() -> Result<()> {
     for held in held.iter().chain([&own, &dialled]) {
         assert!(held.is_open()?);
     }
+    Ok(())
+}
 
+#[test]
+fn they_end_under_strict() -> Result<()> {
+    let Older { mut world, client, near, far, held, own, dialled } = Older::new("older and strict")?;
     world.apply("strict", STRICT)?;
     for held in held {
         held.ended(Patience::LONG)?;
@@ -72,7 +100,7 @@ fn they_are_listed_and_end_under_strict() -> Result<()> {
         assert_eq!((flow.direction.as_str(), flow.source.identity.as_str()), ("inbound", ""), "{flow:?}");
     }
     // Itself, and what it dialled: none of the business of its own STRICT.
-    thread::sleep(Duration::from_secs(4));
+    thread::sleep(ENDED);
     assert!(own.is_open()? && dialled.is_open()?);
     assert!(client.say(near.at(7000), "again")?.echoed() && client.say(far.at(7000), "again")?.echoed());
     Ok(())
@@ -81,7 +109,7 @@ fn they_are_listed_and_end_under_strict() -> Result<()> {
 #[test]
 fn what_the_agent_carries_is_never_taken_for_older() -> Result<()> {
     let mut world = World::new("older and carried")?;
-    world.agent_options.push("--strict-grace=1".to_owned());
+    world.agent_options.push(GRACE.to_owned());
     let Cast { mut world, client, near, far } = Cast::in_world(world)?;
     for server in [&near, &far] {
         server.serve("echo", 7000)?;
@@ -97,7 +125,7 @@ fn what_the_agent_carries_is_never_taken_for_older() -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     world.label_pod(&near, None)?;
     world.wait_for(std::slice::from_ref(&near), true)?;
-    thread::sleep(Duration::from_secs(4));
+    thread::sleep(ENDED);
     for carried in &carried {
         assert!(carried.is_open()?);
     }

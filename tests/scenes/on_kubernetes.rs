@@ -55,7 +55,7 @@ fn label_a_namespace_and_its_running_pods_speak_mtls() -> Result<()> {
     // A pod that starts now is in the mesh before anything of it runs.
     let late = world.pod("shop", "late", A)?;
     assert!(world.redirected(A)?.contains(&late.full_name()), "ADD returned before the pod was enrolled");
-    world.pod_maker(A).check(world.sandbox(&late)?)?;
+    world.runtime(A).check(world.sandbox(&late)?)?;
     assert!(late.say(web.at(PORT), "canary-of-a-new-pod")?.echoed());
     assert!(!capture.contains(b"canary-of-a-new-pod")?, "plaintext of a new pod between nodes");
     world.delete_pod(&late)?;

@@ -57,8 +57,8 @@ fn manifests() -> String {
 }
 
 /// A stage with those pods; `None`: this machine has no API, which was said.
-async fn stage(folder: &tempdir::Folder, options: &[&str]) -> Result<Option<Stage>> {
-    Stage::new(folder.path(), &manifests(), options).await
+async fn stage(options: &[&str]) -> Result<Option<Stage>> {
+    Stage::new(&manifests(), options).await
 }
 
 fn identity(namespace: &str, account: &str) -> String {
@@ -67,8 +67,7 @@ fn identity(namespace: &str, account: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stolen_credential_obtains_identities_of_its_node_alone() -> Result<()> {
-    let folder = tempdir::Folder::new("stolen")?;
-    let Some(stage) = stage(&folder, &[]).await? else { return Ok(()) };
+    let Some(stage) = stage(&[]).await? else { return Ok(()) };
     for node in ["a", "b"] {
         let token = stage.agent(node).await?;
         let mut had = Vec::new();
@@ -96,34 +95,4 @@ async fn a_stolen_credential_obtains_identities_of_its_node_alone() -> Result<()
         refused::row("X18", &what, &seen, "IDENTITY_NOT_HERE", "audit log of mesh-controller");
     }
     Ok(())
-}
-
-mod tempdir {
-    //! A folder that goes with the test.
-
-    use std::{
-        env, fs, io,
-        path::{Path, PathBuf},
-        process,
-    };
-
-    pub struct Folder(PathBuf);
-
-    impl Folder {
-        pub fn new(name: &str) -> io::Result<Self> {
-            let path = env::temp_dir().join(format!("nm-agents-{name}-{}", process::id()));
-            fs::create_dir_all(&path)?;
-            Ok(Self(path))
-        }
-
-        pub fn path(&self) -> &Path {
-            &self.0
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 }

@@ -6,7 +6,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,6 +22,8 @@ const RUN: &str = "/run";
 const NETNS: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";
 const PREFIX: &str = "nodemesh-";
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// What a world's name says: `<pid>x<start time>x<number>`, where the start time makes a reused pid another one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,9 +39,9 @@ pub struct WorldId {
 static JANITOR: Mutex<Option<Child>> = Mutex::new(None);
 
 impl WorldId {
-    /// The id of this process's world number `number`.
-    pub(crate) fn own(number: u32) -> Result<Self> {
-        let pid = config::own_pid();
+    /// The id of this process's next world.
+    pub(crate) fn next() -> Result<Self> {
+        let (pid, number) = (config::own_pid(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let started = start_time(pid).context("this process has no start time in /proc")?;
         Ok(Self { pid, started, number })
     }
@@ -102,9 +107,15 @@ pub fn leftovers() -> Vec<PathBuf> {
     found().into_keys().collect()
 }
 
+/// The folder and the cgroup of a world.
+pub(crate) fn places(id: &str) -> Result<(PathBuf, PathBuf)> {
+    let name = format!("{PREFIX}{id}");
+    Ok((Path::new(RUN).join(&name), cgroup2()?.join(name)))
+}
+
 /// Removes one world: processes first, then what the kernel holds for them, its folder last.
 pub(crate) fn remove(id: &str) -> Result<()> {
-    let cgroup = cgroup2()?.join(format!("{PREFIX}{id}"));
+    let (run, cgroup) = places(id)?;
     kill_all(&cgroup)?;
     for entry in entries(Path::new(BPFFS)).filter(|path| world_of(path).as_deref() == Some(id)) {
         fs::remove_dir_all(&entry).with_context(|| format!("remove {}", entry.display()))?;
@@ -117,7 +128,6 @@ pub(crate) fn remove(id: &str) -> Result<()> {
     if !namespaces.is_empty() {
         network::ip(None, &namespaces)?;
     }
-    let run = Path::new(RUN).join(format!("{PREFIX}{id}"));
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", run.display()))

@@ -1,5 +1,5 @@
-//! A container runtime, as far as our CNI plugin meets one: it finds the configuration and the plugin in the node's
-//! folders, and calls the plugin behind one that has made a pod's network.
+//! Our CNI plugin alone, called as a runtime calls it behind one that has made a pod's network. What a runtime does with
+//! all plugins of a node is [`Runtime`](crate::runtime::Runtime)'s.
 
 use std::{
     fs,
@@ -15,18 +15,18 @@ use serde_json::{Value, json};
 use crate::{NodeId, Patience, Pod, World, eventually};
 
 /// Our plugin's name and the name of its configuration.
-const PLUGIN: &str = "nodemesh-cni";
+const NAME: &str = "nodemesh-cni";
 const FILE: &str = "00-nodemesh.conflist";
 /// What made the network before there was a mesh.
 const OTHER: &str = "10-pods.conflist";
 /// A plugin that hangs is killed after this.
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// The runtime of one node.
+/// The plugin of one node.
 #[derive(Debug)]
-pub struct Runtime {
+pub struct Plugin {
     pub conf_dir: PathBuf,
-    pub plugin: PathBuf,
+    pub program: PathBuf,
     /// Instead of the configuration's, in seconds.
     pub timeout: Option<u64>,
 }
@@ -66,24 +66,24 @@ impl World {
         Ok(())
     }
 
-    /// The runtime of a node, once the plugin is there.
-    pub fn runtime(&self, node: NodeId) -> Result<Runtime> {
+    /// The plugin of a node, once it is there.
+    pub fn plugin(&self, node: NodeId) -> Result<Plugin> {
         let node = self.node(node);
-        let (conf_dir, plugin) = (node.cni_conf_dir(), node.cni_bin_dir().join(PLUGIN));
-        let there = || Ok((conf_dir.join(FILE).exists() && plugin.exists()).then_some(()));
+        let (conf_dir, program) = (node.cni_conf_dir(), node.cni_bin_dir().join(NAME));
+        let there = || Ok((conf_dir.join(FILE).exists() && program.exists()).then_some(()));
         eventually("the plugin and its configuration are there", Patience::LONG, there)?;
-        Ok(Runtime { conf_dir, plugin, timeout: None })
+        Ok(Plugin { conf_dir, program, timeout: None })
     }
 }
 
-impl Runtime {
+impl Plugin {
     /// Our part of the node's configuration, with what a runtime adds to it.
     pub fn configuration(&self) -> Result<Value> {
         let text = fs::read(self.conf_dir.join(FILE)).context("read our configuration")?;
         let list: Value = serde_json::from_slice(&text).context("our configuration is no JSON")?;
         let plugins = list["plugins"].as_array().context("our configuration has no plugins")?;
         let mut ours = plugins.last().cloned().unwrap_or_default();
-        ensure!(ours["type"] == PLUGIN, "the last plugin is not ours: {list}");
+        ensure!(ours["type"] == NAME, "the last plugin is not ours: {list}");
         (ours["cniVersion"], ours["name"]) = (list["cniVersion"].clone(), list["name"].clone());
         if let Some(timeout) = self.timeout {
             ours["timeoutSeconds"] = timeout.into();
@@ -126,13 +126,13 @@ impl Runtime {
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={container};K8S_POD_UID={}",
             pod.namespace, pod.name, pod.uid
         );
-        let mut plugin = Command::new(&self.plugin);
+        let mut plugin = Command::new(&self.program);
         plugin.env_clear().env("CNI_COMMAND", command).env("CNI_CONTAINERID", container);
         plugin.env("CNI_NETNS", &pod.netns).env("CNI_IFNAME", "eth0").env("CNI_ARGS", arguments);
-        plugin.env("CNI_PATH", self.plugin.parent().unwrap_or(&self.plugin)).envs(environment.iter().copied());
+        plugin.env("CNI_PATH", self.program.parent().unwrap_or(&self.program)).envs(environment.iter().copied());
         plugin.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let start = Instant::now();
-        let mut child = plugin.spawn().with_context(|| format!("start {}", self.plugin.display()))?;
+        let mut child = plugin.spawn().with_context(|| format!("start {}", self.program.display()))?;
         let mut stdin = child.stdin.take().context("the plugin has no standard input")?;
         // One that fails before it has read everything says why on its standard output.
         let _ = stdin.write_all(input.as_bytes());

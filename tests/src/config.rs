@@ -1,4 +1,5 @@
-//! Where the programs are. The only file of the harness that asks the environment.
+//! Where the programs are. The only file of the harness that asks the environment, beside `kube_api/server.rs`, which
+//! others share.
 
 use std::{
     env,
@@ -62,16 +63,6 @@ pub fn installed(name: &str) -> Result<PathBuf> {
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
         .with_context(|| format!("{name} is not installed: cargo xtask setup"))
-}
-
-/// The folder with `up.sh`, which starts a Kubernetes API: MESH_KUBE.
-pub(crate) fn kube_folder() -> Option<PathBuf> {
-    env::var_os("MESH_KUBE").map(PathBuf::from)
-}
-
-/// A test that cannot run is a failure: CI.
-pub(crate) fn must_run_all() -> bool {
-    env::var_os("CI").is_some()
 }
 
 /// How many connections a scene under load makes: MESH_TEST_CONNECTIONS, or few enough for every day.

@@ -51,12 +51,6 @@ impl Forge {
         let leaf = params.signed_by(&key, &self.issuer).context("sign the leaf")?;
         Ok(Forged { chain: leaf.pem(), key: key.serialize_pem() })
     }
-
-    /// The same for a public key (PEM) whose private half others hold.
-    pub fn leaf_for(&self, public: &str, identity: &str) -> Result<String> {
-        let public = rcgen::SubjectPublicKeyInfo::from_pem(public).context("read the public key")?;
-        Ok(params(identity, |_| {})?.signed_by(&public, &self.issuer).context("sign the leaf")?.pem())
-    }
 }
 
 /// Signed by its own key.

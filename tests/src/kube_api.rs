@@ -1,26 +1,35 @@
-//! A real Kubernetes API for a world, with the CRDs that the mesh reads: etcd and an API server, started by the script
-//! `up.sh` in the folder that `MESH_KUBE` names. It listens on the loopback of the namespace that it is given.
+//! A real Kubernetes API, with the CRDs that the mesh reads: etcd and an API server, started by the script `up.sh` in
+//! the folder that `MESH_KUBE` names. A world's listens on the loopback of the namespace that it is given.
+
+mod host;
+mod server;
+
+pub use host::HostApi;
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use http::{Method, Request};
 use kube::{Client, Config, config::Kubeconfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use server::KubeServer;
+
 use crate::{Patience, Place, config, eventually, network, place};
 
 /// Free: the namespace is the world's own.
 const PORT: u16 = 18443;
-const PROGRAMS: [&str; 2] = ["etcd", "minikapi"];
+const PROGRAMS: [&str; 2] = ["etcd", API_SERVER];
+const API_SERVER: &str = "minikapi";
 /// Whoever writes here, as Kubernetes' field managers go.
 const MANAGER: &str = "mesh-tests";
 /// Requests under way, of many.
@@ -31,9 +40,12 @@ const CRDS: [&str; 2] = ["peerauthentications.security.istio.io", "authorization
 /// A running API.
 #[derive(Debug)]
 pub struct KubeApi {
-    /// Its network namespace.
-    netns: String,
+    /// Its network namespace; `None`: that of this process.
+    netns: Option<String>,
+    /// The folder with up.sh.
+    scripts: PathBuf,
     kubeconfig: PathBuf,
+    server: KubeServer,
 }
 
 /// A change of what the API has.
@@ -58,32 +70,22 @@ pub(crate) struct Reference {
 /// # Errors
 /// There is none, and `CI` says that everything must run.
 pub fn kube_folder() -> Result<Option<PathBuf>> {
-    let folder = config::kube_folder();
-    ensure!(
-        folder.is_some() || !config::must_run_all(),
-        "MESH_KUBE does not name the folder with up.sh, which starts a Kubernetes API"
-    );
-    if folder.is_none() {
-        eprintln!("not run: MESH_KUBE does not name the folder with up.sh, which starts a Kubernetes API");
-    }
-    Ok(folder)
+    server::scripts()
 }
 
 impl KubeApi {
     /// Serving, with CRDs, when this returns. `folder` is for its data.
     pub(crate) fn start(place: &Place, netns: &str, folder: &Path) -> Result<Self> {
-        let scripts = config::kube_folder().context("MESH_KUBE does not name the folder with up.sh")?;
-        unpack(&scripts, &folder.join("bin"))?;
-        let arguments = [format!("PORT={PORT}"), "bash".to_owned()]
-            .into_iter()
-            .chain([scripts.join("up.sh"), folder.to_owned()].map(|path| path.display().to_string()));
-        let arguments: Vec<String> = arguments.collect();
-        let output = place.output(&config::installed("env")?, &arguments, Duration::from_secs(40))?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "up.sh: {}: {}", output.status, errors.trim());
-        let api = Self { netns: netns.to_owned(), kubeconfig: folder.join("kubeconfig") };
-        api.add_crds(&scripts.join("crds"))?;
+        let scripts = server::scripts()?.context("this scene needs a Kubernetes API")?;
+        unpack(&scripts, &folder.join("bin"), &[])?;
+        let api = Self::start_bare(&scripts, place, Some(netns.to_owned()), folder, PORT)?;
+        api.add_crds()?;
         Ok(api)
+    }
+
+    fn start_bare(scripts: &Path, place: &Place, netns: Option<String>, folder: &Path, port: u16) -> Result<Self> {
+        let server = KubeServer::start(scripts, folder, port, place.prefix()?)?;
+        Ok(Self { netns, scripts: scripts.to_owned(), kubeconfig: server.kubeconfig(), server })
     }
 
     /// The file by which programs in its namespace find it.
@@ -91,18 +93,49 @@ impl KubeApi {
         &self.kubeconfig
     }
 
+    /// The API server's process.
+    pub fn pid(&self) -> Result<i32> {
+        self.server.pid()
+    }
+
+    /// Stops the API server in its tracks, or lets it go on.
+    pub fn hold_still(&self, still: bool) -> Result<()> {
+        self.server.hold_still(still)
+    }
+
+    /// SIGKILL to the API server; what it has stays in its store.
+    pub fn kill(&self) -> Result<()> {
+        self.server.kill()
+    }
+
+    /// It answers again when this returns.
+    pub fn start_again(&self) -> Result<()> {
+        self.server.start_again()
+    }
+
+    fn end(&self) {
+        self.server.end();
+    }
+
+    /// A client for where the API can be reached: this process, for a [`HostApi`].
+    pub async fn client(&self) -> Result<Client> {
+        let read = Kubeconfig::read_from(&self.kubeconfig);
+        let read = read.with_context(|| format!("read {}", self.kubeconfig.display()))?;
+        let config = Config::from_custom_kubeconfig(read, &Default::default()).await?;
+        Ok(Client::try_from(config)?)
+    }
+
     /// Runs `work` where the API can be reached.
     pub fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
-        network::inside(&self.netns, || {
+        let there = || {
             // Sockets belong to the namespace of the thread that makes them.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.context("start a runtime")?.block_on(async {
-                let read = Kubeconfig::read_from(&self.kubeconfig);
-                let read = read.with_context(|| format!("read {}", self.kubeconfig.display()))?;
-                let config = Config::from_custom_kubeconfig(read, &Default::default()).await?;
-                work(Client::try_from(config)?).await
-            })
-        })?
+            runtime.context("start a runtime")?.block_on(async { work(self.client().await?).await })
+        };
+        match &self.netns {
+            Some(netns) => network::inside(netns, there)?,
+            None => there(),
+        }
     }
 
     /// Server-side apply of an object and of its status, as its owner and its controller do; what the API has then.
@@ -177,7 +210,9 @@ impl KubeApi {
         })
     }
 
-    fn add_crds(&self, folder: &Path) -> Result<()> {
+    /// The kinds of other projects that the mesh reads, served when this returns.
+    pub fn add_crds(&self) -> Result<()> {
+        let folder = &self.scripts.join("crds");
         for file in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
             let path = file?.path();
             let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -260,8 +295,9 @@ fn is_not_found(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 404)
 }
 
-/// The programs of the script, unpacked once for all worlds, beside the built programs.
-fn unpack(scripts: &Path, bin: &Path) -> Result<()> {
+/// The programs of the script, unpacked once for all worlds, beside the built programs; `options` are more of the API
+/// server's than the script gives it.
+fn unpack(scripts: &Path, bin: &Path, options: &[&str]) -> Result<()> {
     let kept = config::programs_dir()?.join("kube-api");
     for folder in [kept.as_path(), bin] {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
@@ -278,8 +314,15 @@ fn unpack(scripts: &Path, bin: &Path) -> Result<()> {
             place::succeed(command, Duration::from_secs(60))?;
             fs::rename(&draft, &program).with_context(|| format!("move {to} to {}", program.display()))?;
         }
-        let link = bin.join(name);
-        std::os::unix::fs::symlink(&program, &link).with_context(|| format!("link {}", link.display()))?;
+        let called = bin.join(name);
+        let made = match options {
+            [_, ..] if name == API_SERVER => {
+                let text = format!("#!/bin/sh\nexec {} \"$@\" {}\n", program.display(), options.join(" "));
+                fs::write(&called, text).and_then(|()| fs::set_permissions(&called, Permissions::from_mode(0o755)))
+            }
+            _ => symlink(&program, &called),
+        };
+        made.with_context(|| format!("make {}", called.display()))?;
     }
     Ok(())
 }

@@ -34,11 +34,11 @@ pub use agent::{Agent, CAPABILITIES};
 pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
-pub use cni::{Called, Runtime};
+pub use cni::{Called, Plugin};
 pub use config::{BUILT, asked, installed, load_connections, patience, programs_dir, take_programs_from};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
-pub use kube_api::{Change, KubeApi, kube_folder};
+pub use kube_api::{Change, HostApi, KubeApi, kube_folder};
 pub use manifest::Manifests;
 pub use network::inside;
 pub use node::{

@@ -1,6 +1,7 @@
 //! Where programs run: a namespace and a cgroup of the world. Starting them, and running them to their end.
 
 use std::{
+    ffi::OsString,
     fs::File,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -37,13 +38,21 @@ pub struct Place {
 
 impl Place {
     fn command(&self, program: &Path, arguments: &[String]) -> Result<Command> {
-        let mut command = Command::new(config::built("mesh-test-app")?);
-        command.arg("exec").arg("--cgroup").arg(&self.cgroup);
-        if let Some(netns) = &self.netns {
-            command.arg("--netns").arg(netns);
-        }
-        command.arg("--").arg(program).args(arguments).stdin(Stdio::null());
+        let mut words = self.prefix()?.into_iter();
+        let mut command = Command::new(words.next().context("no program")?);
+        command.args(words).arg(program).args(arguments).stdin(Stdio::null());
         Ok(command)
+    }
+
+    /// What is to stand before a program's name, so that it runs here.
+    pub(crate) fn prefix(&self) -> Result<Vec<OsString>> {
+        let mut words: Vec<OsString> = vec![config::built("mesh-test-app")?.into(), "exec".into()];
+        words.extend(["--cgroup".into(), self.cgroup.clone().into()]);
+        if let Some(netns) = &self.netns {
+            words.extend(["--netns".into(), netns.into()]);
+        }
+        words.push("--".into());
+        Ok(words)
     }
 
     /// A number that no other log or folder of this process has.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{Node, config};
 
 /// Where Debian's `containernetworking-plugins` are.
-pub const PLUGINS: &str = "/usr/lib/cni";
+const PLUGINS: &str = "/usr/lib/cni";
 /// A runtime waits longer; a scene does not.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -32,17 +32,6 @@ pub struct Sandbox {
 #[derive(Debug)]
 pub struct Runtime<'a> {
     node: &'a Node,
-}
-
-/// What a plugin answered instead of a result.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{plugin} {command}: code {code}: {msg}: {details}")]
-pub struct PluginError {
-    pub plugin: String,
-    pub command: String,
-    pub code: u64,
-    pub msg: String,
-    pub details: String,
 }
 
 impl<'a> Runtime<'a> {
@@ -82,7 +71,7 @@ impl<'a> Runtime<'a> {
     }
 
     /// The configuration that counts: the first one by name.
-    pub fn first(&self) -> Result<(PathBuf, Value)> {
+    fn first(&self) -> Result<(PathBuf, Value)> {
         let folder = self.conf_dir();
         let entries = fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))?;
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
@@ -123,10 +112,7 @@ impl<'a> Runtime<'a> {
     }
 
     /// One plugin of the list once; its result.
-    ///
-    /// # Errors
-    /// [`PluginError`] if it answers with one.
-    pub fn run(&self, command: &str, list: &Value, plugin: &Value, pod: &Sandbox, before: &Value) -> Result<Value> {
+    fn run(&self, command: &str, list: &Value, plugin: &Value, pod: &Sandbox, before: &Value) -> Result<Value> {
         let mut conf = plugin.clone();
         for key in ["cniVersion", "name"] {
             conf[key] = list[key].clone();
@@ -137,12 +123,14 @@ impl<'a> Runtime<'a> {
         self.run_with(command, plugin["type"].as_str().unwrap_or_default(), &conf.to_string(), pod)
     }
 
-    /// The same, with this text as its configuration.
+    /// A plugin once, with this text as its configuration; its result, or an error with its code and words.
     pub fn run_with(&self, command: &str, plugin: &str, conf: &str, pod: &Sandbox) -> Result<Value> {
         let dirs = [self.bin_dir(), PathBuf::from(PLUGINS)];
         let program = dirs.iter().map(|dir| dir.join(plugin)).find(|file| file.is_file());
         let program = program.with_context(|| format!("no plugin {plugin} in {dirs:?}"))?;
-        let input = self.node.cni_folder().join(format!("{}.{plugin}.{}", pod.id, self.node.host.next_number()));
+        let folder = self.node.cni_folder();
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let input = folder.join(format!("{}.{plugin}.{}", pod.id, self.node.host.next_number()));
         fs::write(&input, conf).with_context(|| format!("write {}", input.display()))?;
         let Sandbox { id, namespace, name, uid, netns } = pod;
         let arguments = [
@@ -173,15 +161,9 @@ impl<'a> Runtime<'a> {
             return Ok(read);
         }
         let errors = String::from_utf8_lossy(&output.stderr);
-        let word = |key: &str| read[key].as_str().unwrap_or_default().to_owned();
+        let word = |key: &str| read[key].as_str().unwrap_or_default();
         match read["code"].as_u64() {
-            Some(code) => bail!(PluginError {
-                plugin: plugin.to_owned(),
-                command: command.to_owned(),
-                code,
-                msg: word("msg"),
-                details: word("details"),
-            }),
+            Some(code) => bail!("{plugin} {command}: code {code}: {}: {}", word("msg"), word("details")),
             None => bail!("{plugin} {command}: {}: {said} {}", output.status, errors.trim()),
         }
     }

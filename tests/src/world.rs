@@ -11,10 +11,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -26,8 +23,6 @@ use crate::{
     process::Crew,
     runtime::{Runtime, Sandbox},
 };
-
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A small cluster of its own. Dropping it removes everything, after a panic too.
 #[derive(Debug)]
@@ -77,7 +72,7 @@ impl World {
         cleanup::sweep_dead()?;
         cleanup::hire_janitor()?;
         cleanup::mount_bpffs()?;
-        let id = WorldId::own(NUMBER.fetch_add(1, Ordering::Relaxed))?.to_string();
+        let id = WorldId::next()?.to_string();
         let made = Self::build(&id, title, kubernetes);
         if made.is_err() {
             // The first error is the one to tell.
@@ -87,8 +82,7 @@ impl World {
     }
 
     fn build(id: &str, title: &str, kubernetes: bool) -> Result<Self> {
-        let root = Path::new("/run").join(format!("nodemesh-{id}"));
-        let cgroup = cleanup::cgroup2()?.join(format!("nodemesh-{id}"));
+        let (root, cgroup) = cleanup::places(id)?;
         for folder in [&root.join("logs"), &cgroup] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
@@ -98,7 +92,7 @@ impl World {
             [Node::new(A, id, &network, &root, &cgroup, &crew)?, Node::new(B, id, &network, &root, &cgroup, &crew)?];
         let api = match kubernetes {
             true => {
-                let place = place_of(&network, "c", &cgroup.join("kube-api"), &root, &crew)?;
+                let place = place_of(network::file(&network.name("c")), &cgroup.join("kube-api"), &root, &crew)?;
                 nodes.iter().try_for_each(|node| Runtime::new(node).install_bridge())?;
                 Some(Arc::new(KubeApi::start(&place, &network.name("c"), &root.join("kube-api"))?))
             }
@@ -153,7 +147,12 @@ impl World {
 
     /// A folder of the cgroup tree and a namespace for what is no pod of the cluster.
     fn place(&self, part: &str, cgroup: &str) -> Result<Place> {
-        place_of(&self.network, part, &self.cgroup.join(cgroup), &self.root, &self.crew)
+        place_of(network::file(&self.network.name(part)), &self.cgroup.join(cgroup), &self.root, &self.crew)
+    }
+
+    /// This cgroup, made if it is not there, and this namespace.
+    fn place_in(&self, netns: &Path, cgroup: &Path) -> Result<Place> {
+        place_of(netns.to_owned(), cgroup, &self.root, &self.crew)
     }
 
     /// A host outside the cluster, and its address.
@@ -167,10 +166,9 @@ impl World {
     }
 }
 
-fn place_of(network: &Network, part: &str, cgroup: &Path, root: &Path, crew: &Crew) -> Result<Place> {
+fn place_of(netns: PathBuf, cgroup: &Path, root: &Path, crew: &Crew) -> Result<Place> {
     fs::create_dir_all(cgroup).with_context(|| format!("create {}", cgroup.display()))?;
-    let netns = Some(network::file(&network.name(part)));
-    Ok(Place { netns, cgroup: cgroup.to_owned(), logs: root.join("logs"), crew: crew.clone() })
+    Ok(Place { netns: Some(netns), cgroup: cgroup.to_owned(), logs: root.join("logs"), crew: crew.clone() })
 }
 
 impl Drop for World {

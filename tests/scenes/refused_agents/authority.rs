@@ -15,7 +15,6 @@ use serde_json::json;
 use super::{
     refused, stage,
     stage::{Ask, CART, OWN, Stage, bearer, csr, named},
-    tempdir::Folder,
     tokens::subscribe,
 };
 
@@ -40,8 +39,7 @@ fn roots(response: &DeltaDiscoveryResponse) -> Result<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_authority_goes_on_with_what_was_good() -> Result<()> {
-    let folder = Folder::new("damaged")?;
-    let Some(stage) = stage(&folder, &[]).await? else { return Ok(()) };
+    let Some(stage) = stage(&[]).await? else { return Ok(()) };
     let token = stage.agent("a").await?;
     for (what, change, why) in [
         ("its key is none", json!({"stringData": {"ca.key": "hello"}}), "ca.key: not a private key"),
@@ -65,8 +63,7 @@ async fn a_damaged_authority_goes_on_with_what_was_good() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_root_rotates_under_the_agents() -> Result<()> {
-    let folder = Folder::new("rotation")?;
-    let Some(stage) = stage(&folder, &["--root-overlap=3s"]).await? else { return Ok(()) };
+    let Some(stage) = stage(&["--root-overlap=3s"]).await? else { return Ok(()) };
     let token = stage.agent("a").await?;
     let (requests, mut heard) = subscribe(&stage, &token).await?;
     let mut nonce = String::new();

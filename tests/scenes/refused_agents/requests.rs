@@ -10,13 +10,11 @@ use tonic::{Code, Request};
 use super::{
     identity, refused, stage,
     stage::{Ask, CART, bearer, csr, csr_of, named},
-    tempdir::Folder,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_for_what_is_not_theirs() -> Result<()> {
-    let folder = Folder::new("requests")?;
-    let Some(stage) = stage(&folder, &[]).await? else { return Ok(()) };
+    let Some(stage) = stage(&[]).await? else { return Ok(()) };
     let (a, b) = (stage.agent("a").await?, stage.agent("b").await?);
     let ask = |identity: Option<Kind>, csr: String| Ask { authorization: bearer(&a), identity, csr };
     stage.ask(ask(named(CART), csr())).await?;
@@ -89,7 +87,7 @@ async fn requests_for_what_is_not_theirs() -> Result<()> {
         params.custom_extensions.push(bit);
     });
     let chain = stage.ask(ask(named(CART), greedy)).await?;
-    let leaf = folder.path().join("leaf.pem");
+    let leaf = stage.folder().join("leaf.pem");
     std::fs::write(&leaf, &chain[0])?;
     let text = std::process::Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(&leaf).output()?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
@@ -113,9 +111,8 @@ async fn requests_for_what_is_not_theirs() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_a_node_may_ask_for() -> Result<()> {
-    let folder = Folder::new("flood")?;
     let options = ["--certificate-burst=20", "--certificate-rate=1"];
-    let Some(stage) = stage(&folder, &options).await? else { return Ok(()) };
+    let Some(stage) = stage(&options).await? else { return Ok(()) };
     let stage = Arc::new(stage);
     let token = stage.agent("a").await?;
     let before = stage.log_length()?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, sync::Arc};
 use anyhow::{Context, Result, ensure};
 
 use super::World;
-use crate::{Families, NodeId, Patience, Place, Pod, Service, agent, eventually};
+use crate::{Families, NodeId, Patience, Pod, Service, agent, eventually};
 
 impl World {
     /// A namespace without labels, unless it exists.
@@ -86,14 +86,8 @@ impl World {
         let ip6 = words.into();
         let netns = self.network.add_pod(node, name, ip, ip6, families)?;
         let cgroup = self.node(node).cgroup.join("pods").join(cgroup);
-        fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
-        let place = Place {
-            netns: Some(netns.clone()),
-            cgroup: cgroup.clone(),
-            logs: self.root.join("logs"),
-            crew: self.crew.clone(),
-        };
-        let pod = Arc::new(Pod {
+        let place = self.place_in(&netns, &cgroup)?;
+        Ok(self.enlist(Pod {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             service_account: account.to_owned(),
@@ -105,9 +99,14 @@ impl World {
             netns,
             cgroup,
             place,
-        });
+        }))
+    }
+
+    /// The world knows the pod from now on.
+    pub(super) fn enlist(&mut self, pod: Pod) -> Arc<Pod> {
+        let pod = Arc::new(pod);
         self.pods.push(Arc::clone(&pod));
-        Ok(pod)
+        pod
     }
 
     pub(super) fn write_pod(&self, pod: &Pod) -> Result<()> {

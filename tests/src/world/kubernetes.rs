@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::World;
 use crate::{
-    Families, KubeApi, NodeId, Place, Pod,
+    Families, KubeApi, NodeId, Pod,
     runtime::{self, Runtime, Sandbox},
 };
 
@@ -30,8 +30,8 @@ impl World {
         self.api.clone().context("this world has no Kubernetes API")
     }
 
-    /// What makes the node's pods.
-    pub fn pod_maker(&self, node: NodeId) -> Runtime<'_> {
+    /// What makes the node's pods, in a world on Kubernetes.
+    pub fn runtime(&self, node: NodeId) -> Runtime<'_> {
         Runtime::new(self.node(node))
     }
 
@@ -79,7 +79,7 @@ impl World {
         let uid = self.manifests.scheduled_pod(api, (namespace, name), account, node)?;
         let netns = self.network.add_empty_pod(name)?;
         let cgroup = self.node(node).cgroup.join("pods").join(format!("pod{uid}"));
-        fs::create_dir_all(&cgroup).with_context(|| format!("create {}", cgroup.display()))?;
+        let place = self.place_in(&netns, &cgroup)?;
         self.born += 1;
         let sandbox = Sandbox {
             id: format!("{:016x}", self.born),
@@ -88,15 +88,9 @@ impl World {
             uid: uid.clone(),
             netns: netns.clone(),
         };
-        let ips = self.pod_maker(node).add(&sandbox)?;
+        let ips = self.runtime(node).add(&sandbox)?;
         let ip = ips.iter().find_map(|ip| if let std::net::IpAddr::V4(v4) = ip { Some(*v4) } else { None });
-        let place = Place {
-            netns: Some(netns.clone()),
-            cgroup: cgroup.clone(),
-            logs: self.root.join("logs"),
-            crew: self.crew.clone(),
-        };
-        let pod = Arc::new(Pod {
+        let pod = self.enlist(Pod {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             service_account: account.to_owned(),
@@ -110,7 +104,6 @@ impl World {
             place,
         });
         self.sandboxes.insert(name.to_owned(), sandbox);
-        self.pods.push(Arc::clone(&pod));
         self.write_pod(&pod)?;
         Ok(pod)
     }
@@ -119,7 +112,7 @@ impl World {
     pub(super) fn remove_by_cni(&mut self, pod: &Pod, sandbox: &Sandbox) -> Result<()> {
         let kill = pod.cgroup.join("cgroup.kill");
         fs::write(&kill, "1").with_context(|| format!("write {}", kill.display()))?;
-        self.pod_maker(pod.node).remove(sandbox)?;
+        self.runtime(pod.node).remove(sandbox)?;
         self.pods.retain(|other| other.name != pod.name);
         self.network.remove_empty_pod(&pod.name)?;
         self.manifests.remove(&format!("pod-{}-{}", pod.namespace, pod.name))

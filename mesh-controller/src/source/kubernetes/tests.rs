@@ -1,4 +1,4 @@
-//! Against a real API, which MESH_KUBE starts (the folder with up.sh and down.sh).
+//! Against a real API, which MESH_KUBE starts (the folder with up.sh).
 
 mod api;
 mod enrol;

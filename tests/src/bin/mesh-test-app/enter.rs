@@ -34,6 +34,14 @@ pub fn make_world() -> Result<()> {
     Ok(())
 }
 
+/// An API that is left to the janitor.
+pub fn start_kube_api() -> Result<()> {
+    let api = mesh_tests::HostApi::start()?.context("there is none on this machine")?;
+    println!("world {} {}", api.id(), api.pid()?);
+    thread::sleep(Duration::from_secs(60));
+    Ok(())
+}
+
 /// Sleeps until the process at the other end of standard input is done, however it ended, and removes what it left.
 pub fn janitor(pid: u32) -> Result<()> {
     // A session of its own: a Ctrl-C in the terminal is not for the janitor.

@@ -43,6 +43,8 @@ enum Verb {
     },
     /// Make a world with one pod, print its id and sleep: somebody will kill this
     World,
+    /// Start a Kubernetes API without a world, print its id and process, and sleep: somebody will kill this
+    KubeApi,
     /// Server: sends back what it gets; closes its side when the client did
     Echo(Listen),
     /// Server: speaks first and names the addresses it sees, then echoes
@@ -108,6 +110,7 @@ fn main() -> Result<()> {
         Verb::Exec { netns, cgroup, command } => enter::become_command(netns.as_deref(), &cgroup, &command),
         Verb::Janitor { pid } => enter::janitor(pid),
         Verb::World => enter::make_world(),
+        Verb::KubeApi => enter::start_kube_api(),
         Verb::Echo(at) => serve::run(at.address, at.port, serve::echo),
         Verb::Greet(at) => serve::run(at.address, at.port, serve::greet),
         Verb::Peer(at) => serve::run(at.address, at.port, serve::peer),

@@ -1,12 +1,16 @@
 //! A Kubernetes API of a test's own, on loopback, in a folder of its own.
 
+#[expect(dead_code, reason = "scenes use all of it")]
+#[path = "../../../../../tests/src/kube_api/server.rs"]
+mod server;
+
 use std::{
-    env, fs,
+    fs,
     future::Future,
-    net::TcpListener,
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -17,54 +21,61 @@ use kube::{
     core::GroupVersionKind,
 };
 use serde::Deserialize;
+use server::KubeServer;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct RealApi {
-    folder: tempfile::TempDir,
+    server: KubeServer,
     scripts: PathBuf,
     port: u16,
-    /// The API server, if it was started again.
-    again: Mutex<Option<Child>>,
     pub client: Client,
+    // The last ones: what ran in the folder has ended by then.
+    folder: tempfile::TempDir,
+    _janitor: Janitor,
+}
+
+/// A process that outlives this one and ends what it left, should it be killed.
+struct Janitor(Child);
+
+impl Janitor {
+    fn hire(folder: &Path) -> Self {
+        let script = r#"cat >/dev/null; cat "$1"/*.pid 2>/dev/null | xargs -r kill -9; rm -rf "$1""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "janitor"]).arg(folder).stdin(Stdio::piped());
+        // Whoever ends this process with its group does not end that one.
+        command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().expect("a janitor"))
+    }
+}
+
+impl Drop for Janitor {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 impl RealApi {
     /// `None`, said aloud, where there is no API to start; with CI set that is a failure.
     pub async fn start() -> Option<Self> {
-        let Some(scripts) = env::var_os("MESH_KUBE").map(PathBuf::from) else {
-            assert!(env::var_os("CI").is_none(), "MESH_KUBE is not set: no Kubernetes API to test with");
-            eprintln!("skipped: MESH_KUBE is not set (the folder with up.sh, which starts a Kubernetes API)");
-            return None;
-        };
+        let scripts = server::scripts().expect("MESH_KUBE")?;
         let folder = tempfile::tempdir().expect("folder");
-        let port = free_ports();
-        let up = Command::new(scripts.join("up.sh"))
-            .arg(folder.path())
-            .env("PORT", port.to_string())
-            .stdout(Stdio::null())
-            .status();
-        assert!(up.expect("up.sh").success(), "up.sh failed");
-        let client = client(&folder.path().join("kubeconfig")).await;
-        Some(Self { folder, scripts, port, again: Mutex::new(None), client })
+        let janitor = Janitor::hire(folder.path());
+        let port = server::free_ports().expect("ports");
+        let server = KubeServer::start(&scripts, folder.path(), port, Vec::new()).expect("an API");
+        let client = client(&server.kubeconfig()).await;
+        Some(Self { server, scripts, port, client, folder, _janitor: janitor })
     }
 
     /// The file that names it.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
+        self.server.kubeconfig()
     }
 
     /// Kills the API server; its store stays.
     pub fn stop(&self) {
-        let file = self.kubeconfig().with_file_name("api.pid");
-        let pid = fs::read_to_string(&file).expect("api.pid").trim().to_owned();
-        Command::new("kill").args(["-9", &pid]).status().expect("kill");
-        if let Some(mut child) = self.again.lock().expect("no panic").take() {
-            child.wait().expect("its end");
-        }
-        while Path::new("/proc").join(&pid).exists() && !is_zombie(&pid) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.server.kill().expect("its end");
     }
 
     /// Makes the store forget everything but the present.
@@ -81,21 +92,8 @@ impl RealApi {
     }
 
     /// Starts it again.
-    pub async fn resume(&self) {
-        let (folder, port) = (self.folder.path(), self.port);
-        let log = fs::File::options().append(true).open(folder.join("api.log")).expect("api.log");
-        let child = Command::new(folder.join("bin/minikapi"))
-            .arg(format!("--etcd-servers=http://127.0.0.1:{}", port + 1))
-            .args(["--bind-address=127.0.0.1".to_owned(), format!("--secure-port={port}")])
-            .arg(format!("--cert-dir={}", folder.join("certs").display()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log"))
-            .stderr(log)
-            .spawn()
-            .expect("minikapi");
-        fs::write(folder.join("api.pid"), child.id().to_string()).expect("api.pid");
-        *self.again.lock().expect("no panic") = Some(child);
-        eventually("the API answers", async || self.client.apiserver_version().await.is_ok()).await;
+    pub fn resume(&self) {
+        self.server.start_again().expect("it answers");
     }
 
     /// As `kubectl apply --server-side`, of each document, and its status too.
@@ -178,12 +176,7 @@ impl RealApi {
 
 impl Drop for RealApi {
     fn drop(&mut self) {
-        // Whose parent is not this process, down.sh ends.
-        if let Some(mut child) = self.again.get_mut().ok().and_then(Option::take) {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = Command::new(self.scripts.join("down.sh")).arg(self.folder.path()).status();
+        self.server.end();
     }
 }
 
@@ -195,30 +188,45 @@ async fn client(kubeconfig: &Path) -> Client {
     Client::try_from(config).expect("a client")
 }
 
-/// Ended; whose child it was has not asked yet.
-fn is_zombie(pid: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| rest.trim().starts_with('Z'))
-}
-
-/// The first of three free ports in a row.
-fn free_ports() -> u16 {
-    for _ in 0..100 {
-        let first = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-        // Below the ports that the kernel gives to clients: nobody takes them between this look and their use.
-        let first = 20_000 + first % 10_000;
-        if (first..first + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
-            return first;
-        }
-    }
-    panic!("no free ports");
-}
-
 /// Waits until it holds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let start = Instant::now();
     while !holds().await {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Not a test: [`a_killed_test_leaves_nothing`] runs it and kills it.
+#[ignore = "is run by another test, to be killed"]
+#[tokio::test]
+async fn one_that_will_be_killed() {
+    let Some(api) = RealApi::start().await else { return };
+    println!("\nin {} with {}", api.folder.path().display(), api.server.pid().expect("a pid"));
+    std::thread::sleep(PATIENCE);
+}
+
+#[test]
+fn a_killed_test_leaves_nothing() {
+    if server::scripts().expect("MESH_KUBE").is_none() {
+        return;
+    }
+    let name = format!("{}::one_that_will_be_killed", module_path!().split_once("::").expect("a crate").1);
+    let mut test = Command::new("/proc/self/exe");
+    test.args([&name, "--exact", "--ignored", "--nocapture"]).stdout(Stdio::piped());
+    let mut test = test.spawn().expect("itself");
+    let lines = BufReader::new(test.stdout.take().expect("it was piped")).lines().map_while(Result::ok);
+    let line = lines.into_iter().find(|line| line.starts_with("in ")).expect("a folder");
+    let (folder, pid) = line["in ".len()..].split_once(" with ").expect("both");
+    let folder = Path::new(folder);
+    let store = fs::read_to_string(folder.join("etcd.pid")).expect("etcd.pid");
+    let [process, store] = [pid, store.trim()].map(|pid| pid.parse().expect("a pid"));
+    assert!(!server::is_gone(process) && !server::is_gone(store));
+    test.kill().expect("it runs");
+    test.wait().expect("its end");
+    let start = Instant::now();
+    while !server::is_gone(process) || !server::is_gone(store) || folder.exists() {
+        assert!(start.elapsed() < PATIENCE, "left: {line}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

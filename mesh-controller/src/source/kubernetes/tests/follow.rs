@@ -135,7 +135,7 @@ async fn an_api_that_goes_away_takes_nothing_with_it() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
-    api.resume().await;
+    api.resume();
     api.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: late, namespace: shop}, spec: {nodeName: a, containers: []}}",
     )
@@ -160,7 +160,7 @@ async fn a_watch_that_has_expired_begins_anew() {
 
     api.stop();
     api.compact();
-    api.resume().await;
+    api.resume();
     // From where namespaces were last heard of, nothing can be told any more.
     let parameters = WatchParams { timeout: Some(1), ..WatchParams::default() };
     let request = kube::core::Request::new("/api/v1/namespaces").watch(&parameters, "2").expect("a request");
