@@ -1,5 +1,6 @@
 //! What meshctl asks: the same questions over the agent's own socket and, relayed, over the link to the controller.
 
+#[cfg(test)]
 mod advice;
 mod authz;
 mod config;

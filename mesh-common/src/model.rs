@@ -1,6 +1,7 @@
 //! The mesh's facts as plain data, and pure functions over them. Nothing here does I/O or waits.
 
 mod accounts;
+mod advice;
 mod authorize;
 mod decision;
 mod explain;
@@ -14,6 +15,7 @@ mod validity;
 mod workload;
 
 pub use accounts::Accounts;
+pub use advice::{LOSSES, advice};
 pub use authorize::{Connection, Denied, Permit, Reason, authorize};
 pub use decision::{Asked, Decision};
 pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};

@@ -34,6 +34,8 @@ pub struct App {
     pub address: SocketAddr,
     admin_socket: PathBuf,
     tasks: JoinSet<Result<()>>,
+    /// With replicas only.
+    election: Option<leader::Part>,
 }
 
 impl App {
@@ -50,13 +52,12 @@ impl App {
         if let Some(address) = config.agents.metrics {
             tasks.spawn(ending(monitoring::serve(address)?, "metrics are no longer served"));
         }
-        let leading = match &source {
+        let (election, leading) = match &source {
             Source::Kubernetes(client, _) => {
                 let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
-                tasks.spawn(election.run());
-                leading
+                (Some(election.start()), leading)
             }
-            Source::Directory(_) => Leading::alone(),
+            Source::Directory(_) => (None, Leading::alone()),
         };
         let (authority, duties) = authority(config, &mut tasks).await?;
         if let Some(duties) = duties {
@@ -116,7 +117,14 @@ impl App {
         if let Some(forwarded) = forwarded {
             tasks.spawn(forwarded);
         }
-        Ok(Self { address, admin_socket, tasks })
+        Ok(Self { address, admin_socket, tasks, election })
+    }
+
+    /// Ends it, and lets another replica lead at once.
+    pub async fn end(mut self) {
+        if let Some(election) = self.election.take() {
+            election.end().await;
+        }
     }
 
     /// Waits until a part fails; all others end with it.
@@ -190,7 +198,12 @@ async fn authority(config: &Run, tasks: &mut JoinSet<Result<()>>) -> Result<(Aut
         return Ok((authority, None));
     };
     let client = api().await?;
-    let place = secret::Place { namespace: config.namespace.clone(), name, trust_domain: config.trust_domain.clone() };
+    let place = secret::Place {
+        namespace: config.namespace.clone(),
+        name,
+        trust_domain: config.trust_domain.clone(),
+        given: config.agents.ca_given,
+    };
     let secret::Followed { material, secret, task } = secret::open(client.clone(), place.clone()).await?;
     tasks.spawn(async move {
         task.await;

@@ -5,6 +5,7 @@
 mod duties;
 mod limits;
 mod material;
+mod renewal;
 mod request;
 mod root;
 mod roots;

@@ -11,7 +11,10 @@ use anyhow::{Context, Result};
 use aws_lc_rs::rand;
 use kube::Client;
 use kube_leader_election::{LeaseLock, LeaseLockParams, LeaseLockResult};
-use tokio::sync::watch;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
 use crate::tokens::hex;
 
@@ -20,8 +23,10 @@ pub const MANAGER: &str = "nodemesh-controller";
 const LEASE: &str = "mesh-controller";
 /// A leader that has not renewed for so long leads no more.
 const TERM: Duration = Duration::from_secs(15);
-/// How often the leader renews, and the others look.
+/// How often the leader renews.
 const RENEWAL: Duration = Duration::from_secs(3);
+/// How often the others look: a leader that ends gives its Lease back, and nobody tells them.
+const LOOK: Duration = Duration::from_secs(1);
 /// One request takes no longer.
 const REQUEST: Duration = Duration::from_secs(5);
 
@@ -38,6 +43,13 @@ pub struct Election {
     lock: LeaseLock,
     replica: String,
     leads: watch::Sender<bool>,
+}
+
+/// Takes part while it is kept; dropped, the Lease runs out by itself.
+#[derive(Debug)]
+pub struct Part {
+    end: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
 /// A name for this process, and for no other one.
@@ -86,10 +98,25 @@ impl Election {
         )
     }
 
-    /// Takes part, for ever.
-    pub async fn run(self) -> Result<()> {
+    /// Takes part from now on.
+    pub fn start(self) -> Part {
+        let (end, ended) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let asked = tokio::select! {
+                () = self.run() => false,
+                asked = ended => asked.is_ok(),
+            };
+            if asked {
+                self.step_down().await;
+            }
+        });
+        Part { end, task }
+    }
+
+    async fn run(&self) {
         let mut renewed = tokio::time::Instant::now();
         loop {
+            let mut pause = RENEWAL;
             let leads = match tokio::time::timeout(REQUEST, self.lock.try_acquire_or_renew()).await {
                 Ok(Ok(LeaseLockResult::Acquired(lease))) => {
                     renewed = tokio::time::Instant::now();
@@ -97,7 +124,10 @@ impl Election {
                     let holder = lease.spec.and_then(|spec| spec.holder_identity);
                     holder.as_deref() == Some(self.replica.as_str())
                 }
-                Ok(Ok(LeaseLockResult::NotAcquired(_))) => false,
+                Ok(Ok(LeaseLockResult::NotAcquired(_))) => {
+                    pause = LOOK;
+                    false
+                }
                 failed => {
                     match failed {
                         Ok(Err(error)) => tracing::warn!(%error, "cannot take part in the election"),
@@ -110,7 +140,31 @@ impl Election {
             if self.leads.send_if_modified(|now| std::mem::replace(now, leads) != leads) {
                 tracing::info!(replica = self.replica, leads, "election");
             }
-            tokio::time::sleep(RENEWAL).await;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Stops leading, and gives the Lease back: another replica leads within a moment instead of a term.
+    async fn step_down(&self) {
+        if !self.leads.send_replace(false) {
+            return;
+        }
+        match tokio::time::timeout(REQUEST, self.lock.step_down()).await {
+            Ok(Ok(())) => tracing::info!(replica = self.replica, "stepped down: another replica may lead"),
+            Ok(Err(error)) => tracing::warn!(%error, "cannot give the Lease back; it runs out by itself"),
+            Err(_) => tracing::warn!("the election does not answer; the Lease runs out by itself"),
+        }
+    }
+}
+
+impl Part {
+    /// Steps down if this replica leads, and takes part no more. Takes no longer than one request.
+    pub async fn end(self) {
+        let Self { end, task } = self;
+        // Without a receiver the task has ended.
+        let _ = end.send(());
+        if let Err(error) = task.await {
+            tracing::error!(%error, "the election crashed");
         }
     }
 }

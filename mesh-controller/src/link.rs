@@ -52,6 +52,8 @@ struct State {
 #[derive(Debug)]
 struct Link {
     id: u64,
+    /// The agent's pod; none: it came with a join token.
+    pod: Option<String>,
     agent: mpsc::Sender<Result<ControllerMessage, Status>>,
     questions: BTreeMap<u64, mpsc::Sender<(String, Reply)>>,
     /// What the agent last said on this link.
@@ -67,11 +69,11 @@ impl Links {
         self.lock().nodes.iter().map(|(node, link)| (node.clone(), link.reports.clone())).collect()
     }
 
-    /// Nodes with a linked agent, and what that has taken.
-    pub fn linked(&self) -> BTreeMap<String, Acknowledged> {
+    /// Nodes with a linked agent, that agent's pod if it has one, and what it has taken.
+    pub fn linked(&self) -> BTreeMap<String, (Option<String>, Acknowledged)> {
         let state = self.lock();
-        let of = |node: &String| state.acknowledged.get(node).cloned().unwrap_or_default();
-        state.nodes.keys().map(|node| (node.clone(), of(node))).collect()
+        let taken = |node: &String| state.acknowledged.get(node).cloned().unwrap_or_default();
+        state.nodes.iter().map(|(node, link)| (node.clone(), (link.pod.clone(), taken(node)))).collect()
     }
 
     /// Keeps what a node's agent has taken.
@@ -107,7 +109,7 @@ impl Links {
     pub fn pretend(&self, node: &str, reports: &Reports) {
         use mesh_common::proto::nodemesh::{End, Item, NodeStatus};
         let (sender, mut asked) = mpsc::channel(BACKLOG);
-        let id = self.add(node, sender);
+        let id = self.add(node, Some(&format!("mesh-agent-of-{node}")), sender);
         self.report(node, id, reports);
         let (links, node) = (self.clone(), node.to_owned());
         tokio::spawn(async move {
@@ -159,11 +161,13 @@ impl Links {
     }
 
     /// A new link replaces the node's old one, which then ends.
-    fn add(&self, node: &str, agent: mpsc::Sender<Result<ControllerMessage, Status>>) -> u64 {
+    fn add(&self, node: &str, pod: Option<&str>, agent: mpsc::Sender<Result<ControllerMessage, Status>>) -> u64 {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
-        state.nodes.insert(node.to_owned(), Link { id, agent, questions: BTreeMap::new(), reports: Reports::new() });
+        let pod = pod.map(ToOwned::to_owned);
+        let link = Link { id, pod, agent, questions: BTreeMap::new(), reports: Reports::new() };
+        state.nodes.insert(node.to_owned(), link);
         drop(state);
         self.news.send_replace(());
         id
@@ -309,7 +313,7 @@ impl server::AgentLink for LinkService {
     async fn link(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Self::LinkStream>, Status> {
         let caller = caller(&request)?;
         let (agent, stream) = mpsc::channel(BACKLOG);
-        let id = self.links.add(caller.node(), agent);
+        let id = self.links.add(caller.node(), caller.pod(), agent);
         tokio::spawn(self.clone().serve(caller, id, request.into_inner()));
         Ok(Response::new(ReceiverStream::new(stream)))
     }

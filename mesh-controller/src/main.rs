@@ -58,17 +58,23 @@ fn run(config: &Run) -> Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let serve = async {
-            let mut app = App::start(config).await?;
-            tracing::info!(address = %app.address, "serving");
-            Err(app.failed().await)
+        let mut told = std::pin::pin!(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("ending");
+        });
+        let mut app = tokio::select! {
+            app = App::start(config) => app?,
+            () = &mut told => return Ok(()),
         };
-        tokio::select! {
-            ended = serve => return ended,
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("ending");
-        Ok(())
+        tracing::info!(address = %app.address, "serving");
+        let ended = tokio::select! {
+            error = app.failed() => Err(error),
+            () = &mut told => Ok(()),
+        };
+        app.end().await;
+        ended
     })
 }

@@ -59,7 +59,14 @@ pub struct Keeper {
     links: Links,
     updates: watch::Receiver<Update>,
     /// What was written last, and when.
-    written: BTreeMap<String, (NodeLease, Instant)>,
+    written: BTreeMap<String, (Held, Instant)>,
+}
+
+/// A Lease and who holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Held {
+    holder: String,
+    lease: NodeLease,
 }
 
 impl Keeper {
@@ -87,26 +94,28 @@ impl Keeper {
         let nodes = nodes(&self.updates.borrow_and_update());
         let now = Instant::now();
         let links = &self.links;
-        let wanted = stream::iter(linked).map(|(node, taken)| {
+        let wanted = stream::iter(linked).map(|(node, (pod, taken))| {
             let (uid, waits) = nodes.get(&node).cloned().unwrap_or_default();
             async move {
                 let ready = waits && tokio::time::timeout(REQUEST, links.is_ready(&node)).await.unwrap_or(false);
-                (node, uid, NodeLease { taken, ready })
+                // An agent without a pod is known by its node.
+                let holder = pod.unwrap_or_else(|| node.clone());
+                (node, uid, Held { holder, lease: NodeLease { taken, ready } })
             }
         });
         let wanted: Vec<_> = wanted.buffer_unordered(AT_ONCE).collect().await;
-        let due = wanted.into_iter().filter(|(node, _, lease)| {
-            self.written.get(node).is_none_or(|(known, when)| known != lease || now.duration_since(*when) >= RENEWAL)
+        let due = wanted.into_iter().filter(|(node, _, held)| {
+            self.written.get(node).is_none_or(|(known, when)| known != held || now.duration_since(*when) >= RENEWAL)
         });
         let api: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let api = &api;
-        let written = stream::iter(due.collect::<Vec<_>>()).map(|(node, uid, lease)| async move {
-            let outcome = tokio::time::timeout(REQUEST, write(api, &node, &uid, &lease)).await;
-            (node, lease, outcome.map_err(anyhow::Error::new).flatten())
+        let written = stream::iter(due.collect::<Vec<_>>()).map(|(node, uid, held)| async move {
+            let outcome = tokio::time::timeout(REQUEST, write(api, &node, &uid, &held)).await;
+            (node, held, outcome.map_err(anyhow::Error::new).flatten())
         });
-        for (node, lease, outcome) in written.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
+        for (node, held, outcome) in written.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await {
             match outcome {
-                Ok(()) => drop(self.written.insert(node, (lease, Instant::now()))),
+                Ok(()) => drop(self.written.insert(node, (held, Instant::now()))),
                 Err(error) => tracing::warn!(node, %error, "cannot write the Lease of a node's agent"),
             }
         }
@@ -128,8 +137,8 @@ pub fn is_tainted(node: &Node) -> bool {
     node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(|taint| taint.key == TAINT)
 }
 
-async fn write(api: &Api<Lease>, node: &str, uid: &str, lease: &NodeLease) -> Result<()> {
-    let NodeLease { taken: Acknowledged { policies, refused }, ready } = lease;
+async fn write(api: &Api<Lease>, node: &str, uid: &str, held: &Held) -> Result<()> {
+    let Held { holder, lease: NodeLease { taken: Acknowledged { policies, refused }, ready } } = held;
     let name = format!("mesh-agent-{node}");
     let refused: Vec<_> = refused.iter().map(String::as_str).collect();
     // With its node the Lease goes too.
@@ -149,7 +158,7 @@ async fn write(api: &Api<Lease>, node: &str, uid: &str, lease: &NodeLease) -> Re
             "ownerReferences": if uid.is_empty() { json!([]) } else { owner },
         },
         "spec": {
-            "holderIdentity": node,
+            "holderIdentity": holder,
             "leaseDurationSeconds": TERM,
             "renewTime": format!("{:.6}", Timestamp::now()),
         },

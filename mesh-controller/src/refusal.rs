@@ -100,3 +100,46 @@ impl Refusal {
         Self { reason, why: why.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::model::advice;
+
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_sentence() {
+        let all = [
+            Reason::TokenMissing,
+            Reason::TokenInvalid,
+            Reason::TokenMalformed,
+            Reason::TokenAlgorithm,
+            Reason::TokenExpired,
+            Reason::TokenAudience,
+            Reason::TokenAccount,
+            Reason::TokenUnbound,
+            Reason::TokenNode,
+            Reason::TokenRejected,
+            Reason::TokenGone,
+            Reason::TokenUnchecked,
+            Reason::RateLimited,
+            Reason::AuthorityBusy,
+            Reason::IdentityMalformed,
+            Reason::IdentityTrustDomain,
+            Reason::IdentityNotHere,
+            Reason::IdentityAccount,
+            Reason::CsrSize,
+            Reason::CsrMalformed,
+            Reason::CsrKey,
+            Reason::CsrSignature,
+            Reason::CsrKeyReused,
+            Reason::SigningFailed,
+            Reason::RequestInvalid,
+        ];
+        assert_eq!(all.len(), Reason::RequestInvalid as usize + 1, "each is listed");
+        for code in all.map(Reason::code) {
+            let sentence = advice(code).unwrap_or_else(|| panic!("{code} has no sentence in mesh-common"));
+            assert!(sentence.ends_with(['.', '?']), "{code}: {sentence}");
+        }
+    }
+}

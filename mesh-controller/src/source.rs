@@ -8,6 +8,8 @@ mod kubernetes;
 pub use directory::Directory;
 #[cfg(test)]
 pub use documents::parse;
+#[cfg(test)]
+pub use kubernetes::tests::RealApi;
 pub use kubernetes::{Kubernetes, Standing, Standings, client};
 
 use std::{

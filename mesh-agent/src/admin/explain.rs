@@ -1,14 +1,14 @@
 //! How one connection was decided: from what its record kept, not from what the configuration says now.
 
 use mesh_common::{
-    model::{Action, Considered, Known, Observation, ObservedAs, PolicyName},
+    model::{Action, Considered, Known, Observation, ObservedAs, PolicyName, advice},
     proto::nodemesh::{
         ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
         Explanation,
     },
 };
 
-use super::{Admin, advice::advice, flows};
+use super::{Admin, flows};
 use crate::{
     state::Snapshot,
     telemetry::{Direction, Flow, Party, Path, Verdict},

@@ -7,14 +7,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::{ByteString, api::core::v1::Secret, jiff::Timestamp};
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::watch;
 
 use super::{
-    root,
-    secret::{CERTIFICATE, KEY, OWN, Place, ROOTS, read},
+    renewal, root,
+    secret::{CERTIFICATE, KEY, OWN, Place, ROOTS, TLS_CERTIFICATE, read},
 };
 use crate::leader::Leading;
 
@@ -23,7 +23,7 @@ const ASKED: &str = "nodemesh.io/rotate";
 /// The value of [`ASKED`] that was taken up last.
 const TAKEN: &str = "nodemesh.io/rotate-taken";
 /// `announced TIME` or `switched TIME`; absent: no rotation.
-const STATE: &str = "nodemesh.io/rotation";
+pub const STATE: &str = "nodemesh.io/rotation";
 const NEXT_CERTIFICATE: &str = "next.crt";
 const NEXT_KEY: &str = "next.key";
 
@@ -48,6 +48,13 @@ pub enum Step {
 /// # Errors
 /// If the Secret is not whole: then nothing is done to it.
 pub fn next(secret: &Secret, place: &Place, overlap: Duration, now: SystemTime) -> Result<Step> {
+    if place.given {
+        return renewal::next(secret, place, overlap, now);
+    }
+    ensure!(
+        !secret.data.iter().any(|data| data.contains_key(TLS_CERTIFICATE)),
+        "{place}: has {TLS_CERTIFICATE}, so it is somebody else's to renew: --ca-given"
+    );
     let material = read(secret, place)?;
     let annotations = secret.metadata.annotations.clone().unwrap_or_default();
     let mut data = secret.data.clone().unwrap_or_default();
@@ -66,9 +73,8 @@ pub fn next(secret: &Secret, place: &Place, overlap: Duration, now: SystemTime) 
         let said = [(STATE, format!("announced {}", time(now)?))].into_iter().chain(taken);
         return Ok(write(secret, data, said, "a new root is trusted"));
     };
-    let (step, since) = state.split_once(' ').ok_or_else(|| unknown(place, state))?;
-    let since: Timestamp = since.parse().map_err(|_| unknown(place, state))?;
-    let due = SystemTime::from(since) + overlap;
+    let (step, since) = parse(place, state)?;
+    let due = since + overlap;
     match step {
         "announced" | "switched" if now < due => Ok(Step::Wait(Some(due))),
         "announced" => {
@@ -131,9 +137,16 @@ pub async fn run(
     }
 }
 
-type Data = std::collections::BTreeMap<String, ByteString>;
+/// The step that was made last, and when.
+pub fn parse<'a>(place: &Place, state: &'a str) -> Result<(&'a str, SystemTime)> {
+    let (step, since) = state.split_once(' ').ok_or_else(|| unknown(place, state))?;
+    let since: Timestamp = since.parse().map_err(|_| unknown(place, state))?;
+    Ok((step, since.into()))
+}
 
-fn text(data: &Data, place: &Place, key: &str) -> Result<String> {
+pub type Data = std::collections::BTreeMap<String, ByteString>;
+
+pub fn text(data: &Data, place: &Place, key: &str) -> Result<String> {
     let bytes = data.get(key).ok_or_else(|| anyhow!("{place}: {key}: is missing"))?;
     let mut text = String::from_utf8(bytes.0.clone()).with_context(|| format!("{place}: {key}: not text"))?;
     if !text.ends_with('\n') {
@@ -142,12 +155,12 @@ fn text(data: &Data, place: &Place, key: &str) -> Result<String> {
     Ok(text)
 }
 
-fn put<const N: usize>(data: &mut Data, entries: [(&str, &String); N]) {
+pub fn put<const N: usize>(data: &mut Data, entries: [(&str, &String); N]) {
     data.extend(entries.map(|(key, value)| (key.to_owned(), ByteString(value.clone().into_bytes()))));
 }
 
 /// An empty value takes the annotation away. The resource version is that of what was looked at.
-fn write(
+pub fn write(
     secret: &Secret,
     data: Data,
     said: impl IntoIterator<Item = (&'static str, String)>,
@@ -167,11 +180,11 @@ fn write(
     Step::Write { secret, what }
 }
 
-fn time(now: SystemTime) -> Result<String> {
+pub fn time(now: SystemTime) -> Result<String> {
     Ok(Timestamp::try_from(now).context("the clock")?.to_string())
 }
 
-fn unknown(place: &Place, state: &str) -> anyhow::Error {
+pub fn unknown(place: &Place, state: &str) -> anyhow::Error {
     anyhow!("{place}: annotation {STATE}: `{state}` is neither `announced TIME` nor `switched TIME`")
 }
 

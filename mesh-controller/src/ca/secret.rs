@@ -2,7 +2,7 @@
 //! there, by whichever replica is first; all of them follow it. What does not fit is reported, and the last good
 //! material stays.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::StreamExt;
@@ -25,6 +25,10 @@ pub const OWN: &str = "mesh-ca";
 pub const CERTIFICATE: &str = "ca.crt";
 pub const KEY: &str = "ca.key";
 pub const ROOTS: &str = "roots.pem";
+pub const SIGNING_CERTIFICATE: &str = "signing.crt";
+pub const SIGNING_KEY: &str = "signing.key";
+pub const TLS_CERTIFICATE: &str = "tls.crt";
+pub const TLS_KEY: &str = "tls.key";
 
 /// Which keys of a Secret hold what: certificate, key, chain, roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,14 @@ const OURS: Layout = Layout { certificate: CERTIFICATE, key: KEY, chain: None, r
 const ISTIO: Layout =
     Layout { certificate: "ca-cert.pem", key: "ca-key.pem", chain: Some("cert-chain.pem"), roots: "root-cert.pem" };
 /// kubernetes.io/tls, as cert-manager writes it.
-const TLS: Layout = Layout { certificate: "tls.crt", key: "tls.key", chain: None, roots: "ca.crt" };
+const TLS: Layout = Layout { certificate: TLS_CERTIFICATE, key: TLS_KEY, chain: None, roots: "ca.crt" };
+/// What is in use of an [`OWN`] that somebody else renews; see `renewal`.
+const IN_USE: Layout = Layout { certificate: SIGNING_CERTIFICATE, key: SIGNING_KEY, chain: None, roots: ROOTS };
+
+/// One request takes no longer.
+const REQUEST: Duration = Duration::from_secs(10);
+/// How soon an API that does not answer is asked again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Where the authority is.
 #[derive(Clone, Debug)]
@@ -49,6 +60,8 @@ pub struct Place {
     pub namespace: String,
     pub name: String,
     pub trust_domain: String,
+    /// [`OWN`] is made and renewed by somebody else, as cert-manager does for a Certificate.
+    pub given: bool,
 }
 
 /// An authority that is followed.
@@ -61,17 +74,30 @@ pub struct Followed<F> {
     pub task: F,
 }
 
-/// Reads the Secret, or makes it if it is [`OWN`] and not there.
+/// Reads the Secret, or makes it if it is [`OWN`] and not there. An API that is away is waited for.
 ///
 /// # Errors
-/// If the API cannot be asked, another Secret is not there, or what is in it does not fit.
+/// If the API refuses, another Secret is not there, or what is in it does not fit.
 pub async fn open(client: Client, place: Place) -> Result<Followed<impl Future<Output = ()> + Send>> {
     let secrets: Api<Secret> = Api::namespaced(client, &place.namespace);
-    let found = secrets.get_opt(&place.name).await.with_context(|| format!("cannot read {place}"))?;
-    let secret = match found {
-        Some(secret) => secret,
-        None if place.name == OWN => create(&secrets, &place).await?,
-        None => bail!("{place}: there is none; --ca-secret names a certificate authority that somebody else makes"),
+    let secret = loop {
+        match tokio::time::timeout(REQUEST, find(&secrets, &place)).await {
+            Ok(Ok(Some(secret))) => break secret,
+            Ok(Ok(None)) => {
+                tracing::warn!(secret = %place, "waiting for it: --ca-given says that somebody else makes it, as \
+                    cert-manager for a Certificate; no agent is served before")
+            }
+            Ok(Err(error)) if !is_away(&error) => return Err(error),
+            failed => {
+                let error = match failed {
+                    Ok(Err(error)) => format!("{error:#}"),
+                    _ => "no answer".to_owned(),
+                };
+                tracing::warn!(secret = %place, error, "waiting for the Kubernetes API, to read the certificate \
+                    authority; no agent is served before");
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
     };
     let first = read(&secret, &place)?;
     tracing::info!(secret = %place, "certificate authority read");
@@ -79,6 +105,17 @@ pub async fn open(client: Client, place: Place) -> Result<Followed<impl Future<O
     let (newest, seen) = watch::channel(Arc::new(secret));
     let task = follow(secrets, place, materials, newest);
     Ok(Followed { material, secret: seen, task })
+}
+
+/// `None`: somebody else is to make it.
+async fn find(secrets: &Api<Secret>, place: &Place) -> Result<Option<Secret>> {
+    let found = secrets.get_opt(&place.name).await.with_context(|| format!("cannot read {place}"))?;
+    Ok(match found {
+        Some(secret) => Some(secret),
+        None if place.given => None,
+        None if place.name == OWN => Some(create(secrets, place).await?),
+        None => bail!("{place}: there is none; --ca-secret names a certificate authority that somebody else makes"),
+    })
 }
 
 /// Only one of several replicas makes it; the others read what that one made.
@@ -101,6 +138,15 @@ async fn create(secrets: &Api<Secret>, place: &Place) -> Result<Secret> {
             secrets.get(OWN).await.with_context(|| format!("cannot read {place}"))
         }
         Err(error) => Err(error).with_context(|| format!("cannot make {place}")),
+    }
+}
+
+/// What passes: nobody answers, or an API that starts or has too much to do says so. A refusal does not.
+fn is_away(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => status.code == 429 || status.code >= 500,
+        Some(kube::Error::Service(_) | kube::Error::HyperError(_)) => true,
+        _ => false,
     }
 }
 
@@ -147,8 +193,9 @@ async fn follow(
 pub fn read(secret: &Secret, place: &Place) -> Result<Material> {
     let empty = BTreeMap::new();
     let data = secret.data.as_ref().unwrap_or(&empty);
-    let layout = [ISTIO, TLS, OURS].into_iter().find(|layout| data.contains_key(layout.certificate));
-    let layout = match layout {
+    let in_use = place.given.then_some(IN_USE);
+    let known = in_use.into_iter().chain([ISTIO, TLS, OURS]);
+    let layout = match known.into_iter().find(|layout| data.contains_key(layout.certificate)) {
         Some(layout) if layout != TLS || secret.type_.as_deref() == Some("kubernetes.io/tls") => layout,
         Some(_) => bail!("{place}: has tls.crt and is not of type kubernetes.io/tls"),
         None => bail!(
@@ -158,6 +205,18 @@ pub fn read(secret: &Secret, place: &Place) -> Result<Material> {
             TLS.certificate
         ),
     };
+    material(data, place, layout)
+}
+
+/// What whoever renews it wrote last, in use or not.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_given(secret: &Secret, place: &Place) -> Result<Material> {
+    material(secret.data.as_ref().unwrap_or(&BTreeMap::new()), place, TLS)
+}
+
+fn material(data: &BTreeMap<String, ByteString>, place: &Place, layout: Layout) -> Result<Material> {
     let text = |name: &'static str| -> Result<Part<'_>> {
         let bytes = data.get(name).ok_or_else(|| anyhow!("{place}: {name}: is missing"))?;
         let pem = std::str::from_utf8(&bytes.0).with_context(|| format!("{place}: {name}: not text"))?;

@@ -45,6 +45,10 @@ pub struct AgentOptions {
     /// `ca` of --state with a source dir:, else mesh-ca]
     #[arg(long, value_name = "NAME")]
     pub ca_secret: Option<String>,
+    /// The Secret mesh-ca is made and renewed by somebody else, as by cert-manager for a Certificate: it is waited for,
+    /// and its new roots overlap with the old ones
+    #[arg(long, conflicts_with = "ca_secret")]
+    pub ca_given: bool,
     /// How long a new root is trusted before it signs, and an old one after; shorter than --certificate-ttl breaks
     /// connections [default: --certificate-ttl]
     #[arg(long, value_name = "TIME", value_parser = duration)]

@@ -307,4 +307,4 @@ fn fails(health: &mut Health, error: watcher::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -18,7 +18,7 @@ pub struct Ca {
 }
 
 pub fn place(name: &str) -> Place {
-    Place { namespace: "nodemesh-system".into(), name: name.into(), trust_domain: "cluster.local".into() }
+    Place { namespace: "nodemesh-system".into(), name: name.into(), trust_domain: "cluster.local".into(), given: false }
 }
 
 pub fn ca(name: &str, by: Option<&Ca>, change: impl FnOnce(&mut CertificateParams)) -> Ca {

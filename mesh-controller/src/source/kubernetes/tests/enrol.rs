@@ -14,7 +14,7 @@ use crate::{
         PodName, Redirected, Report,
         tests::{CART, SHOP, settings},
     },
-    leader::{Duties, Election, Leading},
+    leader::{Duties, Election, Leading, Part},
     link::{Links, Reports},
     nodes::Keeper,
     publish::{Memory, Published, Publisher},
@@ -26,6 +26,7 @@ pub struct Replica {
     pub published: watch::Receiver<Arc<Published>>,
     pub leading: Leading,
     tasks: tokio::task::JoinSet<()>,
+    election: Part,
     _reports: mpsc::Sender<crate::publish::NodeReport>,
 }
 
@@ -43,14 +44,18 @@ impl Replica {
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(source.follow(sender));
         tasks.spawn(publisher.run(updates.clone(), reported));
-        tasks.spawn(async { drop(election.run().await) });
         tasks.spawn(writer.run());
         let keeper = Keeper::new(api.client.clone(), "nodemesh-system", links.clone(), updates.clone());
         tasks.spawn(keeper.run());
         let (updated, all) = (updates.clone(), published.clone());
         let duties = Duties::new(api.client.clone(), "nodemesh-system", leading.clone(), updated, all, standings);
         tasks.spawn(duties.run());
-        Self { links, published, leading, tasks, _reports }
+        Self { links, published, leading, tasks, election: election.start(), _reports }
+    }
+
+    /// As SIGTERM would.
+    pub async fn end(self) {
+        self.election.end().await;
     }
 
     /// As SIGKILL would.

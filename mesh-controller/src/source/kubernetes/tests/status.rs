@@ -115,6 +115,34 @@ async fn the_leader_writes_statuses_and_another_one_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_ends_hands_over_at_once() {
+    let Some(api) = RealApi::start().await else { return };
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: nodemesh-system}}").await;
+    let one = Replica::start(&api, "one").await;
+    eventually("it leads", async || one.leading.is_leading()).await;
+    let other = Replica::start(&api, "other").await;
+    one.links.pretend("a", &Reports::new());
+    let leases: Api<Lease> = Api::namespaced(api.client.clone(), "nodemesh-system");
+    let holder = async |name: &str| {
+        let lease = leases.get_opt(name).await.expect("an answer");
+        lease.and_then(|lease| lease.spec?.holder_identity).unwrap_or_default()
+    };
+    eventually("the agent's pod holds the Lease of its node", async || {
+        holder("mesh-agent-a").await == "mesh-agent-of-a"
+    })
+    .await;
+
+    let leading = one.leading.clone();
+    let ended = std::time::Instant::now();
+    one.end().await;
+    assert!(!leading.is_leading());
+    assert_ne!(holder("mesh-controller").await, "one");
+    eventually("the other one leads", async || other.leading.is_leading()).await;
+    assert!(ended.elapsed().as_secs() < 10, "{:?}: as if the Lease had run out", ended.elapsed());
+    assert_eq!(holder("mesh-controller").await, "other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_waits_for_its_agent_and_no_longer() {
     let Some(api) = RealApi::start().await else { return };
     api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: nodemesh-system}}").await;
