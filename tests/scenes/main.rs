@@ -2,6 +2,7 @@
 //! mesh-agent, mesh-controller and meshctl built.
 
 mod admin_socket;
+mod affinity;
 mod agent_killed;
 mod attestation;
 mod audit;

@@ -181,6 +181,7 @@ mod tests {
             // Nothing is refused for them.
             Counter::ObservedFull,
             Counter::ClosedLost,
+            Counter::AffinityLost,
             Counter::SteeredLate,
         ];
         let kernel = Counter::ALL.iter().filter(|counter| !fine.contains(counter)).map(|counter| counter.name());
