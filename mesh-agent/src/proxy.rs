@@ -1,5 +1,6 @@
 //! The story of one connection: accepted, resolved, authorised, forwarded, recorded.
 
+mod affinity;
 mod ask;
 mod balance;
 mod buffer;

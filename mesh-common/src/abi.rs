@@ -7,11 +7,12 @@ mod direct;
 
 pub use counters::Counter;
 pub use direct::{
-    AGENT_WATCHES, Backend, BackendKey, Closed, Direct, Service, Verdict, VerdictKey, action, direction, ending,
+    AGENT_WATCHES, Affinity, AffinityKey, Backend, BackendKey, Closed, Direct, NO_LIST, Service, Verdict, VerdictKey,
+    action, direction, ending,
 };
 
 /// Part of the folder in which maps and links are pinned, so that two layouts never meet.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Redirected pods of one node; a full table refuses the pod.
 pub const MAX_PODS: u32 = 1024;
@@ -29,6 +30,8 @@ pub const MAX_VERDICTS: u32 = 65_536;
 pub const MAX_SERVICES: u32 = 32_768;
 /// Endpoints of them.
 pub const MAX_BACKENDS: u32 = 262_144;
+/// Endpoints that clients keep; the one that was used longest ago makes room.
+pub const MAX_AFFINITIES: u32 = 32_768;
 /// Open direct connections, and those of observed pods, unless the agent is told otherwise.
 pub const MAX_DIRECT: u32 = 65_536;
 /// Bytes of the event ring.
@@ -309,8 +312,8 @@ mod user {
     use core::net::{IpAddr, SocketAddr};
 
     use super::{
-        Attestation, Backend, BackendKey, Closed, Direct, Event, FlowKey, Ip, ListenKey, PodEntry, ProbeTarget,
-        Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey,
+        Affinity, AffinityKey, Attestation, Backend, BackendKey, Closed, Direct, Event, FlowKey, Ip, ListenKey,
+        PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey,
     };
 
     // SAFETY: repr(C) structs of integers without padding (the sizes are asserted above).
@@ -337,6 +340,10 @@ mod user {
     unsafe impl aya::Pod for Closed {}
     // SAFETY: as above
     unsafe impl aya::Pod for Direct {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Affinity {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for AffinityKey {}
     // SAFETY: as above
     unsafe impl aya::Pod for Backend {}
     // SAFETY: as above

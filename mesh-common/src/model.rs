@@ -22,7 +22,7 @@ pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredM
 pub use identity::{Identity, IdentityError};
 pub use observe::{Observation, ObservedAs, observe};
 pub use policy::{Action, Clause, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch};
-pub use service::{NameError, Service, ServiceName, ServicePort};
+pub use service::{Affinity, AffinityError, NameError, Service, ServiceName, ServicePort};
 pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};
 pub use trust::TrustBundle;
 pub use validity::Validity;

@@ -1,5 +1,6 @@
 //! Objects -> model, one file per kind. Pure: no I/O, no waiting, so that every source shares it.
 
+mod affinity;
 pub mod authorization_policy;
 pub mod endpoint_slice;
 pub mod join;

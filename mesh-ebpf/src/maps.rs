@@ -5,15 +5,16 @@ use core::arch::asm;
 use aya_ebpf::{
     Global,
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockMap},
     helpers::generated::{bpf_sk_storage_delete, bpf_sk_storage_get},
     macros::btf_map,
 };
 use mesh_common::{
     abi::{
-        Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, Direct, EVENT_RING, Event, FlowKey, ListenKey,
-        MAX_ATTESTED, MAX_BACKENDS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING, MAX_PODS, MAX_PROBES, MAX_SERVICES,
-        MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey, table,
+        Affinity, AffinityKey, Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, Direct, EVENT_RING,
+        Event, FlowKey, ListenKey, MAX_AFFINITIES, MAX_ATTESTED, MAX_BACKENDS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING,
+        MAX_PODS, MAX_PROBES, MAX_SERVICES, MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple,
+        Verdict, VerdictKey, table,
     },
     verdict::Lives,
 };
@@ -64,6 +65,10 @@ pub static SERVICES: HashMap<SockAddr, Service, { MAX_SERVICES as usize }> = Has
 
 #[btf_map]
 pub static BACKENDS: HashMap<BackendKey, Backend, { MAX_BACKENDS as usize }> = HashMap::new();
+
+/// The endpoints that clients keep, of services that ask for it.
+#[btf_map]
+pub static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITIES as usize }> = LruHashMap::new();
 
 /// Open connections that the agent does not carry and keeps account of, by the socket's cookie.
 #[btf_map]

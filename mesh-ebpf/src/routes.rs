@@ -2,11 +2,11 @@
 
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use mesh_common::{
-    abi::{Backend, BackendKey, Service, SockAddr, Verdict, VerdictKey, table},
+    abi::{Affinity, AffinityKey, Backend, BackendKey, Counter, Service, SockAddr, Verdict, VerdictKey, table},
     verdict::Routes,
 };
 
-use crate::maps::{BACKENDS, Maps, SERVICES, VERDICTS, is_overflowed};
+use crate::maps::{AFFINITY, BACKENDS, Maps, SERVICES, VERDICTS, count, is_overflowed};
 
 /// A verdict's last use is written this often, in nanoseconds: a busy one shall not wander from CPU to CPU.
 const USED_ABOUT: u64 = 1_000_000_000;
@@ -22,6 +22,27 @@ impl Routes for Maps {
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
         // SAFETY: entries are never replaced by others of their key
         unsafe { BACKENDS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn kept(&self, key: &AffinityKey, holds: impl FnOnce(&Affinity) -> bool) -> Option<Affinity> {
+        let entry = AFFINITY.get_ptr_mut(key)?;
+        // SAFETY: as large as the map's values; one that was exchanged while it was read leads to an endpoint of the
+        // service all the same, as every place of its list does
+        let kept = unsafe { entry.read() };
+        if !holds(&kept) {
+            return None;
+        }
+        // SAFETY: as above, aligned
+        unsafe { (&raw mut (*entry).used).write_volatile(self.now()) };
+        Some(kept)
+    }
+
+    #[inline(always)]
+    fn keep(&self, key: &AffinityKey, kept: &Affinity) {
+        if AFFINITY.insert(key, kept, 0).is_err() {
+            count(Counter::AffinityLost);
+        }
     }
 
     #[inline(always)]

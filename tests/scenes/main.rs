@@ -2,6 +2,7 @@
 //! mesh-agent, mesh-controller and meshctl built.
 
 mod admin_socket;
+mod affinity;
 mod agent_killed;
 mod attestation;
 mod audit;
@@ -62,6 +63,7 @@ mod restarted;
 mod reused;
 mod rogue;
 mod server_speaks_first;
+mod service_kinds;
 mod short_lived;
 mod stays_closed;
 mod strict_and_permissive;

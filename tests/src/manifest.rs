@@ -164,7 +164,7 @@ impl Manifests {
         )
     }
 
-    /// With these fields of its spec besides.
+    /// With these fields of its spec besides, each with its value in YAML.
     pub(crate) fn service(&self, service: &Service, pods: &[&Pod], fields: &[(&str, &str)]) -> Result<()> {
         let Service { namespace, name, ip, ip6, families, port, target_port } = service;
         let ips = families.of(IpAddr::from(*ip), IpAddr::from(*ip6));
@@ -177,7 +177,7 @@ impl Manifests {
             "ports": [{ "name": "tcp", "protocol": "TCP", "port": port, "targetPort": target_port }],
         });
         for (field, value) in fields {
-            spec[field] = json!(value);
+            spec[field] = serde_yaml_ng::from_str(value).with_context(|| format!("read {field}"))?;
         }
         let metadata = json!({ "name": name, "namespace": namespace });
         self.put(

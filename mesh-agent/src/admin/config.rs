@@ -51,7 +51,7 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                             format!("{ip} ({})", if w.healthy { "healthy" } else { "unhealthy" })
                         })
                         .collect(),
-                    load_balancing: s.load_balancing.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    load_balancing: s.choice(),
                 })
             })
             .collect(),

@@ -4,11 +4,13 @@
 use std::{path::Path, sync::Mutex, time::Duration};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
-use mesh_common::abi::{Backend, BackendKey, Direct, Service, SockAddr, Verdict, VerdictKey, table};
+use mesh_common::abi::{
+    Affinity, AffinityKey, Backend, BackendKey, Direct, NO_LIST, Service, SockAddr, Verdict, VerdictKey, table,
+};
 
 use super::{
     events::since_boot,
-    maps::{absent_is_fine, lock, typed},
+    maps::{absent_is_fine, lock, present, typed},
     programs::{Datapath, DatapathError},
 };
 
@@ -18,6 +20,7 @@ pub(super) struct DirectMaps {
     generations: Mutex<Array<MapData, u32>>,
     services: Mutex<HashMap<MapData, SockAddr, Service>>,
     backends: Mutex<HashMap<MapData, BackendKey, Backend>>,
+    affinity: Mutex<HashMap<MapData, AffinityKey, Affinity>>,
     direct: Mutex<HashMap<MapData, u64, Direct>>,
     max_direct: u32,
 }
@@ -33,6 +36,7 @@ impl DirectMaps {
             generations: Mutex::new(typed("GENERATIONS", Map::Array(pinned("GENERATIONS")?))?),
             services: Mutex::new(typed("SERVICES", Map::HashMap(pinned("SERVICES")?))?),
             backends: Mutex::new(typed("BACKENDS", Map::HashMap(pinned("BACKENDS")?))?),
+            affinity: Mutex::new(typed("AFFINITY", Map::LruHashMap(pinned("AFFINITY")?))?),
             direct: Mutex::new(typed("DIRECT", Map::HashMap(direct))?),
         })
     }
@@ -119,6 +123,25 @@ impl Datapath {
     /// Every place of every list of endpoints.
     pub fn backend_ids(&self) -> Vec<BackendKey> {
         lock(&self.direct.backends).keys().filter_map(Result::ok).collect()
+    }
+
+    /// The endpoint that a client keeps of a service, if it does.
+    pub fn kept(&self, key: &AffinityKey) -> Result<Option<Affinity>, DatapathError> {
+        present(lock(&self.direct.affinity).get(key, 0)).map_err(|e| DatapathError::map("AFFINITY", e))
+    }
+
+    /// From now on the client, in this life of its slot, keeps that endpoint, which is probably at this place of the
+    /// list that the kernel has. Where it is not, the kernel will ask again.
+    pub fn keep(&self, key: &AffinityKey, epoch: u32, endpoint: SockAddr, slot: u32) -> Result<(), DatapathError> {
+        let list = present(lock(&self.direct.services).get(&key.service, 0))
+            .map_err(|e| DatapathError::map("SERVICES", e))?
+            .map_or(NO_LIST, |service| service.id);
+        let there = present(lock(&self.direct.backends).get(&BackendKey { id: list, slot }, 0))
+            .map_err(|e| DatapathError::map("BACKENDS", e))?;
+        let is_there = there.is_some_and(|there| there.address == endpoint && there.service == key.service);
+        let list = if is_there { list } else { NO_LIST };
+        let kept = Affinity { used: kernel_now(), epoch, list, slot, endpoint };
+        lock(&self.direct.affinity).insert(key, kept, 0).map_err(|e| DatapathError::map("AFFINITY", e))
     }
 
     /// The connections that no agent carries and that are open, by the cookies of their sockets.

@@ -32,6 +32,7 @@ pub const NAMES: &[&str] = &[
     "GENERATIONS",
     "SERVICES",
     "BACKENDS",
+    "AFFINITY",
     "DIRECT",
     "CLOSED",
     "AYA_LOGS",

@@ -9,7 +9,7 @@ use std::{
 
 use mesh_common::{
     abi::{self, SockAddr},
-    model::{Service, Workload},
+    model::{Affinity, Service, Workload},
 };
 
 use crate::{
@@ -28,6 +28,7 @@ pub struct Services {
 #[derive(Debug)]
 struct List {
     id: u32,
+    affinity: u32,
     endpoints: Vec<SockAddr>,
 }
 
@@ -35,7 +36,7 @@ impl Services {
     /// Beside what an earlier agent wrote, which is replaced bit by bit.
     pub fn new(datapath: &Datapath) -> Self {
         let (places, counts) = (datapath.backend_ids(), datapath.services());
-        let next = places.iter().map(|key| key.id).max().unwrap_or(0).wrapping_add(1);
+        let next = after(places.iter().map(|key| key.id).max().unwrap_or(abi::NO_LIST));
         // Lists that an agent wrote and did not live to name.
         let named: HashSet<u32> = counts.iter().map(|(_, service)| service.id).collect();
         for key in places.into_iter().filter(|key| !named.contains(&key.id)) {
@@ -45,7 +46,8 @@ impl Services {
         }
         let unknown = |(at, service): (SockAddr, abi::Service)| {
             // Of another length than any that is written: it is exchanged at the first look.
-            (at, List { id: service.id, endpoints: vec![at; service.count as usize] })
+            let abi::Service { id, count, affinity } = service;
+            (at, List { id, affinity, endpoints: vec![at; count as usize] })
         };
         Self { written: counts.into_iter().map(unknown).collect(), next, applied: None }
     }
@@ -84,7 +86,7 @@ impl Services {
             let alike = |before: &Arc<Snapshot>| std::ptr::eq(snapshot.endpoints(&name), before.endpoints(&name));
             if !before.as_ref().is_some_and(alike) {
                 for at in addresses(service) {
-                    self.write(datapath, at, endpoints(snapshot, service, at, from))?;
+                    self.write(datapath, at, service, endpoints(snapshot, service, at, from))?;
                 }
             }
         }
@@ -102,14 +104,18 @@ impl Services {
         &mut self,
         datapath: &Datapath,
         at: SockAddr,
+        service: &Service,
         endpoints: Option<Vec<SockAddr>>,
     ) -> Result<(), DatapathError> {
         let Some(endpoints) = endpoints else { return self.take_out(datapath, at) };
-        if self.written.get(&at).is_some_and(|list| list.endpoints == endpoints) && self.applied.is_some() {
+        // Nobody is kept by whoever finds nobody: that is refused without asking the agent.
+        let affinity = service.affinity.filter(|_| endpoints != [SockAddr::NONE]).map_or(0, Affinity::seconds);
+        let is_written = |list: &List| (list.affinity, &list.endpoints) == (affinity, &endpoints);
+        if self.written.get(&at).is_some_and(is_written) && self.applied.is_some() {
             return Ok(());
         }
         let id = self.next;
-        self.next = self.next.wrapping_add(1);
+        self.next = after(self.next);
         let count = endpoints.len() as u32;
         let before = self.written.get(&at).map(|list| (list.id, list.endpoints.len() as u32));
         // The new list is complete before anybody is led to it; who was led to the old one and finds it gone asks the
@@ -118,7 +124,7 @@ impl Services {
             tracing::warn!(map = "BACKENDS", "full; the agent chooses the endpoints of what finds no room");
             return self.take_out(datapath, at);
         }
-        match datapath.set_service(at, abi::Service { id, count }) {
+        match datapath.set_service(at, abi::Service { id, count, affinity }) {
             Ok(true) => {}
             not_named => {
                 datapath.remove_backends(id, count)?;
@@ -127,7 +133,7 @@ impl Services {
                 return self.take_out(datapath, at);
             }
         }
-        self.written.insert(at, List { id, endpoints });
+        self.written.insert(at, List { id, affinity, endpoints });
         before.map_or(Ok(()), |(id, count)| datapath.remove_backends(id, count))
     }
 
@@ -139,6 +145,11 @@ impl Services {
         self.written.remove(&at);
         datapath.remove_backends(id, count)
     }
+}
+
+/// The id of the next list.
+fn after(id: u32) -> u32 {
+    id.wrapping_add(1).max(abi::NO_LIST + 1)
 }
 
 /// Any workload of this node: they all have the place of their node.

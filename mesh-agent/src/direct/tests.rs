@@ -13,7 +13,10 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use dice::Dice;
 use generate::{NAMESPACES, PORTS, WORKLOADS};
 use mesh_common::{
-    abi::{Backend, BackendKey, Counter, Ip, PodEntry, Service, SockAddr, Verdict, VerdictKey, action},
+    abi::{
+        Affinity, AffinityKey, Backend, BackendKey, Counter, Ip, PodEntry, Service, SockAddr, Verdict, VerdictKey,
+        action,
+    },
     model::Connection,
     verdict::{Connect, Lives, Outcome, Permit, Routes, TCP, connect},
 };
@@ -89,11 +92,15 @@ impl Lives for Tables {
 
 impl Routes for Tables {
     fn service(&self, at: &SockAddr) -> Option<Service> {
-        (self.service == Some(*at)).then_some(Service { id: 8, count: 3 })
+        (self.service == Some(*at)).then_some(Service { id: 8, count: 3, affinity: 0 })
     }
     fn backend(&self, key: &BackendKey) -> Option<Backend> {
         self.backend.filter(|_| *key == BackendKey { id: 8, slot: 1 })
     }
+    fn kept(&self, _: &AffinityKey, _: impl FnOnce(&Affinity) -> bool) -> Option<Affinity> {
+        None
+    }
+    fn keep(&self, _: &AffinityKey, _: &Affinity) {}
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
         self.verdict.filter(|_| *key == self.key)
     }

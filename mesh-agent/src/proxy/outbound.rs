@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Proxy,
+    affinity::kept,
     ask::whose,
     dial,
     forward::{End, Socket, forward, refuse, socket},
@@ -69,7 +70,12 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
         destination,
         |ip| pod.ips.like(ip).is_some(),
         |ip| proxy.pods.by_ip(ip).is_some(),
-        |service, endpoints| choose(hint, endpoints, || proxy.balancer.next(service, endpoints.len())),
+        |service, endpoints| {
+            choose(hint, endpoints, || match service.affinity {
+                Some(affinity) => kept(&proxy.datapath, pod, destination, affinity, endpoints),
+                None => proxy.balancer.next(&service.service_name(), endpoints.len()),
+            })
+        },
         proxy.hbone_port,
     );
     flow.service = service;

@@ -20,7 +20,7 @@ pub struct Resolved {
     pub route: Route,
 }
 
-/// What the kernel chose, if it may be chosen still; otherwise whose turn it is.
+/// What the kernel chose, if it may be chosen still; otherwise whom the client keeps, or whose turn it is.
 pub fn choose(hint: Option<SocketAddr>, endpoints: &[Endpoint<'_>], next: impl FnOnce() -> usize) -> usize {
     endpoints.iter().position(|(_, target)| Some(*target) == hint).unwrap_or_else(next)
 }
@@ -48,7 +48,7 @@ pub fn resolve(
     destination: SocketAddr,
     can_dial: impl Fn(IpAddr) -> bool,
     redirected_here: impl Fn(IpAddr) -> bool,
-    choose: impl FnOnce(&ServiceName, &[Endpoint<'_>]) -> usize,
+    choose: impl FnOnce(&Service, &[Endpoint<'_>]) -> usize,
     hbone_port: u16,
 ) -> Resolved {
     let place = Place { source_uid, redirected_here: &redirected_here, hbone_port };
@@ -96,7 +96,7 @@ fn endpoint(
     dialled: SocketAddr,
     source_uid: &str,
     can_dial: impl Fn(IpAddr) -> bool,
-    choose: impl FnOnce(&ServiceName, &[Endpoint<'_>]) -> usize,
+    choose: impl FnOnce(&Service, &[Endpoint<'_>]) -> usize,
 ) -> Result<(Arc<Workload>, SocketAddr), (&'static str, String)> {
     let port = dialled.port();
     if !service.ports.iter().any(|p| p.port == port) {
@@ -114,7 +114,7 @@ fn endpoint(
         let why = format!("service {name} has no healthy endpoint for port {port}{near}");
         return Err((reason::NO_HEALTHY_ENDPOINT, why));
     }
-    let (workload, target) = endpoints[choose(name, &endpoints) % endpoints.len()];
+    let (workload, target) = endpoints[choose(service, &endpoints) % endpoints.len()];
     Ok((Arc::clone(workload), target))
 }
 

@@ -52,6 +52,7 @@ pub fn service(address: &str) -> Service {
         addresses: vec![ip(address)],
         ports: vec![ServicePort { port: 80, target: 8080 }],
         load_balancing: None,
+        affinity: None,
     }
 }
 

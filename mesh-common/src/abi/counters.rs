@@ -49,6 +49,8 @@ counters! {
     ConnectDenied = "CONNECT_DENIED",
     /// connect refused: the service has no healthy endpoint; the caller gets ECONNREFUSED
     NoHealthyEndpoint = "NO_HEALTHY_ENDPOINT",
+    /// connect: the table of endpoints that clients keep took this one not; the next connect chooses again
+    AffinityLost = "AFFINITY_LOST",
     /// connect: an observed pod's, left alone
     ConnectObserved = "CONNECT_OBSERVED",
     /// connect refused: the socket is bound to a device, its SYN would leave the pod

@@ -14,7 +14,35 @@ pub struct Service {
     pub id: u32,
     /// Places of the list, never 0.
     pub count: u32,
+    /// Seconds for which a client keeps its endpoint after its last connect; 0: each connect may go to another one.
+    pub affinity: u32,
 }
+
+/// Who keeps an endpoint of what: a pod's slot, and the virtual address and port of a service.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AffinityKey {
+    pub source: u32,
+    pub service: SockAddr,
+}
+
+/// The endpoint that a client keeps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity {
+    /// When a connect asked last: nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub used: u64,
+    /// Of the client: another life of its slot is another client.
+    pub epoch: u32,
+    /// Where the endpoint stands: [`Service::id`], or [`NO_LIST`], and the place in that list.
+    pub list: u32,
+    pub slot: u32,
+    /// By which the agent finds it in another list.
+    pub endpoint: SockAddr,
+}
+
+/// [`Affinity::list`] of an endpoint that stands in no list of the kernel's.
+pub const NO_LIST: u32 = 0;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -170,7 +198,9 @@ impl Verdict {
 }
 
 const _: () = {
-    assert!(size_of::<Service>() == 8);
+    assert!(size_of::<Service>() == 12);
+    assert!(size_of::<AffinityKey>() == 24);
+    assert!(size_of::<Affinity>() == 40);
     assert!(size_of::<BackendKey>() == 8);
     assert!(size_of::<Backend>() == 40);
     assert!(size_of::<VerdictKey>() == 24);

@@ -13,6 +13,7 @@ pub const LOSSES: &[&str] = &[
     "TAKEN_STORAGE_FULL",
     "EVENTS_LOST",
     "CLOSED_LOST",
+    "AFFINITY_LOST",
 ];
 
 /// One sentence or two; `None` for a code that is not known here.
@@ -164,6 +165,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
         "EVENTS_LOST" => {
             "More happened than the agent could read from the kernel in time, so records of refusals are missing; nothing \
              was permitted for it. Has the agent the CPU that it asks for?"
+        }
+        "AFFINITY_LOST" => {
+            "The kernel had no memory to keep which endpoint of a service with sessionAffinity a client has: its next \
+             connection may go to another one. See the node's memory."
         }
         "CLOSED_LOST" => {
             "More direct connections ended than the agent could read from the kernel in time, so their records and bytes \

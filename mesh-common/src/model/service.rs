@@ -22,7 +22,18 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `None`: every endpoint is as good as any other.
     pub load_balancing: Option<LoadBalancing>,
+    /// `None`: each connection may go to another endpoint.
+    pub affinity: Option<Affinity>,
 }
+
+/// A client keeps its endpoint, among those that may be chosen, until this long after its last connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity(u32);
+
+/// As Kubernetes has it (`timeoutSeconds`).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not from 1 to {MAX}", MAX = Affinity::MAX)]
+pub struct AffinityError(i64);
 
 /// A port of a service, and the port at which the workload answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +43,36 @@ pub struct ServicePort {
     pub target: u16,
 }
 
+impl Affinity {
+    /// Seconds, where nobody says how many.
+    pub const DEFAULT: Self = Self(10_800);
+    /// Seconds of a day.
+    const MAX: u32 = 86_400;
+
+    pub const fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Affinity {
+    type Error = AffinityError;
+
+    fn try_from(seconds: i64) -> Result<Self, AffinityError> {
+        match u32::try_from(seconds) {
+            Ok(seconds @ 1..=Self::MAX) => Ok(Self(seconds)),
+            _ => Err(AffinityError(seconds)),
+        }
+    }
+}
+
 impl Service {
+    /// How an endpoint is chosen, for people, as in `strict: node; client IP for 10800 s`; empty: by chance among all.
+    pub fn choice(&self) -> String {
+        let near = self.load_balancing.as_ref().map(ToString::to_string);
+        let kept = self.affinity.map(|affinity| format!("client IP for {} s", affinity.seconds()));
+        near.into_iter().chain(kept).collect::<Vec<_>>().join("; ")
+    }
+
     pub fn service_name(&self) -> ServiceName {
         ServiceName { namespace: self.namespace.clone(), hostname: self.hostname.clone() }
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{WireError, ip_from_bytes, ip_to_bytes, port, topology, workload as wire};
-use crate::model::{Identity, Service, ServiceName, ServicePort, Tunnel, Workload, WorkloadKind};
+use crate::model::{Affinity, Identity, Service, ServiceName, ServicePort, Tunnel, Workload, WorkloadKind};
 
 /// What an empty trust domain on the wire means.
 pub const TRUST_DOMAIN_DEFAULT: &str = "cluster.local";
@@ -199,13 +199,14 @@ impl TryFrom<wire::Service> for Service {
             hostname: message.hostname,
             addresses,
             load_balancing: topology::load_balancing(message.load_balancing)?,
+            affinity: affinity(message.client_ip_affinity)?,
         })
     }
 }
 
 impl From<&Service> for wire::Service {
     fn from(service: &Service) -> Self {
-        let Service { name, namespace, hostname, addresses, ports, load_balancing } = service;
+        let Service { name, namespace, hostname, addresses, ports, load_balancing, affinity } = service;
         Self {
             name: name.clone(),
             namespace: namespace.clone(),
@@ -216,9 +217,16 @@ impl From<&Service> for wire::Service {
                 .collect(),
             ports: wire_ports(ports),
             load_balancing: load_balancing.as_ref().map(Into::into),
+            client_ip_affinity: affinity.map_or(0, Affinity::seconds),
             ..Self::default()
         }
     }
+}
+
+/// 0 is none.
+fn affinity(seconds: u32) -> Result<Option<Affinity>, WireError> {
+    let wanted = (seconds != 0).then(|| Affinity::try_from(i64::from(seconds)));
+    wanted.transpose().map_err(|e| WireError::new("service.client_ip_affinity", e))
 }
 
 fn ports(field: &str, list: &[wire::Port]) -> Result<Vec<ServicePort>, WireError> {

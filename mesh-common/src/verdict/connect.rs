@@ -1,9 +1,9 @@
 //! Where a connect of a pod goes.
 
-use super::{Lives, TCP};
+use super::{Lives, TCP, first, keeps};
 use crate::abi::{
-    Backend, BackendKey, Counter, Ip, PodEntry, REDIRECT_NET, REDIRECT_PORTS, SPREAD_MASK, Service, SockAddr, Verdict,
-    VerdictKey, action,
+    Affinity, AffinityKey, Backend, BackendKey, Counter, Ip, PodEntry, REDIRECT_NET, REDIRECT_PORTS, SPREAD_MASK,
+    Service, SockAddr, Verdict, VerdictKey, action,
 };
 
 /// What the connect hook knows.
@@ -28,6 +28,10 @@ pub struct Connect<'a> {
 pub trait Routes: Lives {
     fn service(&self, at: &SockAddr) -> Option<Service>;
     fn backend(&self, key: &BackendKey) -> Option<Backend>;
+    /// The endpoint that a client keeps, if it `holds`; it is used now.
+    fn kept(&self, key: &AffinityKey, holds: impl FnOnce(&Affinity) -> bool) -> Option<Affinity>;
+    /// From now on the client keeps this one.
+    fn keep(&self, key: &AffinityKey, kept: &Affinity);
     fn verdict(&self, key: &VerdictKey) -> Option<Verdict>;
     /// The table of direct connections has room.
     fn has_room(&self) -> bool;
@@ -114,11 +118,7 @@ pub fn connect(facts: &Connect<'_>, routes: &impl Routes, in_enrolled_cgroup: im
         return Outcome::Refuse(Counter::BoundDevice);
     }
     let backend = match routes.service(&facts.destination) {
-        Some(Service { id, count }) if count > 0 => {
-            let chosen = routes.backend(&BackendKey { id, slot: routes.random() % count });
-            // The list was exchanged just now: the agent chooses.
-            chosen.filter(|chosen| chosen.service == facts.destination).map(|chosen| chosen.address)
-        }
+        Some(service) if service.count > 0 => chosen(&facts.destination, pod, &service, routes),
         _ => None,
     };
     if backend.is_some_and(|backend| backend.port == 0) {
@@ -158,6 +158,32 @@ pub fn connect(facts: &Connect<'_>, routes: &impl Routes, in_enrolled_cgroup: im
     }
 }
 
+/// An endpoint of the service at `dialled`; `None`: the agent chooses, since the list was exchanged just now, or since the
+/// client kept an endpoint of the list before.
+#[inline(always)]
+fn chosen(dialled: &SockAddr, pod: &PodEntry, service: &Service, routes: &impl Routes) -> Option<SockAddr> {
+    let Service { id, count, affinity } = *service;
+    let key = AffinityKey { source: pod.index, service: *dialled };
+    let (slot, is_new) = if affinity == 0 {
+        (routes.random() % count, false)
+    } else {
+        match routes.kept(&key, |kept| keeps(kept, pod.epoch, affinity, routes.now())) {
+            Some(kept) if kept.list != id => return None,
+            Some(kept) => (kept.slot, false),
+            None => {
+                let client = if dialled.ip.as_v4().is_some() { pod.ip4 } else { pod.ip6 };
+                (first(client, dialled, count), true)
+            }
+        }
+    };
+    let backend = routes.backend(&BackendKey { id, slot }).filter(|backend| backend.service == *dialled)?;
+    if is_new {
+        let used = routes.now();
+        routes.keep(&key, &Affinity { used, epoch: pod.epoch, list: id, slot, endpoint: backend.address });
+    }
+    Some(backend.address)
+}
+
 /// The verdict is about these two lives of the pods, nothing has changed since, and its lease is not over.
 #[inline(always)]
 pub fn current(key: &VerdictKey, verdict: &Verdict, source: &PodEntry, routes: &impl Routes) -> bool {
@@ -170,7 +196,7 @@ pub fn current(key: &VerdictKey, verdict: &Verdict, source: &PodEntry, routes: &
 
 /// Spreads destinations, so that each has its own range of source ports.
 #[inline(always)]
-fn hash(destination: SockAddr) -> u32 {
+pub(super) fn hash(destination: SockAddr) -> u32 {
     let [a, b, c, d] = destination.ip.0;
     let mut hash = a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d ^ destination.port.rotate_left(20);
     // The finaliser of MurmurHash3: every bit of the input moves every bit that is kept.
@@ -181,6 +207,8 @@ fn hash(destination: SockAddr) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
+
     use super::*;
 
     const fn v4(a: u8, b: u8, c: u8, d: u8) -> Ip {
@@ -222,11 +250,14 @@ mod tests {
         service: Option<Service>,
         backend: Option<Backend>,
         verdict: Option<Verdict>,
+        kept: Cell<Option<Affinity>>,
         full: bool,
         now: u64,
     }
 
-    const NOBODY: Node = Node { service: None, backend: None, verdict: None, full: false, now: 100 };
+    const fn nobody() -> Node {
+        Node { service: None, backend: None, verdict: None, kept: Cell::new(None), full: false, now: 100 }
+    }
 
     impl Lives for Node {
         fn epoch(&self, pod: u32) -> Option<u32> {
@@ -244,6 +275,15 @@ mod tests {
         fn backend(&self, key: &BackendKey) -> Option<Backend> {
             self.backend.filter(|_| key.slot == 1)
         }
+        fn kept(&self, key: &AffinityKey, holds: impl FnOnce(&Affinity) -> bool) -> Option<Affinity> {
+            assert_eq!((key.source, key.service.ip), (3, v4(10, 96, 0, 1)));
+            let kept = self.kept.get().filter(holds)?;
+            self.kept.set(Some(Affinity { used: self.now, ..kept }));
+            Some(kept)
+        }
+        fn keep(&self, _: &AffinityKey, kept: &Affinity) {
+            self.kept.set(Some(*kept));
+        }
         fn verdict(&self, key: &VerdictKey) -> Option<Verdict> {
             self.verdict.filter(|_| *key == permitted_key())
         }
@@ -259,7 +299,7 @@ mod tests {
     }
 
     fn decide(facts: &Connect<'_>, in_enrolled_cgroup: impl FnOnce() -> bool) -> Outcome {
-        connect(facts, &NOBODY, in_enrolled_cgroup)
+        connect(facts, &nobody(), in_enrolled_cgroup)
     }
 
     const fn neighbour() -> SockAddr {
@@ -288,7 +328,7 @@ mod tests {
     const PERMITTED: Permit = Permit { target: 4, target_epoch: 11, generation: 6, decision: 77 };
 
     fn with(verdict: Verdict) -> Node {
-        Node { verdict: Some(verdict.sealed(&permitted_key())), ..NOBODY }
+        Node { verdict: Some(verdict.sealed(&permitted_key())), ..nobody() }
     }
 
     fn redirected(outcome: Outcome) -> bool {
@@ -304,7 +344,7 @@ mod tests {
         let deny = Verdict { action: action::DENY, ..permitted() };
         assert_eq!(after(&with(deny)), Outcome::Denied(Counter::ConnectDenied, neighbour(), 77));
         assert!(redirected(after(&with(Verdict { action: action::REDIRECT, ..permitted() }))));
-        assert!(redirected(after(&NOBODY)));
+        assert!(redirected(after(&nobody())));
         for base in [permitted(), deny] {
             for stale in [
                 Verdict { expires: 100, ..base },
@@ -317,7 +357,7 @@ mod tests {
             }
             // Another's value, read while it was exchanged
             let other = VerdictKey { source: 2, ..permitted_key() };
-            assert!(redirected(after(&Node { verdict: Some(base.sealed(&other)), ..NOBODY })));
+            assert!(redirected(after(&Node { verdict: Some(base.sealed(&other)), ..nobody() })));
         }
         assert!(redirected(after(&Node { full: true, ..with(permitted()) })));
         let bound = |bound| connect(&Connect { bound, ..dialled }, &with(permitted()), || true);
@@ -330,7 +370,7 @@ mod tests {
     fn a_service_is_one_of_its_endpoints() {
         let service = SockAddr { ip: v4(10, 96, 0, 1), port: 80 };
         let node = |address, count| Node {
-            service: Some(Service { id: 8, count }),
+            service: Some(Service { id: 8, count, affinity: 0 }),
             backend: Some(Backend { address, service }),
             ..with(permitted())
         };
@@ -346,6 +386,48 @@ mod tests {
         assert!(redirected(after(&node(far, 3))));
         let other = Backend { address: far, service: SockAddr { port: 81, ..service } };
         assert!(redirected(after(&Node { backend: Some(other), ..node(far, 2) })));
+    }
+
+    #[test]
+    fn a_client_keeps_its_endpoint_while_the_list_stays() {
+        let service = SockAddr { ip: v4(10, 96, 0, 1), port: 80 };
+        // The one place of the list that there is, 1, as in [`Routes::backend`].
+        let count = (2..50).find(|count| first(pod().ip4, &service, *count) == 1).expect("a length");
+        let far = SockAddr { ip: v4(10, 1, 0, 3), port: 80 };
+        let second = 1_000_000_000;
+        let node = |kept, id, now| Node {
+            service: Some(Service { id, count, affinity: 10 }),
+            backend: Some(Backend { address: far, service }),
+            kept: Cell::new(kept),
+            now,
+            ..nobody()
+        };
+        let after = |node: &Node| match connect(&dial(service.ip), node, || true) {
+            Outcome::Redirect(_, _, hint) => hint,
+            other => panic!("{other:?}"),
+        };
+        let now = 100 * second;
+        let fresh = node(None, 8, now);
+        assert_eq!(after(&fresh), far);
+        let kept = Affinity { used: now, epoch: 7, list: 8, slot: 1, endpoint: far };
+        assert_eq!(fresh.kept.get(), Some(kept));
+        // A use is noted.
+        let later = node(Some(kept), 8, now + 9 * second);
+        assert_eq!(after(&later), far);
+        assert_eq!(later.kept.get(), Some(Affinity { used: now + 9 * second, ..kept }));
+        // Whatever would be chosen now.
+        assert_eq!(after(&node(Some(Affinity { slot: 0, ..kept }), 8, now)), SockAddr::NONE);
+        // Of another list the agent knows whether it is in this one, and nothing is forgotten.
+        let exchanged = node(Some(kept), 9, now);
+        assert_eq!((after(&exchanged), exchanged.kept.get()), (SockAddr::NONE, Some(kept)));
+        // Too old, or another pod's in that slot.
+        for none in [Affinity { used: now - 10 * second, ..kept }, Affinity { epoch: 6, ..kept }] {
+            let node = node(Some(Affinity { slot: 0, list: 5, ..none }), 8, now);
+            assert_eq!((after(&node), node.kept.get()), (far, Some(kept)));
+        }
+        // Nothing is kept of a list that is gone.
+        let gone = Node { backend: None, ..node(None, 8, now) };
+        assert_eq!((after(&gone), gone.kept.get()), (SockAddr::NONE, None));
     }
 
     #[test]

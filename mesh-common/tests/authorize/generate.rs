@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use mesh_common::model::{
-    Action, Clause, Connection, Identity, Level, LoadBalancing, LoadBalancingMode, Locality, Match, Policy, PolicyName,
-    Rule, Scope, Service, ServiceAccountMatch, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
+    Action, Affinity, Clause, Connection, Identity, Level, LoadBalancing, LoadBalancingMode, Locality, Match, Policy,
+    PolicyName, Rule, Scope, Service, ServiceAccountMatch, ServiceName, ServicePort, StringMatch, Tunnel, Workload,
+    WorkloadKind,
 };
 use proptest::{collection, option, prelude::*, sample::select};
 
@@ -157,14 +158,16 @@ fn load_balancing() -> impl Strategy<Value = LoadBalancing> {
 
 pub fn service() -> impl Strategy<Value = Service> {
     let (addresses, ports) = (collection::vec(ip(), 0..3), collection::vec(service_port(), 0..3));
-    (service_name(), "[a-z]{0,3}", addresses, ports, option::of(load_balancing())).prop_map(
-        |(ServiceName { namespace, hostname }, name, addresses, ports, load_balancing)| Service {
+    let affinity = (1..=86_400_i64).prop_map(|seconds| Affinity::try_from(seconds).expect("in bounds"));
+    (service_name(), "[a-z]{0,3}", addresses, ports, option::of(load_balancing()), option::of(affinity)).prop_map(
+        |(ServiceName { namespace, hostname }, name, addresses, ports, load_balancing, affinity)| Service {
             name,
             namespace,
             hostname,
             addresses,
             ports,
             load_balancing,
+            affinity,
         },
     )
 }

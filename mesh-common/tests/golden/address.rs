@@ -121,6 +121,7 @@ fn service_with_every_field() {
             b"\x18\x01",                                          //   3 health_policy ALLOW_ALL
             b"\x48\x03",                                          // 9 ip_families DUAL
             b"\x58\x01",                                          // 11 canonical
+            b"\xc0\x3e\xb0\x54",                                  // 1000 client_ip_affinity 10800, ours
         ],
         workload::Service {
             name: "cart".into(),
@@ -152,6 +153,7 @@ fn service_with_every_field() {
             }),
             ip_families: IpFamilies::Dual.into(),
             canonical: true,
+            client_ip_affinity: 10_800,
         },
     );
 }

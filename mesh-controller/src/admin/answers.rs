@@ -46,7 +46,7 @@ pub fn services(world: &World, namespace: &str) -> Vec<Kind> {
                 addresses: texts(&service.addresses),
                 ports: service.ports.iter().map(port).collect(),
                 endpoints: members.flat_map(endpoints).collect(),
-                load_balancing: service.load_balancing.as_ref().map(ToString::to_string).unwrap_or_default(),
+                load_balancing: service.choice(),
             })
         })
         .collect()

@@ -174,6 +174,15 @@ fn the_older_pod_owns_an_address() {
 }
 
 #[test]
+fn a_pod_that_completed_leaves_its_address_to_the_next() {
+    let text = SHOP.replace("podIP: 10.0.1.1", "podIP: 10.0.0.1").replacen("phase: Running", "phase: Failed", 1);
+    let world = world(&text);
+    assert_eq!(world.workloads[CLIENT].addresses, ["10.0.0.1".parse::<IpAddr>().expect("address")]);
+    assert!(!world.workloads.contains_key(CART));
+    assert_eq!(said(&world), [] as [String; 0]);
+}
+
+#[test]
 fn endpoints_that_are_not_ready_do_not_serve() {
     let world = world(&SHOP.replace("{ready: true}", "{ready: false}"));
     assert!(world.workloads[CART].services.is_empty());

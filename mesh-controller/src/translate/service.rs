@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
 use mesh_common::model::{self, ServicePort};
 
-use super::{Settings, address, created, is_tcp, load_balancing::load_balancing, pod::Pod, port, usable};
+use super::{
+    Settings, address, affinity::affinity, created, is_tcp, load_balancing::load_balancing, pod::Pod, port, usable,
+};
 use crate::status::Fault;
 
 /// A service, and how its ports are answered.
@@ -52,10 +54,6 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
     let name = metadata.name.clone().unwrap_or_default();
     let ports = spec.ports.iter().flatten().enumerate().filter(|(_, p)| is_tcp(p.protocol.as_ref()));
     let ports: Vec<_> = ports.filter_map(|(i, p)| usable(service_port(i, p), faults)).collect();
-    if let Some(affinity) = spec.session_affinity.as_deref().filter(|affinity| *affinity != "None") {
-        let why = format!("{affinity} is not honoured: each connection goes to any endpoint");
-        faults.push(Fault::new("spec.sessionAffinity", why));
-    }
     Ok(Some(Service {
         created: created(metadata),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
@@ -63,6 +61,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
             addresses: addresses(spec, faults),
             load_balancing: load_balancing(spec, faults),
+            affinity: affinity(spec, faults),
             ports: ports.iter().map(|p| ServicePort { port: p.port, target: p.target.number().unwrap_or(0) }).collect(),
             name,
             namespace,

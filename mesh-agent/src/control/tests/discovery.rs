@@ -63,6 +63,7 @@ pub fn service_resource() -> Resource {
         addresses: vec!["10.96.0.1".parse().expect("an address")],
         ports: vec![],
         load_balancing: None,
+        affinity: None,
     };
     let name = service.service_name().to_string();
     resource(type_url::ADDRESS, &name, "1", &workload::Address::from(&Address::Service(service)))

@@ -201,6 +201,10 @@ pub struct Service {
     pub ip_families: i32,
     #[prost(bool, tag = "11")]
     pub canonical: bool,
+    /// Of this project, and unknown elsewhere: the seconds for which a client keeps its endpoint after its last connection,
+    /// 1 to 86400; 0: not at all. Whoever does not know this field gives each connection any endpoint.
+    #[prost(uint32, tag = "1000")]
+    pub client_ip_affinity: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoadBalancing {

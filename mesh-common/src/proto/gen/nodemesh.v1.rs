@@ -653,7 +653,7 @@ pub struct ServiceInfo {
     /// "ip (healthy)"
     #[prost(string, repeated, tag = "5")]
     pub endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// As in "failover: network, region, zone"; empty: every endpoint is as good as any other.
+    /// As in "failover: network, region, zone; client IP for 10800 s"; empty: every endpoint is as good as any other.
     #[prost(string, tag = "6")]
     pub load_balancing: ::prost::alloc::string::String,
 }

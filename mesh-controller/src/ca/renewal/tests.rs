@@ -184,7 +184,7 @@ async fn an_api_that_is_away_is_waited_for() {
     let opened = tokio::spawn(secret::open(api.client.clone(), tests::place(OWN)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!opened.is_finished(), "an API that is away ends nothing");
-    api.resume().await;
+    api.resume();
     let opened = tokio::time::timeout(Duration::from_secs(30), opened).await;
     let secret::Followed { material, .. } = opened.expect("in time").expect("no crash").expect("made");
     assert_eq!(material.borrow().roots.len(), 1);

@@ -1,5 +1,7 @@
 //! Services of every kind, and who serves them when.
 
+use mesh_common::model::Affinity;
+
 use super::*;
 
 const HOST: &str = "shop/cart.shop.svc.cluster.local";
@@ -91,10 +93,19 @@ fn what_comes_from_outside_has_no_address_of_the_mesh() {
 }
 
 #[test]
-fn affinity_is_not_promised() {
-    let world = with(&format!("{CLUSTER}, sessionAffinity: ClientIP"), READY, UNREADY);
-    let why = "Service shop/cart: spec.sessionAffinity: ClientIP is not honoured: each connection goes to any endpoint";
-    assert_eq!(said(&world), [format!("all.yaml: {why}")]);
-    assert_eq!(used(&world), (true, false));
-    assert!(with(&format!("{CLUSTER}, sessionAffinity: None"), READY, UNREADY).problems.is_empty());
+fn affinity_is_the_services() {
+    let seconds = |fields: &str| {
+        let world = with(&format!("{CLUSTER}, {fields}"), READY, UNREADY);
+        assert_eq!(used(&world), (true, false));
+        let kept = world.services[&HOST.parse().expect("a name")].affinity.map_or(0, Affinity::seconds);
+        (kept, said(&world))
+    };
+    assert_eq!(seconds("sessionAffinity: ClientIP"), (10_800, vec![]));
+    assert_eq!(seconds("sessionAffinity: None"), (0, vec![]));
+    let config = |seconds: &str| {
+        format!("sessionAffinity: ClientIP, sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}")
+    };
+    assert_eq!(seconds(&config("60")), (60, vec![]));
+    let why = "spec.sessionAffinityConfig.clientIP.timeoutSeconds: 86401 is not from 1 to 86400 seconds; 10800 hold";
+    assert_eq!(seconds(&config("86401")), (10_800, vec![format!("all.yaml: Service shop/cart: {why}")]));
 }
