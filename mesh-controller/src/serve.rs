@@ -1,10 +1,12 @@
 //! The delta discovery server. One task a connection; what it must send is decided in `session`, from the catalog.
 
 mod agents;
+mod answer;
 mod authenticate;
 mod catalog;
 mod refused;
 mod session;
+mod spread;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -14,22 +16,38 @@ pub use catalog::{Catalog, digest};
 pub use refused::{caller, put_off, refuse};
 pub use session::Acknowledged;
 
-use std::sync::Arc;
-
-use mesh_common::proto::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, aggregated_discovery_service_server as server,
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
 };
+
+use mesh_common::proto::discovery::{DeltaDiscoveryRequest, aggregated_discovery_service_server::SERVICE_NAME};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{
+    Request, Status, Streaming,
+    body::Body,
+    codec::Codec,
+    codegen::{
+        Service,
+        http::{self, header::CONTENT_TYPE},
+    },
+    metadata::GRPC_CONTENT_TYPE,
+    server::NamedService,
+};
+use tonic_prost::ProstCodec;
 
 use crate::{
     link::Links,
     publish::Published,
     tokens::{Authenticator, Caller},
 };
+use answer::{Answer, Answers};
 use session::Session;
 
+/// What an agent already holds comes in its first request.
+const LARGEST_REQUEST: usize = 64 << 20;
 /// Responses that may wait for a slow agent.
 const BACKLOG: usize = 8;
 
@@ -47,30 +65,50 @@ struct Connection {
     authenticator: Authenticator,
     links: Links,
     published: watch::Receiver<Arc<Published>>,
-    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    responses: mpsc::Sender<Result<Answer, Status>>,
 }
 
 impl DiscoveryService {
     pub fn new(authenticator: Authenticator, links: Links, published: watch::Receiver<Arc<Published>>) -> Self {
         Self { authenticator, links, published }
     }
-}
 
-#[tonic::async_trait]
-impl server::AggregatedDiscoveryService for DiscoveryService {
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+    fn answer(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let method = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
+        if method != Some("/DeltaAggregatedResources") {
+            return Err(Status::unimplemented("only the incremental protocol is served"));
+        }
+        let decoder = ProstCodec::<(), DeltaDiscoveryRequest>::default().decoder();
+        let request = request.map(|body| Streaming::new_request(decoder, body, None, Some(LARGEST_REQUEST)));
+        let request = Request::from_http(request);
         let caller = caller(&request)?;
-        let (responses, stream) = mpsc::channel(BACKLOG);
+        let (responses, waiting) = mpsc::channel(BACKLOG);
         let published = self.published.clone();
         let (authenticator, links) = (self.authenticator.clone(), self.links.clone());
         let connection = Connection { caller, authenticator, links, published, responses };
         tokio::spawn(connection.serve(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let mut response = http::Response::new(Body::new(Answers::new(waiting)));
+        response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        Ok(response)
+    }
+}
+
+impl NamedService for DiscoveryService {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+/// As a generated server would, but for its encoder: see [`answer`].
+impl Service<http::Request<Body>> for DiscoveryService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        ready(Ok(self.answer(request).unwrap_or_else(Status::into_http)))
     }
 }
 

@@ -4,9 +4,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use mesh_common::proto::{
-    auth::istio_certificate_service_server::IstioCertificateServiceServer,
-    discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer,
-    nodemesh::agent_link_server::AgentLinkServer,
+    auth::istio_certificate_service_server::IstioCertificateServiceServer, nodemesh::agent_link_server::AgentLinkServer,
 };
 use tokio::{
     net::TcpListener,
@@ -24,8 +22,6 @@ use crate::{
 
 /// Largest request to sign: the request itself and a little around it.
 const CERTIFICATE_REQUEST: usize = 64 << 10;
-/// What an agent already holds comes in its first request.
-const DISCOVERY_REQUEST: usize = 64 << 20;
 
 /// What serving agents takes.
 pub struct Agents<'a> {
@@ -56,7 +52,6 @@ impl Agents<'_> {
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(CERTIFICATE_REQUEST);
         let discovery = DiscoveryService::new(authenticator.clone(), links.clone(), published);
-        let discovery = AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(DISCOVERY_REQUEST);
         let link = AgentLinkServer::new(LinkService::new(links, authenticator.clone(), reports));
         let server = Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(30)))

@@ -12,12 +12,9 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::proto::{
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    type_url,
-};
+use mesh_common::proto::{discovery::DeltaDiscoveryRequest, type_url};
 
-use super::catalog::Catalog;
+use super::{answer::Answer, catalog::Catalog};
 use subscription::{Content, Part, Subscription};
 
 /// What is told of a state, in this order: a policy comes before whoever names it, and goes after. So do the accounts
@@ -84,19 +81,14 @@ impl Session {
 
     /// Takes in a request, and what must be sent next. A question is answered even if there is nothing to say, and
     /// even while another answer of its type is on its way: the agent waits for it.
-    pub fn request(
-        &mut self,
-        catalog: &Arc<Catalog>,
-        request: DeltaDiscoveryRequest,
-    ) -> Option<DeltaDiscoveryResponse> {
+    pub fn request(&mut self, catalog: &Arc<Catalog>, request: DeltaDiscoveryRequest) -> Option<Answer> {
         let type_url = request.type_url.clone();
         // Names are resolved as the agent has been told of them.
         let current = self.round.as_ref().map_or(catalog, |round| &round.catalog).clone();
         let Some(shelf) = current.shelf(&type_url, &self.node) else {
             tracing::warn!(node = self.node, type_url, "subscribed to a type that is not served");
-            let removed = request.resource_names_subscribe;
-            let nothing = Content { resources: Vec::new(), removed };
-            return request.response_nonce.is_empty().then(|| self.response(&type_url, nothing));
+            let nothing = Content { removed: request.resource_names_subscribe, ..Content::default() };
+            return request.response_nonce.is_empty().then(|| self.answer(&type_url, nothing));
         };
         let known = self.types.contains_key(&type_url);
         let subscription = self.types.entry(type_url.clone()).or_default();
@@ -115,7 +107,7 @@ impl Session {
                 None => self.acknowledged.refused.retain(|name| !told.contains(name)),
             }
         }
-        if subscription.turn(&current, shelf, request, !known)
+        if subscription.turn(shelf, request, !known)
             && let Some(round) = &mut self.round
         {
             // Its turn comes again in this round.
@@ -125,7 +117,7 @@ impl Session {
     }
 
     /// What must be sent now, given the newest state; `None` while an answer is awaited, or if there is nothing.
-    pub fn refresh(&mut self, catalog: &Arc<Catalog>) -> Option<DeltaDiscoveryResponse> {
+    pub fn refresh(&mut self, catalog: &Arc<Catalog>) -> Option<Answer> {
         loop {
             let round = self.round.get_or_insert_with(|| Round { catalog: catalog.clone(), step: 0 });
             let told = round.catalog.clone();
@@ -134,9 +126,9 @@ impl Session {
                     if subscription.is_waiting() {
                         return None;
                     }
-                    let content = told.shelf(type_url, &self.node).and_then(|s| subscription.next(&told, s, *part));
+                    let content = told.shelf(type_url, &self.node).and_then(|shelf| subscription.next(shelf, *part));
                     if let Some(content) = content {
-                        return Some(self.response(type_url, content));
+                        return Some(self.answer(type_url, content));
                     }
                 }
                 round.step += 1;
@@ -151,22 +143,17 @@ impl Session {
         }
     }
 
-    fn response(&mut self, type_url: &str, content: Content) -> DeltaDiscoveryResponse {
+    fn answer(&mut self, type_url: &str, content: Content) -> Answer {
+        let Content { resources, removed } = content;
         if type_url == type_url::AUTHORIZATION {
-            let changed = content.resources.iter().map(|resource| &resource.name);
-            self.told = changed.chain(&content.removed).cloned().collect();
+            let changed = resources.iter().map(|entry| entry.name().to_string());
+            self.told = changed.chain(removed.iter().cloned()).collect();
         }
         self.nonce += 1;
         let nonce = self.nonce.to_string();
         if let Some(subscription) = self.types.get_mut(type_url) {
             subscription.sent_as(nonce.clone());
         }
-        DeltaDiscoveryResponse {
-            system_version_info: String::new(),
-            resources: content.resources,
-            type_url: type_url.to_owned(),
-            nonce,
-            removed_resources: content.removed,
-        }
+        Answer { type_url: type_url.to_owned(), nonce, resources, removed }
     }
 }

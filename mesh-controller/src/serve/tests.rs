@@ -9,11 +9,45 @@ use mesh_common::proto::{
     rpc, type_url,
 };
 
-use super::{catalog::Catalog, session::Session};
+use super::{
+    answer::{Answer, Pieces},
+    catalog::Catalog,
+    session::{self, Acknowledged},
+};
+use prost::Message;
+
 use crate::index::{
     Redirection, World,
     tests::{CART, SHOP, enabled, objects, settings, world},
 };
+
+/// One whose answers have gone over the wire.
+struct Session(session::Session);
+
+impl Session {
+    fn new(node: &str) -> Self {
+        Self(session::Session::new(node))
+    }
+
+    fn request(&mut self, catalog: &Arc<Catalog>, request: DeltaDiscoveryRequest) -> Option<DeltaDiscoveryResponse> {
+        self.0.request(catalog, request).map(received)
+    }
+
+    fn refresh(&mut self, catalog: &Arc<Catalog>) -> Option<DeltaDiscoveryResponse> {
+        self.0.refresh(catalog).map(received)
+    }
+
+    fn acknowledged(&self) -> &Acknowledged {
+        self.0.acknowledged()
+    }
+}
+
+fn received(answer: Answer) -> DeltaDiscoveryResponse {
+    let bytes = Pieces::try_from(answer).expect("an answer that can be sent").flatten().collect::<Vec<u8>>();
+    let (head, message) = bytes.split_at(5);
+    assert_eq!(head, [&[0], &u32::try_from(message.len()).expect("a length").to_be_bytes()[..]].concat());
+    DeltaDiscoveryResponse::decode(message).expect("a response")
+}
 
 fn catalog(world: &World) -> Arc<Catalog> {
     Arc::new(Catalog::default().next(world, &world.since(&World::default())))

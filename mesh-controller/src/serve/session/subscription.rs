@@ -1,20 +1,29 @@
-//! One resource type of one agent: what it wants, what it holds, and the difference.
+//! One resource type of one agent: what it wants, what it holds, and the difference. What it wants and what it holds
+//! share their memory with the shelves of which they are made, so that the difference is found without looking at what
+//! has not changed; what names resolve to is looked up again for those that a change touches.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod named;
 
-use mesh_common::proto::discovery::{DeltaDiscoveryRequest, Resource};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::serve::catalog::{Catalog, Shelf};
+use mesh_common::proto::discovery::DeltaDiscoveryRequest;
+
+use crate::serve::{
+    catalog::{Entry, Shelf},
+    spread::Spread,
+};
+use named::Named;
 
 #[derive(Debug, Default)]
 pub struct Subscription {
     wildcard: bool,
-    /// Names and aliases that were asked for one by one.
-    names: BTreeSet<String>,
-    /// Those of them of which the agent knows that there is nothing.
-    missing: BTreeSet<String>,
-    /// What the agent holds, or has refused: name -> version.
-    sent: BTreeMap<String, String>,
+    /// What was asked for one by one.
+    named: Named,
+    /// What the agent holds, or has refused.
+    sent: Spread<Arc<Entry>>,
     /// The nonce of the last response, as long as it is neither taken nor refused. Until then changes gather.
     outstanding: Option<String>,
     /// A question, which has no answer yet.
@@ -34,9 +43,10 @@ pub enum Part {
 }
 
 /// What a response says.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Content {
-    pub resources: Vec<Resource>,
+    /// By name.
+    pub resources: Vec<Arc<Entry>>,
     pub removed: Vec<String>,
 }
 
@@ -62,7 +72,7 @@ impl Subscription {
     }
 
     /// Notes what the agent wants from now on; whether that is something else than before, or a question.
-    pub fn turn(&mut self, catalog: &Catalog, shelf: &Shelf, request: DeltaDiscoveryRequest, first: bool) -> bool {
+    pub fn turn(&mut self, shelf: &Shelf, request: DeltaDiscoveryRequest, first: bool) -> bool {
         let DeltaDiscoveryRequest {
             node: _,
             type_url: _,
@@ -73,7 +83,7 @@ impl Subscription {
             error_detail: _,
         } = request;
         if first {
-            self.sent = initial_resource_versions;
+            self.sent = held(shelf, initial_resource_versions);
             self.wildcard = subscribe.is_empty();
         }
         self.asked |= first || !subscribe.is_empty();
@@ -85,19 +95,17 @@ impl Subscription {
             }
             // Who asks again wants to be told again.
             if !first {
-                for entry in catalog.resolve(shelf, &name) {
+                for entry in shelf.resolve(&name) {
                     self.sent.remove(entry.name());
                 }
-                self.missing.remove(&name);
             }
-            self.names.insert(name);
+            self.named.subscribe(name);
         }
         for name in unsubscribe {
             if name == "*" {
                 self.wildcard = false;
             } else {
-                self.names.remove(&name);
-                self.missing.remove(&name);
+                self.named.unsubscribe(&name);
             }
         }
         self.asked || self.turned
@@ -105,42 +113,48 @@ impl Subscription {
 
     /// That part of the difference between what the agent holds and what it should hold, which counts as sent from
     /// now on; `None` if there is none, unless a question awaits its answer.
-    pub fn next(&mut self, catalog: &Catalog, shelf: &Shelf, part: Part) -> Option<Content> {
-        let mut wanted = BTreeMap::new();
-        let mut removed = Vec::new();
-        if self.wildcard {
-            wanted.extend(shelf.all().map(|entry| (entry.name(), entry)));
-        }
-        for name in &self.names {
-            let found = catalog.resolve(shelf, name);
-            if !found.is_empty() {
-                self.missing.remove(name);
-                wanted.extend(found.into_iter().map(|entry| (entry.name(), entry)));
-            } else if part != Part::Removed && self.missing.insert(name.clone()) && !self.sent.contains_key(name) {
-                removed.push(name.clone());
+    pub fn next(&mut self, shelf: &Shelf, part: Part) -> Option<Content> {
+        self.named.follow(shelf);
+        let absent = if part == Part::Removed { BTreeSet::new() } else { self.named.absent() };
+        let absent = absent.into_iter().filter(|name| self.sent.get(name).is_none());
+        let mut content = Content { resources: Vec::new(), removed: absent.collect() };
+        let wanted = if self.wildcard { shelf.resources() } else { self.named.wanted() };
+        let mut gone = Vec::new();
+        // What is not said yet, and as what the agent holds it.
+        let mut unsaid = Vec::new();
+        for (name, held, entry) in self.sent.beside(wanted) {
+            match (held, entry) {
+                (Some(held), Some(entry)) if held.version() == entry.version() => {}
+                (_, Some(entry)) if part != Part::Removed => content.resources.push(entry.clone()),
+                (Some(_), None) if part != Part::Changed => gone.push(name.to_string()),
+                _ => unsaid.push((name.clone(), held.cloned())),
             }
         }
-        if part != Part::Changed {
-            removed.extend(self.sent.keys().filter(|name| !wanted.contains_key(name.as_str())).cloned());
+        self.sent = wanted.clone();
+        for (name, held) in unsaid {
+            match held {
+                Some(held) => self.sent.insert(name, held),
+                None => drop(self.sent.remove(&name)),
+            }
         }
-        let resources: Vec<_> = wanted
-            .into_values()
-            .filter(|entry| {
-                part != Part::Removed && self.sent.get(entry.name()).map(String::as_str) != Some(entry.version())
-            })
-            .map(|entry| entry.resource.clone())
-            .collect();
         self.turned = false;
         let asked = part != Part::Removed && std::mem::take(&mut self.asked);
-        if resources.is_empty() && removed.is_empty() && !asked {
-            return None;
-        }
-        for name in &removed {
-            self.sent.remove(name);
-        }
-        for resource in &resources {
-            self.sent.insert(resource.name.clone(), resource.version.clone());
-        }
-        Some(Content { resources, removed })
+        gone.sort_unstable();
+        content.removed.extend(gone);
+        content.resources.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+        (asked || !content.resources.is_empty() || !content.removed.is_empty()).then_some(content)
     }
 }
+
+/// What an agent says that it holds.
+fn held(shelf: &Shelf, versions: BTreeMap<String, String>) -> Spread<Arc<Entry>> {
+    let all = versions.into_iter().map(|(name, version)| {
+        let known = shelf.resources().get(&name).filter(|entry| entry.version() == version);
+        let entry = known.cloned().unwrap_or_else(|| Arc::new(Entry::held(&name, version)));
+        (entry.name().clone(), entry)
+    });
+    all.collect()
+}
+
+#[cfg(test)]
+mod tests;
