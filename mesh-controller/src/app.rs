@@ -66,7 +66,7 @@ impl App {
         let authenticator = authenticator(config).await?;
         let (publisher, published) = Publisher::new(settings, memory, &first)?;
         let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);
-        let publisher = publisher.trusting(trust);
+        let publisher = publisher.trusting(trust).on_demand_above(config.on_demand_above);
         tasks.spawn(async move {
             follow_trust.await;
             Err(anyhow!("the roots to trust are no longer followed"))

@@ -80,6 +80,10 @@ pub struct Run {
     /// The DNS name in the controller's own certificate
     #[arg(long, value_name = "NAME", default_value = "mesh-controller.nodemesh-system.svc")]
     pub server_name: String,
+    /// With more workloads and services than these, agents are told of their own nodes' pods and of whatever else their
+    /// pods dial
+    #[arg(long, value_name = "NUMBER", default_value_t = 5000)]
+    pub on_demand_above: usize,
     /// How pods of the mesh speak within a node, where no label nodemesh.io/same-node says so: direct (plaintext on the
     /// pods' own links, attested by the kernel) or tls
     #[arg(long, value_name = "WAY", default_value = "direct", value_parser = same_node::meaning)]

@@ -214,6 +214,15 @@ impl Publisher {
         self
     }
 
+    /// Agents are told of addresses on demand where there are more workloads and services than these.
+    pub fn on_demand_above(self, addresses: usize) -> Self {
+        self.published.send_modify(|published| {
+            let catalog = Arc::new(published.catalog.on_demand_above(addresses, &published.world));
+            *published = Arc::new(Published { world: published.world.clone(), catalog });
+        });
+        self
+    }
+
     fn publish_trust(&mut self) {
         let Some(trust) = &mut self.trust else { return };
         let bundle = trust.borrow_and_update().clone();

@@ -3,7 +3,7 @@
 
 mod shelf;
 
-pub use shelf::{Entry, Shelf};
+pub use shelf::{Entry, Shelf, With};
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,6 +30,10 @@ pub struct Catalog {
     trust: Shelf,
     /// By node: an agent sees its own pods only.
     local_pods: Spread<Shelf>,
+    /// One resource, while agents are told of addresses on demand.
+    on_demand: Shelf,
+    /// Of more workloads and services than these agents are told on demand; `None`: never.
+    on_demand_above: Option<usize>,
     /// Of the policies of which all this is made; see [`digest()`].
     digest: Arc<str>,
 }
@@ -95,7 +99,31 @@ impl Catalog {
             }
         }
         next.digest = digest(&world.written).into();
-        next
+        next.told_on_demand(world)
+    }
+
+    /// The same catalog of `world`, told on demand if there are more workloads and services in it than these.
+    pub fn on_demand_above(&self, addresses: usize, world: &World) -> Self {
+        Self { on_demand_above: Some(addresses), ..self.clone() }.told_on_demand(world)
+    }
+
+    /// A mesh about the size of the limit must not change its mind with each pod: it goes back at half of it.
+    fn told_on_demand(mut self, world: &World) -> Self {
+        let size = world.workloads.len() + world.services.len();
+        let limit = self.on_demand_above.unwrap_or(usize::MAX);
+        if self.on_demand.is_empty() && size > limit {
+            tracing::info!(addresses = size, limit, "agents are told of addresses on demand");
+            self.on_demand.add(Entry::new("addresses", type_url::ON_DEMAND, &nodemesh::OnDemand {}));
+        } else if !self.on_demand.is_empty() && size <= limit / 2 {
+            tracing::info!(addresses = size, limit, "agents are told of all addresses again");
+            self.on_demand = Shelf::default();
+        }
+        self
+    }
+
+    /// Whether those that know of it are told of addresses on demand.
+    pub fn is_on_demand(&self) -> bool {
+        !self.on_demand.is_empty()
     }
 
     /// The same catalog with other roots.
@@ -119,6 +147,7 @@ impl Catalog {
             type_url::AUTHORIZATION => Some(&self.policies),
             type_url::ACCOUNTS => Some(&self.accounts),
             type_url::TRUST_BUNDLE => Some(&self.trust),
+            type_url::ON_DEMAND => Some(&self.on_demand),
             type_url::LOCAL_POD => Some(self.local_pods.get(node).unwrap_or(&EMPTY)),
             _ => None,
         }

@@ -19,12 +19,15 @@ use subscription::{Content, Part, Subscription};
 
 /// What is told of a state, in this order: a policy comes before whoever names it, and goes after. So do the accounts
 /// of a namespace; one that is deleted is told first of all, since that is a change of its namespace's list. Before all
-/// that it is said whose signatures count.
-const STEPS: [(&str, Part); 7] = [
+/// that it is said whose signatures count. That an address may be somebody's of whom nothing is said comes before it is
+/// so, and goes after.
+const STEPS: [(&str, Part); 9] = [
     (type_url::TRUST_BUNDLE, Part::All),
     (type_url::ACCOUNTS, Part::Changed),
     (type_url::AUTHORIZATION, Part::Changed),
+    (type_url::ON_DEMAND, Part::Changed),
     (type_url::ADDRESS, Part::All),
+    (type_url::ON_DEMAND, Part::Removed),
     (type_url::AUTHORIZATION, Part::Removed),
     (type_url::ACCOUNTS, Part::Removed),
     (type_url::LOCAL_POD, Part::All),
@@ -121,12 +124,16 @@ impl Session {
         loop {
             let round = self.round.get_or_insert_with(|| Round { catalog: catalog.clone(), step: 0 });
             let told = round.catalog.clone();
+            let knows = told.is_on_demand() && self.types.contains_key(type_url::ON_DEMAND);
+            let on_demand = told.shelf(type_url::LOCAL_POD, &self.node).filter(|_| knows);
             while let Some((type_url, part)) = STEPS.get(round.step) {
                 if let Some(subscription) = self.types.get_mut(*type_url) {
                     if subscription.is_waiting() {
                         return None;
                     }
-                    let content = told.shelf(type_url, &self.node).and_then(|shelf| subscription.next(shelf, *part));
+                    let own = on_demand.filter(|_| *type_url == type_url::ADDRESS);
+                    let content =
+                        told.shelf(type_url, &self.node).and_then(|shelf| subscription.next(shelf, *part, own));
                     if let Some(content) = content {
                         return Some(self.answer(type_url, content));
                     }

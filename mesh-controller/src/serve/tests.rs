@@ -1,5 +1,6 @@
 //! Sessions against catalogs, as agents would lead them.
 
+mod on_demand;
 mod order;
 
 use std::sync::Arc;

@@ -19,6 +19,17 @@ pub struct Shelf {
     members: Spread<Arc<BTreeSet<Arc<str>>>>,
 }
 
+/// What a resource that was asked for is told with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum With {
+    /// What is of no use without it or it without them: the workloads of a service, the services of a workload.
+    #[default]
+    Related,
+    /// The workloads of a service alone: who takes each service that it knows for known whole must not be told of one
+    /// for the sake of a workload.
+    Members,
+}
+
 /// One resource.
 #[derive(Debug)]
 pub struct Entry {
@@ -43,11 +54,14 @@ impl Shelf {
         self.resources.iter().next().is_none()
     }
 
-    /// A resource by its name or alias, and those that are of no use without it or it without them: the workloads of
-    /// a service, the services of a workload.
-    pub fn resolve(&self, name: &str) -> Vec<&Arc<Entry>> {
+    /// A resource by its name or alias, with those that it is told with.
+    pub fn resolve(&self, name: &str, with: With) -> Vec<&Arc<Entry>> {
         let name = self.by_alias.get(name).map_or(name, |owner| owner);
-        self.resources.get(name).map_or_else(Vec::new, |entry| self.with_related(entry).collect())
+        let Some(entry) = self.resources.get(name) else { return Vec::new() };
+        match with {
+            With::Related => self.with_related(entry).collect(),
+            With::Members => self.with_members(entry).collect(),
+        }
     }
 
     /// The names and aliases that may resolve to something else here than on the shelf `before`, and none that what
@@ -68,13 +82,16 @@ impl Shelf {
         touched
     }
 
-    fn with_related<'a>(&'a self, entry: &'a Arc<Entry>) -> impl Iterator<Item = &'a Arc<Entry>> {
-        let related =
-            entry.services.iter().chain(self.members.get(&entry.name).into_iter().flat_map(|members| members.iter()));
-        std::iter::once(entry).chain(related.filter_map(|name| self.resources.get(name)))
+    fn with_members<'a>(&'a self, entry: &'a Arc<Entry>) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let members = self.members.get(&entry.name).into_iter().flat_map(|members| members.iter());
+        std::iter::once(entry).chain(members.filter_map(|name| self.resources.get(name)))
     }
 
-    pub(super) fn add(&mut self, entry: Entry) {
+    fn with_related<'a>(&'a self, entry: &'a Arc<Entry>) -> impl Iterator<Item = &'a Arc<Entry>> {
+        self.with_members(entry).chain(entry.services.iter().filter_map(|name| self.resources.get(name)))
+    }
+
+    pub fn add(&mut self, entry: Entry) {
         for alias in &entry.aliases {
             self.by_alias.insert(alias.clone(), entry.name.clone());
         }
@@ -102,7 +119,7 @@ impl Shelf {
 }
 
 impl Entry {
-    pub(super) fn new(name: &str, type_url: &str, message: &impl Message) -> Self {
+    pub fn new(name: &str, type_url: &str, message: &impl Message) -> Self {
         Self::related(name, type_url, message, Vec::new(), Vec::new())
     }
 

@@ -12,7 +12,7 @@ use std::{
 use mesh_common::proto::discovery::DeltaDiscoveryRequest;
 
 use crate::serve::{
-    catalog::{Entry, Shelf},
+    catalog::{Entry, Shelf, With},
     spread::Spread,
 };
 use named::Named;
@@ -95,7 +95,7 @@ impl Subscription {
             }
             // Who asks again wants to be told again.
             if !first {
-                for entry in shelf.resolve(&name) {
+                for entry in shelf.resolve(&name, self.named.with()) {
                     self.sent.remove(entry.name());
                 }
             }
@@ -112,13 +112,19 @@ impl Subscription {
     }
 
     /// That part of the difference between what the agent holds and what it should hold, which counts as sent from
-    /// now on; `None` if there is none, unless a question awaits its answer.
-    pub fn next(&mut self, shelf: &Shelf, part: Part) -> Option<Content> {
+    /// now on; `None` if there is none, unless a question awaits its answer. Who is told `on_demand` gets, for the
+    /// wildcard, what bears the names of these alone.
+    pub fn next(&mut self, shelf: &Shelf, part: Part, on_demand: Option<&Shelf>) -> Option<Content> {
+        match on_demand {
+            Some(own) if self.wildcard => self.named.imply(own.resources(), With::Members),
+            Some(_) => self.named.imply(&Spread::EMPTY, With::Members),
+            None => self.named.imply(&Spread::EMPTY, With::Related),
+        }
         self.named.follow(shelf);
         let absent = if part == Part::Removed { BTreeSet::new() } else { self.named.absent() };
         let absent = absent.into_iter().filter(|name| self.sent.get(name).is_none());
         let mut content = Content { resources: Vec::new(), removed: absent.collect() };
-        let wanted = if self.wildcard { shelf.resources() } else { self.named.wanted() };
+        let wanted = if self.wildcard && on_demand.is_none() { shelf.resources() } else { self.named.wanted() };
         let mut gone = Vec::new();
         // What is not said yet, and as what the agent holds it.
         let mut unsaid = Vec::new();

@@ -1,4 +1,4 @@
-//! What an agent has asked for by names and aliases, and what these resolve to.
+//! What an agent has asked for by names and aliases, or is told of as if it had, and what these resolve to.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::serve::{
-    catalog::{Entry, Shelf},
+    catalog::{Entry, Shelf, With},
     spread::Spread,
 };
 
@@ -14,6 +14,11 @@ use crate::serve::{
 pub struct Named {
     /// What each name resolved to when it was last looked up.
     names: BTreeMap<String, Vec<Arc<Entry>>>,
+    /// Those of them that the agent asked for.
+    asked: BTreeSet<String>,
+    /// Those that it is told of without asking.
+    implied: Spread<Arc<Entry>>,
+    with: With,
     /// All of that together.
     wanted: Spread<Arc<Entry>>,
     /// The shelf on which they were looked up.
@@ -31,15 +36,46 @@ impl Named {
     pub fn subscribe(&mut self, name: String) {
         self.missing.remove(&name);
         self.names.entry(name.clone()).or_default();
+        self.asked.insert(name.clone());
         self.new.insert(name);
     }
 
     pub fn unsubscribe(&mut self, name: &str) {
-        for set in [&mut self.new, &mut self.absent, &mut self.missing] {
+        for set in [&mut self.asked, &mut self.absent, &mut self.missing] {
             set.remove(name);
         }
+        if self.implied.get(name).is_none() {
+            self.drop_name(name);
+        }
+    }
+
+    fn drop_name(&mut self, name: &str) {
+        self.new.remove(name);
         let found = self.names.remove(name).unwrap_or_default();
         self.forget(&found);
+    }
+
+    /// The names of these count as asked for, and all that is asked for is told with what belongs to it in this way.
+    pub fn imply(&mut self, implied: &Spread<Arc<Entry>>, with: With) {
+        let before = std::mem::replace(&mut self.implied, implied.clone());
+        for (name, old, new) in before.beside(implied) {
+            match (old, new) {
+                (None, Some(_)) => {
+                    self.names.entry(name.to_string()).or_default();
+                    self.new.insert(name.to_string());
+                }
+                (Some(_), None) if !self.asked.contains(&**name) => self.drop_name(name),
+                _ => {}
+            }
+        }
+        if self.with != with {
+            self.with = with;
+            self.new.extend(self.names.keys().cloned());
+        }
+    }
+
+    pub fn with(&self) -> With {
+        self.with
     }
 
     /// What is wanted, as of the last [`Self::follow`].
@@ -65,7 +101,7 @@ impl Named {
         for name in again {
             let Some(found) = self.names.get_mut(&name) else { continue };
             before.append(found);
-            for entry in shelf.resolve(&name) {
+            for entry in shelf.resolve(&name, self.with) {
                 now.insert(entry.name().clone());
                 self.wanted.insert(entry.name().clone(), entry.clone());
                 found.push(entry.clone());
@@ -73,7 +109,7 @@ impl Named {
             if !found.is_empty() {
                 self.missing.remove(&name);
                 self.absent.remove(&name);
-            } else if !self.missing.contains(&name) {
+            } else if self.asked.contains(&name) && !self.missing.contains(&name) {
                 self.absent.insert(name);
             }
         }

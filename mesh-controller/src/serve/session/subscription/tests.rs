@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use mesh_common::{model::ServicePort, proto::type_url};
+use mesh_common::{
+    model::ServicePort,
+    proto::{nodemesh, type_url},
+};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
@@ -25,6 +28,8 @@ enum Event {
         subscribe: Vec<usize>,
         unsubscribe: Vec<usize>,
     },
+    /// Addresses are told on demand, to a node with these pods; or all of them.
+    OnDemand(Option<Vec<usize>>),
     Say(Part),
 }
 
@@ -38,6 +43,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0..PODS, prop::option::of((0..PODS, serves, any::<bool>()))).prop_map(|(i, pod)| Event::Pod(i, pod)),
         1 => (0..SERVICES, prop::option::of(0..SERVICES)).prop_map(|(i, address)| Event::Service(i, address)),
         1 => (names(), names()).prop_map(|(subscribe, unsubscribe)| Event::Turn { subscribe, unsubscribe }),
+        1 => prop::option::of(vec(0..PODS, 0..3)).prop_map(Event::OnDemand),
         4 => select(vec![Part::Changed, Part::Removed, Part::All, Part::All]).prop_map(Event::Say),
     ]
 }
@@ -73,6 +79,10 @@ struct Mesh {
     world: World,
     published: World,
     catalog: Catalog,
+    /// The pods of the agent's node, if it is told on demand.
+    own: Option<Vec<usize>>,
+    /// The same as it was when something was said last.
+    said: Option<Vec<usize>>,
 }
 
 impl Mesh {
@@ -113,6 +123,7 @@ impl Mesh {
                     self.world.services.insert(name, service);
                 }
             }
+            Event::OnDemand(own) => self.own.clone_from(own),
             Event::Turn { .. } | Event::Say(_) => {}
         }
     }
@@ -123,6 +134,15 @@ impl Mesh {
         self.catalog.shelf(type_url::ADDRESS, "a").expect("is served")
     }
 
+    fn own(&self) -> Option<Shelf> {
+        let mut shelf = Shelf::default();
+        for number in self.own.as_ref()? {
+            let name = pod_name(*number);
+            shelf.add(Entry::new(&name, type_url::LOCAL_POD, &nodemesh::LocalPod::default()));
+        }
+        Some(shelf)
+    }
+
     /// What a name brings, seen from the objects.
     fn resolve(&self, name: &str) -> Vec<String> {
         let aliases = |addresses: &[std::net::IpAddr]| addresses.iter().any(|ip| format!("/{ip}") == name);
@@ -130,6 +150,9 @@ impl Mesh {
         for (uid, pod) in &self.world.workloads {
             if uid == name || aliases(&pod.addresses) {
                 found.push(uid.clone());
+                if self.said.is_some() {
+                    continue;
+                }
                 let there = pod.services.keys().filter(|service| self.world.services.contains_key(*service));
                 found.extend(there.map(ToString::to_string));
             }
@@ -144,6 +167,9 @@ impl Mesh {
         found
     }
 }
+
+/// Names and versions that are said, and names that are gone.
+type Said = (Vec<(String, String)>, Vec<String>);
 
 /// The subscription that looks at everything.
 #[derive(Default)]
@@ -177,11 +203,13 @@ impl Full {
         }
     }
 
-    /// Names and versions that are said, and names that are gone.
-    fn next(&mut self, mesh: &Mesh, part: Part) -> Option<(Vec<(String, String)>, Vec<String>)> {
+    fn next(&mut self, mesh: &Mesh, part: Part) -> Option<Said> {
         let shelf = mesh.catalog.shelf(type_url::ADDRESS, "a").expect("is served");
         let (mut wanted, mut removed) = (BTreeSet::new(), Vec::new());
-        if self.wildcard {
+        if let Some(own) = &mesh.own {
+            let own = own.iter().map(|number| pod_name(*number)).filter(|_| self.wildcard);
+            wanted.extend(own.filter(|name| mesh.world.workloads.contains_key(name)));
+        } else if self.wildcard {
             wanted.extend(mesh.world.workloads.keys().cloned());
             wanted.extend(mesh.world.services.keys().map(ToString::to_string));
         }
@@ -222,7 +250,7 @@ proptest! {
     ) {
         let template = SHOP_WORLD.with(World::clone);
         let [world, published] = [World::default(), World::default()];
-        let mut mesh = Mesh { template, world, published, catalog: Catalog::default() };
+        let mut mesh = Mesh { template, world, published, catalog: Catalog::default(), own: None, said: None };
         before.iter().for_each(|event| mesh.change(event));
         let mut full = Full::default();
         // What the agent has from before: some of it in this version, some in another.
@@ -250,7 +278,9 @@ proptest! {
                     turn(&mut mesh, &mut full, &mut subscription, [subscribe, unsubscribe], false);
                 }
                 Event::Say(part) => {
-                    let said = subscription.next(mesh.shelf(), part).map(|Content { resources, removed }| {
+                    let own = mesh.own();
+                    mesh.said.clone_from(&mesh.own);
+                    let said = subscription.next(mesh.shelf(), part, own.as_ref()).map(|Content { resources, removed }| {
                         let resources = resources.iter().map(|entry| (entry.name().to_string(), entry.version().to_owned()));
                         (resources.collect::<Vec<_>>(), removed)
                     });
