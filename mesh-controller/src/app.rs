@@ -52,7 +52,8 @@ impl App {
         }
         let leading = match &source {
             Source::Kubernetes(client, _) => {
-                let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
+                let (election, leading) =
+                    Election::new(client.clone(), &config.namespace, &replica, config.leader_term);
                 tasks.spawn(election.run());
                 leading
             }
