@@ -12,17 +12,19 @@ mod problem;
 mod result;
 #[cfg(test)]
 mod tests;
+
 use std::{
     fs::File,
     io::{self, Read as _, Write as _},
-    os::fd::AsFd as _,
+    os::{fd::AsFd as _, unix::fs::OpenOptionsExt as _},
     process::ExitCode,
     time::Duration,
 };
 
-use call::{Call, Command, NAME, VERSIONS};
+use call::{Call, Command, LONGEST, NAME, VERSIONS};
 use mesh_common::model::Mode;
 use problem::Problem;
+use rustix::fs::{OFlags, fstatfs};
 use serde_json::{Value, json};
 
 pub use install::{Installer, namespaces_file, remove};
@@ -33,8 +35,8 @@ use crate::{
     pods::{self, Answer, JoinError, Operation, Request},
 };
 
-/// The longest configuration that is read.
-const LONGEST: u64 = 4 * 1024 * 1024;
+/// The kernel's file system of namespaces (NSFS_MAGIC in include/uapi/linux/magic.h).
+const NAMESPACES: i64 = 0x6e73_6673;
 /// A pod that goes does not wait long for an agent: what is left of it the agent finds out by itself.
 const FOR_A_GOING_POD: Duration = Duration::from_secs(5);
 
@@ -46,18 +48,24 @@ pub fn is_called() -> bool {
 /// Answers the runtime: a result on standard output, or an error there and exit code 1.
 pub fn run() -> ExitCode {
     let mut text = Vec::new();
-    let answered = match io::stdin().take(LONGEST).read_to_end(&mut text) {
+    // A byte more than may be: what is too long is refused as that.
+    let answered = match io::stdin().take(LONGEST as u64 + 1).read_to_end(&mut text) {
         Ok(_) => answer(&CniEnvironment::read(), &text),
         Err(e) => Err(Problem::input(format!("standard input: {e}"))),
     };
-    let (output, code) = match answered {
-        Ok(Some(result)) => (result.to_string(), ExitCode::SUCCESS),
-        Ok(None) => (String::new(), ExitCode::SUCCESS),
-        Err(problem) => (problem.json(&text).to_string(), ExitCode::FAILURE),
-    };
+    let (output, code) = told(answered, &text);
     // Without anybody who reads there is nobody to tell.
     let written = io::stdout().write_all(output.as_bytes()).and_then(|()| io::stdout().flush());
     if written.is_ok() { code } else { ExitCode::FAILURE }
+}
+
+/// What is printed, and the exit code.
+fn told(answered: Result<Option<Value>, Problem>, text: &[u8]) -> (String, ExitCode) {
+    match answered {
+        Ok(Some(result)) => (result.to_string(), ExitCode::SUCCESS),
+        Ok(None) => (String::new(), ExitCode::SUCCESS),
+        Err(problem) => (problem.json(text).to_string(), ExitCode::FAILURE),
+    }
 }
 
 fn answer(environment: &CniEnvironment, text: &[u8]) -> Result<Option<Value>, Problem> {
@@ -79,8 +87,8 @@ fn add(call: &Call) -> Result<Value, Problem> {
     if call.conf.exclude.contains(&pod.namespace) {
         return Ok(result);
     }
-    let netns = File::open(&call.netns)
-        .map_err(|e| Problem::environment(format!("CNI_NETNS: cannot open {}: {e}", call.netns)))?;
+    let netns = namespace(&call.netns)
+        .map_err(|e| Problem::environment(format!("CNI_NETNS: {} is no network namespace: {e}", call.netns)))?;
     let request = Request {
         operation: Operation::Add,
         namespace: pod.namespace.clone(),
@@ -117,7 +125,7 @@ fn del(call: &Call) -> Result<(), Problem> {
     if call.conf.exclude.contains(&pod.namespace) {
         return Ok(());
     }
-    let netns = File::open(&call.netns).ok();
+    let netns = namespace(&call.netns).ok();
     let request = Request {
         operation: Operation::Remove,
         namespace: pod.namespace,
@@ -165,6 +173,16 @@ fn status(call: &Call) -> Result<(), Problem> {
 fn gc(call: &Call) -> Result<(), Problem> {
     let request = Request { operation: Operation::Gc, attachments: call.attachments()?, ..Request::default() };
     pods::request(&call.conf.socket, &request, None, call.conf.limit()).map(drop).map_err(Problem::of)
+}
+
+/// Which kind of namespace it is the agent finds out.
+fn namespace(path: &str) -> io::Result<File> {
+    // Opening a pipe would wait for somebody who writes.
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    if fstatfs(&file)?.f_type != NAMESPACES {
+        return Err(io::Error::other("it is another kind of file"));
+    }
+    Ok(file)
 }
 
 fn milliseconds(duration: Duration) -> u64 {

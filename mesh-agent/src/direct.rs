@@ -7,6 +7,7 @@ mod cache;
 mod connections;
 mod decisions;
 mod judge;
+mod lessons;
 mod older;
 mod records;
 mod services;
@@ -14,18 +15,19 @@ mod services;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use cache::State;
 use connections::Marks;
 pub use decisions::Known;
+use lessons::Lessons;
 use services::Services;
 
 use crate::{
@@ -62,19 +64,10 @@ pub struct Direct {
     state: Mutex<State>,
     /// Of its own: records do not wait while a change is brought to the kernel.
     marks: Mutex<Marks>,
-    lessons: Lessons,
+    /// Source and target of what was decided, by the source's index and the address that it dialled.
+    lessons: Lessons<(u32, SocketAddr), (Arc<Pod>, Arc<Pod>)>,
     /// How many connections are older than their pod's enrolment, by pod.
     older: Mutex<BTreeMap<(String, String), usize>>,
-}
-
-/// Source and target, by the source's index and the address that it dialled.
-type Waiting = HashMap<(u32, SocketAddr), (Arc<Pod>, Arc<Pod>)>;
-
-/// What was decided while somebody else held the state: no connection waits for it, and none is forgotten.
-#[derive(Default)]
-struct Lessons {
-    waiting: Mutex<Waiting>,
-    given: Notify,
 }
 
 impl Direct {
@@ -124,28 +117,18 @@ impl Direct {
 
     /// The agent decided about a connection of `source`; the kernel shall know it of those to come.
     pub fn learn(&self, source: &Arc<Pod>, target: &Arc<Pod>, destination: SocketAddr) {
-        if let Ok(mut state) = self.state.try_lock() {
-            return state.learn(self, source, target, destination);
-        }
-        let mut waiting = self.lessons.waiting();
-        // Of those beyond the next connect teaches.
-        if waiting.len() < cache::AT_ONCE {
-            waiting.insert((source.index, destination), (Arc::clone(source), Arc::clone(target)));
-            self.lessons.given.notify_one();
-        }
+        let pods = (Arc::clone(source), Arc::clone(target));
+        self.lessons.give(&self.state, (source.index, destination), pods, |state, key, pods| {
+            self.learn_in(state, key, pods);
+        });
     }
 
     async fn learn_waiting(&self) {
-        loop {
-            self.lessons.given.notified().await;
-            tokio::task::block_in_place(|| {
-                let mut state = self.locked();
-                let waiting = std::mem::take(&mut *self.lessons.waiting());
-                for ((_, destination), (source, target)) in waiting {
-                    state.learn(self, &source, &target, destination);
-                }
-            });
-        }
+        self.lessons.learn_waiting(&self.state, |state, key, pods| self.learn_in(state, key, pods)).await;
+    }
+
+    fn learn_in(&self, state: &mut State, (_, destination): (u32, SocketAddr), (source, target): (Arc<Pod>, Arc<Pod>)) {
+        state.learn(self, &source, &target, destination);
     }
 
     /// The newest configuration by which the kernel decides too, and from then on: what is listed of it holds for every
@@ -221,12 +204,6 @@ impl Direct {
     /// Nothing that holds it can panic half way through a change.
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Lessons {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -54,7 +54,8 @@ impl App {
         }
         let (election, leading) = match &source {
             Source::Kubernetes(client, _) => {
-                let (election, leading) = Election::new(client.clone(), &config.namespace, &replica);
+                let (election, leading) =
+                    Election::new(client.clone(), &config.namespace, &replica, config.leader_term);
                 (Some(election.start()), leading)
             }
             Source::Directory(_) => (None, Leading::alone()),

@@ -91,6 +91,9 @@ pub struct Run {
     /// The longest life of a workload's certificate, as in 90m, 24h or 7d
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub certificate_ttl: Duration,
+    /// How long a replica leads that does not renew its Lease; a third of it is what the API may take for one answer
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
+    pub leader_term: Duration,
     #[command(flatten)]
     pub agents: AgentOptions,
     /// What to log, as in info or mesh_controller=debug

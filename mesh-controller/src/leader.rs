@@ -21,14 +21,12 @@ use crate::tokens::hex;
 /// Who writes, in the API's books.
 pub const MANAGER: &str = "nodemesh-controller";
 const LEASE: &str = "mesh-controller";
-/// A leader that has not renewed for so long leads no more.
-const TERM: Duration = Duration::from_secs(15);
-/// How often the leader renews.
-const RENEWAL: Duration = Duration::from_secs(3);
-/// How often the others look: a leader that ends gives its Lease back, and nobody tells them.
-const LOOK: Duration = Duration::from_secs(1);
-/// One request takes no longer.
-const REQUEST: Duration = Duration::from_secs(5);
+/// Of a term: how often the leader renews.
+const RENEWALS: u32 = 5;
+/// Of a term: how often the others look: a leader that ends gives its Lease back, and nobody tells them.
+const LOOKS: u32 = 15;
+/// Of a term: one request takes no longer.
+const REQUESTS: u32 = 3;
 
 /// Whether this replica leads. Clones are the same.
 #[derive(Clone, Debug)]
@@ -42,6 +40,7 @@ pub struct Leading {
 pub struct Election {
     lock: LeaseLock,
     replica: String,
+    term: Duration,
     leads: watch::Sender<bool>,
 }
 
@@ -88,12 +87,12 @@ impl Leading {
 }
 
 impl Election {
-    /// `replica` is this process' name among the replicas.
-    pub fn new(client: Client, namespace: &str, replica: &str) -> (Self, Leading) {
-        let params = LeaseLockParams { lease_name: LEASE.to_owned(), holder_id: replica.to_owned(), lease_ttl: TERM };
+    /// `replica` is this process' name among the replicas; a leader that has not renewed for `term` leads no more.
+    pub fn new(client: Client, namespace: &str, replica: &str, term: Duration) -> (Self, Leading) {
+        let params = LeaseLockParams { lease_name: LEASE.to_owned(), holder_id: replica.to_owned(), lease_ttl: term };
         let (leads, leading) = watch::channel(false);
         (
-            Self { lock: LeaseLock::new(client, namespace, params), replica: replica.to_owned(), leads },
+            Self { lock: LeaseLock::new(client, namespace, params), replica: replica.to_owned(), term, leads },
             Leading { leads: leading, _alone: None },
         )
     }
@@ -114,10 +113,11 @@ impl Election {
     }
 
     async fn run(&self) {
+        let (renewal, request) = (self.term / RENEWALS, self.term / REQUESTS);
         let mut renewed = tokio::time::Instant::now();
         loop {
-            let mut pause = RENEWAL;
-            let leads = match tokio::time::timeout(REQUEST, self.lock.try_acquire_or_renew()).await {
+            let mut pause = renewal;
+            let leads = match tokio::time::timeout(request, self.lock.try_acquire_or_renew()).await {
                 Ok(Ok(LeaseLockResult::Acquired(lease))) => {
                     renewed = tokio::time::Instant::now();
                     // Of two that take an abandoned Lease at once both are told that they have it; it names one.
@@ -125,7 +125,7 @@ impl Election {
                     holder.as_deref() == Some(self.replica.as_str())
                 }
                 Ok(Ok(LeaseLockResult::NotAcquired(_))) => {
-                    pause = LOOK;
+                    pause = self.term / LOOKS;
                     false
                 }
                 failed => {
@@ -134,7 +134,7 @@ impl Election {
                         _ => tracing::warn!("the election does not answer"),
                     }
                     // The Lease is this one's until it is over, and somewhat before.
-                    *self.leads.borrow() && renewed.elapsed() < TERM - RENEWAL
+                    *self.leads.borrow() && renewed.elapsed() < self.term - renewal
                 }
             };
             if self.leads.send_if_modified(|now| std::mem::replace(now, leads) != leads) {
@@ -149,7 +149,7 @@ impl Election {
         if !self.leads.send_replace(false) {
             return;
         }
-        match tokio::time::timeout(REQUEST, self.lock.step_down()).await {
+        match tokio::time::timeout(self.term / REQUESTS, self.lock.step_down()).await {
             Ok(Ok(())) => tracing::info!(replica = self.replica, "stepped down: another replica may lead"),
             Ok(Err(error)) => tracing::warn!(%error, "cannot give the Lease back; it runs out by itself"),
             Err(_) => tracing::warn!("the election does not answer; the Lease runs out by itself"),

@@ -255,6 +255,10 @@ fn nonsense_is_refused_by_name() -> Result<()> {
     alone["prevResult"] = json!(null);
     let good = good.to_string();
     let alone = alone.to_string();
+    let huge = format!("{good}{}", " ".repeat(5 << 20));
+    let pipe = world.root().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)?;
+    let pipe = pipe.display().to_string();
     for (input, environment, code, says) in [
         ("", ("X", ""), 6, "no JSON"),
         (&good[..40], ("X", ""), 6, "no JSON"),
@@ -265,7 +269,11 @@ fn nonsense_is_refused_by_name() -> Result<()> {
         (good.as_str(), ("CNI_COMMAND", "ADDD"), 4, "CNI_COMMAND"),
         // The node's own namespace, and a file that is none.
         (good.as_str(), ("CNI_NETNS", "/proc/self/ns/net"), 11, ""),
-        (good.as_str(), ("CNI_NETNS", "/dev/null"), 100, "network namespace"),
+        (good.as_str(), ("CNI_NETNS", "/dev/null"), 4, "CNI_NETNS"),
+        (good.as_str(), ("CNI_NETNS", "/proc/self/ns/mnt"), 100, "network namespace"),
+        // Opening it would wait for somebody who writes.
+        (good.as_str(), ("CNI_NETNS", pipe.as_str()), 4, "CNI_NETNS"),
+        (huge.as_str(), ("X", ""), 5, "standard input"),
     ] {
         let environment: &[_] = if environment.0 == "X" { &[] } else { &[environment] };
         let timed = Plugin { timeout: Some(1), conf_dir: plugin.conf_dir.clone(), program: plugin.program.clone() };

@@ -3,14 +3,14 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use mesh_tests::{Patience, Place, eventually};
 
 /// Connections in a row of one process of a client.
@@ -20,25 +20,35 @@ const ROW: &str = "20";
 pub struct Load {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
-    clients: Vec<thread::JoinHandle<Result<()>>>,
+    /// Why the first client gave up.
+    failed: Arc<OnceLock<String>>,
+    clients: Vec<thread::JoinHandle<()>>,
 }
 
 impl Load {
     pub fn start(clients: &[(&'static str, &Place, SocketAddr)]) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let failed = Arc::new(OnceLock::new());
         let clients = clients.iter().map(|(what, place, to)| {
             let (what, place, to, stop, done) = (*what, (*place).clone(), *to, Arc::clone(&stop), Arc::clone(&done));
-            thread::spawn(move || {
+            let (failed, start) = (Arc::clone(&failed), Instant::now());
+            let dial = move || -> Result<()> {
                 while !stop.load(Ordering::Relaxed) {
                     for report in place.dial(to, &["--text", "hello", "--count", ROW])? {
                         let number = done.fetch_add(1, Ordering::Relaxed);
-                        ensure!(report.echoed(), "{what}: connection {number}: {report:?}");
+                        ensure!(report.echoed(), "connection {number}: {report:?}");
                     }
                 }
                 Ok(())
+            };
+            thread::spawn(move || {
+                if let Err(error) = dial() {
+                    let after = start.elapsed().as_secs_f64();
+                    let _ = failed.set(format!("load {what}, {after:.1} s after it began: {error:#}"));
+                }
             })
         });
-        Self { clients: clients.collect(), stop, done }
+        Self { clients: clients.collect(), failed: Arc::clone(&failed), stop, done }
     }
 
     pub fn done(&self) -> usize {
@@ -49,16 +59,19 @@ impl Load {
     pub fn until(&self, count: usize) -> Result<()> {
         let patience = Patience::LONG.within(Duration::from_secs(60));
         eventually("connections are answered", patience, || {
-            let given_up = self.clients.iter().any(thread::JoinHandle::is_finished);
-            Ok((given_up || self.done() >= count).then_some(()))
-        })
+            Ok((self.failed.get().is_some() || self.done() >= count).then_some(()))
+        })?;
+        self.failed.get().map_or(Ok(()), |why| bail!("{why}"))
     }
 
     pub fn finish(self) -> Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
-            client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+            client.join().map_err(|_| anyhow!("a client panicked"))?;
         }
-        Ok(self.done.load(Ordering::Relaxed))
+        match self.failed.get() {
+            Some(why) => bail!("{why}"),
+            None => Ok(self.done.load(Ordering::Relaxed)),
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The full story with a real Kubernetes API: pods that a runtime and its CNI plugins make, a namespace that is
 //! labelled and unlabelled, a load that runs all the while.
 
-use anyhow::Result;
-use mesh_tests::{A, B, Patience, World, eventually, kube_folder};
+use anyhow::{Context, Result};
+use mesh_tests::{A, B, Dialled, Patience, World, eventually, kube_folder};
 use serde_json::Value;
 
 use crate::load::Load;
@@ -38,35 +38,46 @@ fn label_a_namespace_and_its_running_pods_speak_mtls() -> Result<()> {
     load.until(load.done() + 200)?;
 
     let capture = world.capture()?;
-    assert!(cart.say(web.at(PORT), "canary-in-the-mesh")?.echoed());
+    echoed(&cart.say(web.at(PORT), "canary-in-the-mesh")?);
     assert!(!capture.contains(b"canary-in-the-mesh")?, "plaintext between nodes");
     let flow = world.flow(B, "to web by mTLS", |flow| {
         flow.destination.pod == web.full_name() && flow.source.identity == cart.identity()
     })?;
     assert_eq!(flow.security, "mutual_tls", "{flow:?}");
     // What the kernel says is written on the pod.
-    eventually("the annotations say what is", Patience::LONG, || {
+    let mut said = Vec::new();
+    let all_enabled = eventually("the annotations say what is", Patience::LONG, || {
         let all = [&cart, &cache, &web].into_iter().map(|pod| annotation(&world, &pod.namespace, &pod.name));
-        let all = all.collect::<Result<Vec<_>>>()?;
-        Ok(all.iter().all(|said| said == "enabled").then_some(()))
-    })?;
+        said = all.collect::<Result<Vec<_>>>()?;
+        Ok(said.iter().all(|said| said == "enabled").then_some(()))
+    });
+    all_enabled.with_context(|| format!("they say {said:?}"))?;
     assert_eq!(annotation(&world, "legacy", "plain")?, "");
 
     // A pod that starts now is in the mesh before anything of it runs.
     let late = world.pod("shop", "late", A)?;
-    assert!(world.redirected(A)?.contains(&late.full_name()), "ADD returned before the pod was enrolled");
+    let redirected = world.redirected(A)?;
+    assert!(redirected.contains(&late.full_name()), "ADD returned before the pod was enrolled: {redirected:?}");
     world.runtime(A).check(world.sandbox(&late)?)?;
-    assert!(late.say(web.at(PORT), "canary-of-a-new-pod")?.echoed());
+    echoed(&late.say(web.at(PORT), "canary-of-a-new-pod")?);
     assert!(!capture.contains(b"canary-of-a-new-pod")?, "plaintext of a new pod between nodes");
     world.delete_pod(&late)?;
 
     world.unmesh("shop")?;
     load.until(load.done() + 200)?;
-    assert!(cart.say(web.at(PORT), "canary-after-leaving")?.echoed());
-    assert!(capture.contains(b"canary-after-leaving")?);
+    echoed(&cart.say(web.at(PORT), "canary-after-leaving")?);
+    assert!(
+        capture.contains(b"canary-after-leaving")?,
+        "not seen between the nodes: {} bytes captured",
+        capture.size()?
+    );
     println!("{} connections over joining and leaving: none failed", load.finish()?);
-    assert!(held.ended()?.is_none(), "a pod was restarted");
+    assert_eq!(held.ended()?, None, "a pod was restarted");
     Ok(())
+}
+
+fn echoed(dialled: &Dialled) {
+    assert!(dialled.echoed(), "{dialled:?}");
 }
 
 /// What is said of a pod's redirection; empty: nothing.

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -15,6 +16,9 @@ use anyhow::{Context, Result};
 use crate::{Node, Patience, Process, config, eventually, inside, network};
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A mark that was not seen for so long is sent again.
+const MARK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A running capture of the link between the nodes.
 #[derive(Debug)]
@@ -31,8 +35,11 @@ impl Capture {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = node.host.logs.join(format!("link-{number}.pcap"));
         let path = file.display().to_string();
-        let options = ["-i", network::LINK, "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w", &path];
-        let options: Vec<String> = options.map(str::to_owned).to_vec();
+        // Each packet takes room for the longest one: with the usual buffer 17 are too many for a tcpdump that waits for
+        // its turn, and the rest is not seen.
+        let options = ["-i", network::LINK, "-U", "--immediate-mode", "-s", "65535", "-B", "65536"];
+        let options = [options.as_slice(), &["-Z", "root", "-w", &path]].concat();
+        let options: Vec<String> = options.into_iter().map(str::to_owned).collect();
         let process = Arc::new(node.host.start("tcpdump", &config::installed("tcpdump")?, &options)?);
         node.host.crew.join(&process);
         process.says("listening on", Patience::SHORT)?;
@@ -50,11 +57,19 @@ impl Capture {
     /// before it are.
     fn flushed(&self) -> Result<Vec<u8>> {
         let marker = format!("nodemesh-capture-mark-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        inside(&self.netns, || {
-            let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket for the mark")?;
-            socket.send_to(marker.as_bytes(), self.far_end).context("send the mark")
-        })??;
+        let mark = || {
+            inside(&self.netns, || {
+                let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket for the mark")?;
+                socket.send_to(marker.as_bytes(), self.far_end).context("send the mark")
+            })?
+        };
+        let mut marked: Option<Instant> = None;
         self.process.alive_until(format_args!("the capture shows its mark"), Patience::SHORT, || {
+            // One that was lost is not waited for.
+            if marked.is_none_or(|marked| marked.elapsed() > MARK_AGAIN) {
+                mark()?;
+                marked = Some(Instant::now());
+            }
             let content = fs::read(&self.file).with_context(|| format!("read {}", self.file.display()))?;
             Ok(find(&content, marker.as_bytes()).then_some(content))
         })

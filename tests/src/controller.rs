@@ -10,9 +10,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{KubeApi, NodeId, Patience, Place, Process, config, network, place};
+use crate::{KubeApi, NodeId, Patience, Place, Process, config, ctl, network, place};
 
-const PORT: u16 = 15012;
+pub(crate) const PORT: u16 = 15012;
+/// Of a second one beside it: see [`World::second_controller`](crate::World::second_controller).
+pub(crate) const SECOND_PORT: u16 = 15013;
+const ROOTS: &str = "/api/v1/namespaces/nodemesh-system/configmaps/mesh-ca-root";
 /// The name in the controller's certificate, which agents ask for.
 pub(crate) const SERVER_NAME: &str = "mesh-controller.nodemesh-system.svc";
 
@@ -40,26 +43,41 @@ impl Controller {
     }
 
     /// The same with the configuration of an API; what agents must trust is written to a file for them, as kubelets do.
-    pub(crate) fn on_kubernetes(place: &Place, api: &KubeApi, state: &Path) -> Result<Self> {
-        let arguments = [
+    pub(crate) fn on_kubernetes(
+        place: &Place,
+        api: &KubeApi,
+        state: &Path,
+        port: u16,
+        options: &[String],
+    ) -> Result<Self> {
+        let mut arguments = vec![
             format!("KUBECONFIG={}", api.kubeconfig().display()),
             config::built("mesh-controller")?.display().to_string(),
             "--source=kubernetes".to_owned(),
             format!("--state={}", state.display()),
-            format!("--listen=0.0.0.0:{PORT}"),
+            format!("--listen=0.0.0.0:{port}"),
             "--log=info".to_owned(),
         ];
+        arguments.extend(options.iter().cloned());
         let process = Arc::new(place.start("controller", &config::installed("env")?, &arguments)?);
         place.crew.join(&process);
         process.says("serving", Patience::LONG)?;
-        let map = "/api/v1/namespaces/nodemesh-system/configmaps/mesh-ca-root";
-        let roots = process.alive_until(format_args!("the API has {map}"), Patience::LONG, || {
-            let text = api.get(map)?.map(|map| map["data"]["root-cert.pem"].as_str().unwrap_or_default().to_owned());
+        let roots = process.alive_until(format_args!("the API has {ROOTS}"), Patience::LONG, || {
+            let text = api.get(ROOTS)?.map(|map| map["data"]["root-cert.pem"].as_str().unwrap_or_default().to_owned());
             Ok(text.filter(|text| !text.is_empty()))
         })?;
         let ca_file = state.join("root-cert.pem");
         fs::write(&ca_file, roots).with_context(|| format!("write {}", ca_file.display()))?;
         Ok(Self { process, state: state.to_owned(), ca_file })
+    }
+
+    /// The nodes whose agents are linked to it, in order.
+    pub fn linked(&self) -> Result<Vec<String>> {
+        let all = ctl::ask("--controller", &self.admin_socket(), &["status"])?;
+        let agents = all.iter().filter(|status| status["kind"] != "controller");
+        let mut nodes: Vec<_> = agents.map(|status| ctl::text(status, "node")).collect();
+        nodes.sort();
+        Ok(nodes)
     }
 
     /// Where agents find it.

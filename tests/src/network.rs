@@ -70,11 +70,11 @@ impl Network {
                 "link set lo up\n\
                  link add br0 type bridge\naddr add {bridge}/24 dev br0\nlink set br0 up\n\
                  addr add {own}/24 dev link0\nlink set link0 up\n\
-                 addr add 172.19.0.1{index}/24 dev ctl0\nlink set ctl0 up\n\
+                 addr add {to_controller}/24 dev ctl0\nlink set ctl0 up\n\
                  route add {pods} via {theirs} dev link0\n",
                 bridge = node.bridge(),
                 own = node.address(),
-                index = node.index() + 1,
+                to_controller = to_controller(node),
                 pods = other.pods(),
                 theirs = other.address(),
             );
@@ -169,6 +169,11 @@ impl Network {
         ip(Some(&self.name(node.name())), &format!("link del {}\n", port(address)))?;
         ip(None, &format!("netns del {}\n", self.name(name)))
     }
+}
+
+/// The node's address on the controller's network.
+pub(crate) fn to_controller(node: NodeId) -> Ipv4Addr {
+    Ipv4Addr::new(172, 19, 0, node as u8 + 11)
 }
 
 /// The file that stands for a namespace.

@@ -143,10 +143,10 @@ impl Process {
         }
     }
 
-    /// The name and the last lines, for somebody who asks why a scene failed.
-    pub(crate) fn last_words(&self) -> String {
+    /// The name and the last lines, for somebody who asks why a scene failed; `None`: it said nothing.
+    pub(crate) fn last_words(&self) -> Option<String> {
         let log = self.log().unwrap_or_else(|error| format!("{error:#}"));
-        format!("---- {} (pid {}) ----\n{}", self.name, self.pid, tail(&log, 40))
+        (!log.is_empty()).then(|| format!("---- {} (pid {}) ----\n{}", self.name, self.pid, tail(&log, 40)))
     }
 
     fn child(&self) -> MutexGuard<'_, Child> {

@@ -48,6 +48,8 @@ pub struct World {
     settled: u32,
     controller: Option<Controller>,
     agents: [Option<Agent>; 2],
+    /// More arguments for mesh-controller, in a world on Kubernetes.
+    pub controller_options: Vec<String>,
     /// More arguments for `mesh-agent run`.
     pub agent_options: Vec<String>,
     crew: Crew,
@@ -113,6 +115,7 @@ impl World {
             sandboxes: BTreeMap::new(),
             namespaces: BTreeMap::new(),
             pods: Vec::new(),
+            controller_options: Vec::new(),
             agent_options: Vec::new(),
             pod_labels: BTreeMap::new(),
             pod_probes: BTreeMap::new(),
@@ -177,8 +180,8 @@ impl Drop for World {
         // A test's output is shown only if it fails: then this is what one wants to read.
         if !self.quiet {
             eprintln!("world {} ({}), last words:", self.title, self.id);
-            for program in &programs {
-                eprintln!("{}", program.last_words());
+            for words in programs.iter().filter_map(|program| program.last_words()) {
+                eprintln!("{words}");
             }
         }
         for program in programs {

@@ -1,6 +1,6 @@
 //! What a runtime asks of the plugin: its environment and the configuration on standard input, checked field by field.
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,8 +13,17 @@ pub const NAME: &str = "nodemesh-cni";
 /// Those in which a chain can hand on a result as it is.
 pub const VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", LATEST];
 pub const LATEST: &str = "1.1.0";
+/// The longest configuration that is read.
+pub const LONGEST: usize = 4 * 1024 * 1024;
 /// Of the time that the plugin has, what the agent leaves for its answer to arrive.
 const FOR_THE_ANSWER: Duration = Duration::from_millis(500);
+/// Nobody waits longer for a pod.
+const LONGEST_TIMEOUT: u64 = 3600;
+/// Of a socket's path, as struct sockaddr_un has room for it and a NUL (include/uapi/linux/un.h).
+const LONGEST_SOCKET: usize = 107;
+/// Of a name in Kubernetes' sense (RFC 1123 subdomain).
+const LONGEST_NAME: usize = 253;
+const NAMES: &str = "letters, digits, _, . and -";
 /// A device's name has a byte less (IFNAMSIZ in include/uapi/linux/if.h).
 const LONGEST_INTERFACE: usize = 15;
 
@@ -76,6 +85,27 @@ fn timeout_seconds() -> u64 {
 }
 
 impl Conf {
+    fn read(whole: &Value) -> Result<Self, Problem> {
+        let conf: Self = serde_path_to_error::deserialize(whole).map_err(|error| {
+            let (field, why) = (error.path().to_string(), error.inner());
+            // Of a field that is missing serde says the name itself.
+            Problem::configuration(if field == "." { why.to_string() } else { format!("{field}: {why}") })
+        })?;
+        let Self { socket, namespaces, exclude: _, timeout_seconds, status_without_agent: _ } = &conf;
+        for (field, path) in [("socket", socket), ("namespaces", namespaces)] {
+            if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
+                return Err(Problem::configuration(format!("{field}: is no absolute path")));
+            }
+        }
+        if socket.as_os_str().len() > LONGEST_SOCKET {
+            return Err(Problem::configuration(format!("socket: is longer than {LONGEST_SOCKET} bytes")));
+        }
+        if *timeout_seconds > LONGEST_TIMEOUT {
+            return Err(Problem::configuration(format!("timeoutSeconds: is more than {LONGEST_TIMEOUT}")));
+        }
+        Ok(conf)
+    }
+
     /// The time that the plugin may take.
     pub fn limit(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.max(1))
@@ -89,6 +119,9 @@ impl Conf {
 
 impl Call {
     pub fn read(environment: &CniEnvironment, text: &[u8]) -> Result<Self, Problem> {
+        if text.len() > LONGEST {
+            return Err(Problem::input(format!("standard input: is longer than {LONGEST} bytes")));
+        }
         let CniEnvironment { command, container, netns, interface, arguments } = environment;
         let command = match command.as_str() {
             "ADD" => Command::Add,
@@ -119,7 +152,7 @@ impl Call {
         let conf = match command {
             // It asks nobody.
             Command::Version => Conf::for_versions(),
-            _ => serde_json::from_value(whole.clone()).map_err(|e| Problem::configuration(e.to_string()))?,
+            _ => Conf::read(&whole)?,
         };
         let about_a_pod = matches!(command, Command::Add | Command::Del | Command::Check);
         if about_a_pod {
@@ -143,6 +176,9 @@ impl Call {
             Value::Object(previous) => previous.clone(),
             _ => return Err(Problem::decode("prevResult: is no JSON object")),
         };
+        if previous.get("cniVersion").is_some_and(|version| !version.is_string()) {
+            return Err(Problem::decode("prevResult.cniVersion: is no text"));
+        }
         previous.entry("cniVersion").or_insert_with(|| self.version.clone().into());
         Ok(previous.into())
     }
@@ -170,6 +206,12 @@ impl Call {
         let needed = [("K8S_POD_NAMESPACE", &pod.namespace), ("K8S_POD_NAME", &pod.name), ("K8S_POD_UID", &pod.uid)];
         if let Some((key, _)) = needed.into_iter().find(|(_, value)| value.is_empty()) {
             return Err(Problem::environment(format!("CNI_ARGS: {key} is missing")));
+        }
+        let is_name = |name: &str| name.len() <= LONGEST_NAME && name.bytes().all(is_of_names);
+        if let Some((key, _)) = needed.into_iter().find(|(_, value)| !is_name(value)) {
+            let why =
+                format!("CNI_ARGS: {key} is longer than {LONGEST_NAME} bytes, or holds something else than {NAMES}");
+            return Err(Problem::environment(why));
         }
         Ok(pod)
     }
@@ -204,12 +246,16 @@ fn check_container(container: &str) -> Result<(), Problem> {
     let wrong = match container.as_bytes() {
         [] => "is not set",
         [first, ..] if !first.is_ascii_alphanumeric() => "does not begin with a letter or a digit",
-        all if !all.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b)) => {
-            "holds something else than letters, digits, _, . and -"
+        all if !all.iter().copied().all(is_of_names) => {
+            return Err(Problem::environment(format!("CNI_CONTAINERID: holds something else than {NAMES}")));
         }
         _ => return Ok(()),
     };
     Err(Problem::environment(format!("CNI_CONTAINERID: {wrong}")))
+}
+
+fn is_of_names(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
 }
 
 fn check_interface(interface: &str) -> Result<(), Problem> {
@@ -217,7 +263,9 @@ fn check_interface(interface: &str) -> Result<(), Problem> {
         "" => "is not set",
         "." | ".." => "is no name",
         long if long.len() > LONGEST_INTERFACE => "is longer than 15 bytes",
-        odd if odd.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) => "holds /, : or a space",
+        odd if odd.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control()) => {
+            "holds /, :, a space or a control character"
+        }
         _ => return Ok(()),
     };
     Err(Problem::environment(format!("CNI_IFNAME: {wrong}")))

@@ -1,6 +1,8 @@
 //! The plugin against what runtimes, and whoever is none, may say to it. No agent is there.
 
-use std::{fs, path::Path};
+mod malformed;
+
+use std::{fs, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 
@@ -8,7 +10,7 @@ use super::{
     answer,
     call::{Call, VERSIONS},
     problem::Problem,
-    result,
+    result, told,
 };
 use crate::config::CniEnvironment;
 
@@ -86,8 +88,8 @@ fn what_is_wrong_is_named_with_the_code_of_cni() {
         (environment(|_| ()), with("prevResult", json!({ "ips": {} })), 6, "prevResult.ips"),
         (environment(|_| ()), with("prevResult", json!({ "ips": [{ "address": "x" }] })), 6, "prevResult.ips[0]"),
         (environment(|_| ()), with("prevResult", json!({ "ips": [{}] })), 6, "prevResult.ips[0]"),
-        (environment(|_| ()), with("socket", Value::Null), 7, "null"),
-        (environment(|_| ()), with("timeoutSeconds", json!("x")), 7, "invalid type"),
+        (environment(|_| ()), with("socket", Value::Null), 7, "socket"),
+        (environment(|_| ()), with("timeoutSeconds", json!("x")), 7, "timeoutSeconds: invalid type"),
         // Nobody is there, and nobody said that the namespace is outside the mesh.
         (environment(|_| ()), good.clone(), 11, "cannot reach the agent"),
         (environment(|e| e.command = "CHECK".into()), good.clone(), 11, "cannot reach the agent"),

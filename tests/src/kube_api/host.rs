@@ -97,7 +97,9 @@ impl Deref for HostApi {
 impl Drop for HostApi {
     fn drop(&mut self) {
         for program in self.place.crew.take() {
-            eprintln!("{}", program.last_words());
+            if let Some(words) = program.last_words() {
+                eprintln!("{words}");
+            }
             // It may have ended by itself.
             let _ = program.kill();
         }

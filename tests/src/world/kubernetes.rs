@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::World;
 use crate::{
-    Families, KubeApi, NodeId, Pod,
+    Controller, Families, KubeApi, NodeId, Pod, config, controller, network,
     runtime::{self, Runtime, Sandbox},
 };
 
@@ -103,6 +103,9 @@ impl World {
             cgroup,
             place,
         });
+        // As a runtime does: while there is a pod, there is a process of it. By that agents find it.
+        let pause = Arc::new(pod.start("pause", &config::installed("sleep")?, &["infinity".to_owned()])?);
+        self.crew.join(&pause);
         self.sandboxes.insert(name.to_owned(), sandbox);
         self.write_pod(&pod)?;
         Ok(pod)
@@ -116,6 +119,25 @@ impl World {
         self.pods.retain(|other| other.name != pod.name);
         self.network.remove_empty_pod(&pod.name)?;
         self.manifests.remove(&format!("pod-{}-{}", pod.namespace, pod.name))
+    }
+
+    /// A second controller beside the first one, as of a Deployment with two. No agent is linked to it before
+    /// [`World::lead_to_second`].
+    pub fn second_controller(&self) -> Result<Controller> {
+        let (place, state) = (self.place("c", "controller-2")?, self.root().join("controller-2"));
+        let api = self.api()?;
+        Controller::on_kubernetes(&place, &api, &state, controller::SECOND_PORT, &self.controller_options)
+    }
+
+    /// What the node's agent dials as the controller leads to the second one from now on, as kube-proxy does with a
+    /// Service. Connections that are there stay.
+    pub fn lead_to_second(&self, node: NodeId) -> Result<()> {
+        let (from, to) = (network::to_controller(node), controller::SECOND_PORT);
+        self.place("c", "controller")?.nft(&format!(
+            "add table ip service; add chain ip service in {{ type nat hook prerouting priority -100; }}; \
+             add rule ip service in ip saddr {from} tcp dport {} redirect to :{to}",
+            controller::PORT
+        ))
     }
 
     /// The cgroup that the controller alone is in.

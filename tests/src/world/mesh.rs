@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{World, questions};
-use crate::{A, Agent, B, Controller, NodeId, Patience, Pod, Process, agent, ctl, eventually, runtime::Runtime};
+use crate::{
+    A, Agent, B, Controller, NodeId, Patience, Pod, Process, agent, controller, ctl, eventually, runtime::Runtime,
+};
 
 const MODE: &str = "nodemesh.io/mode";
 
@@ -26,7 +28,7 @@ impl World {
         let place = self.place("c", "controller")?;
         let state = self.root().join("controller");
         self.controller = Some(match &self.api {
-            Some(api) => Controller::on_kubernetes(&place, api, &state)?,
+            Some(api) => Controller::on_kubernetes(&place, api, &state, controller::PORT, &self.controller_options)?,
             None => Controller::start(&place, self.manifests.folder(), &state)?,
         });
         Ok(())
@@ -205,7 +207,9 @@ impl World {
             for pod in pods.iter().filter(|pod| pod.node == node) {
                 let state = questions::redirection(&status, pod);
                 if (state == "enabled") != meshed {
-                    return Ok(Some(format!("{} on {}: redirection is {state:?}", pod.full_name(), node.name())));
+                    let why = questions::message(&status, pod);
+                    let (pod, node) = (pod.full_name(), node.name());
+                    return Ok(Some(format!("{pod} on {node}: redirection is {state:?}: {why}")));
                 }
             }
             let workloads = self.ask_agent(node, &["config", "workloads"])?;

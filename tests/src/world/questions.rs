@@ -74,8 +74,16 @@ impl World {
 }
 
 pub(super) fn redirection(status: &Value, pod: &Pod) -> String {
-    let pods = status["pods"].as_array().map(Vec::as_slice).unwrap_or_default();
-    pods.iter().find(|state| is_pod(state, pod)).map(|state| ctl::word(state, "redirection")).unwrap_or_default()
+    state(status, pod).map(|state| ctl::word(state, "redirection")).unwrap_or_default()
+}
+
+/// What the agent says of the pod, for people.
+pub(super) fn message(status: &Value, pod: &Pod) -> String {
+    state(status, pod).map_or_else(|| "the agent does not know it".to_owned(), |state| ctl::text(state, "message"))
+}
+
+fn state<'a>(status: &'a Value, pod: &Pod) -> Option<&'a Value> {
+    status["pods"].as_array()?.iter().find(|state| is_pod(state, pod))
 }
 
 pub(super) fn is_pod(value: &Value, pod: &Pod) -> bool {

@@ -30,6 +30,9 @@ pub struct Replica {
     _reports: mpsc::Sender<crate::publish::NodeReport>,
 }
 
+/// Shorter than a cluster's, so that nobody waits for it.
+const TERM: std::time::Duration = std::time::Duration::from_secs(3);
+
 impl Replica {
     pub async fn start(api: &RealApi, name: &str) -> Self {
         let (source, first) = Kubernetes::open(api.client.clone()).await;
@@ -38,7 +41,7 @@ impl Replica {
         let (sender, updates) = watch::channel(first);
         let (_reports, reported) = mpsc::channel(1);
         let links = Links::default();
-        let (election, leading) = Election::new(api.client.clone(), "nodemesh-system", name);
+        let (election, leading) = Election::new(api.client.clone(), "nodemesh-system", name, TERM);
         let (updated, all) = (updates.clone(), published.clone());
         let writer = Writer::new(api.client.clone(), name, links.clone(), leading.clone(), updated, all);
         let mut tasks = tokio::task::JoinSet::new();
