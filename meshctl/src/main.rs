@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod cluster;
 mod config;
+mod doctor;
 mod edges;
 mod explain;
 mod flows;
@@ -15,6 +16,7 @@ mod install;
 mod output;
 mod status;
 mod uninstall;
+mod whom;
 mod words;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -25,6 +27,7 @@ use crate::{
     client::{Cluster, Failure, Servers},
     install::How,
     output::{Format, Screen},
+    whom::Whom,
 };
 
 const EXIT_CODES: &str = "Examples:
@@ -110,6 +113,8 @@ enum Verb {
     Uninstall(uninstall::Arguments),
     /// Would the mesh work on this cluster, and does it?
     Check(check::Arguments),
+    /// What is wrong with the mesh that runs, and what to do about it
+    Doctor(doctor::Arguments),
     /// Take a namespace out of the mesh for some time
     Bypass(bypass::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
@@ -169,6 +174,10 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         Verb::Check(arguments) => return check::run(arguments, &cluster.access, &mut screen).await,
         Verb::Bypass(arguments) => return bypass::run(arguments, &cluster.access, &mut screen).await,
         Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
+        Verb::Doctor(arguments) => {
+            let whom = Whom::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
+            return doctor::run(arguments, &whom, &mut screen).await;
+        }
         _ => {}
     }
     let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
@@ -190,6 +199,7 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         | Verb::Upgrade(_)
         | Verb::Uninstall(_)
         | Verb::Check(_)
+        | Verb::Doctor(_)
         | Verb::Bypass(_) => Ok(Outcome::Fine),
     }
 }
