@@ -18,7 +18,7 @@ use server::Server;
 /// Where an agent listens unless it was told otherwise.
 const AGENT_SOCKET: &str = "/run/nodemesh/agent.sock";
 /// The name under which the controller itself answers.
-const CONTROLLER: &str = "controller";
+pub const CONTROLLER: &str = "controller";
 /// Where the controller listens unless it was told otherwise.
 const CONTROLLER_SOCKET: &str = "/var/lib/nodemesh/admin.sock";
 
@@ -118,6 +118,11 @@ impl Servers {
     #[cfg(test)]
     pub fn of_sockets(sockets: Vec<PathBuf>, node: String) -> Self {
         Self { servers: sockets.into_iter().map(Server::Socket).collect(), node }
+    }
+
+    /// The same, asked about one node.
+    pub fn about(&self, node: &str) -> Self {
+        Self { servers: self.servers.clone(), node: node.to_owned() }
     }
 
     /// Asks all at once. Of several agents those of other nodes than the one that is asked about say nothing.

@@ -2,6 +2,7 @@
 //! answer. It decides nothing itself and needs neither a cluster nor the kernel parts of the mesh.
 
 mod authz;
+mod bugreport;
 mod bypass;
 mod check;
 mod client;
@@ -115,6 +116,8 @@ enum Verb {
     Check(check::Arguments),
     /// What is wrong with the mesh that runs, and what to do about it
     Doctor(doctor::Arguments),
+    /// One archive with what somebody needs who looks for a fault from afar; no secrets
+    Bugreport(bugreport::Arguments),
     /// Take a namespace out of the mesh for some time
     Bypass(bypass::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
@@ -174,9 +177,13 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         Verb::Check(arguments) => return check::run(arguments, &cluster.access, &mut screen).await,
         Verb::Bypass(arguments) => return bypass::run(arguments, &cluster.access, &mut screen).await,
         Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
-        Verb::Doctor(arguments) => {
+        Verb::Doctor(_) | Verb::Bugreport(_) => {
             let whom = Whom::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
-            return doctor::run(arguments, &whom, &mut screen).await;
+            return match &verb {
+                Verb::Bugreport(arguments) => bugreport::run(arguments, &whom, &mut screen).await,
+                Verb::Doctor(arguments) => doctor::run(arguments, &whom, &mut screen).await,
+                _ => Ok(Outcome::Fine),
+            };
         }
         _ => {}
     }
@@ -200,6 +207,7 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         | Verb::Uninstall(_)
         | Verb::Check(_)
         | Verb::Doctor(_)
+        | Verb::Bugreport(_)
         | Verb::Bypass(_) => Ok(Outcome::Fine),
     }
 }

@@ -25,6 +25,7 @@ mod denied_clients;
 mod dice;
 mod direct;
 mod direct_full;
+mod doctor;
 mod explain;
 mod forged;
 mod full_table;

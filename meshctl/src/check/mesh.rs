@@ -15,7 +15,7 @@ use mesh_install::{AGENT, CONTROLLER};
 use super::{Finding, authority, facts::Facts};
 use crate::{bypass, install::rollout};
 
-const MODE: &str = "nodemesh.io/mode";
+pub const MODE: &str = "nodemesh.io/mode";
 const SAME_NODE: &str = "nodemesh.io/same-node";
 pub const REDIRECTION: &str = "nodemesh.io/redirection";
 /// Labels by which other meshes take a namespace.
