@@ -132,7 +132,7 @@ async fn gather<W: Write>(
     progress("doctor");
     match doctor::look(whom).await {
         Ok(findings) => archive.add("doctor.jsonl", &lines(&findings)),
-        Err(failure) => Ok(archive.missing("doctor.jsonl", &failure)),
+        Err(failure) => archive.skip("doctor.jsonl", &failure),
     }
 }
 

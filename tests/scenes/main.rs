@@ -16,6 +16,7 @@ mod bytes_stage;
 mod canary;
 mod capabilities;
 mod cast;
+mod cert_manager;
 mod closed_ports;
 mod cni_chain;
 mod cni_installer;

@@ -46,6 +46,12 @@ impl<W: Write> Archive<W> {
         self.missing.push(format!("{what}: {why}"));
     }
 
+    /// As [`Self::missing`], in place of [`Self::add`].
+    pub fn skip(&mut self, path: &str, why: &(impl Display + ?Sized)) -> io::Result<()> {
+        self.missing(path, why);
+        Ok(())
+    }
+
     /// Ends it; what is missing.
     pub fn finish(mut self, cluster: bool) -> io::Result<Vec<String>> {
         let table = contents::of(cluster).map(|(path, about)| format!("{path:<34} {about}\n"));

@@ -100,7 +100,7 @@ impl<W: io::Write> Cluster<'_, W> {
         progress("check");
         match facts::gather(self.client).await {
             Ok(facts) => self.archive.add("check.jsonl", &lines(&check::judge(&facts, false))),
-            Err(failure) => Ok(self.archive.missing("check.jsonl", &failure)),
+            Err(failure) => self.archive.skip("check.jsonl", &failure),
         }
     }
 
@@ -244,8 +244,8 @@ impl<W: io::Write> Cluster<'_, W> {
         let path = format!("logs/{name}{}.log", if previous { "-previous" } else { "" });
         match timeout(PATIENCE, pods.logs(name, &parameters)).await {
             Ok(Ok(log)) => self.archive.add(&path, newest(&log)),
-            Ok(Err(error)) => Ok(self.archive.missing(&path, &explained("reading the log", error))),
-            Err(_) => Ok(self.archive.missing(&path, "no answer")),
+            Ok(Err(error)) => self.archive.skip(&path, &explained("reading the log", error)),
+            Err(_) => self.archive.skip(&path, "no answer"),
         }
     }
 
@@ -274,7 +274,7 @@ impl<W: io::Write> Cluster<'_, W> {
                 });
                 self.json(path, &objects.collect())
             }
-            Err(why) => Ok(self.archive.missing(path, &why)),
+            Err(why) => self.archive.skip(path, &why),
         }
     }
 

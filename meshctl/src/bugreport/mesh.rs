@@ -88,7 +88,7 @@ async fn one<W: io::Write>(archive: &mut Archive<W>, servers: &Servers, path: &s
     let asked = Arguments::try_parse_from(["meshctl"].into_iter().chain(verb.split(' ')));
     let outcome = match asked {
         Ok(asked) => timeout(PATIENCE, answer(asked.verb, servers, &mut screen)).await,
-        Err(error) => return Ok(archive.missing(path, &error)),
+        Err(error) => return archive.skip(path, &error),
     };
     match outcome {
         Ok(Ok(_)) => {}

@@ -2,12 +2,12 @@
 //! is set so, the controller's arguments say.
 
 use k8s_openapi::api::apps::v1::Deployment;
+use mesh_install::AUTHORITY as NAME;
 use serde_json::Value;
 
 use super::{Finding, facts::Facts};
 
 const KIND: &str = "certificates.cert-manager.io";
-const NAME: &str = "mesh-ca";
 const AREA: &str = "authority";
 
 pub fn judge(facts: &Facts, controller: Option<&Deployment>) -> Option<Finding> {
