@@ -107,6 +107,7 @@ fn arguments() -> Value {
         "--same-node=${sameNode}",
         "--certificate-ttl=${certificateTtlSeconds}s",
         when("caSecret", "--ca-secret=${caSecret}".into()),
+        when("certManager.issuer", "--ca-given".into()),
         when("metrics.enabled", format!("--metrics=0.0.0.0:{MONITORING}").into()),
         "--log=${controller.log}",
     ])

@@ -2,6 +2,7 @@
 //! chart. Pure: it reads no file and asks no cluster.
 
 mod agent;
+mod authority;
 mod chart;
 mod controller;
 mod kustomize;
@@ -12,6 +13,7 @@ mod values;
 mod yaml;
 
 pub use agent::CAPABILITIES;
+pub use authority::NAME as AUTHORITY;
 pub use chart::chart;
 pub use kustomize::base;
 pub use permissions::table;
@@ -52,6 +54,7 @@ fn parts() -> Vec<Part> {
     vec![
         part("namespace", vec![namespace()]),
         part("rbac", permissions::objects()),
+        part("authority", authority::objects()),
         part("controller", controller::objects()),
         part("agent", agent::objects()),
         part("monitoring", monitoring::objects()),

@@ -26,6 +26,7 @@ rootNamespace: mesh-root
 sameNode: tls
 certificateTtlSeconds: 1000000
 caSecret: given
+certManager: {issuer: own-ca, issuerKind: ClusterIssuer, issuerGroup: example.org, duration: 720h, renewBefore: 240h}
 nodeTaint: false
 metrics: {enabled: false, podMonitor: true}
 controller:
@@ -92,8 +93,8 @@ fn all(values: &Values) -> usize {
             "DaemonSet" => strictly::<DaemonSet>(object),
             "Service" => strictly::<Service>(object),
             "PodDisruptionBudget" => strictly::<PodDisruptionBudget>(object),
-            // Another project's kind, of which there is no type here.
-            "PodMonitor" => {}
+            // Other projects' kinds, of which there is no type here.
+            "PodMonitor" | "Certificate" => {}
             other => panic!("{other}: nobody checks it"),
         }
     }
@@ -104,7 +105,7 @@ fn all(values: &Values) -> usize {
 fn every_object_has_the_fields_of_its_kind() {
     // The namespace, two accounts, two roles and their bindings, Deployment, Service, budget, DaemonSet.
     assert_eq!(all(&Values::default()), 11);
-    assert_eq!(all(&changed()), 13, "and the PodMonitors");
+    assert_eq!(all(&changed()), 14, "and the PodMonitors, and the CA's Certificate");
 }
 
 #[test]
@@ -171,6 +172,21 @@ fn the_base_is_the_same_objects() {
     let read = read.flat_map(|file| helm::documents(&file.text)).collect::<Vec<_>>();
     assert_eq!(read, objects(&Values::default()));
     assert!(base.iter().all(|file| !file.text.contains("{{")));
+}
+
+/// As cert-manager's documentation of `cert-manager.io/v1` has them.
+#[test]
+fn cert_manager_is_asked_for_a_ca_that_signs() {
+    let objects = objects(&changed());
+    let certificate = objects.iter().find(|object| object["kind"] == "Certificate").unwrap();
+    let spec = &certificate["spec"];
+    assert_eq!((&spec["isCA"], &spec["secretName"]), (&json!(true), &json!("mesh-ca")));
+    assert_eq!(spec["privateKey"]["algorithm"], "ECDSA");
+    assert_eq!(spec["issuerRef"], json!({ "name": "own-ca", "kind": "ClusterIssuer", "group": "example.org" }));
+    assert_eq!((&spec["duration"], &spec["renewBefore"]), (&json!("720h"), &json!("240h")));
+    let controller = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let arguments = controller["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    assert!(arguments.contains(&json!("--ca-given")));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `meshctl check`: would the mesh work on this cluster, and does it? It only looks. What it reads is gathered first
 //! (`facts`); every judgement about it is pure.
 
-mod cluster;
-mod facts;
-mod mesh;
+mod authority;
+pub mod cluster;
+pub mod facts;
+pub mod mesh;
 mod network;
 mod nodes;
 
@@ -44,12 +45,12 @@ pub enum Mark {
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    mark: Mark,
+    pub mark: Mark,
     /// What it is about, in a word.
-    area: &'static str,
-    what: String,
+    pub area: &'static str,
+    pub what: String,
     /// What to do; empty where nothing is to be done.
-    hint: String,
+    pub hint: String,
 }
 
 impl Finding {
@@ -77,14 +78,12 @@ pub async fn run<W: io::Write>(
     }
     let facts = facts::gather(&access.client().await?).await?;
     let findings = judge(&facts, *pre);
-    for finding in &findings {
-        show(finding, screen)?;
-    }
+    findings.iter().try_for_each(|finding| show(finding, screen))?;
     let found = findings.iter().any(|finding| finding.mark == Mark::Error);
     Ok(if found { Outcome::Found } else { Outcome::Fine })
 }
 
-fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
+pub fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
     let mut findings = cluster::judge(facts, pre);
     findings.extend(nodes::judge(&facts.nodes));
     findings.extend(network::judge(facts));
@@ -95,7 +94,7 @@ fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
     findings
 }
 
-fn show<W: io::Write>(finding: &Finding, screen: &mut Screen<W>) -> io::Result<()> {
+pub fn show<W: io::Write>(finding: &Finding, screen: &mut Screen<W>) -> io::Result<()> {
     if screen.format != Format::Table {
         return screen.object(finding);
     }

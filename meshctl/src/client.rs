@@ -18,7 +18,7 @@ use server::Server;
 /// Where an agent listens unless it was told otherwise.
 const AGENT_SOCKET: &str = "/run/nodemesh/agent.sock";
 /// The name under which the controller itself answers.
-const CONTROLLER: &str = "controller";
+pub const CONTROLLER: &str = "controller";
 /// Where the controller listens unless it was told otherwise.
 const CONTROLLER_SOCKET: &str = "/var/lib/nodemesh/admin.sock";
 
@@ -85,18 +85,29 @@ impl Servers {
         cluster: &Cluster,
         node: String,
     ) -> Result<Self, Failure> {
-        if cluster.access.is_named() && (agents_typed || controller_typed) {
-            let why = "name sockets (--agent, --controller) or a cluster (--kubeconfig, --context), not both";
-            return Err(Failure::Usage(why.into()));
-        }
-        let here = match cluster.access.is_named() {
-            true => None,
-            false => sockets((agents, agents_typed), (controller, controller_typed))?,
-        };
+        let here = Self::here((agents, agents_typed), (controller, controller_typed), cluster, node.clone())?;
         match here {
-            Some(sockets) => Ok(Self { servers: sockets.into_iter().map(Server::Socket).collect(), node }),
+            Some(servers) => Ok(servers),
             None => Self::of_cluster(cluster, node).await.map_err(|failure| or_socket(failure, cluster)),
         }
+    }
+
+    /// As [`Self::choose`]; `None`: the cluster is meant.
+    pub fn here(
+        (agents, agents_typed): (Vec<PathBuf>, bool),
+        (controller, controller_typed): (Option<PathBuf>, bool),
+        cluster: &Cluster,
+        node: String,
+    ) -> Result<Option<Self>, Failure> {
+        if cluster.access.is_named() {
+            if agents_typed || controller_typed {
+                let why = "name sockets (--agent, --controller) or a cluster (--kubeconfig, --context), not both";
+                return Err(Failure::Usage(why.into()));
+            }
+            return Ok(None);
+        }
+        let sockets = sockets((agents, agents_typed), (controller, controller_typed))?;
+        Ok(sockets.map(|sockets| Self { servers: sockets.into_iter().map(Server::Socket).collect(), node }))
     }
 
     pub async fn of_cluster(cluster: &Cluster, node: String) -> Result<Self, Failure> {
@@ -107,6 +118,11 @@ impl Servers {
     #[cfg(test)]
     pub fn of_sockets(sockets: Vec<PathBuf>, node: String) -> Self {
         Self { servers: sockets.into_iter().map(Server::Socket).collect(), node }
+    }
+
+    /// The same, asked about one node.
+    pub fn about(&self, node: &str) -> Self {
+        Self { servers: self.servers.clone(), node: node.to_owned() }
     }
 
     /// Asks all at once. Of several agents those of other nodes than the one that is asked about say nothing.
@@ -277,7 +293,7 @@ fn default_socket(agent: &Path, controller: &Path) -> Option<PathBuf> {
 }
 
 /// Nobody said where to ask: both ways are named.
-fn or_socket(failure: Failure, cluster: &Cluster) -> Failure {
+pub fn or_socket(failure: Failure, cluster: &Cluster) -> Failure {
     match failure {
         Failure::Usage(why) if !cluster.access.is_named() => Failure::Unreachable(format!(
             "there is no socket of an agent ({AGENT_SOCKET}) nor of the controller ({CONTROLLER_SOCKET}), and no cluster \

@@ -80,6 +80,11 @@ impl Chosen {
         for assignment in &self.set {
             values.set(assignment).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))?;
         }
+        let is_set = |path: &str| values.at(path) != "";
+        if is_set("caSecret") && is_set("certManager.issuer") {
+            let why = "caSecret and certManager.issuer: a CA is given or issued, not both";
+            return Err(Failure::Usage(why.into()));
+        }
         Ok(values)
     }
 }

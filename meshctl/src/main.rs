@@ -2,11 +2,13 @@
 //! answer. It decides nothing itself and needs neither a cluster nor the kernel parts of the mesh.
 
 mod authz;
+mod bugreport;
 mod bypass;
 mod check;
 mod client;
 mod cluster;
 mod config;
+mod doctor;
 mod edges;
 mod explain;
 mod flows;
@@ -15,6 +17,7 @@ mod install;
 mod output;
 mod status;
 mod uninstall;
+mod whom;
 mod words;
 
 use std::{io, path::PathBuf, process::ExitCode};
@@ -25,6 +28,7 @@ use crate::{
     client::{Cluster, Failure, Servers},
     install::How,
     output::{Format, Screen},
+    whom::Whom,
 };
 
 const EXIT_CODES: &str = "Examples:
@@ -110,6 +114,10 @@ enum Verb {
     Uninstall(uninstall::Arguments),
     /// Would the mesh work on this cluster, and does it?
     Check(check::Arguments),
+    /// What is wrong with the mesh that runs, and what to do about it
+    Doctor(doctor::Arguments),
+    /// One archive with what somebody needs who looks for a fault from afar; no secrets
+    Bugreport(bugreport::Arguments),
     /// Take a namespace out of the mesh for some time
     Bypass(bypass::Arguments),
     /// A script for the shell that completes meshctl's verbs and options
@@ -169,6 +177,14 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         Verb::Check(arguments) => return check::run(arguments, &cluster.access, &mut screen).await,
         Verb::Bypass(arguments) => return bypass::run(arguments, &cluster.access, &mut screen).await,
         Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
+        Verb::Doctor(_) | Verb::Bugreport(_) => {
+            let whom = Whom::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
+            return match &verb {
+                Verb::Bugreport(arguments) => bugreport::run(arguments, &whom, &mut screen).await,
+                Verb::Doctor(arguments) => doctor::run(arguments, &whom, &mut screen).await,
+                _ => Ok(Outcome::Fine),
+            };
+        }
         _ => {}
     }
     let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
@@ -190,6 +206,8 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         | Verb::Upgrade(_)
         | Verb::Uninstall(_)
         | Verb::Check(_)
+        | Verb::Doctor(_)
+        | Verb::Bugreport(_)
         | Verb::Bypass(_) => Ok(Outcome::Fine),
     }
 }

@@ -139,7 +139,6 @@ impl Screen {
 }
 
 impl<W: Write> Screen<W> {
-    #[cfg(test)]
     pub fn new(out: W, format: Format, colours: bool) -> Self {
         Self { out, format, colours }
     }

@@ -1,6 +1,6 @@
 //! `meshctl status`: what runs, what is connected, which pods are redirected, what could not be honoured.
 
-mod controller;
+pub mod controller;
 
 use std::{io::Write, time::SystemTime};
 

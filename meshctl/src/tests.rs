@@ -48,7 +48,7 @@ impl Drop for Served {
 }
 
 impl Served {
-    fn new(answer: impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(answer: impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync + 'static) -> Self {
         Self::of("node-a", answer)
     }
 
@@ -88,7 +88,7 @@ async fn meshctl(
     asked(line, &[&served.socket()]).await
 }
 
-async fn asked(line: &str, sockets: &[&Path]) -> (Result<Outcome, Failure>, String) {
+pub(crate) async fn asked(line: &str, sockets: &[&Path]) -> (Result<Outcome, Failure>, String) {
     let sockets = sockets.iter().map(|socket| socket.to_path_buf()).collect();
     run_at(line, async |node| Servers::of_sockets(sockets, node)).await
 }

@@ -17,7 +17,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
-use mesh_install::{AGENT, CONTROLLER, PART_OF, PART_OF_LABEL};
+use mesh_install::{AGENT, AUTHORITY, CONTROLLER, PART_OF, PART_OF_LABEL};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -250,8 +250,11 @@ async fn forget(client: &Client, namespace: &str) -> Result<(), Failure> {
         Err(error) if !is_missing(&error) => Err(explained("deleting what the mesh made", error)),
         _ => Ok(()),
     };
+    // cert-manager would make the Secret anew.
+    let certificates = api(client, "cert-manager.io/v1", "Certificate", Some(namespace));
+    gone(certificates.delete(AUTHORITY, &now).await.map(drop))?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    gone(secrets.delete("mesh-ca", &now).await.map(drop))?;
+    gone(secrets.delete(AUTHORITY, &now).await.map(drop))?;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     gone(maps.delete("mesh-ca-root", &now).await.map(drop))?;
     let leases: Api<Lease> = Api::namespaced(client.clone(), namespace);

@@ -71,6 +71,22 @@ pub const SETTINGS: &[Setting] = &[
         "Secret with a given CA (cacerts, or of type kubernetes.io/tls); empty: own CA",
     ),
     setting(
+        "certManager.issuer",
+        MAY_BE_EMPTY,
+        "",
+        "Issuer of cert-manager that issues the CA: a Certificate mesh-ca is made instead of a root of the mesh's own. \
+         Needs cert-manager's CRD; not with caSecret; empty: own CA",
+    ),
+    setting("certManager.issuerKind", Kind::Choice(&["Issuer", "ClusterIssuer"]), "Issuer", "Its kind"),
+    setting("certManager.issuerGroup", NAME, "cert-manager.io", "The API group of its kind"),
+    setting("certManager.duration", NAME, "8760h", "The life of the CA's certificate"),
+    setting(
+        "certManager.renewBefore",
+        NAME,
+        "2190h",
+        "How long before its end it is renewed; two lives of a workload's certificate at least",
+    ),
+    setting(
         "nodeTaint",
         Kind::Flag,
         "true",

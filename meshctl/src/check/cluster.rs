@@ -61,7 +61,7 @@ fn permissions(facts: &Facts) -> Finding {
     }
 }
 
-fn clock(facts: &Facts) -> Option<Finding> {
+pub fn clock(facts: &Facts) -> Option<Finding> {
     let (own, server) = facts.clocks?;
     let seconds = own.duration_since(server).as_secs();
     let text = format!("this machine and the API server are {} s apart", seconds.abs());

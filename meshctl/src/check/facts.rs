@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client,
-    api::{ListParams, PostParams},
+    api::{DynamicObject, ListParams, PostParams},
     client::Body,
 };
 use serde::de::DeserializeOwned;
@@ -23,7 +23,7 @@ use std::fmt::Debug;
 
 use crate::{
     client::Failure,
-    cluster::{explained, is_missing},
+    cluster::{api, explained, is_missing},
 };
 
 /// What installing needs: verb, group, resource.
@@ -40,6 +40,11 @@ pub const NEEDED: &[(&str, &str, &str)] = &[
     ("patch", "rbac.authorization.k8s.io", "roles"),
     ("patch", "rbac.authorization.k8s.io", "rolebindings"),
 ];
+
+/// The mesh's kinds of policy.
+pub const RULES: &[(&str, &str)] =
+    &[("security.istio.io/v1", "AuthorizationPolicy"), ("security.istio.io/v1", "PeerAuthentication")];
+const CERTIFICATES: (&str, &str) = ("cert-manager.io/v1", "Certificate");
 
 #[derive(Debug, Default)]
 pub struct Facts {
@@ -59,6 +64,10 @@ pub struct Facts {
     pub deployments: Vec<Deployment>,
     pub policies: Vec<NetworkPolicy>,
     pub leases: Vec<Lease>,
+    /// Policies of the mesh's kinds, as far as these are installed.
+    pub rules: Vec<DynamicObject>,
+    /// cert-manager's Certificates, where it is installed.
+    pub certificates: Vec<DynamicObject>,
     /// What could not be read, and why.
     pub unread: Vec<String>,
     /// When all this was read.
@@ -94,6 +103,10 @@ pub async fn gather(client: &Client) -> Result<Facts, Failure> {
     let before = unread.len();
     let kinds: Vec<CustomResourceDefinition> = list(client, "customresourcedefinitions", &mut unread).await?;
     facts.kinds = (unread.len() == before).then(|| kinds.into_iter().filter_map(|kind| kind.metadata.name).collect());
+    for (api_version, kind) in RULES {
+        facts.rules.extend(others(client, api_version, kind, &mut unread).await?);
+    }
+    facts.certificates = others(client, CERTIFICATES.0, CERTIFICATES.1, &mut unread).await?;
     facts.unread = unread;
     Ok(facts)
 }
@@ -110,6 +123,24 @@ where
             Ok(Vec::new())
         }
         Err(error) => Err(explained(&format!("listing {name}"), error)),
+    }
+}
+
+/// Of a kind that may not be installed: then there are none.
+async fn others(
+    client: &Client,
+    api_version: &str,
+    kind: &str,
+    unread: &mut Vec<String>,
+) -> Result<Vec<DynamicObject>, Failure> {
+    match api(client, api_version, kind, None).list(&ListParams::default()).await {
+        Ok(list) => Ok(list.items),
+        Err(error) if is_missing(&error) => Ok(Vec::new()),
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            unread.push(format!("{kind}: {}", status.message));
+            Ok(Vec::new())
+        }
+        Err(error) => Err(explained(&format!("listing every {kind}"), error)),
     }
 }
 

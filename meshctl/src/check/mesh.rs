@@ -1,20 +1,23 @@
 //! The mesh itself: labels that say what they mean, and, once it is installed, what runs and what agents report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Namespace, Pod},
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        core::v1::{Namespace, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use mesh_install::{AGENT, CONTROLLER};
 
-use super::{Finding, facts::Facts};
+use super::{Finding, authority, facts::Facts};
 use crate::{bypass, install::rollout};
 
-const MODE: &str = "nodemesh.io/mode";
+pub const MODE: &str = "nodemesh.io/mode";
 const SAME_NODE: &str = "nodemesh.io/same-node";
-const REDIRECTION: &str = "nodemesh.io/redirection";
+pub const REDIRECTION: &str = "nodemesh.io/redirection";
 /// Labels by which other meshes take a namespace.
 const OTHERS: &[(&str, &str)] =
     &[("istio-injection", "enabled"), ("istio.io/dataplane-mode", "ambient"), ("linkerd.io/inject", "enabled")];
@@ -88,16 +91,29 @@ fn words(name: &str, metadata: &ObjectMeta) -> Vec<Finding> {
 }
 
 pub fn running(facts: &Facts) -> Vec<Finding> {
-    let agents = facts.daemon_sets.iter().find(|set| set.metadata.name.as_deref() == Some(AGENT));
-    let Some(agents) = agents else {
+    let Some((agents, controller)) = installed(facts) else {
         return vec![Finding::error("mesh", "it is not installed", "meshctl install")];
     };
     let namespace = agents.metadata.namespace.as_deref();
+    let mut findings = rollouts(agents, controller);
+    findings.extend(links(facts, namespace.unwrap_or_default()));
+    findings.extend(authority::judge(facts, controller));
+    findings.extend(pods(facts));
+    findings
+}
+
+/// The agents, and the controller beside them.
+pub fn installed(facts: &Facts) -> Option<(&DaemonSet, Option<&Deployment>)> {
+    let agents = facts.daemon_sets.iter().find(|set| set.metadata.name.as_deref() == Some(AGENT))?;
+    let beside = |one: &&Deployment| {
+        one.metadata.name.as_deref() == Some(CONTROLLER) && one.metadata.namespace == agents.metadata.namespace
+    };
+    Some((agents, facts.deployments.iter().find(beside)))
+}
+
+pub fn rollouts(agents: &DaemonSet, controller: Option<&Deployment>) -> Vec<Finding> {
+    let namespace = agents.metadata.namespace.as_deref();
     let mut findings = Vec::new();
-    let controller = facts
-        .deployments
-        .iter()
-        .find(|one| one.metadata.name.as_deref() == Some(CONTROLLER) && one.metadata.namespace.as_deref() == namespace);
     let controller = controller.map(|one| ("Deployment", serde_json::to_value(one).unwrap_or_default()));
     let sets = controller.into_iter().chain([("DaemonSet", serde_json::to_value(agents).unwrap_or_default())]);
     for (kind, mut object) in sets {
@@ -109,19 +125,12 @@ pub fn running(facts: &Facts) -> Vec<Finding> {
             false => Finding::error("mesh", what, format!("kubectl -n {} get pods", namespace.unwrap_or_default())),
         });
     }
-    findings.extend(links(facts, namespace.unwrap_or_default()));
-    findings.extend(pods(facts));
     findings
 }
 
 /// Nodes with an agent that no controller hears.
-fn links(facts: &Facts, namespace: &str) -> Vec<Finding> {
-    let is_agent = |pod: &&Pod| {
-        pod.metadata.namespace.as_deref() == Some(namespace)
-            && of(&pod.metadata.labels, "app.kubernetes.io/name") == Some(AGENT)
-    };
-    let nodes = facts.pods.iter().filter(is_agent).filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref());
-    let nodes = nodes.collect::<std::collections::BTreeSet<_>>();
+pub fn links(facts: &Facts, namespace: &str) -> Vec<Finding> {
+    let nodes = agents(facts, namespace);
     let linked = |node: &str| {
         let lease = facts.leases.iter().find(|lease| {
             lease.metadata.namespace.as_deref() == Some(namespace)
@@ -138,6 +147,15 @@ fn links(facts: &Facts, namespace: &str) -> Vec<Finding> {
         "what they have is in force, and nothing newer: kubectl -n {namespace} logs -l app.kubernetes.io/name={AGENT}"
     );
     vec![Finding::error("mesh", format!("no controller hears the agents of {}", lost.join(", ")), hint)]
+}
+
+/// The nodes with a pod of an agent.
+pub fn agents<'a>(facts: &'a Facts, namespace: &str) -> BTreeSet<&'a str> {
+    let is_agent = |pod: &&Pod| {
+        pod.metadata.namespace.as_deref() == Some(namespace)
+            && of(&pod.metadata.labels, mesh_install::NAME_LABEL) == Some(AGENT)
+    };
+    facts.pods.iter().filter(is_agent).filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref()).collect()
 }
 
 /// What agents say of pods.
@@ -168,8 +186,15 @@ fn pods(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// Its namespace is out of the mesh for some time.
+pub fn is_bypassed(facts: &Facts, pod: &Pod) -> bool {
+    let namespace = facts.namespaces.iter().find(|one| one.metadata.name == pod.metadata.namespace);
+    let until = namespace.and_then(|one| of(&one.metadata.annotations, bypass::UNTIL)?.parse::<Timestamp>().ok());
+    until.is_some_and(|until| until > facts.now)
+}
+
 /// The pod's own label, or else its namespace's.
-fn wanted<'a>(facts: &'a Facts, pod: &'a Pod) -> Option<&'a str> {
+pub fn wanted<'a>(facts: &'a Facts, pod: &'a Pod) -> Option<&'a str> {
     let namespace = || facts.namespaces.iter().find(|one| one.metadata.name == pod.metadata.namespace);
     mode(&pod.metadata).or_else(|| mode(&namespace()?.metadata))
 }
@@ -178,7 +203,7 @@ fn mode(metadata: &ObjectMeta) -> Option<&str> {
     of(&metadata.labels, MODE)
 }
 
-fn of<'a>(words: &'a Option<BTreeMap<String, String>>, name: &str) -> Option<&'a str> {
+pub fn of<'a>(words: &'a Option<BTreeMap<String, String>>, name: &str) -> Option<&'a str> {
     words.as_ref()?.get(name).map(String::as_str)
 }
 
@@ -186,6 +211,6 @@ fn name(metadata: &ObjectMeta) -> &str {
     metadata.name.as_deref().unwrap_or_default()
 }
 
-fn full(metadata: &ObjectMeta) -> String {
+pub fn full(metadata: &ObjectMeta) -> String {
     format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), name(metadata))
 }

@@ -18,6 +18,7 @@ use crate::{
 /// Every kind that meshctl applies, in the order in which it deletes them.
 pub const KINDS: &[(&str, &str)] = &[
     ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("cert-manager.io/v1", "Certificate"),
     ("apps/v1", "DaemonSet"),
     ("apps/v1", "Deployment"),
     ("policy/v1", "PodDisruptionBudget"),
@@ -95,7 +96,16 @@ async fn one<W: io::Write>(
 async fn patch(client: &Client, object: &Value, parameters: &PatchParams) -> Result<DynamicObject, Failure> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let applied = collection(client, object).patch(name, parameters, &Patch::Apply(object)).await;
-    applied.map_err(|error| explained(&format!("applying {}", shown(object)), error))
+    applied.map_err(|error| match is_missing(&error) {
+        // The namespace is there: see `all`.
+        true => Failure::Unreachable(format!(
+            "applying {}: this cluster has no kind {} of {}; its CRD comes from its own project",
+            shown(object),
+            object["kind"].as_str().unwrap_or_default(),
+            object["apiVersion"].as_str().unwrap_or_default()
+        )),
+        false => explained(&format!("applying {}", shown(object)), error),
+    })
 }
 
 fn collection(client: &Client, object: &Value) -> kube::Api<DynamicObject> {

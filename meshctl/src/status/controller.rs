@@ -72,7 +72,7 @@ pub fn text<W: Write>(status: &ControllerStatus, screen: &mut Screen<W>) -> Resu
 }
 
 /// Only redirected pods depend on their agent; the controller cannot tell one that is dead from one that lost its way.
-fn missing_text(missing: &MissingNode) -> String {
+pub fn missing_text(missing: &MissingNode) -> String {
     let MissingNode { node, mesh_pods, redirected_pods } = missing;
     let pods = |count: &u32| if *count == 1 { "1 mesh pod".into() } else { format!("{count} mesh pods") };
     let refuse = format!(
