@@ -255,8 +255,9 @@ mod tests {
         now: u64,
     }
 
-    const NOBODY: Node =
-        Node { service: None, backend: None, verdict: None, kept: Cell::new(None), full: false, now: 100 };
+    fn nobody() -> Node {
+        Node { service: None, backend: None, verdict: None, kept: Cell::new(None), full: false, now: 100 }
+    }
 
     impl Lives for Node {
         fn epoch(&self, pod: u32) -> Option<u32> {
@@ -298,7 +299,7 @@ mod tests {
     }
 
     fn decide(facts: &Connect<'_>, in_enrolled_cgroup: impl FnOnce() -> bool) -> Outcome {
-        connect(facts, &NOBODY, in_enrolled_cgroup)
+        connect(facts, &nobody(), in_enrolled_cgroup)
     }
 
     const fn neighbour() -> SockAddr {
@@ -327,7 +328,7 @@ mod tests {
     const PERMITTED: Permit = Permit { target: 4, target_epoch: 11, generation: 6, decision: 77 };
 
     fn with(verdict: Verdict) -> Node {
-        Node { verdict: Some(verdict.sealed(&permitted_key())), ..NOBODY }
+        Node { verdict: Some(verdict.sealed(&permitted_key())), ..nobody() }
     }
 
     fn redirected(outcome: Outcome) -> bool {
@@ -343,7 +344,7 @@ mod tests {
         let deny = Verdict { action: action::DENY, ..permitted() };
         assert_eq!(after(&with(deny)), Outcome::Denied(Counter::ConnectDenied, neighbour(), 77));
         assert!(redirected(after(&with(Verdict { action: action::REDIRECT, ..permitted() }))));
-        assert!(redirected(after(&NOBODY)));
+        assert!(redirected(after(&nobody())));
         for base in [permitted(), deny] {
             for stale in [
                 Verdict { expires: 100, ..base },
@@ -356,7 +357,7 @@ mod tests {
             }
             // Another's value, read while it was exchanged
             let other = VerdictKey { source: 2, ..permitted_key() };
-            assert!(redirected(after(&Node { verdict: Some(base.sealed(&other)), ..NOBODY })));
+            assert!(redirected(after(&Node { verdict: Some(base.sealed(&other)), ..nobody() })));
         }
         assert!(redirected(after(&Node { full: true, ..with(permitted()) })));
         let bound = |bound| connect(&Connect { bound, ..dialled }, &with(permitted()), || true);
@@ -399,7 +400,7 @@ mod tests {
             backend: Some(Backend { address: far, service }),
             kept: Cell::new(kept),
             now,
-            ..NOBODY
+            ..nobody()
         };
         let after = |node: &Node| match connect(&dial(service.ip), node, || true) {
             Outcome::Redirect(_, _, hint) => hint,
