@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, B, Families, NodeId, Patience, Pod, Service, World, eventually};
+use mesh_tests::{A, B, End, Families, NodeId, Patience, Pod, Service, World, eventually, patience};
 
 const ANY: std::net::IpAddr = std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
 const CLIENT_IP: (&str, &str) = ("sessionAffinity", "ClientIP");
@@ -122,8 +122,9 @@ fn a_client_keeps_its_endpoint_until_that_leaves() -> Result<()> {
 
 #[test]
 fn a_client_that_was_away_too_long_may_move() -> Result<()> {
-    let for_two_seconds = ("sessionAffinityConfig", "{ clientIP: { timeoutSeconds: 2 } }");
-    let fields = [CLIENT_IP, for_two_seconds];
+    let timeout = Duration::from_secs(2) * patience();
+    let config = format!("{{ clientIP: {{ timeoutSeconds: {} }} }}", timeout.as_secs());
+    let fields = [CLIENT_IP, ("sessionAffinityConfig", &*config)];
     let mut stage = Stage::new("affinity for a while", &fields)?;
     let (client, to) = (Arc::clone(&stage.clients[0]), stage.service.addr());
     let first = stage.keeps(&client, to, 5)?;
@@ -132,11 +133,11 @@ fn a_client_that_was_away_too_long_may_move() -> Result<()> {
     assert_ne!(second, first);
     stage.served_by(&stage.all(), &fields)?;
     // The last use counts, not the first one.
-    for _ in 0..6 {
+    for _ in 0..5 {
         assert_eq!(stage.keeps(&client, to, 1)?, second);
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(timeout / 4);
     }
-    thread::sleep(Duration::from_millis(1700));
+    thread::sleep(timeout * 13 / 16);
     // Of the same endpoints it gets the one that it got first.
     assert_eq!(stage.keeps(&client, to, 20)?, first);
     Ok(())
@@ -163,5 +164,9 @@ fn it_is_kept_among_the_near_while_there_are_any() -> Result<()> {
     stage.served_by(&stage.all(), &fields)?;
     let near = stage.keeps(&clients[0], to, 20)?;
     assert!(is_on(&stage, A, &near), "a nearer one is there again, {near}");
+    // Whom it kept is no reason to let it connect to nobody.
+    stage.served_by(&[], &fields)?;
+    let refused = clients[0].say(to, "")?;
+    assert_eq!((refused.connected, refused.end), (false, End::Refused), "{refused:?}");
     Ok(())
 }

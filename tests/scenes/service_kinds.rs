@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, B, End, Families, Pod, World};
+use mesh_tests::{A, B, End, Families, NodeId, Pod, World};
 use serde_json::{Value, json};
 
 use crate::cast::Cast;
@@ -104,11 +104,15 @@ fn dialled(world: &World, client: &Pod, to: SocketAddr) -> Result<(String, Strin
 
 /// A pod that runs and of which its kubelet says that it is not ready.
 fn unready(pod: &Pod) -> Value {
-    let ips: Vec<Value> = pod.addresses().iter().map(|ip| json!({ "ip": ip })).collect();
+    running(&pod.name, pod.node, &pod.uid, &pod.addresses())
+}
+
+fn running(name: &str, node: NodeId, uid: &str, addresses: &[IpAddr]) -> Value {
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
     json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": pod.name, "namespace": "shop", "uid": pod.uid },
-        "spec": { "nodeName": pod.node.name(), "serviceAccountName": pod.service_account, "containers": [] },
+        "metadata": { "name": name, "namespace": "shop", "uid": uid },
+        "spec": { "nodeName": node.name(), "serviceAccountName": name, "containers": [] },
         "status": {
             "phase": "Running", "podIP": ips[0]["ip"], "podIPs": ips,
             "conditions": [{ "type": "Ready", "status": "False" }],
@@ -208,9 +212,13 @@ fn who_ends_is_drained() -> Result<()> {
         assert_eq!(seen, by.iter().map(|pod| pod.at(PORT)).collect());
         Ok(())
     };
+    write(&mut world, READY, ENDED)?;
+    served(&[&near])?;
+    let held_near = client.hold(at(81))?;
     write(&mut world, ENDED, READY)?;
     served(&[&far])?;
-    let held = client.hold(at(81))?;
+    let held = [held_near, client.hold(at(81))?];
+    let all_live = || held.iter().map(mesh_tests::Held::is_open).collect::<Result<Vec<_>>>();
     // What is open lives, what is new goes elsewhere; the last that answer are used.
     for (near_is, far_is, by) in [
         (READY, DRAINING, vec![&near]),
@@ -220,20 +228,36 @@ fn who_ends_is_drained() -> Result<()> {
     ] {
         write(&mut world, near_is, far_is)?;
         served(&by)?;
-        assert!(held.is_open()?, "{near_is:?} {far_is:?}");
+        assert_eq!(all_live()?, [true; 2], "{near_is:?} {far_is:?}");
     }
     write(&mut world, ENDED, ENDED)?;
     let refused = client.say(at(80), "")?;
     assert_eq!((refused.connected, refused.end), (false, End::Refused), "{refused:?}");
     world.flow(A, "refused", |flow| flow.reason == "NO_HEALTHY_ENDPOINT")?;
-    assert!(held.is_open()?);
-    assert_eq!(held.finish()?.end, End::Eof);
+    assert_eq!(all_live()?, [true; 2]);
+    for held in held {
+        assert_eq!(held.finish()?.end, End::Eof);
+    }
     Ok(())
 }
 
 #[test]
-fn a_pod_that_completed_owns_no_address() -> Result<()> {
-    let Cast { mut world, far, .. } = Cast::meshed("completed")?;
+fn who_completed_or_is_in_the_nodes_network_owns_no_address() -> Result<()> {
+    let Cast { mut world, client, far, .. } = Cast::meshed("no address of its own")?;
+    // It is said to be none of the mesh, and its address is the node's.
+    let mut on_the_node = running("on-the-node", A, "u-on-the-node", &[A.address().into()]);
+    on_the_node["spec"]["hostNetwork"] = json!(true);
+    write(&world, "on-the-node", &[on_the_node])?;
+    world.settle()?;
+    let status = world.status(A)?;
+    let told = status["pods"].as_array().into_iter().flatten().find(|pod| pod["pod"] == "on-the-node");
+    let told = told.with_context(|| format!("not in the status: {status}"))?;
+    assert!(told.to_string().contains("hostNetwork"), "{told}");
+    world.node(A).host.serve("peer", PORT)?;
+    let at_the_node = SocketAddr::from((A.address(), PORT));
+    let (path, security, identity) = dialled(&world, &client, at_the_node)?;
+    assert_eq!((path.as_str(), security.as_str(), identity.as_str()), ("passthrough", "none", ""));
+
     let job = world.pod("shop", "job", A)?;
     world.wait_for(from_ref(&job), true)?;
     world.delete_pod(&job)?;

@@ -40,6 +40,7 @@ const SCENES: &[&str] = &[
     "half_close_reset_slow",
     "agent_killed",
     "direct",
+    "affinity",
 ];
 
 /// This machine's own kernel, without emulation.

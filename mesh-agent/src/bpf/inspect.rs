@@ -14,8 +14,8 @@ use aya::{
     maps::{HashMap, Map, MapData},
 };
 use mesh_common::abi::{
-    Attestation, Direct, FlowKey, MAX_PODS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict,
-    VerdictKey,
+    Affinity, AffinityKey, Attestation, Direct, FlowKey, MAX_PODS, PodEntry, ProbeTarget, Service, SockAddr,
+    SocketState, Tuple, Verdict, VerdictKey,
 };
 
 use super::{
@@ -73,7 +73,7 @@ impl Datapath {
 
     /// How many entries the maps hold, by name; of `OVERFLOWED` its value. `PENDING`, `ATTESTED` and `DIRECT` change
     /// while they are counted: of them it is about how many.
-    pub fn map_entries(&self) -> [(&'static str, usize); 10] {
+    pub fn map_entries(&self) -> [(&'static str, usize); 11] {
         [
             ("PENDING", self.count::<FlowKey, SocketState>("PENDING")),
             ("ATTESTED", self.count::<Tuple, Attestation>("ATTESTED")),
@@ -83,6 +83,7 @@ impl Datapath {
             ("LISTENING", self.maps.all_listening().len()),
             ("VERDICTS", self.count::<VerdictKey, Verdict>("VERDICTS")),
             ("SERVICES", self.count::<SockAddr, Service>("SERVICES")),
+            ("AFFINITY", self.count::<AffinityKey, Affinity>("AFFINITY")),
             ("DIRECT", self.count::<u64, Direct>("DIRECT")),
             ("OVERFLOWED", self.overflowed().map_or(0, usize::from)),
         ]

@@ -107,3 +107,24 @@ impl FromStr for ServiceName {
         Ok(Self { namespace, hostname })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Level, LoadBalancingMode};
+
+    #[test]
+    fn how_an_endpoint_is_chosen_in_words() {
+        let near = LoadBalancing { preference: vec![Level::Node], mode: LoadBalancingMode::Strict };
+        let choice = |load_balancing: Option<&LoadBalancing>, affinity| {
+            let (name, namespace, hostname) = Default::default();
+            let load_balancing = load_balancing.cloned();
+            Service { name, namespace, hostname, addresses: vec![], ports: vec![], load_balancing, affinity }.choice()
+        };
+        let minute = Affinity::try_from(60).ok();
+        assert_eq!(choice(None, None), "");
+        assert_eq!(choice(Some(&near), None), "strict: node");
+        assert_eq!(choice(None, minute), "client IP for 60 s");
+        assert_eq!(choice(Some(&near), minute), "strict: node; client IP for 60 s");
+    }
+}

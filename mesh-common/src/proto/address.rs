@@ -240,3 +240,17 @@ fn wire_ports(list: &[ServicePort]) -> Vec<wire::Port> {
         .map(|p| wire::Port { service_port: p.port.into(), target_port: p.target.into(), app_protocol: 0 })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_affinity_that_no_service_can_have_is_refused_by_its_field() {
+        let read = |seconds| affinity(seconds).map(|read| read.map_or(0, Affinity::seconds)).map_err(|e| e.field);
+        for seconds in [0, 1, 86_400] {
+            assert_eq!(read(seconds), Ok(seconds));
+        }
+        assert_eq!(read(86_401), Err("service.client_ip_affinity".to_owned()));
+    }
+}

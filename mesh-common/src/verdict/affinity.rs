@@ -1,5 +1,5 @@
-//! Which endpoint of a service a client keeps. Chooses for the first time, and says when a choice is too old; whether the
-//! endpoint still serves is for others to say.
+//! Which endpoint of a service a client keeps. Chooses for the first time, and says when a choice is too old; whether
+//! the endpoint still serves is for others to say.
 
 use super::connect::hash;
 use crate::abi::{Affinity, Ip, SockAddr};

@@ -255,7 +255,7 @@ mod tests {
         now: u64,
     }
 
-    const fn nobody() -> Node {
+    fn nobody() -> Node {
         Node { service: None, backend: None, verdict: None, kept: Cell::new(None), full: false, now: 100 }
     }
 
