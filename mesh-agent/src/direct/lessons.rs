@@ -92,15 +92,17 @@ mod tests {
         assert_eq!(*state.lock().expect("no panic"), [(1, "at once")]);
 
         // Given before anybody waits for them, and after; none of those who give waits for the state.
-        let held = state.lock().expect("no panic");
-        lessons.give(&state, 2, "early", push);
-        let (theirs, its) = (Arc::clone(&lessons), Arc::clone(&state));
-        let student = tokio::spawn(async move { theirs.learn_waiting(&its, push).await });
-        lessons.give(&state, 3, "late", push);
-        // The same once more: the newest counts, once.
-        lessons.give(&state, 2, "again", push);
-        assert_eq!(*held, [(1, "at once")]);
-        drop(held);
+        let student = {
+            let held = state.lock().expect("no panic");
+            lessons.give(&state, 2, "early", push);
+            let (theirs, its) = (Arc::clone(&lessons), Arc::clone(&state));
+            let student = tokio::spawn(async move { theirs.learn_waiting(&its, push).await });
+            lessons.give(&state, 3, "late", push);
+            // The same once more: the newest counts, once.
+            lessons.give(&state, 2, "again", push);
+            assert_eq!(*held, [(1, "at once")]);
+            student
+        };
         assert_eq!(learnt(&state, 3).await, [(1, "at once"), (2, "again"), (3, "late")]);
 
         // Free again: the next one does not wait.
