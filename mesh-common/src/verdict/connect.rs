@@ -161,8 +161,8 @@ pub fn connect(facts: &Connect<'_>, routes: &impl Routes, in_enrolled_cgroup: im
     }
 }
 
-/// An endpoint of the service at `dialled`; `None`: the agent chooses, since the list was exchanged just now, or since the
-/// client kept an endpoint of the list before.
+/// An endpoint of the service at `dialled`; `None`: the agent chooses, since the list was exchanged just now, or since
+/// the client kept an endpoint of the list before.
 #[inline(always)]
 fn chosen(dialled: &SockAddr, pod: &PodEntry, service: &Service, routes: &impl Routes) -> Option<SockAddr> {
     let Service { id, count, affinity } = *service;
