@@ -135,6 +135,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         direct: Arc::clone(&direct),
         balancer: Default::default(),
         live: Default::default(),
+        ask_timeout: settings.ask_timeout,
         hbone_port: settings.hbone_port,
     });
     let (mut registry, seen) = Registry::new(

@@ -76,6 +76,10 @@ pub struct Run {
     /// How long connections that are older than their pod's enrolment may go on once a policy denies them, in seconds
     #[arg(long, default_value = "30", value_parser = seconds)]
     pub strict_grace: Duration,
+    /// How long a connection waits until the controller has said whose the address is that it dials, in seconds; only
+    /// where the controller tells of addresses on demand
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub ask_timeout: Duration,
     /// Virtual port to which outbound connections are redirected
     #[arg(long, default_value_t = 15001)]
     pub outbound_port: u16,

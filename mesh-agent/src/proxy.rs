@@ -15,6 +15,7 @@ mod resolve;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use mesh_common::abi::Counter;
@@ -48,6 +49,8 @@ pub struct Proxy {
     pub direct: Arc<Direct>,
     pub balancer: Balancer,
     pub live: Arc<Live>,
+    /// How long a connection waits to hear whose an address is.
+    pub ask_timeout: Duration,
     /// Port of the tunnel between nodes.
     pub hbone_port: u16,
 }

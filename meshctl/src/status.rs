@@ -130,6 +130,10 @@ fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> R
             let why = "has the rules of its disk: no controller has answered since it began";
             screen.line(&format!("{node} {why}"), Mood::Plain)?;
         }
+        if let Some(asked) = status.addresses_asked {
+            let why = format!("{node} is told of its own pods and of what these dial: {asked} addresses asked for");
+            screen.line(&why, Mood::Plain)?;
+        }
         if status.draining {
             screen.line(&format!("{node} drains: live connections go on, new ones are a successor's"), Mood::Plain)?;
         }
@@ -223,6 +227,8 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
         "policies": status.policies,
         "open_connections": status.open_connections,
         "tunnels": status.tunnels,
+        // Null: it is told of the whole mesh.
+        "addresses_asked": status.addresses_asked,
         "last_nack": status.last_nack,
         "not_ready": status.not_ready,
         "configuration_from_disk": status.configuration_from_disk,

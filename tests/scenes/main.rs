@@ -44,6 +44,7 @@ mod modes;
 mod observe;
 mod observe_changes;
 mod older_connections;
+mod on_demand;
 mod on_kubernetes;
 mod oracle;
 mod oracle_policies;

@@ -29,13 +29,14 @@ pub struct Controller {
 
 impl Controller {
     /// Serving when this returns.
-    pub(crate) fn start(place: &Place, manifests: &Path, state: &Path) -> Result<Self> {
-        let arguments = [
+    pub(crate) fn start(place: &Place, manifests: &Path, state: &Path, options: &[String]) -> Result<Self> {
+        let mut arguments = vec![
             format!("--source=dir:{}", manifests.display()),
             format!("--state={}", state.display()),
             format!("--listen=0.0.0.0:{PORT}"),
             "--log=info".to_owned(),
         ];
+        arguments.extend(options.iter().cloned());
         let process = Arc::new(place.start("controller", &config::built("mesh-controller")?, &arguments)?);
         place.crew.join(&process);
         process.says("serving", Patience::LONG)?;

@@ -48,7 +48,7 @@ pub struct World {
     settled: u32,
     controller: Option<Controller>,
     agents: [Option<Agent>; 2],
-    /// More arguments for mesh-controller, in a world on Kubernetes.
+    /// More arguments for mesh-controller.
     pub controller_options: Vec<String>,
     /// More arguments for `mesh-agent run`.
     pub agent_options: Vec<String>,

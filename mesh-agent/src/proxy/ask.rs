@@ -5,16 +5,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use crate::state::{Snapshot, Store};
 
-/// How long a connection waits. The controller may just be replaced.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// The newest state, in which everything is known of the address that the mesh knows; otherwise why not. `uid` is the
 /// workload that dials it.
-pub async fn whose(store: &Store, uid: &str, address: IpAddr) -> Result<Arc<Snapshot>, String> {
-    within(store, uid, address, PATIENCE).await
-}
-
-async fn within(store: &Store, uid: &str, address: IpAddr, patience: Duration) -> Result<Arc<Snapshot>, String> {
+pub async fn whose(store: &Store, uid: &str, address: IpAddr, patience: Duration) -> Result<Arc<Snapshot>, String> {
     let snapshot = store.snapshot();
     if !snapshot.must_ask(address) || store.questions().ask(address) {
         return Ok(snapshot);
@@ -54,7 +47,7 @@ mod tests {
         let (somebody, nobody, unsaid) = ([10, 0, 0, 1].into(), [192, 0, 2, 1].into(), [192, 0, 2, 2].into());
         let asking = |address, patience| {
             let store = Arc::clone(&store);
-            tokio::spawn(async move { within(&store, "a", address, Duration::from_millis(patience)).await })
+            tokio::spawn(async move { whose(&store, "a", address, Duration::from_millis(patience)).await })
         };
         // The whole mesh is told: nothing is asked.
         asking(nobody, 0).await.expect("no panic").expect("at once");

@@ -45,7 +45,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             return refuse(&stream);
         }
     };
-    let snapshot = match whose(&proxy.store, &pod.uid, destination.ip()).await {
+    let snapshot = match whose(&proxy.store, &pod.uid, destination.ip(), proxy.ask_timeout).await {
         Ok(snapshot) => snapshot,
         Err(why) => {
             refused(destination).dropped(reason::DESTINATION_UNKNOWN, why);

@@ -29,7 +29,7 @@ impl World {
         let state = self.root().join("controller");
         self.controller = Some(match &self.api {
             Some(api) => Controller::on_kubernetes(&place, api, &state, controller::PORT, &self.controller_options)?,
-            None => Controller::start(&place, self.manifests.folder(), &state)?,
+            None => Controller::start(&place, self.manifests.folder(), &state, &self.controller_options)?,
         });
         Ok(())
     }
@@ -213,7 +213,9 @@ impl World {
                 }
             }
             let workloads = self.ask_agent(node, &["config", "workloads"])?;
-            for pod in pods {
+            // Of other nodes' pods it may be told on demand alone.
+            let on_demand = !status["addresses_asked"].is_null();
+            for pod in pods.iter().filter(|pod| !on_demand || pod.node == node) {
                 let known = workloads.iter().find(|workload| questions::is_pod(workload, pod));
                 let protocol = known.map(|workload| ctl::word(workload, "protocol")).unwrap_or_default();
                 if known.is_none() || (protocol == "hbone") != meshed {
