@@ -92,15 +92,17 @@ mod tests {
         assert_eq!(*state.lock().expect("no panic"), [(1, "at once")]);
 
         // Given before anybody waits for them, and after; none of those who give waits for the state.
-        let held = state.lock().expect("no panic");
-        lessons.give(&state, 2, "early", push);
-        let (theirs, its) = (Arc::clone(&lessons), Arc::clone(&state));
-        let student = tokio::spawn(async move { theirs.learn_waiting(&its, push).await });
-        lessons.give(&state, 3, "late", push);
-        // The same once more: the newest counts, once.
-        lessons.give(&state, 2, "again", push);
-        assert_eq!(*held, [(1, "at once")]);
-        drop(held);
+        let student = {
+            let held = state.lock().expect("no panic");
+            lessons.give(&state, 2, "early", push);
+            let (theirs, its) = (Arc::clone(&lessons), Arc::clone(&state));
+            let student = tokio::spawn(async move { theirs.learn_waiting(&its, push).await });
+            lessons.give(&state, 3, "late", push);
+            // The same once more: the newest counts, once.
+            lessons.give(&state, 2, "again", push);
+            assert_eq!(*held, [(1, "at once")]);
+            student
+        };
         assert_eq!(learnt(&state, 3).await, [(1, "at once"), (2, "again"), (3, "late")]);
 
         // Free again: the next one does not wait.
@@ -112,11 +114,12 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_more_wait_than_are_learnt_without_a_pause() {
         let (lessons, state) = (Arc::new(Lessons::default()), Arc::new(Mutex::new(Learnt::new())));
-        let held = state.lock().expect("no panic");
-        for key in 0..AT_MOST as u32 + 5 {
-            lessons.give(&state, key, "", push);
+        {
+            let _held = state.lock().expect("no panic");
+            for key in 0..AT_MOST as u32 + 5 {
+                lessons.give(&state, key, "", push);
+            }
         }
-        drop(held);
         let (theirs, its) = (Arc::clone(&lessons), Arc::clone(&state));
         let student = tokio::spawn(async move { theirs.learn_waiting(&its, push).await });
         assert_eq!(learnt(&state, AT_MOST).await.len(), AT_MOST);

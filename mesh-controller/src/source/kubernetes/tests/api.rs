@@ -68,11 +68,6 @@ impl RealApi {
         Some(Self { server, scripts, port, client, folder, _janitor: janitor })
     }
 
-    /// The file that names it.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.server.kubeconfig()
-    }
-
     /// Kills the API server; its store stays.
     pub fn stop(&self) {
         self.server.kill().expect("its end");
