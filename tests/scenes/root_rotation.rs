@@ -1,18 +1,19 @@
-//! The mesh's root is replaced while pods talk: nobody is refused, and in the end the new root alone is trusted.
+//! The mesh's root is replaced while pods talk: nobody is refused, and in the end the new root alone is trusted. Only a
+//! connection that began with the old root, and lasts longer than that one is trusted, ends with it.
 
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use mesh_tests::{A, B, Patience, Place, Pod, World, eventually, installed, kube_folder};
+use mesh_tests::{A, B, End, Patience, Place, Pod, World, eventually, installed, kube_folder};
 use serde_json::{Value, json};
 
 use crate::load::Load;
 
 const PORT: u16 = 7000;
 const SECRET: &str = "/api/v1/namespaces/nodemesh-system/secrets/mesh-ca";
-/// For a certificate's whole life, as the overlap must be.
-const LIFE: [&str; 2] = ["--certificate-ttl=2s", "--root-overlap=2s"];
+/// An overlap is longer than a certificate's life, so that none of the old root is in use when that one goes.
+const LIFE: [&str; 2] = ["--certificate-ttl=2s", "--root-overlap=3s"];
 
 fn secret(world: &World) -> Result<Value> {
     world.api()?.get(SECRET)?.context("the API has no Secret mesh-ca")
@@ -37,6 +38,16 @@ fn chains(from: &Place, pod: &Pod, root: &Path) -> Result<bool> {
     Ok(said.contains("Verify return code: 0 (ok)"))
 }
 
+/// Until the certificates of these pods chain to this root.
+fn bears_out(world: &World, pods: &[&Pod], root: &Path) -> Result<()> {
+    pods.iter().try_for_each(|pod| {
+        let from = &world.node(pod.node.other()).host;
+        eventually(format_args!("{} bears out {}", root.display(), pod.name), Patience::LONG, || {
+            Ok(chains(from, pod, root)?.then_some(()))
+        })
+    })
+}
+
 #[test]
 fn the_root_is_replaced_while_pods_talk() -> Result<()> {
     if kube_folder()?.is_none() {
@@ -51,8 +62,9 @@ fn the_root_is_replaced_while_pods_talk() -> Result<()> {
     world.start()?;
     world.mesh("shop")?;
     let load = Load::start(&[("there", &cart, web.at(PORT)), ("and back", &web, cart.at(PORT))]);
+    let held = cart.hold(web.at(PORT))?;
     load.until(50)?;
-    let (before, _) = roots(&world)?;
+    let (before, first) = roots(&world)?;
     let (old, new) = (world.root().join("old.pem"), world.root().join("new.pem"));
     fs::write(&old, &before)?;
     assert!(chains(&world.node(A).host, &web, &old)?);
@@ -63,25 +75,34 @@ fn the_root_is_replaced_while_pods_talk() -> Result<()> {
     }))?;
     let count = |pem: &str| pem.matches("BEGIN CERTIFICATE").count();
     eventually("two roots are trusted", Patience::LONG, || Ok((count(&roots(&world)?.0) == 2).then_some(())))?;
-    let after = eventually("one root is trusted", Patience::LONG, || {
+    eventually("another root signs", Patience::LONG, || {
+        let (_, signs) = roots(&world)?;
+        fs::write(&new, &signs)?;
+        Ok((signs != first).then_some(()))
+    })?;
+    // Certificates of it are there long before the old root goes; a connection that begins now stands on nothing else.
+    bears_out(&world, &[&cart, &web], &new)?;
+    let young = cart.hold(web.at(PORT))?;
+    let (trusted, signs) = eventually("one root is trusted", Patience::LONG, || {
         let (trusted, signs) = roots(&world)?;
         Ok((count(&trusted) == 1).then_some((trusted, signs)))
     })?;
-    assert_eq!(after.0.trim(), after.1.trim(), "the root that signs is the one that is trusted");
-    assert_ne!(before.trim(), after.0.trim(), "it is another one");
-    fs::write(&new, &after.0)?;
-    for pod in [&cart, &web] {
-        let from = &world.node(pod.node.other()).host;
-        eventually("the new root alone bears out the pod's certificate", Patience::LONG, || {
-            Ok((chains(from, pod, &new)? && !chains(from, pod, &old)?).then_some(()))
-        })?;
-    }
+    assert_eq!(trusted.trim(), signs.trim(), "the root that signs is the one that is trusted");
+    bears_out(&world, &[&cart, &web], &new)?;
+    assert!(!chains(&world.node(A).host, &web, &old)?, "the old root bears out a certificate");
+    // What began with the old root ends with it, and is told; what is younger goes on.
+    let ended = held.ended(Patience::LONG)?;
+    assert_eq!(ended.end, End::Reset, "{ended:?}");
+    world.flow(B, "of the tunnel whose root is gone", |flow| flow.reason == "CERT_UNKNOWN_ISSUER")?;
     load.until(load.done() + 100)?;
     println!("{} connections over a root's rotation: none failed", load.finish()?);
+    assert!(young.is_open()?, "a connection of the new root ended");
+    let young = young.finish()?;
+    assert!(young.end == End::Eof && young.received == young.sent, "{young:?}");
     for node in [A, B] {
-        let failed: Vec<_> = world.flows(node)?.into_iter().filter(|flow| flow.verdict != "forwarded").collect();
-        // openssl itself shows no certificate.
-        let failed: Vec<_> = failed.into_iter().filter(|flow| flow.reason != "NO_CLIENT_CERTIFICATE").collect();
+        let mut failed: Vec<_> = world.flows(node)?.into_iter().filter(|flow| flow.verdict != "forwarded").collect();
+        // openssl shows no certificate of its own, and the tunnel is the one above.
+        failed.retain(|flow| !["NO_CLIENT_CERTIFICATE", "CERT_UNKNOWN_ISSUER"].contains(&flow.reason.as_str()));
         assert!(failed.is_empty(), "{failed:?}");
     }
     Ok(())

@@ -35,8 +35,8 @@ impl Capture {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = node.host.logs.join(format!("link-{number}.pcap"));
         let path = file.display().to_string();
-        // Each packet takes room for the longest one: with the usual buffer 17 are too many for a tcpdump that waits for
-        // its turn, and the rest is not seen.
+        // Each packet takes room for the longest one: with the usual buffer 17 are too many for a tcpdump that waits
+        // for its turn, and the rest is not seen.
         let options = ["-i", network::LINK, "-U", "--immediate-mode", "-s", "65535", "-B", "65536"];
         let options = [options.as_slice(), &["-Z", "root", "-w", &path]].concat();
         let options: Vec<String> = options.into_iter().map(str::to_owned).collect();

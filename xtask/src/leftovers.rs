@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 
 /// A process that was killed a moment ago may still be on its way out.
 const PATIENCE: Duration = Duration::from_secs(5);
-const PROGRAMS: &[&str] = &["mesh-agent", "mesh-controller", "mesh-test-app"];
+const PROGRAMS: &[&str] = &["mesh-agent", "mesh-controller", "mesh-test-app", "minikapi"];
 
 /// Everything that bears a name of the tests, as text for people.
 pub fn found() -> BTreeSet<String> {

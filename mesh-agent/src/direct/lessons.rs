@@ -114,11 +114,12 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_more_wait_than_are_learnt_without_a_pause() {
         let (lessons, state) = (Arc::new(Lessons::default()), Arc::new(Mutex::new(Learnt::new())));
-        let held = state.lock().expect("no panic");
-        for key in 0..AT_MOST as u32 + 5 {
-            lessons.give(&state, key, "", push);
+        {
+            let _held = state.lock().expect("no panic");
+            for key in 0..AT_MOST as u32 + 5 {
+                lessons.give(&state, key, "", push);
+            }
         }
-        drop(held);
         let (theirs, its) = (Arc::clone(&lessons), Arc::clone(&state));
         let student = tokio::spawn(async move { theirs.learn_waiting(&its, push).await });
         assert_eq!(learnt(&state, AT_MOST).await.len(), AT_MOST);
