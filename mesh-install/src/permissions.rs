@@ -90,7 +90,7 @@ const OWN: &[Rule] = &[
         resources: &["secrets"],
         names: &["mesh-ca"],
         verbs: &["get", "list", "watch", "update", "patch"],
-        why: "the key of the CA: read, reloaded live, rotated",
+        why: "the key of the CA: read, reloaded live, rotated (or, of cert-manager's, taken into use)",
         ..Rule::NONE
     },
     Rule {

@@ -87,7 +87,7 @@ pub async fn run<W: Write>(arguments: &Arguments, whom: &Whom, screen: &mut Scre
         gather(&mut archive, whom, &wanted, *metrics).await?;
         archive.finish(whom.client.is_some())
     };
-    let missing = written.await.map_err(|error| place(error))?;
+    let missing = written.await.map_err(place)?;
     let shown = path.display();
     match screen.format {
         Format::Table => screen.line(&format!("{shown}"), Mood::Plain)?,

@@ -1,4 +1,4 @@
-//! `meshctl check`: would the mesh work on this cluster, and does it? It only looks. What it reads is gathered first
+//! `meshctl check`: would the mesh work on this cluster, and does it? Without --probe it only looks. What it reads is gathered first
 //! (`facts`); every judgement about it is pure.
 
 mod authority;
@@ -7,9 +7,11 @@ pub mod facts;
 pub mod mesh;
 mod network;
 mod nodes;
+mod probe;
 
-use std::io;
+use std::{io, time::Duration};
 
+use mesh_install::Values;
 use serde::Serialize;
 
 use crate::{
@@ -32,6 +34,15 @@ pub struct Arguments {
     /// As -o json
     #[arg(long)]
     json: bool,
+    /// Ask the kernel of every node too, by a pod on each that is gone afterwards; needs the image
+    #[arg(long)]
+    probe: bool,
+    /// A value for the probe, as for install: --set image.repository=REGISTRY/nodemesh
+    #[arg(long, value_name = "NAME=VALUE", requires = "probe")]
+    set: Vec<String>,
+    /// How long to wait for the probes, in seconds
+    #[arg(long, default_value_t = 60, requires = "probe")]
+    timeout: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -72,12 +83,20 @@ pub async fn run<W: io::Write>(
     access: &Access,
     screen: &mut Screen<W>,
 ) -> Result<Outcome, Failure> {
-    let Arguments { pre, json } = arguments;
+    let Arguments { pre, json, probe, set, timeout } = arguments;
     if *json {
         screen.format = Format::Json;
     }
-    let facts = facts::gather(&access.client().await?).await?;
-    let findings = judge(&facts, *pre);
+    let mut values = Values::default();
+    for assignment in set {
+        values.set(assignment).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))?;
+    }
+    let client = access.client().await?;
+    let facts = facts::gather(&client).await?;
+    let mut findings = judge(&facts, *pre);
+    if *probe {
+        findings.extend(probe::run(&client, &facts.nodes, &values, Duration::from_secs(*timeout)).await?);
+    }
     findings.iter().try_for_each(|finding| show(finding, screen))?;
     let found = findings.iter().any(|finding| finding.mark == Mark::Error);
     Ok(if found { Outcome::Found } else { Outcome::Fine })

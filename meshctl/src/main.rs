@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod doctor;
 mod edges;
+mod errand;
 mod explain;
 mod flows;
 mod identity;

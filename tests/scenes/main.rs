@@ -54,6 +54,7 @@ mod own_pod;
 mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
+mod probe;
 mod ready;
 mod redirect_and_addresses;
 mod refused_agents;

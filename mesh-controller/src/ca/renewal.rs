@@ -1,6 +1,7 @@
-//! What somebody else renews, as cert-manager does for a Certificate, taken into use with overlap: a new root is trusted
-//! first, and signs an overlap later; an overlap after that the old one is trusted no more. What is in use stands beside
-//! what was written last, in keys of our own that whoever renews leaves alone, so that any replica can go on with it.
+//! What somebody else renews, as cert-manager does for a Certificate, taken into use with overlap: a new root is
+//! trusted first, and signs an overlap later; an overlap after that the old one is trusted no more. What is in use
+//! stands beside what was written last, in keys of our own that whoever renews leaves alone, so that any replica can go
+//! on with it.
 
 use std::time::{Duration, SystemTime};
 

@@ -68,10 +68,12 @@ fn container(fields: &mut Map<String, Value>) {
     }
 }
 
+/// Where the next one stands in a text, and how long it is.
+type Finder = fn(&str) -> Option<(usize, usize)>;
+
 /// Private keys (PEM, also within JSON or base64), JSON web tokens, join tokens and what follows `Bearer`.
 pub fn text(text: &str) -> String {
-    let finders: [fn(&str) -> Option<(usize, usize)>; 5] =
-        [pem, base64, |text| token(text, "eyJ", 2), |text| token(text, "nm1.", 2), bearer];
+    let finders: [Finder; 5] = [pem, base64, |text| token(text, "eyJ", 2), |text| token(text, "nm1.", 2), bearer];
     // Where each finds its next one: a log is long, and is not searched anew for those that it has not.
     let mut next = finders.map(|find| find(text));
     let mut clean = String::with_capacity(text.len());
