@@ -102,7 +102,7 @@ impl Shelf {
 }
 
 impl Entry {
-    pub(super) fn new(name: &str, type_url: &str, message: &impl Message) -> Self {
+    pub fn new(name: &str, type_url: &str, message: &impl Message) -> Self {
         Self::related(name, type_url, message, Vec::new(), Vec::new())
     }
 

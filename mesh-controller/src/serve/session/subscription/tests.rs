@@ -87,7 +87,7 @@ impl Mesh {
                 if self.world.workloads.values().any(|other| other.uid != uid && other.addresses.contains(&address)) {
                     return;
                 }
-                let mut pod = template.workloads[CART].clone();
+                let mut pod = (*template.workloads[CART]).clone();
                 (pod.uid, pod.addresses, pod.healthy) = (uid, vec![address], *healthy);
                 let name = |number: &usize| {
                     let mut service = template.services.keys().next().expect("a service").clone();
@@ -96,10 +96,10 @@ impl Mesh {
                 };
                 let ports = vec![ServicePort { port: 80, target: 8080 }];
                 pod.services = services.iter().map(|number| (name(number), ports.clone())).collect();
-                self.world.workloads.insert(pod.uid.clone(), pod);
+                self.world.workloads.insert(pod.uid.clone(), Arc::new(pod));
             }
             Event::Service(number, address) => {
-                let mut service = template.services.values().next().expect("a service").clone();
+                let mut service = (**template.services.values().next().expect("a service")).clone();
                 service.hostname = format!("s{number}.shop.svc.cluster.local");
                 let name = service.service_name();
                 let Some(address) = address else { return drop(self.world.services.remove(&name)) };
@@ -110,7 +110,7 @@ impl Mesh {
                     .iter()
                     .all(|(other, known)| *other == name || known.addresses != service.addresses)
                 {
-                    self.world.services.insert(name, service);
+                    self.world.services.insert(name, Arc::new(service));
                 }
             }
             Event::Turn { .. } | Event::Say(_) => {}
@@ -145,6 +145,9 @@ impl Mesh {
     }
 }
 
+/// Names and versions that are said, and names that are gone.
+type Said = (Vec<(String, String)>, Vec<String>);
+
 /// The subscription that looks at everything.
 #[derive(Default)]
 struct Full {
@@ -177,8 +180,7 @@ impl Full {
         }
     }
 
-    /// Names and versions that are said, and names that are gone.
-    fn next(&mut self, mesh: &Mesh, part: Part) -> Option<(Vec<(String, String)>, Vec<String>)> {
+    fn next(&mut self, mesh: &Mesh, part: Part) -> Option<Said> {
         let shelf = mesh.catalog.shelf(type_url::ADDRESS, "a").expect("is served");
         let (mut wanted, mut removed) = (BTreeSet::new(), Vec::new());
         if self.wildcard {
