@@ -5,6 +5,7 @@ mod accounts;
 mod cache;
 mod claims;
 mod delta;
+mod draft;
 mod endpoints;
 mod policies;
 pub mod redirection;
@@ -27,7 +28,8 @@ use mesh_common::model::{
     Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
 };
 
-use cache::{Translated, Value};
+use cache::{Known, Value};
+use draft::{Draft, Local, Made};
 
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
@@ -39,11 +41,11 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     /// By uid.
-    pub workloads: BTreeMap<String, Workload>,
-    pub services: BTreeMap<ServiceName, Service>,
-    pub policies: BTreeMap<PolicyName, Policy>,
+    pub workloads: BTreeMap<String, Arc<Workload>>,
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
+    pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// By node, then by uid.
-    pub local_pods: BTreeMap<String, BTreeMap<String, LocalPod>>,
+    pub local_pods: BTreeMap<String, BTreeMap<String, Arc<LocalPod>>>,
     /// By namespace; none at all if the source does not say which ServiceAccounts exist.
     pub accounts: BTreeMap<String, Accounts>,
     /// Identities of the pods of a node that shall be in the mesh: its agent may ask for these and no others.
@@ -87,6 +89,8 @@ struct Objects<'a> {
     /// Nodes that say where they are.
     nodes: BTreeMap<&'a str, Locality>,
     pods: Vec<Read<'a, pod::Pod>>,
+    /// What each of them was last told as.
+    made: Vec<&'a Made>,
     /// Pods that could not be translated.
     lost: Vec<Key>,
     services: Vec<Read<'a, service::Service>>,
@@ -106,16 +110,23 @@ impl World {
     pub fn with(settings: &Settings, update: &Update, redirection: &Redirection, cache: &mut Cache) -> Self {
         let mut problems = update.problems.clone();
         let translated = cache.translate(settings, &update.objects);
-        let objects = Objects::gather(update, &translated, &mut problems);
+        let objects = Objects::gather(update, translated, &mut problems);
         let bypassed = objects.bypassed.iter().map(|(namespace, until)| ((*namespace).to_owned(), *until)).collect();
         let mut world = Self { bypassed, ..Self::default() };
-        world.add_pods(settings, &objects, redirection, &mut problems);
+        let mut drafts = world.draft_pods(settings, &objects, redirection, &mut problems);
+        world.add_services(&objects, &mut problems);
+        endpoints::connect(&mut drafts, &objects, &mut problems);
+        policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
+        for (uid, draft) in drafts {
+            let (workload, local) = draft.told(settings);
+            if let Some(local) = local {
+                world.local_pods.entry(draft.pod.node.clone()).or_default().insert(uid.to_owned(), local);
+            }
+            world.workloads.insert(uid.to_owned(), workload);
+        }
         let mut hidden = update.hidden.clone();
         hidden.pods.extend(objects.lost.iter().cloned());
         world.remember_missing(&hidden, redirection);
-        world.add_services(&objects, &mut problems);
-        endpoints::connect(&mut world, &objects, &mut problems);
-        policies::select(settings, &mut world, &objects, &mut problems);
         world.written = objects.written();
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
@@ -131,51 +142,58 @@ impl World {
         self.identities.get(node).is_some_and(|identities| identities.contains(identity))
     }
 
-    fn add_pods(
+    /// The pods by their workloads' uids, as yet without services and policies.
+    fn draft_pods<'a>(
         &mut self,
         settings: &Settings,
-        objects: &Objects<'_>,
+        objects: &'a Objects<'a>,
         redirection: &Redirection,
         problems: &mut Vec<Problem>,
-    ) {
+    ) -> BTreeMap<&'a str, Draft<'a>> {
         let claims = objects.pods.iter().filter(|read| !read.value.host_network);
         let owned = claims::settle(
             claims.map(|read| (read.object, read.value.created, read.value.addresses.as_slice())),
             problems,
         );
-        for Read { object, value: pod } in &objects.pods {
-            let locality = objects.nodes.get(pod.node.as_str()).cloned().unwrap_or_default();
-            // Pods in the node's own network never join: their address is not theirs.
-            if pod.host_network {
-                let workload = pod.workload(settings, pod.addresses.clone(), Tunnel::None, locality);
-                self.workloads.insert(pod.uid.clone(), workload);
-                if objects.mode(settings, pod) == Mode::Mesh {
-                    let name = PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
-                    self.skipped.insert(name, pod.pod_uid.clone());
-                }
-                continue;
-            }
-            let is_owner = |ip: &&IpAddr| owned.get(*ip).is_some_and(|owner| std::ptr::eq(*owner, *object));
-            let addresses: Vec<IpAddr> = pod.addresses.iter().filter(is_owner).copied().collect();
-            let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
+        let mut drafts = BTreeMap::new();
+        for (Read { object, value: pod }, made) in objects.pods.iter().zip(&objects.made) {
             let mode = objects.mode(settings, pod);
-            let name = PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
-            let redirected = mode == Mode::Mesh && redirection.is_redirected(&pod.node, &name, &pod.pod_uid);
-            if redirected {
-                self.redirected.insert(name, pod.pod_uid.clone());
-            }
-            let tunnel = if redirected { Tunnel::Hbone } else { Tunnel::None };
-            self.workloads.insert(pod.uid.clone(), pod.workload(settings, addresses.clone(), tunnel, locality));
-            if !pod.node.is_empty() {
-                // Who only watches a pod, or leaves it alone, must not speak as it.
+            let name = || PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
+            let mut draft = Draft {
+                pod,
+                made,
+                addresses: pod.addresses.clone(),
+                tunnel: Tunnel::None,
+                locality: objects.nodes.get(pod.node.as_str()),
+                healthy: pod.ready,
+                policies: Vec::new(),
+                services: BTreeMap::new(),
+                local: None,
+            };
+            if pod.host_network {
+                // Pods in the node's own network never join: their address is not theirs.
                 if mode == Mode::Mesh {
-                    self.identities.entry(pod.node.clone()).or_default().insert(pod.identity.clone());
+                    self.skipped.insert(name(), pod.pod_uid.clone());
                 }
-                let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
-                let local = self.local_pods.entry(pod.node.clone()).or_default();
-                local.insert(pod.uid.clone(), pod.local(addresses, mode, same_node));
+            } else {
+                draft.addresses.retain(|ip| owned.get(ip).is_some_and(|owner| std::ptr::eq(*owner, *object)));
+                if mode == Mode::Mesh && redirection.is_redirected(&pod.node, &name(), &pod.pod_uid) {
+                    self.redirected.insert(name(), pod.pod_uid.clone());
+                    draft.tunnel = Tunnel::Hbone;
+                }
+                if !pod.node.is_empty() {
+                    // Who only watches a pod, or leaves it alone, must not speak as it.
+                    if mode == Mode::Mesh && !self.runs_on(&pod.node, &pod.identity) {
+                        self.identities.entry(pod.node.clone()).or_default().insert(pod.identity.clone());
+                    }
+                    let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
+                    let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
+                    draft.local = Some(Local { mode, same_node, strict_by: None });
+                }
             }
+            drafts.insert(pod.uid.as_str(), draft);
         }
+        drafts
     }
 
     /// A pod that is missing may be where something could not be read. To forget it would let plaintext through when
@@ -196,7 +214,10 @@ impl World {
         );
         for Read { object, value } in &objects.services {
             let mut service = value.service.clone();
-            service.addresses.retain(|ip| owned.get(ip).is_some_and(|owner| std::ptr::eq(*owner, *object)));
+            let is_owned = |ip: &IpAddr| owned.get(ip).is_some_and(|owner| std::ptr::eq(*owner, *object));
+            if !service.addresses.iter().all(is_owned) {
+                Arc::make_mut(&mut service).addresses.retain(is_owned);
+            }
             self.services.insert(service.service_name(), service);
         }
     }
@@ -221,10 +242,9 @@ impl<'a> Objects<'a> {
     }
 
     /// Puts in order what was translated one by one.
-    fn gather(update: &'a Update, translated: &'a [Arc<Translated>], problems: &mut Vec<Problem>) -> Self {
+    fn gather(update: &'a Update, translated: &'a [Known], problems: &mut Vec<Problem>) -> Self {
         let mut by_kind = Self::default();
-        for (object, translated) in update.objects.iter().zip(translated) {
-            let object: &Object = object;
+        for (object, translated) in translated {
             problems.extend(translated.problems.iter().cloned());
             let mut faults = Vec::new();
             match &object.kind {
@@ -257,7 +277,10 @@ impl<'a> Objects<'a> {
             match &translated.value {
                 Value::Nothing => {}
                 Value::Lost => by_kind.lost.push(object.key()),
-                Value::Pod(value) => by_kind.pods.push(Read { object, value }),
+                Value::Pod(value, made) => {
+                    by_kind.pods.push(Read { object, value });
+                    by_kind.made.push(made);
+                }
                 Value::Service(value) => by_kind.services.push(Read { object, value }),
                 Value::Slice(value) => by_kind.slices.push(Read { object, value }),
                 Value::PeerAuthentication(value) => by_kind.peer_authentications.push(Read { object, value }),

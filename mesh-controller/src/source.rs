@@ -37,7 +37,7 @@ const SERVICE_ACCOUNT: &str = "ServiceAccount";
 #[derive(Clone, Debug, Default)]
 pub struct Update {
     /// No two have the same key.
-    pub objects: Vec<Arc<Object>>,
+    pub objects: Arc<Vec<Arc<Object>>>,
     pub problems: Vec<Problem>,
     /// What may be there besides `objects`.
     pub hidden: Hidden,
@@ -192,7 +192,7 @@ impl Update {
         }
         let has_accounts = kept.keys().any(Key::is_account);
         Self {
-            objects: kept.into_values().collect(),
+            objects: Arc::new(kept.into_values().collect()),
             problems,
             hidden: Hidden::default(),
             has_accounts,

@@ -45,7 +45,7 @@ pub fn services(world: &World, namespace: &str) -> Vec<Kind> {
                 hostname: service.hostname.clone(),
                 addresses: texts(&service.addresses),
                 ports: service.ports.iter().map(port).collect(),
-                endpoints: members.flat_map(endpoints).collect(),
+                endpoints: members.flat_map(|workload| endpoints(workload)).collect(),
                 load_balancing: service.choice(),
             })
         })

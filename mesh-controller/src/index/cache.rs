@@ -1,11 +1,9 @@
 //! Translations, by their objects: an object that is the same one in memory is not translated again. It changes no
 //! answer, only how soon it comes: of thousands of objects a few change at a time.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
+use super::draft::Made;
 use crate::{
     source::{Kind, Object},
     status::{Fault, Problem},
@@ -21,12 +19,18 @@ use crate::{
     },
 };
 
+/// How many objects in a row may have changed and those behind them still be known: sources tell them in one order.
+const AHEAD: usize = 1024;
+
 /// Of one [`Settings`], which never change.
 #[derive(Debug, Default)]
 pub struct Cache {
-    /// By the address of the object, which stays taken as long as the object is held here.
-    known: HashMap<usize, (Arc<Object>, Arc<Translated>)>,
+    /// In the order of the objects.
+    known: Vec<Known>,
 }
+
+/// An object and its translation.
+pub type Known = (Arc<Object>, Arc<Translated>);
 
 /// What one object says by itself.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub enum Value {
     Nothing,
     /// A pod that could not be translated.
     Lost,
-    Pod(Box<Pod>),
+    Pod(Box<Pod>, Made),
     Service(Box<Service>),
     Slice(Box<Slice>),
     PeerAuthentication(Box<PeerAuthentication>),
@@ -50,21 +54,16 @@ pub enum Value {
 }
 
 impl Cache {
-    /// The translations of these objects, in their order; those of others are forgotten.
-    pub fn translate(&mut self, settings: &Settings, objects: &[Arc<Object>]) -> Vec<Arc<Translated>> {
-        let of = |object: &Arc<Object>| Arc::as_ptr(object).addr();
-        let translated = objects
-            .iter()
-            .map(|object| {
-                let new = || (object.clone(), Arc::new(Translated::new(settings, object)));
-                self.known.entry(of(object)).or_insert_with(new).1.clone()
-            })
-            .collect();
-        if self.known.len() > objects.len() {
-            let present: HashSet<usize> = objects.iter().map(of).collect();
-            self.known.retain(|address, _| present.contains(address));
-        }
-        translated
+    /// These objects with their translations, in their order; others are forgotten.
+    pub fn translate(&mut self, settings: &Settings, objects: &[Arc<Object>]) -> &[Known] {
+        let mut before = std::mem::take(&mut self.known).into_iter();
+        let known = objects.iter().map(|object| {
+            let mut ahead = before.as_slice().iter().take(AHEAD);
+            let same = ahead.position(|(known, _)| Arc::ptr_eq(known, object)).and_then(|place| before.nth(place));
+            same.unwrap_or_else(|| (object.clone(), Arc::new(Translated::new(settings, object))))
+        });
+        self.known = known.collect();
+        &self.known
     }
 }
 
@@ -79,7 +78,7 @@ impl Translated {
                 faults.extend(labels.and_then(join::check).into_iter().chain(labels.and_then(same_node::check)));
                 let read = pod(settings, v1, &mut faults);
                 let lost = if read.is_err() { Value::Lost } else { Value::Nothing };
-                usable(read, &mut faults).map_or(lost, |pod| Value::Pod(Box::new(pod)))
+                usable(read, &mut faults).map_or(lost, |pod| Value::Pod(Box::new(pod), Made::default()))
             }
             Kind::Service(v1) => {
                 let read = service(settings, v1, &mut faults);
@@ -116,15 +115,23 @@ mod tests {
     fn what_is_the_same_is_translated_once_and_what_is_gone_is_forgotten() {
         let mut cache = Cache::default();
         let mut update = objects(SHOP);
-        let first = cache.translate(&settings(), &update.objects);
+        let first = cache.translate(&settings(), &update.objects).to_vec();
         let again = cache.translate(&settings(), &update.objects);
-        assert!(first.iter().zip(&again).all(|(a, b)| Arc::ptr_eq(a, b)));
+        assert!(first.iter().zip(again).all(|((_, a), (_, b))| Arc::ptr_eq(a, b)));
         // Equal, but another one.
-        update.objects[0] = Arc::new((*update.objects[0]).clone());
+        let other = Arc::new((*update.objects[0]).clone());
+        Arc::make_mut(&mut update.objects)[0] = other;
         let other = cache.translate(&settings(), &update.objects);
-        let same: Vec<_> = first.iter().zip(&other).map(|(a, b)| Arc::ptr_eq(a, b)).collect();
+        let same: Vec<_> = first.iter().zip(other).map(|((_, a), (_, b))| Arc::ptr_eq(a, b)).collect();
         assert!(!same[0] && same[1..].iter().all(|same| *same), "{same:?}");
-        assert_eq!(cache.known.len(), update.objects.len());
+        // One goes, one comes, in the midst of others.
+        let known = cache.known.clone();
+        let new = Arc::new((*update.objects[2]).clone());
+        Arc::make_mut(&mut update.objects).remove(1);
+        Arc::make_mut(&mut update.objects).insert(2, new);
+        let place = |found: &Known| known.iter().position(|(_, of)| Arc::ptr_eq(of, &found.1));
+        let found: Vec<_> = cache.translate(&settings(), &update.objects).iter().map(place).collect();
+        assert_eq!(found, [Some(0), Some(2), None, Some(3), Some(4)]);
         cache.translate(&settings(), &[]);
         assert!(cache.known.is_empty());
     }

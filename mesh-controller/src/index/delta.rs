@@ -22,6 +22,8 @@ pub struct Delta {
     pub accounts: Changes<String>,
     /// By node; nodes without changes are absent.
     pub local_pods: BTreeMap<String, Changes<String>>,
+    /// Which policies there are, or in which version, is another.
+    pub written: bool,
 }
 
 impl World {
@@ -44,16 +46,26 @@ impl World {
             policies: Changes::between(&before.policies, &self.policies),
             accounts: Changes::between(&before.accounts, &self.accounts),
             local_pods,
+            written: self.written != before.written,
         }
     }
 }
 
 impl<K: Ord + Clone> Changes<K> {
     fn between<V: PartialEq>(before: &BTreeMap<K, V>, after: &BTreeMap<K, V>) -> Self {
-        Self {
-            changed: after.iter().filter(|(k, v)| before.get(k) != Some(v)).map(|(k, _)| k.clone()).collect(),
-            removed: before.keys().filter(|k| !after.contains_key(k)).cloned().collect(),
+        let (mut changed, mut removed) = (Vec::new(), Vec::new());
+        let mut before = before.iter().peekable();
+        for (key, value) in after {
+            while let Some((gone, _)) = before.next_if(|(known, _)| *known < key) {
+                removed.push(gone.clone());
+            }
+            // Values that are the same in memory are not looked at.
+            if before.next_if(|(known, _)| *known == key).is_none_or(|(_, known)| known != value) {
+                changed.push(key.clone());
+            }
         }
+        removed.extend(before.map(|(gone, _)| gone.clone()));
+        Self { changed, removed }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -63,11 +75,12 @@ impl<K: Ord + Clone> Changes<K> {
 
 impl Delta {
     pub fn is_empty(&self) -> bool {
-        let Self { workloads, services, policies, accounts, local_pods } = self;
+        let Self { workloads, services, policies, accounts, local_pods, written } = self;
         workloads.is_empty()
             && services.is_empty()
             && policies.is_empty()
             && accounts.is_empty()
             && local_pods.is_empty()
+            && !written
     }
 }

@@ -7,15 +7,15 @@ use std::{
 
 use mesh_common::model::ServicePort;
 
-use super::{Objects, Read, World};
+use super::{Objects, Read, draft::Draft};
 use crate::{
     status::{Fault, Problem},
     translate::{endpoint_slice::Health, pod::Pod, service::Service},
 };
 
-/// Fills [`mesh_common::model::Workload::services`]. A service without slices has no endpoints; an endpoint that is
+/// Fills [`Draft::services`]. A service without slices has no endpoints; an endpoint that is
 /// not ready is none. One that ends and still answers is one as long as the service has no ready one.
-pub fn connect(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+pub fn connect(drafts: &mut BTreeMap<&str, Draft<'_>>, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
     let pods: BTreeMap<(&str, &str), &Pod> = objects
         .pods
         .iter()
@@ -28,11 +28,10 @@ pub fn connect(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Prob
         .collect();
     // Kubernetes itself names the pod of each endpoint.
     let unnamed = objects.slices.iter().any(|slice| slice.value.endpoints.iter().any(|e| e.pod.is_none()));
-    let by_address: BTreeMap<IpAddr, String> = world
-        .workloads
+    let by_address: BTreeMap<IpAddr, &String> = drafts
         .values()
-        .filter(|workload| unnamed && !workload.host_network)
-        .flat_map(|workload| workload.addresses.iter().map(|ip| (*ip, workload.name.clone())))
+        .filter(|draft| unnamed && !draft.pod.host_network)
+        .flat_map(|draft| draft.addresses.iter().map(|ip| (*ip, &draft.pod.name)))
         .collect();
 
     let ready = objects.slices.iter().filter(|read| read.value.endpoints.iter().any(|e| e.health == Health::Ready));
@@ -48,7 +47,7 @@ pub fn connect(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Prob
         // The slice of an ExternalName or of a service that is gone.
         let Some(service) = services.get(&(slice.namespace.as_str(), slice.service.as_str())) else { continue };
         for (i, endpoint) in slice.endpoints.iter().enumerate().filter(|(_, endpoint)| is_used(endpoint.health)) {
-            let by_address = || endpoint.addresses.iter().find_map(|ip| by_address.get(ip));
+            let by_address = || endpoint.addresses.iter().find_map(|ip| by_address.get(ip).copied());
             let Some(name) = endpoint.pod.as_ref().or_else(by_address) else {
                 let field = format!("endpoints[{i}]");
                 problems.push(object.problem(Fault::new(field, "endpoints that are no pods are not supported yet")));
@@ -56,8 +55,8 @@ pub fn connect(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Prob
             };
             // Slices lag behind pods: what names a pod that is gone, or an address that is not the pod's, is old.
             let Some(pod) = pods.get(&(slice.namespace.as_str(), name.as_str())) else { continue };
-            let Some(workload) = world.workloads.get_mut(&pod.uid) else { continue };
-            if !endpoint.addresses.iter().any(|ip| workload.addresses.contains(ip)) {
+            let Some(draft) = drafts.get_mut(pod.uid.as_str()) else { continue };
+            if !endpoint.addresses.iter().any(|ip| draft.addresses.contains(ip)) {
                 continue;
             }
             let ports: BTreeSet<ServicePort> = service.ports_of(&slice.ports, pod).into_iter().collect();
@@ -67,10 +66,9 @@ pub fn connect(world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Prob
                 problems.push(object.problem(Fault::new(field, why)));
             }
             // What the slice says of it has reasons that the pod does not know.
-            workload.healthy |= service.publish_not_ready || endpoint.health == Health::Draining;
+            draft.healthy |= service.publish_not_ready || endpoint.health == Health::Draining;
             // A dual-stack service has a slice for each address family, with the same ports.
-            let known = workload.services.entry(service.service.service_name()).or_default();
-            *known = known.iter().copied().chain(ports).collect::<BTreeSet<_>>().into_iter().collect();
+            draft.services.entry(service.service.service_name()).or_default().extend(ports);
         }
     }
 }

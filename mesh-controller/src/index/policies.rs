@@ -1,21 +1,31 @@
 //! Which policies hold for which workloads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_common::model::{Policy, PolicyName, Scope};
 
-use super::{Objects, Read, World};
+use super::{Objects, Read, World, draft::Draft};
 use crate::{
     status::{Extent, Fault, Problem},
     translate::{
-        Labels, Settings,
+        Settings,
         peer_authentication::{Effective, Modes},
+        pod::Pod,
         selects,
     },
 };
 
-/// Adds every policy, and names those with a selector in the workloads that they select.
-pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
+/// Adds every policy, and names those with a selector in the pods that they select.
+pub fn select(
+    settings: &Settings,
+    world: &mut World,
+    drafts: &mut BTreeMap<&str, Draft<'_>>,
+    objects: &Objects<'_>,
+    problems: &mut Vec<Problem>,
+) {
     let modes = Modes::new(settings, objects.peer_authentications.iter().map(|read| read.value.clone()).collect());
     for Read { object, value } in objects.peer_authentications.iter().filter(|read| read.value.selector.is_none()) {
         if let Some(winner) = modes.of_namespace(&value.namespace).filter(|winner| winner.name != value.name) {
@@ -25,8 +35,6 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
     }
     let strict_everywhere =
         PolicyName { namespace: settings.root_namespace.clone(), name: Policy::STRICT_STATIC.to_owned() };
-    let labels: BTreeMap<&str, &Labels> =
-        objects.pods.iter().map(|r| (r.value.uid.as_str(), &r.value.labels)).collect();
     let mut selecting: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for Read { object: _, value: authorization } in &objects.authorization_policies {
         if let (Scope::WorkloadSelector, Some(wanted)) = (authorization.policy.scope, &authorization.selector) {
@@ -34,25 +42,27 @@ pub fn select(settings: &Settings, world: &mut World, objects: &Objects<'_>, pro
             selecting.entry(name.namespace.as_str()).or_default().push((wanted, name));
         }
     }
-    for workload in world.workloads.values_mut() {
-        let Some(labels) = labels.get(workload.uid.as_str()) else { continue };
-        workload.policies.extend(match modes.effective(&workload.namespace, labels) {
+    for draft in drafts.values_mut() {
+        let Pod { namespace, labels, .. } = draft.pod;
+        draft.policies.extend(match modes.effective(namespace, labels) {
             Effective::Permissive => None,
             Effective::Strict => Some(strict_everywhere.clone()),
             Effective::ByPort(name) => Some(name),
         });
-        let local = world.local_pods.get_mut(&workload.node).and_then(|pods| pods.get_mut(&workload.uid));
-        if let Some(local) = local {
-            local.strict_by = modes.strict_by(&workload.namespace, labels);
+        if let Some(local) = &mut draft.local {
+            local.strict_by = modes.strict_by(namespace, labels);
         }
-        let namespaces: BTreeSet<&str> = [settings.root_namespace.as_str(), workload.namespace.as_str()].into();
+        let namespaces: BTreeSet<&str> = [settings.root_namespace.as_str(), namespace.as_str()].into();
         let candidates = namespaces.into_iter().filter_map(|namespace| selecting.get(namespace)).flatten();
         let names = candidates.filter(|(wanted, _)| selects(wanted, labels)).map(|(_, name)| (*name).clone());
-        workload.policies.extend(names);
+        draft.policies.extend(names);
         // An order that does not depend on that of files.
-        workload.policies.sort();
+        draft.policies.sort();
     }
     let authorizations = objects.authorization_policies.iter().map(|read| read.value.policy.clone());
     // The generated ones last: of two with one name the last is served, and nobody may replace what makes STRICT.
-    world.policies = authorizations.chain(modes.policies()).map(|policy| (policy.name.clone(), policy)).collect();
+    world.policies = authorizations
+        .chain(modes.policies().into_iter().map(Arc::new))
+        .map(|policy| (policy.name.clone(), policy))
+        .collect();
 }

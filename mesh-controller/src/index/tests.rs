@@ -1,6 +1,7 @@
 //! Manifests in, state out: no cluster, no files.
 
 mod accounts;
+mod cached;
 mod cost;
 mod faults;
 mod modes;
@@ -236,7 +237,7 @@ fn peer_authentication_by_port() {
             source_ip: "10.0.1.1".parse().expect("address"),
             destination: ("10.0.0.1".parse::<IpAddr>().expect("address"), port).into(),
         };
-        let policies = world.workloads[CART].policies.iter().map(|name| &world.policies[name]);
+        let policies = world.workloads[CART].policies.iter().map(|name| &*world.policies[name]);
         mesh_common::model::authorize(policies, None, &connection).is_err()
     };
     let anyone = Some("spiffe://cluster.local/ns/x/sa/y");
@@ -317,7 +318,7 @@ fn a_version_that_is_not_read_refuses() {
         source_ip: "10.0.1.1".parse().expect("address"),
         destination: ("10.0.0.1".parse::<IpAddr>().expect("address"), 80).into(),
     };
-    assert!(mesh_common::model::authorize([served].into_iter(), None, &connection).is_err());
+    assert!(mesh_common::model::authorize([&**served].into_iter(), None, &connection).is_err());
     assert!(said(&world)[0].contains("AuthorizationPolicy shop/p: apiVersion: "), "{:?}", said(&world));
 }
 

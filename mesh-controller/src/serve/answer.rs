@@ -120,3 +120,49 @@ impl Iterator for Pieces {
         (!piece.is_empty()).then(|| piece.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::pin};
+
+    use mesh_common::proto::type_url;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_is_written_piece_by_piece_and_a_refusal_ends_the_stream() {
+        let resources: Vec<_> = (0..200)
+            .map(|number| Arc::new(Entry::new(&format!("n{number}"), type_url::ADDRESS, &"x".repeat(number * 10))))
+            .collect();
+        let (all, waiting) = mpsc::channel(4);
+        for (nonce, resources) in [("1", resources.clone()), ("2", Vec::new())] {
+            let (type_url, nonce, removed) = (type_url::ADDRESS.into(), nonce.into(), vec!["gone".into()]);
+            all.send(Ok(Answer { type_url, nonce, resources, removed })).await.expect("a reader");
+        }
+        all.send(Err(Status::unauthenticated("no more"))).await.expect("a reader");
+        let mut body = pin!(Answers::new(waiting));
+        let (mut bytes, mut trailers) = (Vec::new(), None);
+        while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
+            match frame.expect("a frame").into_data() {
+                Ok(piece) => {
+                    assert!(piece.len() < PIECE + 3000, "{} bytes at once", piece.len());
+                    bytes.extend_from_slice(&piece);
+                }
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        assert_eq!(trailers.expect("trailers")["grpc-status"], "16");
+        let mut rest = bytes.as_slice();
+        for (nonce, count) in [("1", 200), ("2", 0)] {
+            let (head, after) = rest.split_at(5);
+            let length = u32::from_be_bytes(head[1..].try_into().expect("four bytes"));
+            let (message, after) = after.split_at(length as usize);
+            let response = DeltaDiscoveryResponse::decode(message).expect("a response");
+            assert_eq!((head[0], response.nonce.as_str(), response.removed_resources.len()), (0, nonce, 1));
+            let names: Vec<_> = response.resources.iter().map(|resource| resource.name.clone()).collect();
+            assert_eq!(names, (0..count).map(|number| format!("n{number}")).collect::<Vec<_>>());
+            rest = after;
+        }
+        assert!(rest.is_empty());
+    }
+}

@@ -73,7 +73,7 @@ impl Catalog {
             next.policies.remove(&name.to_string());
         }
         for policy in delta.policies.changed.iter().filter_map(|name| world.policies.get(name)) {
-            let message = security::Authorization::from(policy);
+            let message = security::Authorization::from(&**policy);
             next.policies.add(Entry::new(&policy.name.to_string(), type_url::AUTHORIZATION, &message));
         }
         for namespace in &delta.accounts.removed {
@@ -90,7 +90,7 @@ impl Catalog {
             }
             let pods = world.local_pods.get(node);
             for pod in changes.changed.iter().filter_map(|uid| pods?.get(uid)) {
-                shelf.add(Entry::new(&pod.uid, type_url::LOCAL_POD, &nodemesh::LocalPod::from(pod)));
+                shelf.add(Entry::new(&pod.uid, type_url::LOCAL_POD, &nodemesh::LocalPod::from(&**pod)));
             }
             if shelf.is_empty() {
                 next.local_pods.remove(node);
@@ -98,7 +98,9 @@ impl Catalog {
                 next.local_pods.insert(node.as_str().into(), shelf);
             }
         }
-        next.digest = digest(&world.written).into();
+        if delta.written || self.digest.is_empty() {
+            next.digest = digest(&world.written).into();
+        }
         next.told_on_demand(world)
     }
 

@@ -279,8 +279,10 @@ impl Kubernetes {
         problems.extend(self.definitions.iter().filter_map(Definition::problem));
         problems.extend(shelves().flat_map(Shelf::refused).map(|(_, problem)| problem.clone()));
         let pods = shelves().flat_map(Shelf::refused).map(|(key, _)| key).filter(|key| key.is_pod()).cloned().collect();
+        let mut objects = Vec::with_capacity(shelves().map(|shelf| shelf.objects().len()).sum());
+        shelves().for_each(|shelf| objects.extend(shelf.objects().cloned()));
         Update {
-            objects: shelves().flat_map(Shelf::objects).map(Arc::clone).collect(),
+            objects: Arc::new(objects),
             problems,
             hidden: Hidden { any: false, pods },
             has_accounts: true,

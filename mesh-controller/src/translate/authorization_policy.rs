@@ -13,6 +13,8 @@ mod conditions;
 mod rules;
 mod spec;
 
+use std::sync::Arc;
+
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use mesh_common::model::{Action, Clause, Match, Policy, PolicyName, Rule, Scope};
 
@@ -29,7 +31,7 @@ const DRY_RUN: &str = "istio.io/dry-run";
 /// A policy, and whom it selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorizationPolicy {
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// `None`: all of its namespace, or of the mesh in the root namespace. With labels it selects in its own
     /// namespace, or in every namespace from the root namespace.
     pub selector: Option<Labels>,
@@ -110,7 +112,7 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
     };
     // An AUDIT policy is none to begin with.
     let dry_run = dry_run && action != Action::Audit;
-    AuthorizationPolicy { policy: Policy { name, scope, action, rules, dry_run }, selector }
+    AuthorizationPolicy { policy: Arc::new(Policy { name, scope, action, rules, dry_run }), selector }
 }
 
 /// What can still be read of a spec that as a whole cannot.

@@ -1,6 +1,6 @@
 //! `v1 Service` -> a service of the model. Which workloads serve it is said by EndpointSlices.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
 use mesh_common::model::{self, ServicePort};
@@ -16,7 +16,7 @@ pub struct Service {
     /// Seconds since 1970.
     pub created: i64,
     /// With every address that it claims.
-    pub service: model::Service,
+    pub service: Arc<model::Service>,
     /// Its endpoints count as healthy, whatever their pods say of themselves.
     pub publish_not_ready: bool,
     pub ports: Vec<Port>,
@@ -57,7 +57,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
     Ok(Some(Service {
         created: created(metadata),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-        service: model::Service {
+        service: Arc::new(model::Service {
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
             addresses: addresses(spec, faults),
             load_balancing: load_balancing(spec, faults),
@@ -65,7 +65,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
             ports: ports.iter().map(|p| ServicePort { port: p.port, target: p.target.number().unwrap_or(0) }).collect(),
             name,
             namespace,
-        },
+        }),
         ports,
     }))
 }

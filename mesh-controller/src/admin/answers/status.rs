@@ -1,6 +1,6 @@
 //! The controller's own status: what it holds, and which pods that shall be in the mesh are not in an agent's hands.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_common::{
     model::{LocalPod, Mode, Tunnel},
@@ -30,7 +30,7 @@ pub fn status(world: &World, linked: &BTreeMap<String, Reports>) -> Kind {
                     redirected: is_redirected(world, pod),
                 }))
             }
-            None => missing_nodes.extend(missing(world, node, &pods.collect::<Vec<_>>())),
+            None => missing_nodes.extend(missing(world, node, &pods.map(Arc::as_ref).collect::<Vec<_>>())),
         }
     }
     Kind::Controller(ControllerStatus {

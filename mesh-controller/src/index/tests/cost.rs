@@ -60,7 +60,7 @@ fn mesh() -> Update {
 fn change(update: &Update, number: usize) -> Update {
     let name = format!("p{}", number * 7 % PODS);
     let mut changed = update.clone();
-    for object in &mut changed.objects {
+    for object in Arc::make_mut(&mut changed.objects) {
         let new: Option<Kind> = match &object.kind {
             Kind::Pod(pod) if pod.metadata.name.as_deref() == Some(&name) => {
                 let mut pod: Pod = (**pod).clone();

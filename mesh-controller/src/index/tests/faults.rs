@@ -10,7 +10,7 @@ fn nobody_replaces_a_generated_policy() {
                   metadata: {name: harmless, namespace: istio-system}, \
                   spec: {selector: {matchLabels: {app: none}}, rules: [{}]}}\n";
     let mut update = objects(&format!("{SHOP}{mesh}{object}"));
-    for object in &mut update.objects {
+    for object in Arc::make_mut(&mut update.objects) {
         if let Kind::AuthorizationPolicy(policy) = &mut Arc::make_mut(object).kind {
             policy.metadata.name = Some(Policy::STRICT_STATIC.to_owned());
         }
@@ -70,7 +70,7 @@ fn only_what_may_hide_a_pod_keeps_it_in_memory() {
 
     // A pod that cannot be translated is no longer a workload, but still there.
     let mut lost = objects(SHOP);
-    for object in &mut lost.objects {
+    for object in Arc::make_mut(&mut lost.objects) {
         if let Kind::Pod(pod) = &mut Arc::make_mut(object).kind {
             pod.spec.get_or_insert_default().service_account_name = Some("a_b".into());
         }

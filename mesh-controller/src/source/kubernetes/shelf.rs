@@ -63,7 +63,7 @@ impl Shelf {
         self.complete
     }
 
-    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+    pub fn objects(&self) -> impl ExactSizeIterator<Item = &Arc<Object>> {
         self.kept.objects.values()
     }
 

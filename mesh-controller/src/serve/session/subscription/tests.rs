@@ -97,7 +97,7 @@ impl Mesh {
                 if self.world.workloads.values().any(|other| other.uid != uid && other.addresses.contains(&address)) {
                     return;
                 }
-                let mut pod = template.workloads[CART].clone();
+                let mut pod = (*template.workloads[CART]).clone();
                 (pod.uid, pod.addresses, pod.healthy) = (uid, vec![address], *healthy);
                 let name = |number: &usize| {
                     let mut service = template.services.keys().next().expect("a service").clone();
@@ -106,10 +106,10 @@ impl Mesh {
                 };
                 let ports = vec![ServicePort { port: 80, target: 8080 }];
                 pod.services = services.iter().map(|number| (name(number), ports.clone())).collect();
-                self.world.workloads.insert(pod.uid.clone(), pod);
+                self.world.workloads.insert(pod.uid.clone(), Arc::new(pod));
             }
             Event::Service(number, address) => {
-                let mut service = template.services.values().next().expect("a service").clone();
+                let mut service = (**template.services.values().next().expect("a service")).clone();
                 service.hostname = format!("s{number}.shop.svc.cluster.local");
                 let name = service.service_name();
                 let Some(address) = address else { return drop(self.world.services.remove(&name)) };
@@ -120,7 +120,7 @@ impl Mesh {
                     .iter()
                     .all(|(other, known)| *other == name || known.addresses != service.addresses)
                 {
-                    self.world.services.insert(name, service);
+                    self.world.services.insert(name, Arc::new(service));
                 }
             }
             Event::OnDemand(own) => self.own.clone_from(own),

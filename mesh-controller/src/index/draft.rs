@@ -1,0 +1,97 @@
+//! Pods, put together from what all objects say of them. Those of which nothing is new are told as the same objects in
+//! memory as before: that makes a publication cheap to compare, and to make.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mesh_common::model::{LocalPod, Locality, Mode, PolicyName, SameNode, ServiceName, ServicePort, Tunnel, Workload};
+
+use crate::translate::{Settings, pod::Pod};
+
+/// What one translation of a pod was last told as.
+#[derive(Debug, Default)]
+pub struct Made(Mutex<Option<Told>>);
+
+/// A pod as it is told to all, and to its node's agent if it has one.
+type Told = (Arc<Workload>, Option<Arc<LocalPod>>);
+
+/// One pod, before it is told.
+pub struct Draft<'a> {
+    pub pod: &'a Pod,
+    pub made: &'a Made,
+    /// Those that it owns.
+    pub addresses: Vec<IpAddr>,
+    pub tunnel: Tunnel,
+    /// Its node's.
+    pub locality: Option<&'a Locality>,
+    pub healthy: bool,
+    /// Sorted.
+    pub policies: Vec<PolicyName>,
+    pub services: BTreeMap<ServiceName, BTreeSet<ServicePort>>,
+    /// What its node's agent shall do with it; `None` for a pod that no agent has.
+    pub local: Option<Local>,
+}
+
+pub struct Local {
+    pub mode: Mode,
+    pub same_node: SameNode,
+    pub strict_by: Option<PolicyName>,
+}
+
+impl Draft<'_> {
+    pub fn told(&self, settings: &Settings) -> Told {
+        let mut made = self.made.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (workload, local) = made.take().unzip();
+        let workload = workload.filter(|workload| self.is(workload));
+        let workload = workload.unwrap_or_else(|| Arc::new(self.workload(settings)));
+        let local = self.local.as_ref().map(|wanted| {
+            let local = local.flatten().filter(|local| self.is_local(wanted, local));
+            local.unwrap_or_else(|| Arc::new(self.local_pod(wanted)))
+        });
+        made.insert((workload, local)).clone()
+    }
+
+    fn workload(&self, settings: &Settings) -> Workload {
+        let locality = self.locality.cloned().unwrap_or_default();
+        let services = self.services.iter().map(|(name, ports)| (name.clone(), ports.iter().copied().collect()));
+        Workload {
+            healthy: self.healthy,
+            policies: self.policies.clone(),
+            services: services.collect(),
+            ..self.pod.workload(settings, self.addresses.clone(), self.tunnel, locality)
+        }
+    }
+
+    /// Whether this workload, which was made of the same pod, says the same as this draft.
+    fn is(&self, workload: &Workload) -> bool {
+        let locality = match self.locality {
+            Some(locality) => workload.locality == *locality,
+            None => workload.locality == Locality::default(),
+        };
+        let serves = |((name, ports), (known, others)): ((_, &BTreeSet<_>), (_, &Vec<_>))| {
+            name == known && ports.iter().eq(others)
+        };
+        locality
+            && workload.addresses == self.addresses
+            && workload.tunnel == self.tunnel
+            && workload.healthy == self.healthy
+            && workload.policies == self.policies
+            && workload.services.len() == self.services.len()
+            && self.services.iter().zip(&workload.services).all(serves)
+    }
+
+    fn local_pod(&self, Local { mode, same_node, strict_by }: &Local) -> LocalPod {
+        let local = self.pod.local(self.addresses.clone(), *mode, *same_node);
+        LocalPod { strict_by: strict_by.clone(), ..local }
+    }
+
+    fn is_local(&self, Local { mode, same_node, strict_by }: &Local, known: &LocalPod) -> bool {
+        known.addresses == self.addresses
+            && known.mode == *mode
+            && known.same_node == *same_node
+            && known.strict_by == *strict_by
+    }
+}
