@@ -6,9 +6,9 @@ mod writer;
 
 pub use writer::Writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use mesh_common::model::{LocalPod, Mode};
 
 use crate::{
@@ -69,14 +69,19 @@ pub fn changes(
     linked: &BTreeMap<String, Reports>,
     known: &BTreeMap<PodName, Change>,
 ) -> Vec<Change> {
-    let pods: BTreeMap<(&str, &str), &ObjectMeta> = update
+    let of_linked = |pod: &Pod| {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        node.and_then(|node| linked.get(node)).is_some_and(|reports| !reports.is_empty())
+    };
+    let pods: HashMap<(&str, &str), &ObjectMeta> = update
         .objects
         .iter()
         .filter_map(|object| match &object.kind {
-            Kind::Pod(pod) => Some((pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?, &pod.metadata)),
+            Kind::Pod(pod) if of_linked(pod) => {
+                Some(((pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?), &pod.metadata))
+            }
             _ => None,
         })
-        .map(|(namespace, name, metadata)| ((namespace, name), metadata))
         .collect();
     let local = linked.iter().filter_map(|(node, reports)| Some((world.local_pods.get(node)?, reports)));
     let local = local.flat_map(|(pods, reports)| pods.values().map(move |pod| (pod, reports)));
