@@ -1,5 +1,5 @@
-//! `meshctl check`: would the mesh work on this cluster, and does it? Without --probe it only looks. What it reads is gathered first
-//! (`facts`); every judgement about it is pure.
+//! `meshctl check`: would the mesh work on this cluster, and does it? Without --probe it only looks. What it reads is
+//! gathered first (`facts`); every judgement about it is pure.
 
 mod authority;
 pub mod cluster;

@@ -1,6 +1,6 @@
-//! A CA that cert-manager issues, as far as meshctl goes: asked for, judged, taken away. cert-manager is not here. Its
-//! kind is a test double, written here after its documentation with the fields that the mesh sets, and its controller is
-//! the scene.
+//! A CA that cert-manager issues, as far as meshctl goes: asked for, judged, taken away. cert-manager is not here.
+//! Its kind is a test double, written here after its documentation with the fields that the mesh sets, and its
+//! controller is the scene.
 
 use std::process::Command;
 

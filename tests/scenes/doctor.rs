@@ -1,5 +1,5 @@
-//! doctor and bugreport with real agents, a real controller and a Kubernetes API. The API has no kubelet: nothing can be
-//! forwarded to pods, and no log be read; both say so and go on.
+//! doctor and bugreport with real agents, a real controller and a Kubernetes API. The API has no kubelet: nothing can
+//! be forwarded to pods, and no log be read; both say so and go on.
 
 use std::{fs, path::Path, process::Command};
 

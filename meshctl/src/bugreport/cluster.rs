@@ -1,5 +1,5 @@
-//! What the API server has: versions, objects, events, logs, pages of metrics. Each list is asked for by itself, so that
-//! a permission that is missing costs that list alone.
+//! What the API server has: versions, objects, events, logs, pages of metrics. Each list is asked for by itself, so
+//! that a permission that is missing costs that list alone.
 
 use std::{collections::BTreeSet, io, time::Duration};
 
