@@ -1,5 +1,5 @@
-//! Our CNI plugin alone, called as a runtime calls it behind one that has made a pod's network. What a runtime does with
-//! all plugins of a node is [`Runtime`](crate::runtime::Runtime)'s.
+//! Our CNI plugin alone, called as a runtime calls it behind one that has made a pod's network. What a runtime does
+//! with all plugins of a node is [`Runtime`](crate::runtime::Runtime)'s.
 
 use std::{
     fs,
