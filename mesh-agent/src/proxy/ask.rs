@@ -1,5 +1,5 @@
-//! Whose an address is, where the controller tells on demand: who dials waits for the answer. Without one the connection
-//! is refused: it would leave in plaintext, and may be meant for a workload of the mesh.
+//! Whose an address is, where the controller tells on demand: who dials waits for the answer. Without one the
+//! connection is refused: it would leave in plaintext, and may be meant for a workload of the mesh.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
