@@ -1,6 +1,6 @@
-//! A map whose copies share what they have alike. A copy costs nothing, a change as much as one of [`BUCKETS`], and what
-//! differs between two copies is found where they no longer share: with thousands of entries and a thousand copies in
-//! use, a change is paid for by its size and not by theirs.
+//! A map whose copies share what they have alike. A copy costs nothing, a change as much as one of [`BUCKETS`], and
+//! what differs between two copies is found where they no longer share: with thousands of entries and a thousand copies
+//! in use, a change is paid for by its size and not by theirs.
 
 use std::{
     cmp::Ordering,
