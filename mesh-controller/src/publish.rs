@@ -29,7 +29,7 @@ use crate::{
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Between two publications so many times as long passes as the first of them took, within these bounds.
-const REST: u32 = 10;
+const REST: u32 = 20;
 const SHORTEST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -233,7 +233,7 @@ impl Publisher {
     }
 
     /// Publishes changes, until agents can no longer report: the first at once, those that follow together, so that
-    /// publishing takes a tenth of a CPU at most.
+    /// publishing takes a twentieth of a CPU at most.
     pub async fn run(mut self, mut updates: watch::Receiver<Update>, mut reports: mpsc::Receiver<NodeReport>) {
         let mut next = Instant::now();
         let mut waits = false;
