@@ -19,15 +19,15 @@ fn cert_manager_issues_the_ca() -> Result<()> {
     let world = World::on_kubernetes("cert-manager")?;
     let api = world.api()?;
     let install = [&["install", "--no-wait"], &CHOSEN[..]].concat();
-    let (code, said) = meshctl(&api, &install)?;
+    let (code, said) = api.meshctl(&install)?;
     ensure!(code == 3 && said.contains("this cluster has no kind Certificate of cert-manager.io/v1"), "{code}: {said}");
     ensure!(said.contains("nothing was changed"), "{said}");
-    let (code, said) = meshctl(&api, &[&install[..], &["--set", "caSecret=cacerts"]].concat())?;
+    let (code, said) = api.meshctl(&[&install[..], &["--set", "caSecret=cacerts"]].concat())?;
     ensure!(code == 2 && said.contains("not both"), "{code}: {said}");
 
     api.apply(&double())?;
     eventually("the kind is served", Patience::LONG, || {
-        Ok(meshctl(&api, &install).ok().filter(|(code, _)| *code == 0).map(drop))
+        Ok(api.meshctl(&install).ok().filter(|(code, _)| *code == 0).map(drop))
     })?;
     let certificate = api.get(CERTIFICATE)?.context("the Certificate")?;
     let spec = &certificate["spec"];
@@ -41,7 +41,7 @@ fn cert_manager_issues_the_ca() -> Result<()> {
     ensure!(String::from_utf8_lossy(&help.stdout).contains("--ca-given"), "the controller knows the option");
 
     let says = |expected: &str| -> Result<()> {
-        let (_, said) = meshctl(&api, &["check"])?;
+        let (_, said) = api.meshctl(&["check"])?;
         ensure!(said.contains(expected), "no {expected:?} in {said}");
         Ok(())
     };
@@ -52,7 +52,7 @@ fn cert_manager_issues_the_ca() -> Result<()> {
     says("✓ authority    Certificate nodemesh-system/mesh-ca is ready")?;
 
     // Nobody makes the Secret anew afterwards.
-    let (code, said) = meshctl(&api, &["uninstall", "--skip-node", "a", "--skip-node", "b"])?;
+    let (code, said) = api.meshctl(&["uninstall", "--skip-node", "a", "--skip-node", "b"])?;
     ensure!(code == 0, "{code}: {said}");
     ensure!(api.get(CERTIFICATE)?.is_none(), "the Certificate is left");
     Ok(())
@@ -66,16 +66,6 @@ fn report(api: &KubeApi, certificate: &Value, status: &str, reason: &str, messag
         "spec": certificate["spec"], "status": { "conditions": [condition] },
     });
     api.apply(&reported).map(drop)
-}
-
-fn meshctl(api: &KubeApi, arguments: &[&str]) -> Result<(i32, String)> {
-    api.run(async |_| {
-        let mut command = Command::new(programs_dir()?.join("meshctl"));
-        command.arg("--kubeconfig").arg(api.kubeconfig()).args(arguments).env("NO_COLOR", "1");
-        let output = command.output().context("meshctl")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Ok((output.status.code().unwrap_or(-1), text))
-    })
 }
 
 /// Not cert-manager's: a stand-in of the test, as strict as it is small.

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use mesh_install::{Values, objects};
-use mesh_tests::{A, B, KubeApi, Patience, World, eventually, kube_folder, programs_dir};
+use mesh_tests::{A, B, KubeApi, Patience, World, eventually, kube_folder};
 use serde_json::json;
 
 const PLANTED: &str = "planted-4711";
@@ -30,7 +30,7 @@ fn doctor_says_what_is_wrong_and_a_report_holds_no_secret() -> Result<()> {
     let api = world.api()?;
     plant(&api)?;
     let report = world.root().join("report.tar.gz");
-    let (code, said) = meshctl(&api, &["bugreport", "--out", &report.display().to_string()])?;
+    let (code, said) = api.meshctl(&["bugreport", "--out", &report.display().to_string()])?;
     ensure!(code == 3, "logs cannot be had here: {code}: {said}");
     let text = holds_no_secret(&api, &report, &world.root().join("report"))?;
     let names = ["nodemesh.io/redirection", "mesh-agent-a", "logs/careless.log: ", "metrics/careless.txt: "];
@@ -39,7 +39,7 @@ fn doctor_says_what_is_wrong_and_a_report_holds_no_secret() -> Result<()> {
     }
 
     // The cluster is seen, though nobody answers through it.
-    let (code, said) = meshctl(&api, &["doctor"])?;
+    let (code, said) = api.meshctl(&["doctor"])?;
     ensure!(code == 1 && said.contains("no answer: ") && said.contains("leads"), "{code}: {said}");
     ensure!(!said.contains("shop/cart"), "the annotation says that it is redirected: {said}");
 
@@ -54,16 +54,6 @@ fn findings(world: &World) -> Result<Vec<String>> {
     let all = world.ask_agent(A, &["doctor"])?;
     let wrong = all.into_iter().filter(|finding| finding["mark"] != "ok");
     Ok(wrong.map(|finding| finding["what"].as_str().unwrap_or_default().to_owned()).collect())
-}
-
-fn meshctl(api: &KubeApi, arguments: &[&str]) -> Result<(i32, String)> {
-    api.run(async |_| {
-        let mut command = Command::new(programs_dir()?.join("meshctl"));
-        command.arg("--kubeconfig").arg(api.kubeconfig()).args(arguments).env("NO_COLOR", "1");
-        let output = command.output().context("meshctl")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Ok((output.status.code().unwrap_or(-1), text))
-    })
 }
 
 /// As installed by meshctl, and secrets wherever somebody may have put one.

@@ -1,9 +1,9 @@
 //! `meshctl check --probe` on a Kubernetes API. The kubelets are the scene.
 
-use std::{process::Command, thread};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{KubeApi, Patience, World, eventually, kube_folder, programs_dir};
+use mesh_tests::{KubeApi, Patience, World, eventually, kube_folder};
 use serde_json::{Value, json};
 
 const PODS: &str = "/api/v1/namespaces/nodemesh-system/pods";
@@ -26,7 +26,7 @@ fn every_kernel_is_asked_and_nothing_is_left() -> Result<()> {
         api.apply(&json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status }))?;
     }
     let (code, said) = thread::scope(|scope| -> Result<_> {
-        let check = scope.spawn(|| meshctl(&api, &["check", "--pre", "--probe", "--timeout", "60"]));
+        let check = scope.spawn(|| api.meshctl(&["check", "--pre", "--probe", "--timeout", "60"]));
         let pods = eventually("a probe on each node", Patience::LONG, || {
             let pods = probes(&api)?;
             Ok((pods.len() == 2).then_some(pods))
@@ -59,14 +59,4 @@ fn every_kernel_is_asked_and_nothing_is_left() -> Result<()> {
 fn probes(api: &KubeApi) -> Result<Vec<Value>> {
     let list = api.get(&format!("{PODS}?labelSelector=app.kubernetes.io/name=mesh-probe"))?.context("a list")?;
     Ok(list["items"].as_array().cloned().unwrap_or_default())
-}
-
-fn meshctl(api: &KubeApi, arguments: &[&str]) -> Result<(i32, String)> {
-    api.run(async |_| {
-        let mut command = Command::new(programs_dir()?.join("meshctl"));
-        command.arg("--kubeconfig").arg(api.kubeconfig()).args(arguments).env("NO_COLOR", "1");
-        let output = command.output().context("meshctl")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        Ok((output.status.code().unwrap_or(-1), text))
-    })
 }

@@ -125,6 +125,17 @@ impl KubeApi {
         Ok(Client::try_from(config)?)
     }
 
+    /// meshctl with this API: its exit code, and what it said on both streams.
+    pub fn meshctl(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        self.run(async |_| {
+            let mut command = Command::new(config::built("meshctl")?);
+            command.arg("--kubeconfig").arg(self.kubeconfig()).args(arguments).env("NO_COLOR", "1");
+            let output = command.output().context("meshctl")?;
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            Ok((output.status.code().unwrap_or(-1), said))
+        })
+    }
+
     /// Runs `work` where the API can be reached.
     pub fn run<T: Send>(&self, work: impl AsyncFnOnce(Client) -> Result<T> + Send) -> Result<T> {
         let there = || {
