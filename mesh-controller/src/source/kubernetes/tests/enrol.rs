@@ -106,18 +106,6 @@ async fn a_report_to_one_replica_is_known_to_all() {
     eventually("it is enrolled", async || annotation().await.as_deref() == Some("enabled")).await;
     eventually("both replicas know it", async || one.sends_hbone() && other.sends_hbone()).await;
 
-    // The agent has gone over to the other replica, and fails there; the first one ends, and a new one begins.
-    one.kill();
-    other.links.pretend("a", &says(Redirected::Failed, "no room"));
-    eventually("it failed", async || annotation().await.as_deref() == Some("enabled, failed: no room")).await;
-    assert!(Replica::start(&api, "third").await.sends_hbone());
-
-    // It leaves.
-    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {nodemesh.io/mode: none}}}").await;
-    eventually("it is sent plaintext", async || !other.sends_hbone()).await;
-    other.links.pretend("a", &says(Redirected::Disabled, ""));
-    eventually("nothing is said any more", async || annotation().await.is_none()).await;
-
     let events: Api<v1::Event> = Api::namespaced(api.client.clone(), "shop");
     let reasons = async || {
         let list = events.list(&Default::default()).await.expect("events").items;
@@ -132,6 +120,22 @@ async fn a_report_to_one_replica_is_known_to_all() {
         reasons.dedup();
         reasons
     };
+    // The event comes after the annotation, and one that is killed in between writes none.
+    let told = async || reasons().await.iter().any(|(_, reason)| reason == "Enrolled");
+    eventually("an event tells it", told).await;
+
+    // The agent has gone over to the other replica, and fails there; the first one ends, and a new one begins.
+    one.kill();
+    other.links.pretend("a", &says(Redirected::Failed, "no room"));
+    eventually("it failed", async || annotation().await.as_deref() == Some("enabled, failed: no room")).await;
+    assert!(Replica::start(&api, "third").await.sends_hbone());
+
+    // It leaves.
+    api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {nodemesh.io/mode: none}}}").await;
+    eventually("it is sent plaintext", async || !other.sends_hbone()).await;
+    other.links.pretend("a", &says(Redirected::Disabled, ""));
+    eventually("nothing is said any more", async || annotation().await.is_none()).await;
+
     let expected = [
         ("cart-6f5d8-x1", "Enrolled"),
         ("cart-6f5d8-x1", "EnrolmentFailed"),
