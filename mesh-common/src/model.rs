@@ -10,6 +10,7 @@ mod observe;
 mod policy;
 mod service;
 mod topology;
+pub mod traffic;
 mod trust;
 mod validity;
 mod workload;

@@ -1,0 +1,58 @@
+//! How many requests a workload takes, counted by the agent of its own node.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Millis, Origin, Protocol, RequestMatch};
+
+/// What the agent of a workload's node does with requests to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Inbound {
+    /// What is spoken at the workload's own ports; a port that is not listed: [`Protocol::Auto`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub protocols: BTreeMap<u16, Protocol>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<RateLimit>,
+}
+
+/// One limit; all that are about a workload hold at once. Above it the answer is 429 with `Retry-After`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RateLimit {
+    pub origin: Origin,
+    /// Of the workload; none: every port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// Requests that count; none: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<RequestMatch>,
+    /// Of all clients together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<TokenBucket>,
+    /// Of each client identity; those without one are one client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<TokenBucket>,
+    /// The first that names a client's identity counts for it, in place of `identity`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<LimitOverride>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct LimitOverride {
+    /// SPIFFE ids, without `spiffe://`; they share the bucket.
+    pub identities: Vec<String>,
+    pub bucket: TokenBucket,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TokenBucket {
+    /// In each interval.
+    pub requests: u32,
+    pub interval: Millis,
+    /// At once, after a pause.
+    pub burst: u32,
+}
