@@ -4,6 +4,7 @@
 //! What users wrote is compiled once (`new`, whose error names the field), then asked for every request.
 
 mod condition;
+mod index;
 mod text;
 
 use std::fmt;
@@ -12,6 +13,7 @@ pub use condition::{Matched, Matches, Request};
 
 use crate::model::traffic::HttpRoute;
 use condition::Condition;
+use index::Index;
 use text::Patterns;
 
 /// Something in a rule that cannot be honoured.
@@ -27,6 +29,7 @@ pub struct RouteError {
 pub struct Router {
     /// Of all routes one after the other: the lowest that holds decides.
     entries: Vec<Entry>,
+    index: Index,
 }
 
 #[derive(Debug)]
@@ -79,15 +82,15 @@ impl Router {
                 entries.push(Entry { route: number, condition: Condition::default() });
             }
         }
-        Ok(Self { entries })
+        let index = Index::new(entries.iter().map(|entry| &entry.condition));
+        Ok(Self { entries, index })
     }
 
     /// The first route that matches.
     pub fn find(&self, request: &Request<'_>) -> Option<Found> {
-        self.entries.iter().find_map(|entry| {
-            let matched = entry.condition.holds(request)?;
-            Some(Found { route: entry.route, matched })
-        })
+        let holds = |place| self.entries[place as usize].condition.holds(request);
+        let (place, matched) = self.index.lowest(request.path.as_bytes(), request.headers, holds)?;
+        Some(Found { route: self.entries[place as usize].route, matched })
     }
 
     /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request that
