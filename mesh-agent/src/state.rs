@@ -12,6 +12,7 @@ pub mod tests;
 
 pub use backends::backends;
 pub use questions::Turn;
-pub use rules::Rules;
+pub use index::Group;
+pub use rules::{Rules, View};
 pub use snapshot::Snapshot;
 pub use store::{Delta, Kind, Object, Reach, Store, Unreadable};

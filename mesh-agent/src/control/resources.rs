@@ -1,6 +1,6 @@
 //! Discovery resources into model objects, with the resource and field named where that fails.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use mesh_common::{
     model::{Accounts, LocalPod, Policy, TrustBundle, traffic::Traffic},
@@ -74,7 +74,7 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
         Kind::Traffic => decode::<nodemesh::Traffic>(&any.value)
             .and_then(Traffic::try_from)
             .and_then(compiled)
-            .map(Box::new)
+            .map(Arc::new)
             .map(Object::Traffic),
         Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
         Kind::Accounts => decode::<nodemesh::Accounts>(&any.value).and_then(Accounts::try_from).map(Object::Accounts),

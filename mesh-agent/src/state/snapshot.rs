@@ -13,7 +13,10 @@ use mesh_common::model::{
     Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::Inbound,
 };
 
-use super::{Reach, Rules, index::Index};
+use super::{
+    Reach, Rules,
+    index::{Group, Index},
+};
 #[cfg(test)]
 use mesh_common::model::Permit;
 
@@ -101,7 +104,6 @@ impl Snapshot {
         self.by_name.of(&(namespace.to_owned(), pod.to_owned())).first()
     }
 
-    #[cfg(test)]
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)
     }
@@ -124,6 +126,11 @@ impl Snapshot {
     /// The workloads that serve a service, healthy or not, by uid. They may be known before the service itself is.
     pub fn endpoints(&self, service: &ServiceName) -> &[Arc<Workload>] {
         self.endpoints.of(service)
+    }
+
+    /// The same list as it is shared: the same in memory means that nothing of it has changed.
+    pub fn shared_endpoints(&self, service: &ServiceName) -> Option<&Group<Workload>> {
+        self.endpoints.group(service)
     }
 
     /// The controller has said which pods this node has, and not only an earlier agent.

@@ -130,12 +130,12 @@ impl Snapshot {
         true
     }
 
-    pub(in crate::state) fn put_traffic(&mut self, rules: Rules) -> bool {
-        let name = &rules.traffic().service;
-        if self.traffic.get(name).is_some_and(|known| known.traffic() == rules.traffic()) {
+    pub(in crate::state) fn put_traffic(&mut self, rules: Arc<Rules>) -> bool {
+        let name = rules.traffic().service.clone();
+        if self.traffic.get(&name).is_some_and(|known| known.traffic() == rules.traffic()) {
             return false;
         }
-        Arc::make_mut(&mut self.traffic).insert(name.clone(), Arc::new(rules));
+        Arc::make_mut(&mut self.traffic).insert(name, rules);
         true
     }
 
