@@ -3,13 +3,19 @@
 //!
 //! What users wrote is compiled once (`new`, whose error names the field), then asked for every request.
 
+mod choose;
 mod condition;
+mod fault;
 mod index;
+mod retry;
 mod text;
 
 use std::fmt;
 
+pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
+pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
+pub use retry::{Outcome, backoff, grpc_status, retry_on};
 
 use crate::model::traffic::HttpRoute;
 use condition::Condition;
