@@ -6,8 +6,10 @@
 mod choose;
 mod condition;
 mod fault;
+mod headers;
 mod index;
 mod retry;
+mod rewrite;
 mod text;
 
 use std::fmt;
@@ -15,7 +17,9 @@ use std::fmt;
 pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
 pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
+pub use headers::{Changes, Edit, RequestEdit};
 pub use retry::{Outcome, backoff, grpc_status, retry_on};
+pub use rewrite::{NewPath, NoPath, Rewriting};
 
 use crate::model::traffic::HttpRoute;
 use condition::Condition;
