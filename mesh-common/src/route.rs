@@ -5,9 +5,11 @@
 
 mod choose;
 mod condition;
+mod cors;
 mod fault;
 mod headers;
 mod index;
+mod redirect;
 mod retry;
 mod rewrite;
 mod text;
@@ -16,8 +18,10 @@ use std::fmt;
 
 pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
+pub use cors::{CrossOrigin, PermittedOrigin};
 pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
 pub use headers::{Changes, Edit, RequestEdit};
+pub use redirect::{Redirecting, direct_response};
 pub use retry::{Outcome, backoff, grpc_status, retry_on};
 pub use rewrite::{NewPath, NoPath, Rewriting};
 
