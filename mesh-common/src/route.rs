@@ -3,13 +3,27 @@
 //!
 //! What users wrote is compiled once (`new`, whose error names the field), then asked for every request.
 
+mod choose;
 mod condition;
+mod cors;
+mod fault;
+mod headers;
 mod index;
+mod redirect;
+mod retry;
+mod rewrite;
 mod text;
 
 use std::fmt;
 
+pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
+pub use cors::{CrossOrigin, PermittedOrigin};
+pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
+pub use headers::{Changes, Edit, RequestEdit};
+pub use redirect::{Redirecting, direct_response};
+pub use retry::{Outcome, backoff, grpc_status, retry_on};
+pub use rewrite::{NewPath, NoPath, Rewriting};
 
 use crate::model::traffic::HttpRoute;
 use condition::Condition;
