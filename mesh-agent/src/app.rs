@@ -134,6 +134,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         flows: Arc::clone(&flows),
         direct: Arc::clone(&direct),
         balancer: Default::default(),
+        http: Default::default(),
         live: Default::default(),
         ask_timeout: settings.ask_timeout,
         hbone_port: settings.hbone_port,
