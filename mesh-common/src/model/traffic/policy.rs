@@ -43,6 +43,15 @@ impl DestinationPolicy {
             }
         }
     }
+
+    /// Labels' keys by which endpoints are near to a client.
+    pub fn failover_keys(&self) -> impl Iterator<Item = &str> {
+        let subsets = self.subsets.values().flat_map(|subset| subset.ports.values().chain([&subset.all]));
+        let policies = self.ports.values().chain([&self.all]).chain(subsets);
+        let localities = policies.filter_map(|policy| policy.balancing.locality.as_ref());
+        let named = localities.flat_map(|locality| &locality.failover_priority);
+        named.map(|label| label.split_once('=').map_or(label.as_str(), |(key, _)| key))
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,7 +153,7 @@ pub struct Warmup {
     pub duration: Millis,
     /// Of its full weight, at the beginning.
     pub minimum: Percent,
-    /// In thousandths: 1000 grows in a straight line, more grows slowly first.
+    /// In thousandths: 1000 grows in a straight line, more grows fast first (Envoy's `aggression`).
     pub aggression: u32,
 }
 
