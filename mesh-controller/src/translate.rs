@@ -2,7 +2,9 @@
 
 mod affinity;
 pub mod authorization_policy;
+pub mod destination_rule;
 pub mod endpoint_slice;
+mod fields;
 pub mod join;
 mod load_balancing;
 pub mod node;
@@ -11,6 +13,7 @@ pub mod pod;
 mod probe;
 pub mod same_node;
 pub mod service;
+mod span;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
