@@ -5,15 +5,18 @@ pub mod authorization_policy;
 pub mod destination_rule;
 pub mod endpoint_slice;
 mod fields;
+pub mod hosts;
 pub mod join;
 mod load_balancing;
 pub mod node;
 pub mod peer_authentication;
 pub mod pod;
 mod probe;
+pub mod protocol;
 pub mod same_node;
 pub mod service;
 mod span;
+pub mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
