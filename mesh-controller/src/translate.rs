@@ -2,9 +2,10 @@
 
 mod affinity;
 pub mod authorization_policy;
+pub mod backend_tls_policy;
 pub mod destination_rule;
 pub mod endpoint_slice;
-mod fields;
+pub mod fields;
 pub mod hosts;
 pub mod join;
 mod load_balancing;
@@ -15,7 +16,7 @@ mod probe;
 pub mod protocol;
 pub mod same_node;
 pub mod service;
-mod span;
+pub mod span;
 pub mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr};

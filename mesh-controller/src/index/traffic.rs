@@ -1,7 +1,9 @@
 //! What all objects together say of traffic, service by service.
 
+mod policies;
 mod services;
 
+pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 
 use std::{collections::BTreeMap, sync::Arc};

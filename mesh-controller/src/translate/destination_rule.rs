@@ -24,13 +24,13 @@ mod tls;
 
 pub use parts::{Parts, SubsetParts};
 
-use mesh_common::model::traffic::{Clients, Origin};
+use mesh_common::model::traffic::Clients;
 use serde_json::Value;
 
-use super::{Settings, created, fields::Fields};
+use super::{Settings, created, fields::Fields, hosts, traffic::HostRef};
 use crate::{
     names,
-    source::Custom,
+    source::{Custom, Key},
     status::{Extent, Fault},
 };
 
@@ -43,25 +43,15 @@ const PORTS: usize = 32;
 /// One object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DestinationRule {
-    pub namespace: String,
-    pub name: String,
+    pub object: Key,
     /// Seconds since 1970.
     pub created: i64,
-    pub host: HostPattern,
+    pub host: HostRef,
     /// Whom it is exported to.
     pub clients: Clients,
     /// What it says itself of all endpoints; `None`: nothing.
     pub policy: Option<Parts>,
     pub subsets: Vec<SubsetParts>,
-}
-
-/// Hosts that a rule is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HostPattern {
-    /// Lower case, with the cluster's domain if it is a Kubernetes service's.
-    Exact(String),
-    /// What ends so, as in `.shop.svc.cluster.local`; empty: every host.
-    Below(String),
 }
 
 /// `None` for a rule that holds for nobody; what is not honoured as written is added to `faults`.
@@ -87,7 +77,7 @@ pub fn destination_rule(settings: &Settings, object: &Custom, faults: &mut Vec<F
         nobody("spec.host", "is missing", faults);
         return None;
     };
-    let host = match HostPattern::read(settings, &namespace, &host) {
+    let host = match hosts::host(settings, &namespace, &host) {
         Ok(host) => host,
         Err(why) => {
             nobody("spec.host", &why, faults);
@@ -102,7 +92,8 @@ pub fn destination_rule(settings: &Settings, object: &Custom, faults: &mut Vec<F
         own.check = active;
     }
     let name = metadata.name.clone().unwrap_or_default();
-    Some(DestinationRule { created: created(metadata), host, clients, policy, subsets, namespace, name })
+    let object = Key { kind: KIND.to_owned(), namespace, name };
+    Some(DestinationRule { object, created: created(metadata), host, clients, policy, subsets })
 }
 
 fn subsets_of(list: Vec<(String, Value)>, faults: &mut Vec<Fault>) -> Vec<SubsetParts> {
@@ -129,53 +120,6 @@ fn subsets_of(list: Vec<(String, Value)>, faults: &mut Vec<Fault>) -> Vec<Subset
         }
     }
     found
-}
-
-impl HostPattern {
-    /// As in `cart`, `cart.shop`, `cart.shop.svc`, a full name, `*.example.com` or `*`.
-    ///
-    /// # Errors
-    /// Says what is wrong, quoting the host.
-    pub fn read(settings: &Settings, namespace: &str, host: &str) -> Result<Self, String> {
-        let host = host.to_ascii_lowercase();
-        match host.strip_prefix('*') {
-            Some("") => Ok(Self::Below(String::new())),
-            Some(rest) => match rest.strip_prefix('.').map(names::subdomain) {
-                Some(Ok(())) => Ok(Self::Below(rest.to_owned())),
-                _ => Err(format!("`{host}`: a `*` stands alone, or for all before the first dot")),
-            },
-            None => {
-                names::subdomain(&host)?;
-                let domain = &settings.cluster_domain;
-                Ok(Self::Exact(match host.split('.').collect::<Vec<_>>().as_slice() {
-                    [name] => format!("{name}.{namespace}.svc.{domain}"),
-                    [name, namespace] | [name, namespace, "svc"] => format!("{name}.{namespace}.svc.{domain}"),
-                    _ => host,
-                }))
-            }
-        }
-    }
-
-    pub fn has(&self, hostname: &str) -> bool {
-        match self {
-            Self::Exact(host) => host == hostname,
-            Self::Below(suffix) => hostname.len() > suffix.len() && hostname.ends_with(suffix.as_str()),
-        }
-    }
-
-    /// Of two that have a host, the more exact is greater.
-    pub fn exactness(&self) -> usize {
-        match self {
-            Self::Exact(_) => usize::MAX,
-            Self::Below(suffix) => suffix.len(),
-        }
-    }
-}
-
-impl DestinationRule {
-    pub fn origin(&self) -> Origin {
-        Origin { object: format!("{KIND} {}/{}", self.namespace, self.name), field: String::new() }
-    }
 }
 
 #[cfg(test)]
