@@ -16,6 +16,7 @@ mod probe;
 pub mod protocol;
 pub mod same_node;
 pub mod service;
+pub mod service_entry;
 pub mod span;
 pub mod traffic;
 
