@@ -14,6 +14,7 @@ pub mod peer_authentication;
 pub mod pod;
 mod probe;
 pub mod protocol;
+pub mod rate_limit_policy;
 pub mod same_node;
 pub mod service;
 pub mod service_entry;

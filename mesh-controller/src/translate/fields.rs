@@ -61,6 +61,11 @@ impl<'f> Fields<'f> {
         self.faults.push(Fault::new(field, why));
     }
 
+    /// How much was said so far: more later means that something was not readable.
+    pub fn said(&self) -> usize {
+        self.faults.len()
+    }
+
     /// Adds what was found elsewhere.
     pub fn add(&mut self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.extend(faults);
@@ -208,6 +213,11 @@ impl<'f> Fields<'f> {
             namespaces.insert(own);
         }
         Clients::Namespaces(namespaces)
+    }
+
+    /// Whether nothing is left but these.
+    pub fn is_known(&self, names: &[&str]) -> bool {
+        self.map.iter().all(|(name, value)| value.is_null() || names.contains(&name.as_str()))
     }
 
     /// A field that is known and has no meaning here.
