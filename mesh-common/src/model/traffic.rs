@@ -193,8 +193,12 @@ impl Traffic {
         let tcp = routes.clone().flat_map(|routes| &routes.tcp).flat_map(|route| &route.matches);
         let tls = routes.flat_map(|routes| &routes.tls).flat_map(|route| &route.matches);
         let connections = tcp.chain(tls).map(|matched| &matched.source_labels);
-        let subsets = self.policies.iter().flat_map(|policy| policy.value.subsets.values());
-        let subsets = subsets.map(|subset| &subset.labels);
-        requests.chain(connections).chain(subsets).flat_map(BTreeMap::keys).map(String::as_str).collect()
+        let policies = self.policies.iter().map(|policy| &policy.value);
+        let labels = policies.clone().flat_map(|policy| policy.subsets.values()).map(|subset| &subset.labels);
+        let shared = policies.flat_map(DestinationPolicy::all).filter_map(|policy| policy.balancing.locality.as_ref());
+        let shared = shared.flat_map(|locality| &locality.failover_priority);
+        let shared = shared.map(|label| label.split('=').next().unwrap_or(label));
+        let asked = requests.chain(connections).chain(labels).flat_map(BTreeMap::keys).map(String::as_str);
+        asked.chain(shared).collect()
     }
 }

@@ -1,8 +1,10 @@
 //! What all objects together say of traffic, service by service.
 
+mod limits;
 mod policies;
 mod services;
 
+pub use limits::limits;
 pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 
