@@ -7,10 +7,12 @@ mod claims;
 mod delta;
 mod draft;
 mod endpoints;
+pub mod entries;
 mod policies;
 pub mod redirection;
 #[cfg(test)]
 pub mod tests;
+pub mod traffic;
 
 pub use accounts::account;
 pub use cache::Cache;
