@@ -85,7 +85,9 @@ impl RateLimiter {
         if let Some(refused) = refused {
             return Err(refused);
         }
-        held.iter_mut().for_each(|(_, limit)| drop(limit.check(identity, now, true)));
+        for (_, limit) in &mut held {
+            let _ = limit.check(identity, now, true);
+        }
         Ok(())
     }
 }

@@ -212,3 +212,80 @@ impl<T: End> AsyncWrite for Watched<T> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncWriteExt as _, BufReader, duplex},
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+
+    const HTTP1: Said = Said::Http(Spoken::Http1);
+    const HTTP2: Said = Said::Http(Spoken::Http2);
+
+    /// What is found if the server says `first` before the client says its words.
+    async fn found(protocol: Protocol, first: &[u8], words: &[u8]) -> Said {
+        let (mut client, downstream) = duplex(1024);
+        let (mut application, server) = duplex(1024);
+        application.write_all(first).await.unwrap();
+        let client = tokio::spawn({
+            let words = words.to_vec();
+            async move {
+                sleep(Duration::from_millis(20)).await;
+                client.write_all(&words).await.unwrap();
+                if words.is_empty() {
+                    client.shutdown().await.unwrap();
+                }
+                client
+            }
+        });
+        let (mut downstream, mut server) = (Peeked::new(BufReader::new(downstream)), BufReader::new(server));
+        let found = spoken(&mut downstream, &mut server, protocol);
+        let found = timeout(Duration::from_secs(5), found).await.expect("it stalls");
+        drop(client.await.unwrap());
+        found
+    }
+
+    #[tokio::test]
+    async fn who_speaks_first_decides() {
+        const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        const GET: &[u8] = b"GET / HTTP/1.1\r\n";
+        use Protocol::{Auto, Http, Http2, Tcp, Tls};
+        for (protocol, first, words, expected) in [
+            (Auto, &b""[..], GET, HTTP1),
+            (Auto, b"", PREFACE, HTTP2),
+            (Auto, b"220 mail\r\n", GET, Said::Bytes),
+            // gRPC's servers do not wait for the client's preface.
+            (Auto, SETTINGS, PREFACE, HTTP2),
+            (Auto, &SETTINGS[..3], PREFACE, HTTP2),
+            (Auto, b"", b"get / HTTP/1.1\r\n", Said::Bytes),
+            (Auto, b"", b"", Said::Nothing),
+            (Http, b"", b"get / HTTP/1.1\r\n", HTTP1),
+            (Http, b"", b"\r\nGET / HTTP/1.1\r\n", HTTP1),
+            (Http, b"", PREFACE, HTTP2),
+            (Http, b"", &[22, 3, 1, 0, 5], Said::Bytes),
+            (Http, b"", b"", Said::Nothing),
+            (Http2, SETTINGS, PREFACE, HTTP2),
+            (Tcp, b"", GET, Said::Bytes),
+            (Tls, b"", GET, Said::Bytes),
+        ] {
+            let found = found(protocol, first, words).await;
+            assert_eq!(found, expected, "{protocol:?} {first:?} {:?}", String::from_utf8_lossy(words));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_application_that_closes_is_not_waited_for() {
+        let (_client, downstream) = duplex(64);
+        let (application, server) = duplex(64);
+        drop(application);
+        let (mut downstream, mut server) = (Peeked::new(BufReader::new(downstream)), BufReader::new(server));
+        let found = timeout(Duration::from_secs(5), spoken(&mut downstream, &mut server, Protocol::Http)).await;
+        assert_eq!(found.expect("it stalls"), Said::Nothing);
+    }
+}
