@@ -2,15 +2,21 @@
 
 mod affinity;
 pub mod authorization_policy;
+pub mod duration;
 pub mod endpoint_slice;
+pub mod hosts;
 pub mod join;
 mod load_balancing;
 pub mod node;
+pub mod pattern;
 pub mod peer_authentication;
 pub mod pod;
 mod probe;
+pub mod protocol;
 pub mod same_node;
 pub mod service;
+pub mod traffic;
+pub mod virtual_service;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
