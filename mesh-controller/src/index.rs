@@ -7,6 +7,7 @@ mod claims;
 mod delta;
 mod draft;
 mod endpoints;
+pub mod entries;
 mod policies;
 pub mod redirection;
 #[cfg(test)]

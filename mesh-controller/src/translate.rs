@@ -3,7 +3,10 @@
 mod affinity;
 pub mod authorization_policy;
 pub mod duration;
+pub mod backend_tls_policy;
+pub mod destination_rule;
 pub mod endpoint_slice;
+pub mod fields;
 pub mod hosts;
 pub mod join;
 mod load_balancing;
@@ -13,8 +16,11 @@ pub mod peer_authentication;
 pub mod pod;
 mod probe;
 pub mod protocol;
+pub mod rate_limit_policy;
 pub mod same_node;
 pub mod service;
+pub mod service_entry;
+pub mod span;
 pub mod traffic;
 pub mod virtual_service;
 

@@ -10,10 +10,14 @@
 
 mod overlap;
 mod resolve;
+mod limits;
+mod policies;
 mod services;
 mod settle;
 mod tell;
 
+pub use limits::limits;
+pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 pub(super) use tell::tell;
 

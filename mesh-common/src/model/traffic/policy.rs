@@ -33,6 +33,13 @@ pub struct Subset {
 }
 
 impl DestinationPolicy {
+    /// Every policy in it.
+    pub fn all(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        let Self { origins: _, all, ports, subsets } = self;
+        let subsets = subsets.values().flat_map(|subset| [&subset.all].into_iter().chain(subset.ports.values()));
+        [all].into_iter().chain(ports.values()).chain(subsets)
+    }
+
     /// What holds for a port of the service, or of one of its subsets; `None`: it has no such subset.
     pub fn of(&self, subset: Option<&str>, port: u16) -> Option<(&TrafficPolicy, Option<&Labels>)> {
         match subset {
