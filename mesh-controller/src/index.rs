@@ -11,6 +11,7 @@ mod policies;
 pub mod redirection;
 #[cfg(test)]
 pub mod tests;
+pub mod traffic;
 
 pub use accounts::account;
 pub use cache::Cache;

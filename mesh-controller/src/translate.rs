@@ -3,14 +3,17 @@
 mod affinity;
 pub mod authorization_policy;
 pub mod endpoint_slice;
+pub mod hosts;
 pub mod join;
 mod load_balancing;
 pub mod node;
 pub mod peer_authentication;
 pub mod pod;
 mod probe;
+pub mod protocol;
 pub mod same_node;
 pub mod service;
+pub mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::{api::core::v1, apimachinery::pkg::util::intstr::IntOrString};
-use mesh_common::model::{self, ServicePort};
+use mesh_common::model::{
+    self, ServicePort,
+    traffic::{Clients, Protocol},
+};
 
 use super::{
-    Settings, address, affinity::affinity, created, is_tcp, load_balancing::load_balancing, pod::Pod, port, usable,
+    Settings, address, affinity::affinity, created, is_tcp, load_balancing::load_balancing, pod::Pod, port,
+    protocol::protocol, traffic::Facts, usable,
 };
 use crate::status::Fault;
 
@@ -28,6 +32,7 @@ pub struct Port {
     pub name: String,
     pub port: u16,
     pub target: Target,
+    pub protocol: Protocol,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +82,8 @@ fn service_port(i: usize, p: &v1::ServicePort) -> Result<Port, Fault> {
         Some(IntOrString::Int(target)) => Target::Number(port(format!("spec.ports[{i}].targetPort"), *target)?),
         Some(IntOrString::String(name)) => Target::Named(name.clone()),
     };
-    Ok(Port { name: p.name.clone().unwrap_or_default(), port: number, target })
+    let name = p.name.clone().unwrap_or_default();
+    Ok(Port { port: number, target, protocol: protocol(p.app_protocol.as_deref(), &name), name })
 }
 
 fn addresses(spec: &v1::ServiceSpec, faults: &mut Vec<Fault>) -> Vec<IpAddr> {
@@ -106,6 +112,11 @@ impl Target {
 }
 
 impl Service {
+    /// A service of Kubernetes may be named from everywhere.
+    pub fn facts(&self) -> Facts {
+        Facts { ports: self.ports.iter().map(|p| (p.port, p.protocol)).collect(), exported: Clients::Everybody }
+    }
+
     /// The ports as one pod answers them. `slice` are the ports that its EndpointSlice gives, by the service port's
     /// name: they are what kube-proxy would use. A port that the pod does not have is left out.
     pub fn ports_of(&self, slice: &BTreeMap<String, u16>, pod: &Pod) -> Vec<ServicePort> {
