@@ -9,3 +9,5 @@ pub mod verdict;
 pub mod model;
 #[cfg(feature = "proto")]
 pub mod proto;
+#[cfg(feature = "route")]
+pub mod route;

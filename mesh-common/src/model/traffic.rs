@@ -19,7 +19,8 @@ pub use policy::{
 pub use request::{HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch};
 pub use route::{
     Abort, Action, Backend, Cors, Delay, DirectResponse, Fault, HeaderChanges, HeaderEdit, HttpRoute, Mirror, Origin,
-    OverlaidFault, PathRewrite, Percent, Redirect, RedirectPort, Retries, RetryOn, Rewrite, Target, WeightedBackend,
+    OverlaidFault, PathRewrite, Percent, Redirect, RedirectPort, Retries, RetryOn, RetryWordError, Rewrite, Target,
+    WeightedBackend,
 };
 
 use std::{

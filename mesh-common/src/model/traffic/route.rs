@@ -261,6 +261,50 @@ impl RetryOn {
 
     /// Where a user asks for retries and does not say after what.
     pub const DEFAULT: [Self; 4] = [Self::ConnectFailure, Self::RefusedStream, Self::Grpc(14), Self::Grpc(1)];
+
+    /// As users write it: words and statuses (100 to 599) between commas; each once, in their order.
+    /// `retriable-status-codes` says nothing beyond the statuses beside it, and is unknown without any.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, RetryWordError> {
+        let mut on = Vec::new();
+        let mut codes_asked = false;
+        for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
+            let parsed = match word {
+                "5xx" => Self::ServerError,
+                "gateway-error" => Self::GatewayError,
+                "reset" => Self::Reset,
+                "reset-before-request" => Self::ResetBeforeRequest,
+                "connect-failure" => Self::ConnectFailure,
+                "retriable-4xx" => Self::RetriableClientError,
+                "refused-stream" => Self::RefusedStream,
+                "retriable-status-codes" => {
+                    codes_asked = true;
+                    continue;
+                }
+                word => Self::status(word)
+                    .or_else(|| Self::GRPC.iter().find(|(name, _)| *name == word).map(|(_, code)| Self::Grpc(*code)))
+                    .ok_or_else(|| RetryWordError { word: word.into() })?,
+            };
+            if !on.contains(&parsed) {
+                on.push(parsed);
+            }
+        }
+        if codes_asked && !on.iter().any(|on| matches!(on, Self::Status(_))) {
+            return Err(RetryWordError { word: "retriable-status-codes".into() });
+        }
+        Ok(on)
+    }
+
+    fn status(word: &str) -> Option<Self> {
+        let digits = word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit());
+        word.parse().ok().filter(|status| digits && (100..600).contains(status)).map(Self::Status)
+    }
+}
+
+/// A word in a list of failures to retry after that says nothing the mesh honours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{word}` is no failure after which the mesh retries")]
+pub struct RetryWordError {
+    pub word: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,5 +364,44 @@ impl Percent {
     /// Whether a number that was drawn by chance from all of `u32` falls into the share.
     pub fn has(self, drawn: u32) -> bool {
         (u64::from(drawn) * 1_000_000) >> 32 < u64::from(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RetryOn::{self, *};
+
+    #[test]
+    fn failures_to_retry_after_are_read_as_users_write_them() {
+        let read = |text| RetryOn::parse_list(text);
+        assert_eq!(
+            read("5xx,connect-failure,retriable-4xx").unwrap(),
+            [ServerError, ConnectFailure, RetriableClientError]
+        );
+        assert_eq!(
+            read("gateway-error, reset ,reset-before-request,refused-stream").unwrap(),
+            [GatewayError, Reset, ResetBeforeRequest, RefusedStream]
+        );
+        assert_eq!(
+            read("cancelled,deadline-exceeded,internal,resource-exhausted,unavailable").unwrap(),
+            [Grpc(1), Grpc(4), Grpc(13), Grpc(8), Grpc(14)]
+        );
+        assert_eq!(read("retriable-status-codes,503,,503,100,599").unwrap(), [Status(503), Status(100), Status(599)]);
+        assert_eq!(read("").unwrap(), []);
+    }
+
+    #[test]
+    fn a_word_that_is_not_honoured_is_named() {
+        for (list, word) in [
+            ("5xx,envoy-ratelimited", "envoy-ratelimited"),
+            ("retriable-status-codes,5xx", "retriable-status-codes"),
+            ("retriable-headers", "retriable-headers"),
+            ("600", "600"),
+            ("099", "099"),
+            ("+50", "+50"),
+            ("5XX", "5XX"),
+        ] {
+            assert_eq!(RetryOn::parse_list(list).unwrap_err().word, word, "{list}");
+        }
     }
 }

@@ -1,0 +1,98 @@
+//! Which route takes a request, and what a route does to requests and answers: pure functions over the types of `http`.
+//! Opens nothing, waits for nothing, and draws no numbers: chance is passed in.
+//!
+//! What users wrote is compiled once (`new`, whose error names the field), then asked for every request.
+
+mod condition;
+mod text;
+
+use std::fmt;
+
+pub use condition::{Matched, Matches, Request};
+
+use crate::model::traffic::HttpRoute;
+use condition::Condition;
+use text::Patterns;
+
+/// Something in a rule that cannot be honoured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct RouteError {
+    /// From the list that was compiled, as in `http[3].matches[0].path.regex`.
+    pub field: String,
+    pub why: String,
+}
+
+/// The routes of a service for one group of clients.
+#[derive(Debug)]
+pub struct Router {
+    /// Of all routes one after the other: the lowest that holds decides.
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    route: usize,
+    condition: Condition,
+}
+
+/// The route that takes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// In the list that the router was made of.
+    pub route: usize,
+    /// For [`crate::model::traffic::PathRewrite::Matched`].
+    pub matched: Matched,
+}
+
+impl RouteError {
+    pub(crate) fn new(field: impl Into<String>, why: impl fmt::Display) -> Self {
+        Self { field: field.into(), why: why.to_string() }
+    }
+
+    /// The same error, seen from further out.
+    #[must_use]
+    pub fn within(mut self, outer: impl fmt::Display) -> Self {
+        self.field = match self.field.is_empty() {
+            true => outer.to_string(),
+            false => format!("{outer}.{}", self.field),
+        };
+        self
+    }
+}
+
+impl fmt::Display for RouteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+impl Router {
+    pub fn new(routes: &[HttpRoute]) -> Result<Self, RouteError> {
+        let mut patterns = Patterns::default();
+        let mut entries = Vec::new();
+        for (number, route) in routes.iter().enumerate() {
+            let named = |error: RouteError| error.within(format_args!("http[{number}]"));
+            for condition in condition::compiled(&route.matches, &mut patterns).map_err(named)? {
+                entries.push(Entry { route: number, condition });
+            }
+            if route.matches.is_empty() {
+                entries.push(Entry { route: number, condition: Condition::default() });
+            }
+        }
+        Ok(Self { entries })
+    }
+
+    /// The first route that matches.
+    pub fn find(&self, request: &Request<'_>) -> Option<Found> {
+        self.entries.iter().find_map(|entry| {
+            let matched = entry.condition.holds(request)?;
+            Some(Found { route: entry.route, matched })
+        })
+    }
+
+    /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request that
+    /// no route matches is answered with 404.
+    pub fn concerns(&self, port: u16) -> bool {
+        self.entries.iter().any(|entry| entry.condition.port().is_none_or(|of| of == port))
+    }
+}
