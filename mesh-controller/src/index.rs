@@ -268,11 +268,7 @@ impl<'a> Objects<'a> {
                     let metadata = &account.metadata;
                     by_kind.accounts.extend(metadata.namespace.as_deref().zip(metadata.name.as_deref()));
                 }
-                Kind::Pod(_)
-                | Kind::Service(_)
-                | Kind::EndpointSlice(_)
-                | Kind::PeerAuthentication(_)
-                | Kind::AuthorizationPolicy(_) => {}
+                Kind::Pod(_) | Kind::Service(_) | Kind::EndpointSlice(_) | Kind::Custom(..) => {}
             }
             problems.extend(faults.into_iter().map(|fault| object.problem(fault)));
             match &translated.value {

@@ -1,10 +1,12 @@
 //! Where the configuration comes from. A source yields the full set of its objects, again after every change; what
 //! they mean is decided in `translate`.
 
+mod custom;
 mod directory;
 mod documents;
 mod kubernetes;
 
+pub use custom::{Custom, CustomKind};
 pub use directory::Directory;
 #[cfg(test)]
 pub use documents::parse;
@@ -26,7 +28,6 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
     jiff::Timestamp,
 };
-use serde_json::Value;
 
 use crate::status::{Fault, Problem};
 
@@ -73,19 +74,7 @@ pub enum Kind {
     Service(Box<Service>),
     ServiceAccount(Box<ServiceAccount>),
     EndpointSlice(Box<EndpointSlice>),
-    PeerAuthentication(Box<Custom>),
-    AuthorizationPolicy(Box<Custom>),
-}
-
-/// An object of a kind that Kubernetes itself does not know. Its spec is read in `translate`, so that one that cannot
-/// be read still exists, and can be translated into something that refuses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Custom {
-    pub metadata: ObjectMeta,
-    /// Null if there is none.
-    pub spec: Value,
-    /// What is wrong outside the spec.
-    pub fault: Option<Fault>,
+    Custom(CustomKind, Box<Custom>),
 }
 
 /// What makes an object that object, whatever it says.
@@ -106,7 +95,7 @@ impl Object {
             Kind::Service(object) => &object.metadata,
             Kind::ServiceAccount(object) => &object.metadata,
             Kind::EndpointSlice(object) => &object.metadata,
-            Kind::PeerAuthentication(object) | Kind::AuthorizationPolicy(object) => &object.metadata,
+            Kind::Custom(_, object) => &object.metadata,
         }
     }
 
@@ -127,8 +116,7 @@ impl Object {
             Kind::Service(_) => "Service",
             Kind::ServiceAccount(_) => SERVICE_ACCOUNT,
             Kind::EndpointSlice(_) => "EndpointSlice",
-            Kind::PeerAuthentication(_) => "PeerAuthentication",
-            Kind::AuthorizationPolicy(_) => "AuthorizationPolicy",
+            Kind::Custom(kind, _) => kind.kind(),
         }
     }
 

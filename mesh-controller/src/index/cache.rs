@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::draft::Made;
 use crate::{
-    source::{Kind, Object},
+    source::{CustomKind, Kind, Object},
     status::{Fault, Problem},
     translate::{
         Settings,
@@ -88,11 +88,15 @@ impl Translated {
                 let read = slice(v1, &mut faults);
                 usable(read, &mut faults).map_or(Value::Nothing, |slice| Value::Slice(Box::new(slice)))
             }
-            Kind::PeerAuthentication(custom) => {
+            Kind::Custom(CustomKind::PeerAuthentication, custom) => {
                 Value::PeerAuthentication(Box::new(peer_authentication(custom, &mut faults)))
             }
-            Kind::AuthorizationPolicy(custom) => {
+            Kind::Custom(CustomKind::AuthorizationPolicy, custom) => {
                 Value::AuthorizationPolicy(Box::new(authorization_policy(settings, custom, &mut faults)))
+            }
+            Kind::Custom(kind, _) => {
+                faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));
+                Value::Nothing
             }
         };
         Self { value, problems: faults.into_iter().map(|fault| object.problem(fault)).collect() }

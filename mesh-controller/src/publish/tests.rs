@@ -63,7 +63,7 @@ fn a_pod_that_is_gone_is_forgotten_whatever_else_is_wrong() {
     publisher.redirection.reports = enabled("a").reports;
     publisher.publish(&objects(SHOP));
     assert_eq!(remembered(state.path()).len(), 1);
-    let rest = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: shop}}";
+    let rest = "{apiVersion: networking.istio.io/v1, kind: EnvoyFilter, metadata: {name: v, namespace: shop}}";
     publisher.publish(&objects(rest));
     assert!(!publisher.published.borrow().world.problems.is_empty());
     assert!(remembered(state.path()).is_empty());

@@ -5,14 +5,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use serde_yaml_ng::Value as Yaml;
 
-use super::{Custom, Key, Kind, Object};
+use super::{Custom, CustomKind, Key, Kind, Object};
 use crate::{
     names,
     status::{Fault, Problem, read},
 };
-
-const SECURITY_GROUP: &str = "security.istio.io";
-const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
 
 /// What one file holds.
 #[derive(Debug, Default)]
@@ -191,24 +188,33 @@ fn known(version: &str, kind: &str, value: Value) -> Result<Option<Kind>, Fault>
         ("v1", "Service") => typed(value, Kind::Service),
         ("v1", "ServiceAccount") => typed(value, Kind::ServiceAccount),
         ("discovery.k8s.io/v1", "EndpointSlice") => typed(value, Kind::EndpointSlice),
-        (version, "PeerAuthentication") if group == SECURITY_GROUP => {
-            Ok(Some(Kind::PeerAuthentication(Box::new(of_version(version, custom(value))))))
-        }
-        (version, "AuthorizationPolicy") if group == SECURITY_GROUP => {
-            Ok(Some(Kind::AuthorizationPolicy(Box::new(of_version(version, custom(value))))))
-        }
         _ if group == "discovery.k8s.io" => Err(Fault::new("apiVersion", "only discovery.k8s.io/v1 is read")),
-        _ if group.ends_with(".istio.io") || group.starts_with("gateway.networking.") => {
-            Err(Fault::new("", format!("kind not supported yet ({version})")))
-        }
-        _ => Ok(None),
+        _ => match CustomKind::find(group, kind) {
+            Some(known) => Ok(Some(Kind::Custom(known, Box::new(of_version(known, version, custom(value)))))),
+            None if group.ends_with(".istio.io") || CustomKind::is_group(group) => {
+                Err(Fault::new("", format!("{}; nothing of it is honoured", not_read(version, kind))))
+            }
+            None => Ok(None),
+        },
     }
 }
 
+/// Why, for kinds of which something else takes the place.
+fn not_read(version: &str, kind: &str) -> String {
+    let instead = match kind {
+        "EnvoyFilter" | "WasmPlugin" => "there is no Envoy here that it could change",
+        "Sidecar" => "there are no sidecars here, and agents are told what they need",
+        _ => "the kind is not read",
+    };
+    format!("{instead} ({version})")
+}
+
 /// What a version that is not read asks for is unknown; it must not count for nothing.
-fn of_version(version: &str, mut custom: Custom) -> Custom {
-    if !SECURITY.contains(&version) {
-        let why = format!("`{version}` is not read, only {}", SECURITY.join(" and "));
+fn of_version(kind: CustomKind, version: &str, mut custom: Custom) -> Custom {
+    let read = kind.versions().iter().map(|read| kind.api_version(read));
+    let read: Vec<String> = read.collect();
+    if !read.iter().any(|read| read == version) {
+        let why = format!("`{version}` is not read, only {}", read.join(" and "));
         custom.fault = Some(Fault::new("apiVersion", why));
     }
     custom
@@ -265,7 +271,7 @@ items:
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
 ---
-{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: shop}}
+{apiVersion: networking.istio.io/v1, kind: EnvoyFilter, metadata: {name: v, namespace: shop}}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: c}}
 ";
@@ -273,7 +279,11 @@ items:
         assert_eq!(documents.objects.len(), 1);
         let said: Vec<_> = documents.refused.iter().map(|(_, p)| p.to_string()).collect();
         assert!(said[0].starts_with("a.yaml: Pod shop/p: spec.hostNetwork: invalid type"), "{}", said[0]);
-        assert_eq!(said[1], "a.yaml: VirtualService shop/v: kind not supported yet (networking.istio.io/v1)");
+        assert_eq!(
+            said[1],
+            "a.yaml: EnvoyFilter shop/v: there is no Envoy here that it could change (networking.istio.io/v1); nothing of it is \
+             honoured"
+        );
     }
 
     #[test]
@@ -281,7 +291,9 @@ items:
         let text = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
                     metadata: {name: p, namespace: shop, labels: 7}, spec: {}}";
         let documents = parse("a.yaml", text).expect("valid");
-        let Kind::AuthorizationPolicy(policy) = &documents.objects[0].kind else { panic!("another kind") };
+        let Kind::Custom(CustomKind::AuthorizationPolicy, policy) = &documents.objects[0].kind else {
+            panic!("another kind")
+        };
         assert_eq!(policy.metadata.name.as_deref(), Some("p"));
         assert_eq!(policy.fault.as_ref().map(|f| f.field.as_str()), Some("metadata.labels"));
     }

@@ -38,10 +38,10 @@ use kube::{
 };
 use tokio::{sync::watch, time::interval};
 
-use super::{Hidden, Key, Update};
+use super::{CustomKind, Hidden, Key, Update};
 use crate::status::Problem;
 use backoff::Retry;
-use definition::{DEFINITIONS, Definition};
+use definition::Definition;
 use health::Health;
 use raw::Raw;
 use shelf::{Changed, Shelf};
@@ -74,7 +74,7 @@ type Events = BoxStream<'static, (Slot, watcher::Result<Event<Raw>>)>;
 enum Slot {
     /// A kind, by its place, in the watch with this number.
     Objects(usize, u64),
-    /// The definition of a kind, by its place in [`DEFINITIONS`].
+    /// The definition of a kind, by its place in [`CustomKind::ALL`].
     Definition(usize),
 }
 
@@ -123,17 +123,18 @@ impl Kubernetes {
             standings: watch::Sender::default(),
             watches: 0,
         };
-        for (place, kind) in DEFINITIONS.iter().enumerate() {
-            source.definitions.push(Definition::new(kind));
-            let events = source.watch(&Definition::resource(), Some(&kind.definition()));
+        for (place, kind) in CustomKind::ALL.into_iter().enumerate() {
+            let definition = Definition::new(kind);
+            let events = source.watch(&Definition::resource(), Some(&definition.name()));
+            source.definitions.push(definition);
             source.events.push(events.map(move |event| (Slot::Definition(place), event)).boxed());
         }
         for (version, kind, plural) in BUILT_IN {
             source.shelves.push(Watched { shelf: Shelf::new(version, kind), watch: None });
             source.follow_kind(source.shelves.len() - 1, version, plural);
         }
-        for kind in DEFINITIONS {
-            source.shelves.push(Watched { shelf: Shelf::new("", kind.kind), watch: None });
+        for kind in CustomKind::ALL {
+            source.shelves.push(Watched { shelf: Shelf::new("", kind.kind()), watch: None });
         }
         let mut said = interval(LOOK);
         said.reset();
@@ -241,15 +242,15 @@ impl Kubernetes {
                 let watched = &mut self.shelves[BUILT_IN.len() + place];
                 if let Some(version) = definition.version() {
                     if watched.watch.is_none() || watched.shelf.version != version {
-                        tracing::info!(kind = definition.kind.kind, version, "is installed");
-                        watched.shelf.version = version.to_owned();
-                        let plural = definition.kind.plural;
-                        self.follow_kind(BUILT_IN.len() + place, version, plural);
+                        tracing::info!(kind = definition.kind.kind(), version, "is installed");
+                        watched.shelf.version.clone_from(&version);
+                        let plural = definition.kind.plural();
+                        self.follow_kind(BUILT_IN.len() + place, &version, plural);
                     }
                 } else if definition.is_absent()
                     && let Some((_, handle)) = watched.watch.take()
                 {
-                    tracing::info!(kind = definition.kind.kind, "is not installed any more");
+                    tracing::info!(kind = definition.kind.kind(), "is not installed any more");
                     handle.abort();
                     let cleared = watched.shelf.clear();
                     changed.objects |= cleared.objects;
@@ -269,7 +270,7 @@ impl Kubernetes {
     fn waiting(&self) -> Vec<&'static str> {
         let definitions = self.definitions.iter().filter(|definition| !definition.complete);
         let installed = |watched: &&Watched| watched.watch.is_some() && !watched.shelf.is_complete();
-        let waiting = definitions.map(|definition| definition.kind.kind);
+        let waiting = definitions.map(|definition| definition.kind.kind());
         waiting.chain(self.shelves.iter().filter(installed).map(|watched| watched.shelf.kind)).collect()
     }
 

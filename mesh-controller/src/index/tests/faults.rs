@@ -1,6 +1,7 @@
 //! Objects that are partly wrong: what is left of them, and what is not forgotten with them.
 
 use super::*;
+use crate::source::CustomKind;
 
 #[test]
 fn nobody_replaces_a_generated_policy() {
@@ -11,7 +12,7 @@ fn nobody_replaces_a_generated_policy() {
                   spec: {selector: {matchLabels: {app: none}}, rules: [{}]}}\n";
     let mut update = objects(&format!("{SHOP}{mesh}{object}"));
     for object in Arc::make_mut(&mut update.objects) {
-        if let Kind::AuthorizationPolicy(policy) = &mut Arc::make_mut(object).kind {
+        if let Kind::Custom(CustomKind::AuthorizationPolicy, policy) = &mut Arc::make_mut(object).kind {
             policy.metadata.name = Some(Policy::STRICT_STATIC.to_owned());
         }
     }
@@ -57,7 +58,7 @@ fn only_what_may_hide_a_pod_keeps_it_in_memory() {
     let remembered = World::new(&settings(), &objects(SHOP), &enabled("a")).redirected;
     let redirection = Redirection { remembered: remembered.clone(), ..Redirection::default() };
     let kept = |update: &Update| World::new(&settings(), update, &redirection).redirected == remembered;
-    let unsupported = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v}}";
+    let unsupported = "{apiVersion: networking.istio.io/v1, kind: EnvoyFilter, metadata: {name: v}}";
     let problem = Problem::of_file("b.yaml", "is wrong");
     let bare = Update { problems: vec![problem], ..objects(unsupported) };
     assert!(!bare.problems.is_empty() && !kept(&bare));

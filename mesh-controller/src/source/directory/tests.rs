@@ -94,7 +94,7 @@ fn a_start_needs_every_file_and_every_pod_and_namespace() {
     // Without these nobody gets in.
     for text in [
         "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: 7}",
-        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v}}",
+        "{apiVersion: networking.istio.io/v1, kind: EnvoyFilter, metadata: {name: v}}",
         "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p}, spec: 7}",
         "{apiVersion: v1, kind: Pod, metadata: {name: Not_A_Name}}",
         "{a: b}",

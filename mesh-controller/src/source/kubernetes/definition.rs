@@ -4,27 +4,15 @@ use kube::{api::ApiResource, core::GroupVersionKind, runtime::watcher::Event};
 use serde_json::Value;
 
 use super::{health::Health, raw::Raw};
-use crate::status::{Extent, Problem};
-
-/// A kind that is not built in.
-#[derive(Debug)]
-pub struct CustomKind {
-    pub kind: &'static str,
-    pub plural: &'static str,
-}
-
-pub const DEFINITIONS: &[CustomKind] = &[
-    CustomKind { kind: "PeerAuthentication", plural: "peerauthentications" },
-    CustomKind { kind: "AuthorizationPolicy", plural: "authorizationpolicies" },
-];
-const GROUP: &str = "security.istio.io";
-/// The first of these that is served is read.
-const VERSIONS: [(&str, &str); 2] = [("v1", "security.istio.io/v1"), ("v1beta1", "security.istio.io/v1beta1")];
+use crate::{
+    source::CustomKind,
+    status::{Extent, Problem},
+};
 
 /// What is known of one kind's definition.
 #[derive(Debug)]
 pub struct Definition {
-    pub kind: &'static CustomKind,
+    pub kind: CustomKind,
     pub health: Health,
     /// A first list has come to its end.
     pub complete: bool,
@@ -43,17 +31,15 @@ enum State {
     Served(&'static str),
 }
 
-impl CustomKind {
-    /// The name of its definition.
-    pub fn definition(&self) -> String {
-        format!("{}.{GROUP}", self.plural)
-    }
-}
-
 impl Definition {
-    pub fn new(kind: &'static CustomKind) -> Self {
-        let health = Health::new(kind.kind);
+    pub fn new(kind: CustomKind) -> Self {
+        let health = Health::new(kind.kind());
         Self { kind, health, complete: false, state: State::Absent, arriving: State::Absent }
+    }
+
+    /// The name of the definition.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.kind.plural(), self.kind.group())
     }
 
     /// The kind of definitions themselves.
@@ -63,9 +49,9 @@ impl Definition {
     }
 
     /// The version in which the kind is to be read; `None` if it is not installed, or not yet.
-    pub fn version(&self) -> Option<&'static str> {
+    pub fn version(&self) -> Option<String> {
         match self.state {
-            State::Served(version) => Some(version),
+            State::Served(version) => Some(self.kind.api_version(version)),
             State::Absent | State::Pending | State::Foreign => None,
         }
     }
@@ -77,8 +63,8 @@ impl Definition {
 
     pub fn problem(&self) -> Option<Problem> {
         let foreign = || {
-            let why = format!("served in no version that is read, only {} and {} are", VERSIONS[0].0, VERSIONS[1].0);
-            let object = format!("CustomResourceDefinition {}", self.kind.definition());
+            let why = format!("served in no version that is read, only in one of {}", self.kind.versions().join(", "));
+            let object = format!("CustomResourceDefinition {}", self.name());
             Problem { file: String::new(), object, field: "spec.versions".to_owned(), why, extent: Extent::Whole }
         };
         self.health.problem(self.complete).or_else(|| (self.state == State::Foreign).then(foreign))
@@ -90,9 +76,9 @@ impl Definition {
         let before = self.state;
         match event {
             Event::Init => self.arriving = State::Absent,
-            Event::InitApply(raw) => self.arriving = State::of(&raw.value),
+            Event::InitApply(raw) => self.arriving = State::of(self.kind, &raw.value),
             Event::InitDone => (self.state, self.complete) = (self.arriving, true),
-            Event::Apply(raw) => self.state = State::of(&raw.value),
+            Event::Apply(raw) => self.state = State::of(self.kind, &raw.value),
             Event::Delete(_) => self.state = State::Absent,
         }
         well || (before == State::Foreign) != (self.state == State::Foreign)
@@ -100,7 +86,7 @@ impl Definition {
 }
 
 impl State {
-    fn of(definition: &Value) -> Self {
+    fn of(kind: CustomKind, definition: &Value) -> Self {
         let list = |path: &str| definition.pointer(path).and_then(Value::as_array).into_iter().flatten();
         let is = |value: &Value, key: &str, wanted: &str| value.get(key).and_then(Value::as_str) == Some(wanted);
         let mut conditions = list("/status/conditions");
@@ -111,7 +97,7 @@ impl State {
             list("/spec/versions")
                 .any(|version| is(version, "name", name) && version.get("served") == Some(&true.into()))
         };
-        VERSIONS.iter().find(|(name, _)| served(name)).map_or(Self::Foreign, |(_, version)| Self::Served(version))
+        kind.versions().iter().find(|name| served(name)).map_or(Self::Foreign, |version| Self::Served(version))
     }
 }
 
@@ -130,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_newest_version_that_is_served_is_read() {
-        let mut definition = Definition::new(&DEFINITIONS[0]);
+        let mut definition = Definition::new(CustomKind::PeerAuthentication);
         definition.take(&Event::Init);
         assert!(!definition.is_absent());
         definition.take(&Event::InitDone);
@@ -142,7 +128,7 @@ mod tests {
             ("True", &[("v2", true)], None),
         ] {
             definition.take(&Event::Apply(raw(established, versions)));
-            assert_eq!(definition.version(), expected, "{established} {versions:?}");
+            assert_eq!(definition.version().as_deref(), expected, "{established} {versions:?}");
             assert!(!definition.is_absent());
             assert_eq!(definition.problem().is_some(), versions[0].0 == "v2");
         }
@@ -150,7 +136,7 @@ mod tests {
         // Seen again in a list, and gone in the next one.
         for event in [Event::Init, Event::InitApply(raw("True", &[("v1", true)])), Event::InitDone] {
             definition.take(&event);
-            assert_eq!(definition.version(), Some("security.istio.io/v1"));
+            assert_eq!(definition.version().as_deref(), Some("security.istio.io/v1"));
         }
         definition.take(&Event::Init);
         assert!(!definition.is_absent());

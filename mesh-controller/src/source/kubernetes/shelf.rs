@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{health::Health, raw::Raw, trim::trim};
 use crate::{
-    source::{Key, Object, documents},
+    source::{CustomKind, Key, Object, documents},
     status::Problem,
 };
 
@@ -127,7 +127,9 @@ impl Kept {
     fn apply(&mut self, version: &str, kind: &'static str, raw: Raw, before: Option<&Self>) -> Changed {
         let Raw { metadata, value } = raw;
         let mut changed = Changed::default();
-        let standing = Standing::read(version, &value).filter(|_| version.contains(".istio.io"));
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let custom = CustomKind::find(group, kind).is_some_and(CustomKind::has_conditions);
+        let standing = Standing::read(version, &value).filter(|_| custom);
         let read = documents::object(version, kind, trim(kind, value));
         let name = |text: Option<String>| text.unwrap_or_default();
         let key = Key { kind: kind.to_owned(), namespace: name(metadata.namespace), name: name(metadata.name) };

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use mesh_common::model::{Connection, Identity, authorize};
 
 use super::*;
-use crate::{index::tests::settings, source::Kind};
+use crate::{
+    index::tests::settings,
+    source::{CustomKind, Kind},
+};
 
 /// The policy that a spec in namespace `shop` becomes, and what is said of it.
 fn translated(spec: &str) -> (AuthorizationPolicy, Vec<String>) {
@@ -13,7 +16,9 @@ fn translated(spec: &str) -> (AuthorizationPolicy, Vec<String>) {
         "apiVersion: security.istio.io/v1beta1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}"
     );
     let documents = crate::source::parse("p.yaml", &text).expect("YAML");
-    let Kind::AuthorizationPolicy(object) = &documents.objects[0].kind else { panic!("another kind") };
+    let Kind::Custom(CustomKind::AuthorizationPolicy, object) = &documents.objects[0].kind else {
+        panic!("another kind")
+    };
     let mut faults = Vec::new();
     let policy = authorization_policy(&settings(), object, &mut faults);
     (policy, faults.into_iter().map(|f| format!("{}: {}", f.field, f.why)).collect())
@@ -199,7 +204,9 @@ fn root_namespace_and_dry_run() {
     let text = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
                 metadata: {name: p, namespace: istio-system, annotations: {istio.io/dry-run: 'true'}}}";
     let documents = crate::source::parse("p.yaml", text).expect("YAML");
-    let Kind::AuthorizationPolicy(object) = &documents.objects[0].kind else { panic!("another kind") };
+    let Kind::Custom(CustomKind::AuthorizationPolicy, object) = &documents.objects[0].kind else {
+        panic!("another kind")
+    };
     let policy = authorization_policy(&settings(), object, &mut Vec::new());
     assert_eq!(policy.policy.scope, Scope::Global);
     assert!(policy.policy.dry_run);
