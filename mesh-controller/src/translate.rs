@@ -3,7 +3,10 @@
 mod affinity;
 pub mod authorization_policy;
 pub mod endpoint_slice;
+pub mod gateway;
+pub mod grpc_route;
 pub mod hosts;
+pub mod http_route;
 pub mod join;
 mod load_balancing;
 pub mod node;
@@ -11,8 +14,11 @@ pub mod peer_authentication;
 pub mod pod;
 mod probe;
 pub mod protocol;
+pub mod reference_grant;
 pub mod same_node;
 pub mod service;
+pub mod tcp_route;
+pub mod tls_route;
 pub mod traffic;
 
 use std::{collections::BTreeMap, net::IpAddr};

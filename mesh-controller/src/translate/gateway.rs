@@ -14,11 +14,13 @@
 //! References are not resolved here: what they lead to is seen when all objects are there (`index/traffic/gateway.rs`).
 
 mod checks;
+mod conditions;
 mod filters;
 mod references;
 
-pub(super) use checks::{bounded, duration, header_name, hostname, is_default, pattern, port_number, text};
-pub(super) use filters::{Edits, FilterSpec, Redirected, edits, header_changes};
+pub(super) use checks::{LONGEST, bounded, duration, header_name, hostname, is_default, pattern, port_number, text};
+pub(super) use conditions::{header_matches, lenient_matches, listed, read_rule};
+pub(super) use filters::{FilterSpec, edits, header_changes};
 pub(super) use references::{BackendRefSpec, backends, parents};
 
 use mesh_common::model::traffic::{Action, HeaderChanges, HttpRoute, Origin, Percent, RequestMatch};
@@ -98,6 +100,10 @@ pub struct Match {
 }
 
 pub type Rank = [usize; 5];
+
+/// Of an HTTPRoute's path, the first of its rank; a prefix has 0.
+pub const RANK_EXACT: usize = 2;
+pub const RANK_REGEX: usize = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendRef {

@@ -53,10 +53,7 @@ pub fn header_name(field: &str, name: &str) -> Result<String, Fault> {
 pub fn hostname(field: &str, name: &str) -> Result<String, Fault> {
     let is_label = |label: &str| {
         let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        (1..=63).contains(&label.len())
-            && label.bytes().all(fits)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
+        (1..=63).contains(&label.len()) && label.bytes().all(fits) && !label.starts_with('-') && !label.ends_with('-')
     };
     let is_address = name.parse::<std::net::IpAddr>().is_ok();
     if name.len() > 253 || is_address || !name.split('.').all(is_label) {
@@ -107,9 +104,14 @@ mod tests {
 
     #[test]
     fn a_time_span_is_read_as_gep_2257_has_it() {
-        for (text, millis) in
-            [("0s", 0), ("10s", 10_000), ("1h30m", 5_400_000), ("500ms", 500), ("1h1m1s1ms", 3_661_001), ("99999h", 359_996_400_000)]
-        {
+        for (text, millis) in [
+            ("0s", 0),
+            ("10s", 10_000),
+            ("1h30m", 5_400_000),
+            ("500ms", 500),
+            ("1h1m1s1ms", 3_661_001),
+            ("99999h", 359_996_400_000),
+        ] {
             assert_eq!(duration("f", text), Ok(Millis(millis)), "{text}");
         }
         for text in ["", "10", "1.5s", "-1s", "1d", "100000s", "1s1s1s1s1s", "s", "1 s", "1µs", "٣s"] {
