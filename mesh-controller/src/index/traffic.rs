@@ -1,5 +1,6 @@
 //! What all objects together say of traffic, service by service.
 
+pub mod gateway;
 mod services;
 
 pub use services::{Services, ruled_clients};

@@ -23,14 +23,12 @@ use super::gateway::{
 };
 use crate::{source::Custom, status::Fault};
 
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct RuleSpec {
     /// Read by who names the rule.
     #[serde(rename = "name")]
     _name: Option<String>,
-    /// Read one by one.
-    matches: Option<Value>,
     filters: Option<Vec<FilterSpec>>,
     backend_refs: Option<Vec<BackendRefSpec>>,
     timeouts: Option<TimeoutsSpec>,
@@ -65,7 +63,7 @@ pub fn http_route(object: &Custom, faults: &mut Vec<Fault>) -> Route {
 fn rule(draft: &mut Draft<'_>, written: &Value) {
     lenient_matches(draft, written.get("matches"), matches::one);
     let Some(spec) = read_rule::<RuleSpec>(draft, written) else { return };
-    let RuleSpec { _name: _, matches: _, filters, backend_refs, timeouts, retry, session_persistence } = spec;
+    let RuleSpec { _name: _, filters, backend_refs, timeouts, retry, session_persistence } = spec;
     let forwards = backend_refs.as_ref().is_some_and(|list| !list.is_empty());
     edits(draft, filters);
     backends(draft, backend_refs);

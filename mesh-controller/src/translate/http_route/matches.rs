@@ -1,6 +1,6 @@
 //! Conditions of HTTPRoutes. Each is read for itself, so that one that cannot be read takes no other with it.
 
-use mesh_common::model::traffic::{HeaderMatch, PathMatch, QueryMatch, TextMatch};
+use mesh_common::model::traffic::{PathMatch, QueryMatch, TextMatch};
 use serde::Deserialize;
 use serde_json::Value;
 
