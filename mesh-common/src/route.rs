@@ -3,15 +3,31 @@
 //!
 //! What users wrote is compiled once (`new`, whose error names the field), then asked for every request.
 
+mod choose;
 mod condition;
+mod cors;
+mod fault;
+mod headers;
+mod index;
+mod redirect;
+mod retry;
+mod rewrite;
 mod text;
 
 use std::fmt;
 
+pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
+pub use cors::{CrossOrigin, PermittedOrigin};
+pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
+pub use headers::{Changes, Edit, RequestEdit};
+pub use redirect::{Redirecting, direct_response};
+pub use retry::{Outcome, backoff, grpc_status, retry_on};
+pub use rewrite::{NewPath, NoPath, Rewriting};
 
 use crate::model::traffic::HttpRoute;
 use condition::Condition;
+use index::Index;
 use text::Patterns;
 
 /// Something in a rule that cannot be honoured.
@@ -27,6 +43,7 @@ pub struct RouteError {
 pub struct Router {
     /// Of all routes one after the other: the lowest that holds decides.
     entries: Vec<Entry>,
+    index: Index,
 }
 
 #[derive(Debug)]
@@ -79,15 +96,15 @@ impl Router {
                 entries.push(Entry { route: number, condition: Condition::default() });
             }
         }
-        Ok(Self { entries })
+        let index = Index::new(entries.iter().map(|entry| &entry.condition));
+        Ok(Self { entries, index })
     }
 
     /// The first route that matches.
     pub fn find(&self, request: &Request<'_>) -> Option<Found> {
-        self.entries.iter().find_map(|entry| {
-            let matched = entry.condition.holds(request)?;
-            Some(Found { route: entry.route, matched })
-        })
+        let holds = |place| self.entries[place as usize].condition.holds(request);
+        let (place, matched) = self.index.lowest(request.path.as_bytes(), request.headers, holds)?;
+        Some(Found { route: self.entries[place as usize].route, matched })
     }
 
     /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request that

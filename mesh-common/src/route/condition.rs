@@ -8,13 +8,15 @@
 //! - an authority is compared with its port and without, whichever fits, in any case of its letters (RFC 9110, 4.2.3);
 //! - `ignore_path_case` is about ASCII letters, in patterns too.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, Method};
 use percent_encoding::percent_decode_str;
 use regex::bytes::Regex;
 
 use super::{
     RouteError,
-    text::{Patterns, Text, begins, same},
+    text::{Literals, Patterns, Text, begins, same},
 };
 use crate::model::traffic::{Labels, PathMatch, QueryMatch, RequestMatch, TextMatch};
 
@@ -71,7 +73,7 @@ pub(super) enum Path {
     Prefix(Box<[u8]>),
     /// Without a slash at its end.
     Elements(Box<[u8]>),
-    Regex(Regex, Box<[u8]>),
+    Regex(Regex, Literals),
 }
 
 #[derive(Debug)]
@@ -161,6 +163,30 @@ impl Condition {
         self.port
     }
 
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_ref()
+    }
+
+    pub fn folds_path(&self) -> bool {
+        self.fold_path
+    }
+
+    /// Of its pattern, if it has one for the path.
+    pub fn literals(&self) -> Option<&Literals> {
+        match &self.path {
+            Some(Path::Regex(_, literals)) => Some(literals),
+            _ => None,
+        }
+    }
+
+    /// A header that must be there with this value.
+    pub fn wanted_header(&self) -> Option<(&HeaderName, &[u8])> {
+        self.headers.iter().find_map(|header| match header {
+            Header { name: Name::Header(name), value: Text::Exact(value), not: false } => Some((name, &**value)),
+            _ => None,
+        })
+    }
+
     /// What of the path it matched, if all that it says holds. What costs least is asked first.
     pub fn holds(&self, request: &Request<'_>) -> Option<Matched> {
         let Self { path, fold_path, method, scheme, authority, headers, query, port, source_labels, source_namespace } =
@@ -194,7 +220,7 @@ impl Path {
             PathMatch::Elements(path) => Self::Elements(path.trim_end_matches('/').as_bytes().into()),
             PathMatch::Regex(pattern) => {
                 let regex = patterns.whole(pattern, fold).map_err(|why| RouteError::new("path.regex", why))?;
-                Self::Regex(regex, super::text::literal_prefix(pattern).into())
+                Self::Regex(regex, Literals::of(pattern, fold))
             }
         })
     }
@@ -221,21 +247,7 @@ impl Header {
             Name::Authority => has_authority(&self.value, request.authority),
             Name::Method => self.value.has(request.method.as_str().as_bytes(), false),
             Name::Scheme => self.value.has(request.scheme.as_bytes(), true),
-            Name::Header(name) => {
-                let mut values = request.headers.get_all(name).iter();
-                match (values.next(), values.next()) {
-                    (None, _) => false,
-                    (Some(only), None) => self.value.has(only.as_bytes(), false),
-                    (Some(first), Some(second)) => {
-                        let mut joined = first.as_bytes().to_vec();
-                        for value in std::iter::once(second).chain(values) {
-                            joined.push(b',');
-                            joined.extend_from_slice(value.as_bytes());
-                        }
-                        self.value.has(&joined, false)
-                    }
-                }
-            }
+            Name::Header(name) => joined(request.headers, name).is_some_and(|value| self.value.has(&value, false)),
         };
         has != self.not
     }
@@ -257,6 +269,19 @@ impl Name {
     fn folds(&self) -> bool {
         matches!(self, Self::Authority | Self::Scheme)
     }
+}
+
+/// All values of a header as one text.
+pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
+    let mut joined = first.to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.push(b',');
+        joined.extend_from_slice(value.as_bytes());
+    }
+    Some(Cow::Owned(joined))
 }
 
 fn has_authority(text: &Text, authority: &str) -> bool {

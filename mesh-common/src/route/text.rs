@@ -61,22 +61,29 @@ pub(super) fn anywhere(pattern: &str) -> Result<Regex, String> {
     built(pattern, false)
 }
 
-/// What every text begins with that the whole pattern matches.
-pub(super) fn literal_prefix(pattern: &str) -> Vec<u8> {
-    let Ok(parsed) = parsed(pattern, false) else { return Vec::new() };
-    match parsed.kind() {
-        HirKind::Concat(parts) => {
-            let start = |part: &&Hir| matches!(part.kind(), HirKind::Look(Look::Start));
-            parts.iter().find(|part| !start(part)).map(literal).unwrap_or_default()
-        }
-        _ => literal(&parsed),
-    }
+/// What every text begins and ends with that a whole pattern matches; often nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Literals {
+    pub first: Vec<u8>,
+    pub last: Vec<u8>,
 }
 
-fn literal(part: &Hir) -> Vec<u8> {
-    match part.kind() {
-        HirKind::Literal(literal) => literal.0.to_vec(),
-        _ => Vec::new(),
+impl Literals {
+    pub fn of(pattern: &str, fold: bool) -> Self {
+        let Ok(parsed) = parsed(pattern, fold) else { return Self::default() };
+        let parts = match parsed.kind() {
+            HirKind::Concat(parts) => parts.as_slice(),
+            _ => std::slice::from_ref(&parsed),
+        };
+        let literal = |part: &Hir| match part.kind() {
+            HirKind::Literal(literal) => literal.0.to_vec(),
+            _ => Vec::new(),
+        };
+        let is = |look: Look| move |part: &&Hir| *part.kind() == HirKind::Look(look);
+        Self {
+            first: parts.iter().find(|part| !is(Look::Start)(part)).map(literal).unwrap_or_default(),
+            last: parts.iter().rev().find(|part| !is(Look::End)(part)).map(literal).unwrap_or_default(),
+        }
     }
 }
 
@@ -189,18 +196,22 @@ mod tests {
     }
 
     #[test]
-    fn the_literal_beginning_of_a_pattern_is_known() {
-        for (pattern, beginning) in [
-            ("/api/v[0-9]+", "/api/v"),
-            ("^/api/.*", "/api/"),
-            ("/api", "/api"),
-            ("/a|/b", ""),
-            ("/ab?", "/a"),
-            ("(?i)/api", "/"),
-            (".*", ""),
-            ("(/a)/b", ""),
+    fn what_a_pattern_begins_and_ends_with_is_known() {
+        for (pattern, fold, first, last) in [
+            ("/api/v[0-9]+", false, "/api/v", ""),
+            ("^/api/.*", false, "/api/", ""),
+            ("/api", false, "/api", "/api"),
+            ("^/api$", false, "/api", "/api"),
+            ("/a|/b", false, "", ""),
+            ("/ab?", false, "/a", ""),
+            ("(?i)/api", false, "/", ""),
+            ("/api", true, "/", ""),
+            (r".*\.jpg$", false, "", ".jpg"),
+            ("(/a)/b", false, "", "/b"),
+            ("/a/[^/]+/b", false, "/a/", "/b"),
         ] {
-            assert_eq!(literal_prefix(pattern), beginning.as_bytes(), "{pattern}");
+            let literals = Literals { first: first.into(), last: last.into() };
+            assert_eq!(Literals::of(pattern, fold), literals, "{pattern}");
         }
     }
 }
