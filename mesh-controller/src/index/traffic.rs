@@ -1,5 +1,7 @@
 //! What all objects together say of traffic, service by service.
 
+#[cfg(test)]
+mod conformance;
 pub mod gateway;
 mod services;
 

@@ -5,6 +5,7 @@ use mesh_common::model::traffic::{
     Action, Cors, HeaderChanges, HeaderEdit, PathMatch, PathRewrite, Percent, Redirect, RedirectPort, Rewrite,
     TextMatch,
 };
+use mesh_common::route::Changes;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -93,10 +94,6 @@ struct CorsSpec {
     max_age: Option<i64>,
 }
 
-/// Headers that say how a message travels: to change them is to say something else than what is sent.
-const FRAMING: [&str; 8] =
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
-
 /// What filters did to a rule.
 #[derive(Default)]
 pub struct Edits {
@@ -161,9 +158,9 @@ pub fn header_changes(
             return Err(Fault::new(field, "stands twice"));
         }
         if let Some(spec) = filter.request_header_modifier {
-            *edit = spec.read(&format!("{field}.requestHeaderModifier"))?;
+            *edit = spec.read(&format!("{field}.requestHeaderModifier"), of_request)?;
         } else if let Some(spec) = filter.response_header_modifier {
-            *edit = spec.read(&format!("{field}.responseHeaderModifier"))?;
+            *edit = spec.read(&format!("{field}.responseHeaderModifier"), of_response)?;
         }
     }
     Ok((headers != HeaderChanges::default()).then_some(headers))
@@ -225,10 +222,10 @@ impl Edits {
             extension_ref: _,
         } = filter;
         if let Some(spec) = request_header_modifier {
-            self.headers.request = spec.read(&field)?;
+            self.headers.request = spec.read(&field, of_request)?;
         }
         if let Some(spec) = response_header_modifier {
-            self.headers.response = spec.read(&field)?;
+            self.headers.response = spec.read(&field, of_response)?;
         }
         if let Some(spec) = request_mirror {
             let mirror = spec.read(draft.namespace, &field)?;
@@ -250,19 +247,13 @@ impl Edits {
 }
 
 impl HeadersSpec {
-    fn read(self, field: &str) -> Result<HeaderEdit, Fault> {
-        let name = |field: String, name: &str| {
-            let name = header_name(&field, name)?;
-            if FRAMING.contains(&name.as_str()) {
-                return Err(Fault::new(field, format_args!("`{name}` says how a message travels, it is not changed")));
-            }
-            Ok(name)
-        };
+    /// Of requests or of answers: what agents would not do is refused here.
+    fn read(self, field: &str, of: fn(HeaderEdit) -> HeaderChanges) -> Result<HeaderEdit, Fault> {
         let pairs = |key: &str, list: Option<Vec<HeaderSpec>>| {
             let field = format!("{field}.{key}");
             let list = bounded(&field, list, ITEMS)?;
-            let pair = |(i, HeaderSpec { name: text, value }): (usize, HeaderSpec)| {
-                let name = name(format!("{field}[{i}].name"), &text)?;
+            let pair = |(i, HeaderSpec { name, value }): (usize, HeaderSpec)| {
+                let name = header_name(&format!("{field}[{i}].name"), &name)?;
                 let fits = value.len() <= 4096 && HeaderValue::try_from(&value).is_ok();
                 fits.then_some((name, value))
                     .ok_or_else(|| Fault::new(format!("{field}[{i}].value"), "is no value of a header"))
@@ -270,18 +261,24 @@ impl HeadersSpec {
             list.into_iter().enumerate().map(pair).collect::<Result<Vec<_>, Fault>>()
         };
         let (set, add) = (pairs("set", self.set)?, pairs("add", self.add)?);
-        let field = format!("{field}.remove");
-        let remove = bounded(&field, self.remove, ITEMS)?.into_iter().enumerate();
-        let remove = remove.map(|(i, text)| {
-            let field = format!("{field}[{i}]");
-            let name = name(field.clone(), &text)?;
-            if name == "host" {
-                return Err(Fault::new(field, "a request without `host` is none"));
-            }
-            Ok(name)
-        });
-        Ok(HeaderEdit { remove: remove.collect::<Result<_, _>>()?, set, add })
+        let remove_field = format!("{field}.remove");
+        let remove = bounded(&remove_field, self.remove, ITEMS)?.into_iter().enumerate();
+        let remove = remove.map(|(i, name)| header_name(&format!("{remove_field}[{i}]"), &name));
+        let edit = HeaderEdit { remove: remove.collect::<Result<_, _>>()?, set, add };
+        Changes::new(&of(edit.clone())).map_err(|error| {
+            let (_, inside) = error.field.split_once('.').unwrap_or_default();
+            Fault::new(format!("{field}.{inside}"), error.why)
+        })?;
+        Ok(edit)
     }
+}
+
+fn of_request(request: HeaderEdit) -> HeaderChanges {
+    HeaderChanges { request, ..HeaderChanges::default() }
+}
+
+fn of_response(response: HeaderEdit) -> HeaderChanges {
+    HeaderChanges { response, ..HeaderChanges::default() }
 }
 
 impl MirrorSpec {
