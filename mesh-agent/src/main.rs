@@ -2,6 +2,8 @@
 
 mod admin;
 mod app;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the HTTP engine's"))]
+mod balance;
 mod bpf;
 mod cni;
 mod config;

@@ -11,6 +11,7 @@ mod live;
 mod outbound;
 mod reauthorize;
 mod resolve;
+mod upstream;
 
 use std::{
     net::{IpAddr, SocketAddr},

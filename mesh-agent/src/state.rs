@@ -4,6 +4,7 @@
 mod backends;
 mod index;
 mod questions;
+mod rules;
 mod snapshot;
 mod store;
 #[cfg(test)]
@@ -11,5 +12,7 @@ pub mod tests;
 
 pub use backends::backends;
 pub use questions::Turn;
+pub use index::Group;
+pub use rules::{Rules, View};
 pub use snapshot::Snapshot;
 pub use store::{Delta, Kind, Object, Reach, Store, Unreadable};

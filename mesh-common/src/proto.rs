@@ -6,6 +6,7 @@ mod address;
 mod authorization;
 mod local_pod;
 mod topology;
+mod traffic;
 mod trust_bundle;
 
 pub use address::{Address, TRUST_DOMAIN_DEFAULT};
@@ -19,6 +20,8 @@ pub mod type_url {
     pub const ACCOUNTS: &str = "type.googleapis.com/nodemesh.v1.Accounts";
     pub const TRUST_BUNDLE: &str = "type.googleapis.com/nodemesh.v1.TrustBundle";
     pub const ON_DEMAND: &str = "type.googleapis.com/nodemesh.v1.OnDemand";
+    pub const TRAFFIC: &str = "type.googleapis.com/nodemesh.v1.Traffic";
+    pub const LABELS: &str = "type.googleapis.com/nodemesh.v1.Labels";
     pub const LOCAL_POD: &str = "type.googleapis.com/nodemesh.v1.LocalPod";
 }
 

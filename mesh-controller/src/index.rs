@@ -27,6 +27,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use mesh_common::model::{
     Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
+    traffic::{Inbound, Labels as PodLabels, Traffic},
 };
 
 use cache::{Known, Value};
@@ -45,6 +46,8 @@ pub struct World {
     pub workloads: BTreeMap<String, Arc<Workload>>,
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
+    /// Of services of which something is said that agents must do.
+    pub traffic: BTreeMap<ServiceName, Arc<Traffic>>,
     /// By node, then by uid.
     pub local_pods: BTreeMap<String, BTreeMap<String, Arc<LocalPod>>>,
     /// By namespace; none at all if the source does not say which ServiceAccounts exist.
@@ -169,6 +172,7 @@ impl World {
                 healthy: pod.ready,
                 policies: Vec::new(),
                 services: BTreeMap::new(),
+                labels: PodLabels::new(),
                 local: None,
             };
             if pod.host_network {
@@ -189,7 +193,7 @@ impl World {
                     }
                     let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
                     let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
-                    draft.local = Some(Local { mode, same_node, strict_by: None });
+                    draft.local = Some(Local { mode, same_node, strict_by: None, inbound: Inbound::default() });
                 }
             }
             drafts.insert(pod.uid.as_str(), draft);

@@ -2,6 +2,7 @@
 
 mod affinity;
 pub mod authorization_policy;
+pub mod duration;
 pub mod endpoint_slice;
 pub mod gateway;
 pub mod grpc_route;
@@ -10,6 +11,7 @@ pub mod http_route;
 pub mod join;
 mod load_balancing;
 pub mod node;
+pub mod pattern;
 pub mod peer_authentication;
 pub mod pod;
 mod probe;
@@ -20,6 +22,7 @@ pub mod service;
 pub mod tcp_route;
 pub mod tls_route;
 pub mod traffic;
+pub mod virtual_service;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -1,23 +1,23 @@
 //! Discovery resources into model objects, with the resource and field named where that fails.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use mesh_common::{
-    model::{Accounts, LocalPod, Policy, TrustBundle},
+    model::{Accounts, LocalPod, Policy, TrustBundle, traffic::Traffic},
     proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
 };
 use prost::Message;
 
 use crate::{
     identity::Anchors,
-    state::{Kind, Object, Reach},
+    state::{Kind, Object, Reach, Rules},
 };
 
 /// What the agent subscribes to, in this order. The controller answers
 /// roots and accounts first, and nothing is permitted before
 /// the policies: so a deleted account is known as such by then.
-pub const KINDS: [Kind; 6] =
-    [Kind::TrustBundle, Kind::Accounts, Kind::Policy, Kind::OnDemand, Kind::Address, Kind::LocalPod];
+pub const KINDS: [Kind; 7] =
+    [Kind::TrustBundle, Kind::Accounts, Kind::Policy, Kind::OnDemand, Kind::Address, Kind::Traffic, Kind::LocalPod];
 
 /// Why a resource was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub fn type_url(kind: Kind) -> &'static str {
         Kind::Address => type_url::ADDRESS,
         Kind::Policy => type_url::AUTHORIZATION,
         Kind::OnDemand => type_url::ON_DEMAND,
+        Kind::Traffic => type_url::TRAFFIC,
         Kind::LocalPod => type_url::LOCAL_POD,
         Kind::Accounts => type_url::ACCOUNTS,
         Kind::TrustBundle => type_url::TRUST_BUNDLE,
@@ -70,6 +71,11 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
             })
         }
         Kind::Policy => decode::<security::Authorization>(&any.value).and_then(Policy::try_from).map(Object::Policy),
+        Kind::Traffic => decode::<nodemesh::Traffic>(&any.value)
+            .and_then(Traffic::try_from)
+            .and_then(compiled)
+            .map(Arc::new)
+            .map(Object::Traffic),
         Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
         Kind::Accounts => decode::<nodemesh::Accounts>(&any.value).and_then(Accounts::try_from).map(Object::Accounts),
         Kind::OnDemand => decode::<nodemesh::OnDemand>(&any.value).map(|nodemesh::OnDemand {}| Object::OnDemand),
@@ -97,6 +103,11 @@ fn reach(resource: &Resource) -> Reach {
         Ok(security::Scope::Namespace) => Reach::Namespace(policy.namespace),
         Ok(security::Scope::Global) | Err(_) => Reach::Everybody,
     }
+}
+
+/// Rules with a pattern that is none are refused whole.
+fn compiled(traffic: Traffic) -> Result<Rules, WireError> {
+    Rules::new(traffic).map_err(|error| WireError { field: format!("rules.{}", error.field), why: error.why })
 }
 
 /// A bundle with a root that no verifier can be built of is refused whole.

@@ -64,7 +64,8 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
     }
     let connection = Connection { source_identity: identity.clone(), source_ip: *source_ip, destination: *destination };
     let decision = snapshot.decide(workload, &connection);
-    let agent_only = destination.port() == hbone_port || !decision.observations.is_empty();
+    let limited = !snapshot.inbound(target).limits.is_empty();
+    let agent_only = destination.port() == hbone_port || limited || !decision.observations.is_empty();
     let tls = snapshot.same_node_tls(source) || snapshot.same_node_tls(target);
     let action = match &decision.outcome {
         _ if agent_only || tls => action::REDIRECT,
@@ -73,7 +74,8 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
         Err(denied) if denied.reason == Reason::PolicyUnknown => action::REDIRECT,
         Err(_) => action::DENY,
     };
-    Judged { action, ends: decision.outcome.is_err() || tls, decision }
+    // What must be counted by requests cannot go on as bytes.
+    Judged { action, ends: decision.outcome.is_err() || tls || limited, decision }
 }
 
 /// Whether what was judged of the pair in `earlier` holds in `now` without asking any policy.
@@ -84,4 +86,5 @@ pub fn is_alike(now: &Snapshot, earlier: &Snapshot, pair: &Pair) -> bool {
         && owner(now) == owner(earlier)
         && now.workload(source).is_some() == earlier.workload(source).is_some()
         && [source, target].iter().all(|uid| now.same_node_tls(uid) == earlier.same_node_tls(uid))
+        && now.inbound(target).limits.is_empty() == earlier.inbound(target).limits.is_empty()
 }

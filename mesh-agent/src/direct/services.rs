@@ -83,7 +83,10 @@ impl Services {
         for service in snapshot.services() {
             let name = service.service_name();
             // Both snapshots are alive, so that equal pointers are equal lists.
-            let alike = |before: &Arc<Snapshot>| std::ptr::eq(snapshot.endpoints(&name), before.endpoints(&name));
+            let alike = |before: &Arc<Snapshot>| {
+                std::ptr::eq(snapshot.endpoints(&name), before.endpoints(&name))
+                    && snapshot.rules(&name).is_some() == before.rules(&name).is_some()
+            };
             if !before.as_ref().is_some_and(alike) {
                 for at in addresses(service) {
                     self.write(datapath, at, service, endpoints(snapshot, service, at, from))?;
@@ -168,11 +171,12 @@ fn addresses(service: &Service) -> impl Iterator<Item = SockAddr> {
 }
 
 /// The endpoints at an address and port of a service, all of the address's own family; `None`: the agent shall find
-/// them, since that is not so or the address is another service's.
+/// them, since that is not so, the address is another service's, or rules of traffic say more than which endpoints
+/// there are.
 fn endpoints(snapshot: &Snapshot, service: &Arc<Service>, at: SockAddr, from: &Workload) -> Option<Vec<SockAddr>> {
     let dialled: SocketAddr = at.into();
     let owner = snapshot.service_by_address(dialled.ip())?;
-    if !Arc::ptr_eq(owner, service) {
+    if !Arc::ptr_eq(owner, service) || snapshot.rules(&service.service_name()).is_some() {
         return None;
     }
     let chosen = backends(snapshot, service, dialled, from, |_| true);

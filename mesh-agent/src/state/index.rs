@@ -11,7 +11,7 @@ pub trait Ordered {
 }
 
 /// The values of one key, never none.
-type Group<V> = Arc<Vec<Arc<V>>>;
+pub type Group<V> = Arc<Vec<Arc<V>>>;
 
 /// Values by key. A clone shares everything; a change copies the map of keys and the values of the keys it touches.
 #[derive(Clone, Debug)]
@@ -38,6 +38,11 @@ impl<K, V> Default for Index<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Ordered> Index<K, V> {
+    /// The values of a key as they are shared: the same in memory means that nothing has changed.
+    pub fn group(&self, key: &K) -> Option<&Group<V>> {
+        self.groups.get(key)
+    }
+
     pub fn of(&self, key: &K) -> &[Arc<V>] {
         self.groups.get(key).map_or(&[], |group| group.as_slice())
     }

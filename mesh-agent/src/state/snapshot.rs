@@ -10,10 +10,13 @@ use std::{
 
 use mesh_common::model::{
     Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Policy, PolicyName, Reason, SameNode,
-    Service, ServiceName, TrustBundle, Tunnel, Workload, authorize,
+    Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::Inbound,
 };
 
-use super::{Reach, index::Index};
+use super::{
+    Reach, Rules,
+    index::{Group, Index},
+};
 #[cfg(test)]
 use mesh_common::model::Permit;
 
@@ -28,6 +31,7 @@ pub struct Snapshot {
     workloads: Arc<HashMap<String, Arc<Workload>>>,
     services: Arc<HashMap<ServiceName, Arc<Service>>>,
     policies: Arc<HashMap<PolicyName, Arc<Policy>>>,
+    traffic: Arc<HashMap<ServiceName, Arc<Rules>>>,
     pods: Arc<BTreeMap<String, Arc<LocalPod>>>,
     /// By namespace.
     accounts: Arc<HashMap<String, Arc<Accounts>>>,
@@ -100,9 +104,18 @@ impl Snapshot {
         self.by_name.of(&(namespace.to_owned(), pod.to_owned())).first()
     }
 
-    #[cfg(test)]
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name)
+    }
+
+    /// The rules of traffic to a service; `None`: it goes as bytes to any endpoint.
+    pub fn rules(&self, service: &ServiceName) -> Option<&Arc<Rules>> {
+        self.traffic.get(service)
+    }
+
+    /// All of them, in no particular order.
+    pub fn all_rules(&self) -> impl ExactSizeIterator<Item = &Arc<Rules>> {
+        self.traffic.values()
     }
 
     /// The service of a virtual address, in either form of an IPv4 address; of several the first by name.
@@ -113,6 +126,11 @@ impl Snapshot {
     /// The workloads that serve a service, healthy or not, by uid. They may be known before the service itself is.
     pub fn endpoints(&self, service: &ServiceName) -> &[Arc<Workload>] {
         self.endpoints.of(service)
+    }
+
+    /// The same list as it is shared: the same in memory means that nothing of it has changed.
+    pub fn shared_endpoints(&self, service: &ServiceName) -> Option<&Group<Workload>> {
+        self.endpoints.group(service)
     }
 
     /// The controller has said which pods this node has, and not only an earlier agent.
@@ -171,6 +189,12 @@ impl Snapshot {
     /// The pod of this node with that uid is to be reached in TLS also from this node.
     pub fn same_node_tls(&self, uid: &str) -> bool {
         self.pods.get(uid).is_some_and(|pod| pod.same_node == SameNode::Tls)
+    }
+
+    /// What is done with requests to the pod of this node with that uid.
+    pub fn inbound(&self, uid: &str) -> &Inbound {
+        static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new() };
+        self.pods.get(uid).map_or(&NOTHING, |pod| &pod.inbound)
     }
 
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> Applicable<'a> {

@@ -8,7 +8,7 @@ use std::{
 use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Service, ServiceName, TrustBundle, Workload};
 use tokio::sync::watch;
 
-use super::{Snapshot, questions::Questions};
+use super::{Rules, Snapshot, questions::Questions};
 
 /// A batch of changes that becomes visible at once. Removals come first, so a name that stands in both ends up held.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,6 +49,8 @@ pub enum Kind {
     Address,
     /// Named `namespace/name`.
     Policy,
+    /// Named as their services: `namespace/hostname`.
+    Traffic,
     /// Named by the uid of the pod's workload.
     LocalPod,
     /// Named by their namespace.
@@ -65,6 +67,7 @@ pub enum Object {
     Workload(Workload),
     Service(Service),
     Policy(Policy),
+    Traffic(Arc<Rules>),
     LocalPod(LocalPod),
     Accounts(Accounts),
     TrustBundle(TrustBundle),
@@ -96,6 +99,7 @@ impl Object {
             Self::Workload(workload) => workload.uid.clone(),
             Self::Service(service) => service.service_name().to_string(),
             Self::Policy(policy) => policy.name.to_string(),
+            Self::Traffic(rules) => rules.traffic().service.to_string(),
             Self::LocalPod(pod) => pod.uid.clone(),
             Self::Accounts(accounts) => accounts.namespace.clone(),
             Self::TrustBundle(bundle) => bundle.trust_domain.clone(),
@@ -163,6 +167,7 @@ impl Store {
                 Object::Workload(workload) => remove_service(&mut next, &name) | next.put_workload(workload),
                 Object::Service(service) => next.remove_workload(&name) | next.put_service(service),
                 Object::Policy(policy) => next.put_policy(policy),
+                Object::Traffic(rules) => next.put_traffic(rules),
                 Object::LocalPod(pod) => next.put_pod(pod),
                 Object::Accounts(accounts) => next.put_accounts(accounts),
                 Object::TrustBundle(bundle) => next.put_trust_bundle(bundle),
@@ -187,6 +192,7 @@ fn remove(snapshot: &mut Snapshot, kind: Kind, name: &str) -> bool {
     match kind {
         Kind::Address => snapshot.remove_workload(name) | remove_service(snapshot, name),
         Kind::Policy => name.parse().is_ok_and(|name| snapshot.remove_policy(&name)),
+        Kind::Traffic => name.parse().is_ok_and(|name| snapshot.remove_traffic(&name)),
         Kind::LocalPod => snapshot.remove_pod(name),
         Kind::Accounts => snapshot.remove_accounts(name),
         Kind::TrustBundle => snapshot.remove_trust_bundle(name),

@@ -41,6 +41,7 @@ pub fn workload(name: &str, address: &str) -> Workload {
         host_network: false,
         locality: Locality::default(),
         services: BTreeMap::from([(cart(), vec![ServicePort { port: 80, target: 8080 }])]),
+        labels: BTreeMap::new(),
     }
 }
 
@@ -78,6 +79,7 @@ fn pod(name: &str, mode: Mode) -> LocalPod {
         probe_ports: Vec::new(),
         mode,
         same_node: SameNode::Direct,
+        inbound: Default::default(),
     }
 }
 

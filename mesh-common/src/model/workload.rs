@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{Identity, Locality, PolicyName, ServiceName, ServicePort};
+use super::{
+    Identity, Locality, PolicyName, ServiceName, ServicePort,
+    traffic::{Inbound, Labels},
+};
 
 /// One pod (later also a VM) with its addresses and facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct Workload {
     pub locality: Locality,
     /// The services that it serves, each with the ports as this workload answers them.
     pub services: BTreeMap<ServiceName, Vec<ServicePort>>,
+    /// Those of the pod's labels that some rule of traffic asks for.
+    pub labels: Labels,
 }
 
 /// How to reach a workload.
@@ -67,6 +72,8 @@ pub struct LocalPod {
     /// Ports that the pod declares in a probe or a lifecycle hook: the kubelet may reach them.
     pub probe_ports: Vec<u16>,
     pub same_node: SameNode,
+    /// What the agent does with requests to it.
+    pub inbound: Inbound,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::{WireError, ip_from_bytes, ip_to_bytes, port, topology, workload as wire};
+use super::{WireError, ip_from_bytes, ip_to_bytes, port, topology, traffic, workload as wire};
 use crate::model::{Affinity, Identity, Service, ServiceName, ServicePort, Tunnel, Workload, WorkloadKind};
 
 /// What an empty trust domain on the wire means.
@@ -95,6 +95,7 @@ impl TryFrom<wire::Workload> for Workload {
             cluster: message.cluster_id,
             locality: message.locality.map(Into::into).unwrap_or_default(),
             services,
+            labels: traffic::labels(&message.extensions)?,
         })
     }
 }
@@ -120,6 +121,7 @@ impl From<&Workload> for wire::Workload {
             host_network,
             locality,
             services,
+            labels,
         } = workload;
         let mut message = Self {
             uid: uid.clone(),
@@ -144,6 +146,7 @@ impl From<&Workload> for wire::Workload {
                 .iter()
                 .map(|(name, ports)| (name.to_string(), wire::PortList { ports: wire_ports(ports) }))
                 .collect(),
+            extensions: traffic::wire_labels(labels),
             ..Self::default()
         };
         message.set_tunnel_protocol(match tunnel {

@@ -33,6 +33,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
             service_account: message.service_account,
             addresses,
             mode,
+            inbound: super::traffic::inbound(&message.inbound)?,
             same_node: if message.same_node_tls { SameNode::Tls } else { SameNode::Direct },
         })
     }
@@ -51,6 +52,7 @@ impl From<&LocalPod> for wire::LocalPod {
             strict_by,
             probe_ports,
             same_node,
+            inbound,
         } = pod;
         Self {
             uid: uid.clone(),
@@ -63,6 +65,7 @@ impl From<&LocalPod> for wire::LocalPod {
             strict_by: strict_by.as_ref().map(ToString::to_string).unwrap_or_default(),
             probe_ports: probe_ports.iter().copied().map(u32::from).collect(),
             same_node_tls: *same_node == SameNode::Tls,
+            inbound: super::traffic::wire_inbound(inbound),
         }
     }
 }

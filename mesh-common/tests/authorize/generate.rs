@@ -209,6 +209,7 @@ pub fn workload() -> impl Strategy<Value = Workload> {
                 host_network,
                 locality,
                 services,
+                labels: Default::default(),
             }
         },
     )

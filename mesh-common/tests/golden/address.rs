@@ -45,7 +45,8 @@ fn workload_with_every_field() {
             b"\xba\x01\x05\x08\x01\x10\x90\x3f",                  // 23 application_tunnel { 1 PROXY, 2 port 8080 }
             b"\xc2\x01\x09\x0a\x01r\x12\x01z\x1a\x01s",           // 24 locality { 1 region, 2 zone, 3 subzone }
             b"\xc8\x01\x01",                                      // 25 network_mode HOST_NETWORK
-            b"\xda\x01\x02\x08\x07",                              // 27 capacity, a UInt32Value { 1 value 7 }
+            b"\xd2\x01\x08\x0a\x01e\x12\x03\x0a\x01t", // 26 extensions { 1 name, 2 config, an Any { 1 type_url } }
+            b"\xda\x01\x02\x08\x07",                   // 27 capacity, a UInt32Value { 1 value 7 }
         ],
         workload::Workload {
             name: "c-1".into(),
@@ -94,6 +95,10 @@ fn workload_with_every_field() {
             }),
             locality: Some(Locality { region: "r".into(), zone: "z".into(), subzone: "s".into() }),
             network_mode: NetworkMode::HostNetwork.into(),
+            extensions: vec![workload::Extension {
+                name: "e".into(),
+                config: Some(prost_types::Any { type_url: "t".into(), value: vec![] }),
+            }],
             capacity: Some(7),
         },
     );

@@ -18,6 +18,7 @@ pub struct Delta {
     pub workloads: Changes<String>,
     pub services: Changes<ServiceName>,
     pub policies: Changes<PolicyName>,
+    pub traffic: Changes<ServiceName>,
     /// By namespace.
     pub accounts: Changes<String>,
     /// By node; nodes without changes are absent.
@@ -44,6 +45,7 @@ impl World {
             workloads: Changes::between(&before.workloads, &self.workloads),
             services: Changes::between(&before.services, &self.services),
             policies: Changes::between(&before.policies, &self.policies),
+            traffic: Changes::between(&before.traffic, &self.traffic),
             accounts: Changes::between(&before.accounts, &self.accounts),
             local_pods,
             written: self.written != before.written,
@@ -75,10 +77,11 @@ impl<K: Ord + Clone> Changes<K> {
 
 impl Delta {
     pub fn is_empty(&self) -> bool {
-        let Self { workloads, services, policies, accounts, local_pods, written } = self;
+        let Self { workloads, services, policies, traffic, accounts, local_pods, written } = self;
         workloads.is_empty()
             && services.is_empty()
             && policies.is_empty()
+            && traffic.is_empty()
             && accounts.is_empty()
             && local_pods.is_empty()
             && !written

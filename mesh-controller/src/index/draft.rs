@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_common::model::{LocalPod, Locality, Mode, PolicyName, SameNode, ServiceName, ServicePort, Tunnel, Workload};
+use mesh_common::model::{
+    LocalPod, Locality, Mode, PolicyName, SameNode, ServiceName, ServicePort, Tunnel, Workload,
+    traffic::{Inbound, Labels},
+};
 
 use crate::translate::{Settings, pod::Pod};
 
@@ -31,6 +34,8 @@ pub struct Draft<'a> {
     /// Sorted.
     pub policies: Vec<PolicyName>,
     pub services: BTreeMap<ServiceName, BTreeSet<ServicePort>>,
+    /// Those of its labels that rules of traffic ask for.
+    pub labels: Labels,
     /// What its node's agent shall do with it; `None` for a pod that no agent has.
     pub local: Option<Local>,
 }
@@ -39,6 +44,7 @@ pub struct Local {
     pub mode: Mode,
     pub same_node: SameNode,
     pub strict_by: Option<PolicyName>,
+    pub inbound: Inbound,
 }
 
 impl Draft<'_> {
@@ -61,6 +67,7 @@ impl Draft<'_> {
             healthy: self.healthy,
             policies: self.policies.clone(),
             services: services.collect(),
+            labels: self.labels.clone(),
             ..self.pod.workload(settings, self.addresses.clone(), self.tunnel, locality)
         }
     }
@@ -79,19 +86,21 @@ impl Draft<'_> {
             && workload.tunnel == self.tunnel
             && workload.healthy == self.healthy
             && workload.policies == self.policies
+            && workload.labels == self.labels
             && workload.services.len() == self.services.len()
             && self.services.iter().zip(&workload.services).all(serves)
     }
 
-    fn local_pod(&self, Local { mode, same_node, strict_by }: &Local) -> LocalPod {
+    fn local_pod(&self, Local { mode, same_node, strict_by, inbound }: &Local) -> LocalPod {
         let local = self.pod.local(self.addresses.clone(), *mode, *same_node);
-        LocalPod { strict_by: strict_by.clone(), ..local }
+        LocalPod { strict_by: strict_by.clone(), inbound: inbound.clone(), ..local }
     }
 
-    fn is_local(&self, Local { mode, same_node, strict_by }: &Local, known: &LocalPod) -> bool {
+    fn is_local(&self, Local { mode, same_node, strict_by, inbound }: &Local, known: &LocalPod) -> bool {
         known.addresses == self.addresses
             && known.mode == *mode
             && known.same_node == *same_node
             && known.strict_by == *strict_by
+            && known.inbound == *inbound
     }
 }

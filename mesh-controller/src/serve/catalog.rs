@@ -25,6 +25,7 @@ use crate::{
 pub struct Catalog {
     addresses: Shelf,
     policies: Shelf,
+    traffic: Shelf,
     accounts: Shelf,
     /// One resource, if it is known whom to trust.
     trust: Shelf,
@@ -75,6 +76,12 @@ impl Catalog {
         for policy in delta.policies.changed.iter().filter_map(|name| world.policies.get(name)) {
             let message = security::Authorization::from(&**policy);
             next.policies.add(Entry::new(&policy.name.to_string(), type_url::AUTHORIZATION, &message));
+        }
+        for name in &delta.traffic.removed {
+            next.traffic.remove(&name.to_string());
+        }
+        for (name, traffic) in delta.traffic.changed.iter().filter_map(|name| world.traffic.get_key_value(name)) {
+            next.traffic.add(Entry::new(&name.to_string(), type_url::TRAFFIC, &nodemesh::Traffic::from(&**traffic)));
         }
         for namespace in &delta.accounts.removed {
             next.accounts.remove(namespace);
@@ -147,6 +154,7 @@ impl Catalog {
         match type_url {
             type_url::ADDRESS => Some(&self.addresses),
             type_url::AUTHORIZATION => Some(&self.policies),
+            type_url::TRAFFIC => Some(&self.traffic),
             type_url::ACCOUNTS => Some(&self.accounts),
             type_url::TRUST_BUNDLE => Some(&self.trust),
             type_url::ON_DEMAND => Some(&self.on_demand),

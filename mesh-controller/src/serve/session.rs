@@ -20,13 +20,14 @@ use subscription::{Content, Part, Subscription};
 /// What is told of a state, in this order: a policy comes before whoever names it, and goes after. So do the accounts
 /// of a namespace; one that is deleted is told first of all, since that is a change of its namespace's list. Before all
 /// that it is said whose signatures count. That an address may be somebody's of whom nothing is said comes before it is
-/// so, and goes after.
-const STEPS: [(&str, Part); 9] = [
+/// so, and goes after. Rules of traffic come when the services are known to which they lead.
+const STEPS: [(&str, Part); 10] = [
     (type_url::TRUST_BUNDLE, Part::All),
     (type_url::ACCOUNTS, Part::Changed),
     (type_url::AUTHORIZATION, Part::Changed),
     (type_url::ON_DEMAND, Part::Changed),
     (type_url::ADDRESS, Part::All),
+    (type_url::TRAFFIC, Part::All),
     (type_url::ON_DEMAND, Part::Removed),
     (type_url::AUTHORIZATION, Part::Removed),
     (type_url::ACCOUNTS, Part::Removed),

@@ -6,7 +6,9 @@ use k8s_openapi::{
     api::core::v1,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use mesh_common::model::{Identity, LocalPod, Locality, Mode, SameNode, Tunnel, Workload, WorkloadKind};
+use mesh_common::model::{
+    Identity, LocalPod, Locality, Mode, SameNode, Tunnel, Workload, WorkloadKind, traffic::Inbound,
+};
 
 use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, usable};
 use crate::status::Fault;
@@ -174,6 +176,7 @@ impl Pod {
             host_network: self.host_network,
             locality,
             services: BTreeMap::new(),
+            labels: BTreeMap::new(),
         }
     }
 
@@ -190,6 +193,7 @@ impl Pod {
             probe_ports: self.probe_ports.clone(),
             mode,
             same_node,
+            inbound: Inbound::default(),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
 /// The rooms of mesh-agent from the ground up. A room imports from lower layers only, and never from its neighbours.
 const LAYERS: &[&[&str]] = &[
     &["config", "durable", "private_socket", "sock_diag", "sockopt", "telemetry"],
-    &["identity", "state"],
+    &["balance", "identity", "state"],
     &["bpf", "tunnel"],
     // It hooks pods by bpf.
     &["pods"],
@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 const WIRE_ROOMS: &[&str] = &["admin", "ca", "control", "link", "proto", "serve"];
 const WIRE_CRATES: &[&str] = &["prost", "prost_types", "tonic", "tonic_prost"];
 /// Rooms of functions that are tested by the thousand.
-const PURE_ROOMS: &[&str] = &["index", "policy", "snapshot", "translate", "verdict"];
+const PURE_ROOMS: &[&str] = &["balance", "index", "policy", "snapshot", "translate", "verdict"];
 
 /// Where a file stands.
 struct Place<'a> {

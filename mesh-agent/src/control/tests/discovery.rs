@@ -147,7 +147,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
     let policies = vec![resource(type_url::AUTHORIZATION, "shop/p", "1", &policy)];
     assert_eq!(exchange(&mut stream, response(type_url::AUTHORIZATION, "2", policies, vec![])).await, None);
     assert_eq!(exchange(&mut stream, response(type_url::ON_DEMAND, "2", vec![], vec![])).await, None);
-    assert!(!control.status.borrow().synced, "three of six types");
+    assert!(!control.status.borrow().synced, "three of seven types");
     let local = LocalPod {
         uid: uid("a"),
         pod_uid: "u".into(),
@@ -159,10 +159,11 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         strict_by: None,
         probe_ports: Vec::new(),
         same_node: SameNode::Tls,
+        inbound: Default::default(),
     };
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "four of six types");
+    assert!(!control.status.borrow().synced, "four of seven types");
     let accounts = vec![accounts_resource("1", "shop", &["default"])];
     assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "4", accounts, vec![])).await, None);
     let bundle = |root: Vec<u8>| {

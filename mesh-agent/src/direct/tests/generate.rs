@@ -131,6 +131,7 @@ impl Dice {
             host_network: self.chance(2),
             locality: Locality::default(),
             services: BTreeMap::new(),
+            labels: BTreeMap::new(),
         }
     }
 
@@ -146,6 +147,7 @@ impl Dice {
             strict_by: self.chance(20).then(|| self.name()),
             probe_ports: Vec::new(),
             same_node: if self.chance(5) { SameNode::Tls } else { SameNode::Direct },
+            inbound: Default::default(),
         }
     }
 

@@ -54,7 +54,9 @@ impl Mesh {
                 }
                 Kind::LocalPod => drop(self.pods.remove(name)),
                 Kind::Accounts => drop(self.accounts.remove(name)),
-                Kind::TrustBundle | Kind::OnDemand => panic!("neither roots nor questions here: {name}"),
+                Kind::TrustBundle | Kind::OnDemand | Kind::Traffic => {
+                    panic!("neither roots nor questions here: {name}")
+                }
             }
         }
         for (name, object) in &delta.upserts {
@@ -67,7 +69,9 @@ impl Mesh {
                 Object::LocalPod(pod) => drop(self.pods.insert(name.clone(), pod)),
                 Object::Accounts(accounts) => drop(self.accounts.insert(name.clone(), accounts)),
                 Object::Service(service) => panic!("no services here: {service:?}"),
-                Object::TrustBundle(_) | Object::OnDemand => panic!("neither roots nor questions here: {name}"),
+                Object::TrustBundle(_) | Object::OnDemand | Object::Traffic(_) => {
+                    panic!("neither roots nor questions here: {name}")
+                }
             }
         }
         for Unreadable { name, reach } in &delta.unreadable {

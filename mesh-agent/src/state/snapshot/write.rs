@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Scope, Service, ServiceName, TrustBundle, Workload};
 
 use super::Snapshot;
-use crate::state::Unreadable;
+use crate::state::{Rules, Unreadable};
 
 impl Snapshot {
     pub(in crate::state) fn next_generation(&mut self) {
@@ -128,6 +128,19 @@ impl Snapshot {
             }
         }
         true
+    }
+
+    pub(in crate::state) fn put_traffic(&mut self, rules: Arc<Rules>) -> bool {
+        let name = rules.traffic().service.clone();
+        if self.traffic.get(&name).is_some_and(|known| known.traffic() == rules.traffic()) {
+            return false;
+        }
+        Arc::make_mut(&mut self.traffic).insert(name, rules);
+        true
+    }
+
+    pub(in crate::state) fn remove_traffic(&mut self, name: &ServiceName) -> bool {
+        self.traffic.contains_key(name) && Arc::make_mut(&mut self.traffic).remove(name).is_some()
     }
 
     pub(in crate::state) fn put_pod(&mut self, pod: LocalPod) -> bool {

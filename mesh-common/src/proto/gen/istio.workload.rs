@@ -73,8 +73,18 @@ pub struct Workload {
     pub locality: ::core::option::Option<Locality>,
     #[prost(enumeration = "NetworkMode", tag = "25")]
     pub network_mode: i32,
+    /// What others than this package say of it.
+    #[prost(message, repeated, tag = "26")]
+    pub extensions: ::prost::alloc::vec::Vec<Extension>,
     #[prost(message, optional, tag = "27")]
     pub capacity: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Extension {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub config: ::core::option::Option<::prost_types::Any>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Locality {

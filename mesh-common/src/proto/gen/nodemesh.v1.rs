@@ -30,6 +30,28 @@ pub struct LocalPod {
     /// kernel.
     #[prost(bool, tag = "10")]
     pub same_node_tls: bool,
+    /// What its agent does with requests to it: JSON, the fields of `Inbound` in mesh-common/src/model/traffic/limit.rs.
+    /// Empty: nothing. A field that the reader does not know makes it refuse the resource.
+    #[prost(bytes = "vec", tag = "11")]
+    pub inbound: ::prost::alloc::vec::Vec<u8>,
+}
+/// How requests and connections to a service are routed, and how its endpoints are treated.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Traffic {
+    /// JSON, the fields of `Traffic` in mesh-common/src/model/traffic.rs. A reader refuses fields that it does not know:
+    /// protobuf would drop them, and a rule without one of its conditions means something else.
+    #[prost(bytes = "vec", tag = "1")]
+    pub rules: ::prost::alloc::vec::Vec<u8>,
+}
+/// An extension of istio.workload.Workload, named "nodemesh.io/labels": those of the pod's labels that some rule of
+/// Traffic asks for.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Labels {
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 /// The ServiceAccounts that a namespace has. Who holds at least one of these resources takes no identity of its own trust
 /// domain that they do not list: neither an account that is missing in its namespace's list, nor one of a namespace that

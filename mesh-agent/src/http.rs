@@ -1,0 +1,109 @@
+//! HTTP between a pod of this node and the services that have rules: each request is routed, tried, limited and counted
+//! by itself. Who dials an endpoint, and whether it may, is the caller's affair ([`Connect`]).
+
+mod answer;
+mod body;
+mod counts;
+mod destination;
+mod detect;
+mod exchange;
+mod message;
+mod mirror;
+mod pool;
+mod replay;
+mod serve;
+mod session;
+mod upgrade;
+
+pub use counts::{Counts, RouteCounts, Routed};
+pub use destination::{Destination, Destinations, Missing};
+pub use detect::{Detected, Peeked, detect};
+pub use serve::{Spoken, serve};
+pub use session::Session;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use mesh_common::model::{ServiceName, Workload};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Bytes to an endpoint.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+
+/// An endpoint of a service.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub workload: Arc<Workload>,
+    pub address: SocketAddr,
+    /// That it serves.
+    pub service: ServiceName,
+}
+
+/// A connection to an endpoint.
+pub struct Way {
+    pub io: Box<dyn Io>,
+    /// Resolves when the connection must end: a change denies it. Its record is written when this drops.
+    pub until: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Why there is no connection, as its record says too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused(pub &'static str);
+
+/// Opens connections of one pod to endpoints.
+pub trait Connect: Send + Sync + 'static {
+    fn connect(&self, to: &Endpoint) -> impl Future<Output = Result<Way, Refused>> + Send;
+
+    /// Whether the pod has an address of this one's family.
+    fn can_dial(&self, to: std::net::IpAddr) -> bool;
+}
+
+/// What lasts longer than a connection: each pod's view of its destinations, and the counts of routes.
+#[derive(Default)]
+pub struct Http {
+    /// By the pod's key: two pods never share connections, limits or what they think of an endpoint.
+    pods: Mutex<HashMap<String, Arc<Destinations>>>,
+    pub counts: Counts,
+}
+
+impl Http {
+    /// What the pod with this key knows of its destinations.
+    pub fn of_pod(&self, key: &str) -> Arc<Destinations> {
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        match pods.get(key) {
+            Some(known) => Arc::clone(known),
+            None => Arc::clone(pods.entry(key.to_owned()).or_default()),
+        }
+    }
+
+    /// The pod is gone, and its connections with it.
+    pub fn forget(&self, key: &str) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// To be called now and then: closes connections that nobody has used for long, and forgets destinations.
+    pub fn sweep(&self) {
+        let pods: Vec<_> = self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        pods.iter().for_each(|destinations| destinations.sweep());
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Way").finish_non_exhaustive()
+    }
+}

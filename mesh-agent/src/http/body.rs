@@ -1,0 +1,120 @@
+//! Bodies as they pass.
+
+use std::{
+    error::Error,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::{pool::Lease, replay::Try};
+
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What is sent to an endpoint.
+#[derive(Debug)]
+pub enum RequestBody {
+    Empty,
+    Try(Try),
+}
+
+/// What is sent to a client.
+#[derive(Debug)]
+pub enum ResponseBody {
+    Empty,
+    Text(Option<Bytes>),
+    Streamed(Box<Streamed>),
+}
+
+/// An endpoint's answer as it comes. What it holds is let go at its end, or when the client has gone.
+pub struct Streamed {
+    pub body: Incoming,
+    /// Until here the whole answer must have come.
+    pub deadline: Option<Pin<Box<Sleep>>>,
+    pub lease: Option<Lease>,
+    /// Counts as a request under way while this lives.
+    pub held: Box<dyn Send>,
+}
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamed").finish_non_exhaustive()
+    }
+}
+
+impl Streamed {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err("the route's time is over".into())));
+        }
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let over = frame.is_none() || self.body.is_end_stream();
+        if over && let Some(lease) = self.lease.take() {
+            lease.complete();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Text(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Streamed(streamed) => streamed.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty | Self::Text(None) => true,
+            Self::Text(Some(_)) => false,
+            Self::Streamed(streamed) => streamed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty | Self::Text(None) => SizeHint::with_exact(0),
+            Self::Text(Some(text)) => SizeHint::with_exact(text.len() as u64),
+            Self::Streamed(streamed) => streamed.body.size_hint(),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Try(one) => Pin::new(one).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Try(one) => one.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Try(one) => one.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A request's body that can be sent again: what was read of it is kept, up to a bound. Each try reads from the
+//! beginning; only the newest reads on from the client.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+
+use super::body::BoxError;
+
+/// Bytes of one request that are kept; one with more is not sent again once that much of it has gone out.
+pub const KEPT: usize = 64 * 1024;
+
+/// A body, of which several tries are made.
+#[derive(Clone, Debug)]
+pub struct Replay(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+    /// What the client said of its length.
+    hint: SizeHint,
+}
+
+#[derive(Debug)]
+struct State {
+    body: Incoming,
+    pieces: Vec<Bytes>,
+    kept: usize,
+    trailers: Option<HeaderMap>,
+    /// All of it was read.
+    done: bool,
+    /// More than is kept was read.
+    gone: bool,
+    /// Which try is the newest.
+    newest: u64,
+}
+
+/// The body of one try.
+#[derive(Debug)]
+pub struct Try {
+    shared: Arc<Shared>,
+    number: u64,
+    /// The next piece.
+    next: usize,
+    trailers_told: bool,
+    ended: bool,
+}
+
+impl Replay {
+    pub fn new(body: Incoming) -> Self {
+        let (done, hint) = (body.is_end_stream(), body.size_hint());
+        let state =
+            State { body, pieces: Vec::new(), kept: 0, trailers: None, done, gone: false, newest: 0 };
+        Self(Arc::new(Shared { state: Mutex::new(state), ended: watch::Sender::new(done), hint }))
+    }
+
+    /// The next try's. The one before it gets nothing more.
+    pub fn next(&self) -> Try {
+        let mut state = self.0.state();
+        state.newest += 1;
+        let (number, ended) = (state.newest, state.done && state.pieces.is_empty() && state.trailers.is_none());
+        Try { shared: Arc::clone(&self.0), number, next: 0, trailers_told: false, ended }
+    }
+
+    /// All that was read of it is still here.
+    pub fn can_replay(&self) -> bool {
+        !self.0.state().gone
+    }
+
+    /// Resolves when the client has sent all of it.
+    pub async fn ended(&self) {
+        // The sender lives as long as this does.
+        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Try {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut state = self.shared.state();
+        if state.newest != self.number {
+            return Poll::Ready(Some(Err("another try has begun".into())));
+        }
+        if let Some(piece) = state.pieces.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(piece.clone()))));
+        }
+        if !state.done {
+            match ready!(Pin::new(&mut state.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        if state.gone || state.kept + data.len() > KEPT {
+                            (state.gone, state.kept) = (true, 0);
+                            state.pieces = Vec::new();
+                            self.next = 0;
+                        } else {
+                            state.kept += data.len();
+                            state.pieces.push(data.clone());
+                            self.next += 1;
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Err(frame) => state.trailers = frame.into_trailers().ok(),
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => {}
+            }
+            state.done = true;
+            self.shared.ended.send_replace(true);
+        }
+        match state.trailers.clone().filter(|_| !self.trailers_told) {
+            Some(trailers) => {
+                self.trailers_told = true;
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            None => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for Try {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.get_mut().poll(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.shared.hint.clone()
+    }
+}
