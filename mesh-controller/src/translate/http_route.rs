@@ -132,4 +132,4 @@ impl RetrySpec {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

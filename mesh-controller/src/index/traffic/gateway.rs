@@ -46,6 +46,8 @@ pub struct Gathered {
 #[derive(Debug)]
 struct Outcome<'a> {
     parent: &'a Parent,
+    /// Services where it is attached, and where none of its ports is another's.
+    places: usize,
     /// Why it does not.
     refused: Option<(&'static str, String)>,
 }
@@ -61,9 +63,10 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
     for (number, route) in routes.iter().enumerate() {
         let mut of_route = Vec::new();
         for parent in &route.parents {
-            let mut outcome = Outcome { parent, refused: None };
+            let mut outcome = Outcome { parent, places: 0, refused: None };
             match known.attach(route, parent) {
                 Ok(places) => {
+                    outcome.places = places.len();
                     for (place, ports) in places {
                         let attachment = Attachment { number, parent: of_route.len(), place, ports };
                         attached.entry(&place.name).or_default().push(attachment);
@@ -87,7 +90,8 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
             let extent = if is_all { Extent::Conflict } else { Extent::Part };
             let fault = Fault::new(&outcome.parent.field, format_args!("{name}: {why}")).of_extent(extent);
             gathered.faults.push((key(routes[number]), fault));
-            if is_all {
+            outcome.places -= usize::from(is_all);
+            if outcome.places == 0 {
                 outcome.refused = Some(("Conflicted", why));
             }
         }

@@ -99,7 +99,7 @@ fn without_patterns(matched: &mut Match) {
 /// The rest of a rule, whose matches are read already.
 pub fn read_rule<T: DeserializeOwned>(draft: &mut Draft<'_>, written: &Value) -> Option<T> {
     let rest = match written {
-        Value::Object(fields) => {
+        Value::Object(fields) if draft.kind.is_http() => {
             let rest = fields.iter().filter(|(key, _)| *key != "matches");
             Value::Object(rest.map(|(key, value)| (key.clone(), value.clone())).collect())
         }

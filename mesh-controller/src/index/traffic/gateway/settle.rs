@@ -26,6 +26,9 @@ pub struct Attachment<'a> {
 /// Ports that an attachment does not get, and the route that has them.
 pub type Lost<'s, 'a> = Vec<(&'s Attachment<'a>, BTreeMap<Option<u16>, usize>)>;
 
+/// What says more of a server's name goes first: all of it, then the longer.
+type Names = Reverse<(bool, usize)>;
+
 /// One condition of a rule, at the ports at which it holds.
 struct Entry<'a> {
     rank: Rank,
@@ -102,7 +105,7 @@ fn holds(routes: &[&Route], winner: usize, number: usize) -> bool {
 fn ordered(routes: &[&Route], resolved: &[Resolved<'_>], place: &Place, won: &[(&Attachment<'_>, Ports)]) -> Routes {
     let mut told = Routes::default();
     let mut requests = Vec::new();
-    let mut names: Vec<(Reverse<(bool, usize)>, usize, TlsRoute)> = Vec::new();
+    let mut names: Vec<(Names, usize, TlsRoute)> = Vec::new();
     let all = place.all_ports();
     for (attachment, ports) in won {
         let number = attachment.number;
