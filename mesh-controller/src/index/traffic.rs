@@ -8,10 +8,13 @@
 //!
 //! An object of another namespace than the service's holds for clients of its own namespace only.
 
-mod overlap;
-mod resolve;
+#[cfg(test)]
+mod conformance;
+pub mod gateway;
 mod limits;
+mod overlap;
 mod policies;
+mod resolve;
 mod services;
 mod settle;
 mod tell;
