@@ -36,7 +36,9 @@ use draft::{Draft, Local, Made};
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
     status::Problem,
-    translate::{Labels, Settings, endpoint_slice, join, node, peer_authentication, pod, same_node, service},
+    translate::{
+        Labels, Settings, endpoint_slice, join, node, peer_authentication, pod, same_node, service, virtual_service,
+    },
 };
 
 /// What agents are told.
@@ -101,6 +103,7 @@ struct Objects<'a> {
     slices: Vec<Read<'a, endpoint_slice::Slice>>,
     peer_authentications: Vec<Read<'a, peer_authentication::PeerAuthentication>>,
     authorization_policies: Vec<Read<'a, crate::translate::authorization_policy::AuthorizationPolicy>>,
+    virtual_services: Vec<Read<'a, virtual_service::VirtualService>>,
 }
 
 impl World {
@@ -121,6 +124,7 @@ impl World {
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
+        traffic::tell(settings, &mut world, &mut drafts, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -232,6 +236,7 @@ impl<'a> Objects<'a> {
     fn written(&self) -> BTreeMap<Key, Written> {
         let peers = self.peer_authentications.iter().map(|read| read.object);
         let all = peers.chain(self.authorization_policies.iter().map(|read| read.object));
+        let all = all.chain(self.virtual_services.iter().map(|read| read.object));
         all.map(|object| {
             let metadata = object.metadata();
             let uid = metadata.uid.clone().unwrap_or_default();
@@ -286,6 +291,7 @@ impl<'a> Objects<'a> {
                 Value::Slice(value) => by_kind.slices.push(Read { object, value }),
                 Value::PeerAuthentication(value) => by_kind.peer_authentications.push(Read { object, value }),
                 Value::AuthorizationPolicy(value) => by_kind.authorization_policies.push(Read { object, value }),
+                Value::VirtualService(value) => by_kind.virtual_services.push(Read { object, value }),
             }
         }
         by_kind

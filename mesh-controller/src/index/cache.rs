@@ -16,6 +16,7 @@ use crate::{
         pod::{Pod, pod},
         same_node,
         service::{Service, service},
+        virtual_service::{VirtualService, virtual_service},
     },
 };
 
@@ -51,6 +52,7 @@ pub enum Value {
     Slice(Box<Slice>),
     PeerAuthentication(Box<PeerAuthentication>),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    VirtualService(Box<VirtualService>),
 }
 
 impl Cache {
@@ -93,6 +95,9 @@ impl Translated {
             }
             Kind::Custom(CustomKind::AuthorizationPolicy, custom) => {
                 Value::AuthorizationPolicy(Box::new(authorization_policy(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::VirtualService, custom) => {
+                Value::VirtualService(Box::new(virtual_service(settings, custom, &mut faults)))
             }
             Kind::Custom(kind, _) => {
                 faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));

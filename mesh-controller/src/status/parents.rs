@@ -46,7 +46,8 @@ mod tests {
     fn entries_of_others_stay_and_those_of_parents_that_are_no_more_go() {
         let (cart, pay) = (json!({"kind": "Service", "name": "cart"}), json!({"kind": "Service", "name": "pay"}));
         let foreign = json!({"parentRef": cart, "controllerName": "example.com/other", "conditions": []});
-        let first = parents(std::slice::from_ref(&foreign), &[wanted(&cart, true), wanted(&pay, true)], 1, "T1").expect("new");
+        let first =
+            parents(std::slice::from_ref(&foreign), &[wanted(&cart, true), wanted(&pay, true)], 1, "T1").expect("new");
         assert_eq!(first.len(), 3);
         assert_eq!(first[0], foreign);
         assert_eq!(first[1]["controllerName"], CONTROLLER);

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::{
     Settings, created, hosts,
-    traffic::{About, Api, Ruled},
+    traffic::{About, Ruled},
 };
 use crate::{
     names,
@@ -132,7 +132,7 @@ pub fn virtual_service(settings: &Settings, custom: &Custom, faults: &mut Vec<Fa
             why: format!("{why}; {then}"),
         }));
     }
-    let ruled = Ruled { created: created(metadata), api: Api::VirtualService, hosts: about, exported, routes, object };
+    let ruled = Ruled { created: created(metadata), hosts: about, exported, routes, object };
     VirtualService { ruled: Some(ruled).filter(|ruled| !ruled.hosts.is_empty()) }
 }
 

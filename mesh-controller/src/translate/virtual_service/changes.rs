@@ -40,7 +40,7 @@ pub fn headers(part: &mut Part, found: &mut Found) -> Option<HeaderChanges> {
 }
 
 fn edit(mut part: Part, found: &mut Found, is_request: bool) -> HeaderEdit {
-    let mut values = |part: &mut Part, found: &mut Found, kind: &str| -> Vec<(String, String)> {
+    let values = |part: &mut Part, found: &mut Found, kind: &str| -> Vec<(String, String)> {
         let field = part.field(kind);
         let given: BTreeMap<String, String> = found.must(part.take(kind)).flatten().unwrap_or_default();
         if given.len() > HEADERS {

@@ -90,31 +90,16 @@ fn read_retries(part: &mut Part, found: &mut Found) -> Result<Retries, Fault> {
 /// The words that are known; those that are not are left out, so that less is tried again.
 fn retry_on(field: &str, words: &str, found: &mut Found) -> Vec<RetryOn> {
     let mut on = Vec::new();
-    for word in words.split(',').map(str::trim).filter(|word| !word.is_empty()) {
-        let grpc = RetryOn::GRPC.iter().find(|(name, _)| *name == word);
-        let retry = match word {
-            "5xx" => RetryOn::ServerError,
-            "gateway-error" => RetryOn::GatewayError,
-            "reset" => RetryOn::Reset,
-            "reset-before-request" => RetryOn::ResetBeforeRequest,
-            "connect-failure" => RetryOn::ConnectFailure,
-            "retriable-4xx" => RetryOn::RetriableClientError,
-            "refused-stream" => RetryOn::RefusedStream,
-            // It only says that there are numbers.
-            "retriable-status-codes" => continue,
-            _ => match (grpc, word.parse::<u16>()) {
-                (Some((_, status)), _) => RetryOn::Grpc(*status),
-                (None, Ok(status @ 100..=599)) => RetryOn::Status(status),
-                _ => {
-                    let word: String = word.chars().take(64).collect();
-                    found.lacking(Fault::new(field, format_args!("`{word}` is no failure that is known")));
-                    continue;
-                }
-            },
-        };
-        // No more than there are failures.
-        if !on.contains(&retry) {
-            on.push(retry);
+    // It only says that there are numbers.
+    let words = words.split(',').map(str::trim).filter(|word| !word.is_empty() && *word != "retriable-status-codes");
+    for word in words {
+        match RetryOn::parse_list(word) {
+            // Each once: no more than there are failures.
+            Ok(known) => on.extend(known.into_iter().filter(|retry| !on.contains(retry)).collect::<Vec<_>>()),
+            Err(_) => {
+                let word: String = word.chars().take(64).collect();
+                found.lacking(Fault::new(field, format_args!("`{word}` is no failure that is known")));
+            }
         }
     }
     on

@@ -1,8 +1,6 @@
 //! The three lists of rules: http, tls, tcp.
 
-use mesh_common::model::traffic::{
-    Action, HttpRoute, Origin, PathMatch, PathRewrite, RequestMatch, TcpRoute, TlsRoute,
-};
+use mesh_common::model::traffic::{Action, HttpRoute, PathMatch, PathRewrite, RequestMatch, TcpRoute, TlsRoute};
 use serde_json::Value;
 
 use super::{
@@ -82,7 +80,7 @@ pub fn http(rules: &mut Rules<'_>, number: usize, value: Value) -> Option<HttpRo
     let is_broken = found.is_broken();
     rules.faults.extend(found.told(HTTP_BROKEN));
     if matches!(route.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref()), Some(PathRewrite::Matched(_))) {
-        matches.iter_mut().for_each(|matches| every_path_has_a_root(matches));
+        matches.iter_mut().for_each(every_path_has_a_root);
     }
     let matches = matches?;
     match action {
