@@ -1,16 +1,22 @@
 //! The cases of `tests/gamma`, played by what agents are told: YAML is translated and merged, and what agents compile of
 //! it takes the requests of the table.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mesh_common::{
-    model::traffic::{Action, Backend, HttpRoute, Routes, Target, WeightedBackend},
+    model::{
+        ServiceName,
+        traffic::{Action, Backend, HttpRoute, Routes, Target, Traffic, WeightedBackend},
+    },
     route::{Changes, Found, Redirecting, Request, Rewriting, Router},
 };
 use serde::Deserialize;
 
-use super::gateway::{Gathered, Known, gather};
+use super::{
+    Policies, Services, assemble,
+    gateway::{Gathered, Known, gather},
+};
 use crate::{
     index::tests::{objects, settings},
     source::{CustomKind, Kind},
@@ -85,8 +91,13 @@ fn file(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// What these manifests make of all services.
+/// What routes make of all services, and what is known of these.
 pub fn gathered(text: &str) -> Gathered {
+    told(text).0
+}
+
+/// The same, and what agents are told of it.
+fn told(text: &str) -> (Gathered, BTreeMap<ServiceName, Arc<Traffic>>) {
     let update = objects(text);
     assert!(update.problems.is_empty(), "{:?}", update.problems);
     let (mut services, mut routes, mut grants) = (Vec::new(), Vec::new(), Vec::new());
@@ -102,10 +113,15 @@ pub fn gathered(text: &str) -> Gathered {
             other => panic!("{other:?}"),
         }
     }
-    gather(&Known::new(&services, &grants), &routes.iter().collect::<Vec<_>>())
+    let gathered = gather(&Known::new(&services, &grants), &routes.iter().collect::<Vec<_>>());
+    let facts = services.iter().map(|service| (service.service.service_name(), service.facts())).collect();
+    let settings = settings();
+    let assembled = assemble(&settings, &Services::new(&settings, facts), &gathered.routes, &[], Policies::new());
+    assert_eq!(assembled.faults, []);
+    (gathered, assembled.traffic)
 }
 
-fn named(text: &str) -> mesh_common::model::ServiceName {
+fn named(text: &str) -> ServiceName {
     let (name, namespace) = text.split_once('.').unwrap_or((text, "gamma"));
     hosts::service(&settings(), namespace, name)
 }
@@ -223,11 +239,10 @@ fn asked<'a>(
     Request { method, path, query, scheme: "http", authority: &sent.to, headers, port, source_labels, source_namespace }
 }
 
-fn play(gathered: &Gathered, sent: &Sent) {
-    let told = gathered.routes.get(&named(&sent.to));
-    let told = told.and_then(|list| list.iter().find(|routes| routes.clients.has(&sent.from)));
+fn play(traffic: &BTreeMap<ServiceName, Arc<Traffic>>, sent: &Sent) {
+    let told = traffic.get(&named(&sent.to)).and_then(|traffic| traffic.routes_for(&sent.from));
     let none = Routes::default();
-    let routes = &told.map_or(&none, |routes| &routes.value).http;
+    let routes = &told.unwrap_or(&none).http;
     let router = Router::new(routes).expect("routes that compile");
     let header = |(name, value): (&String, &String)| {
         let name = HeaderName::from_bytes(name.as_bytes()).expect("a header");
@@ -250,10 +265,10 @@ fn the_cases_of_the_gateway_api() {
     assert!(cases.len() > 15);
     for Case { case, apply, requests, status } in cases {
         let texts = ["services.yaml"].into_iter().chain(apply.iter().map(String::as_str)).map(file);
-        let gathered = gathered(&texts.collect::<Vec<_>>().join("\n---\n"));
+        let (gathered, traffic) = told(&texts.collect::<Vec<_>>().join("\n---\n"));
         for sent in &requests {
             eprintln!("{case}: {sent:?}");
-            play(&gathered, sent);
+            play(&traffic, sent);
         }
         for (route, expected) in status {
             let entry = gathered.parents.iter().find(|(key, _)| key.to_string() == route);
