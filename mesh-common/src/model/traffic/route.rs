@@ -135,9 +135,10 @@ pub struct Rewrite {
 pub enum PathRewrite {
     /// All of it.
     Full(String),
-    /// What the condition on the path matched: its prefix or elements, otherwise all of it.
+    /// What the condition on the path matched: its prefix or elements, otherwise all of it. Where nothing is said of the
+    /// path: as if `Elements("/")` were.
     Matched(String),
-    /// Every occurrence of a pattern (RE2); `\1` stands for a group.
+    /// Every occurrence of a pattern (RE2); `\1` stands for a group, `\0` for all that matched, `\\` for a backslash.
     #[serde(rename_all = "camelCase")]
     Regex { pattern: String, with: String },
 }
