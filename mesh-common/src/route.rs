@@ -112,8 +112,8 @@ impl Router {
         Some(Found { route: self.entries[place as usize].route, matched })
     }
 
-    /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request that
-    /// no route matches is answered with 404.
+    /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request
+    /// that no route matches is answered with 404.
     pub fn concerns(&self, port: u16) -> bool {
         self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
     }

@@ -104,8 +104,8 @@ impl Index {
         if folded { &mut self.folded } else { &mut self.as_sent }
     }
 
-    /// The lowest place that `holds`, with what it said; `holds` is asked of candidates only, and of none above one that
-    /// held.
+    /// The lowest place that `holds`, with what it said; `holds` is asked of candidates only, and of none above one
+    /// that held.
     pub fn lowest<T>(
         &self,
         path: &[u8],
