@@ -2,9 +2,15 @@
 
 mod affinity;
 pub mod authorization_policy;
+pub mod backend_tls_policy;
+pub mod destination_rule;
 pub mod duration;
 pub mod endpoint_slice;
+pub mod fields;
+pub mod gateway;
+pub mod grpc_route;
 pub mod hosts;
+pub mod http_route;
 pub mod join;
 mod load_balancing;
 pub mod node;
@@ -13,8 +19,14 @@ pub mod peer_authentication;
 pub mod pod;
 mod probe;
 pub mod protocol;
+pub mod rate_limit_policy;
+pub mod reference_grant;
 pub mod same_node;
 pub mod service;
+pub mod service_entry;
+pub mod span;
+pub mod tcp_route;
+pub mod tls_route;
 pub mod traffic;
 pub mod virtual_service;
 

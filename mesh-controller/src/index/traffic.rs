@@ -8,12 +8,19 @@
 //!
 //! An object of another namespace than the service's holds for clients of its own namespace only.
 
+#[cfg(test)]
+mod conformance;
+pub mod gateway;
+mod limits;
 mod overlap;
+mod policies;
 mod resolve;
 mod services;
 mod settle;
 mod tell;
 
+pub use limits::limits;
+pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 pub(super) use tell::tell;
 
