@@ -31,7 +31,7 @@ use std::{
 
 use mesh_common::model::{
     ServiceName,
-    traffic::{DestinationPolicy, For, Protocol, Routes, Traffic, TrafficPolicy},
+    traffic::{DestinationPolicy, For, Protocol, Routes, Traffic},
 };
 
 use crate::{
@@ -100,8 +100,7 @@ pub fn assemble(
         .map(|to| to.service.clone())
         .collect();
     policies.retain(|service, policies| {
-        !policies.is_empty()
-            && (!is_subsets_only(policies) || backends.contains(service) || routes.contains_key(service))
+        !policies.is_empty() && (!only_subsets(policies) || backends.contains(service) || routes.contains_key(service))
     });
     let mut told: BTreeSet<ServiceName> = routes.keys().chain(policies.keys()).cloned().collect();
     // Whoever routes to them must know how they are spoken to.
@@ -142,15 +141,6 @@ fn hosts<'a>(services: &'a Services<'_>, ruled: &Ruled, faults: &mut Faults) -> 
         }
     }
     found
-}
-
-/// Whether all that is said are names of subsets: agents need nothing of it while no route leads there.
-fn is_subsets_only(policies: &[For<DestinationPolicy>]) -> bool {
-    let usual = TrafficPolicy::default();
-    policies.iter().all(|For { value: DestinationPolicy { origins: _, all, ports, subsets }, .. }| {
-        let mut subsets = subsets.values();
-        *all == usual && ports.is_empty() && subsets.all(|subset| subset.all == usual && subset.ports.is_empty())
-    })
 }
 
 #[cfg(test)]

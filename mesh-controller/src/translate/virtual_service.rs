@@ -16,6 +16,7 @@ mod destinations;
 mod part;
 mod resilience;
 mod rules;
+mod taken;
 
 use std::collections::BTreeSet;
 

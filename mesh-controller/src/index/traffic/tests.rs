@@ -4,7 +4,7 @@ mod merge;
 mod overlaps;
 mod resolution;
 
-use mesh_common::model::traffic::{Action, Backend, Clients, Subset, Target};
+use mesh_common::model::traffic::{Action, Backend, Clients, Subset, Target, TrafficPolicy};
 use proptest::prelude::*;
 
 use super::*;

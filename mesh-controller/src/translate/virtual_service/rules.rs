@@ -8,6 +8,7 @@ use super::{
     destinations::{nowhere, route},
     part::{Found, Part},
     resilience,
+    taken::taken,
 };
 use crate::{names, status::Fault};
 
@@ -36,14 +37,13 @@ pub fn http(rules: &mut Rules<'_>, number: usize, value: Value) -> Option<HttpRo
         fits
     });
     let name = name.unwrap_or_else(|| number.to_string());
-    let matches = conditions::matches(rules, &mut part, &mut found, conditions::request);
+    let mut matches = conditions::matches(rules, &mut part, &mut found, conditions::request);
     let backends = route(rules, &mut part, &mut found, true);
     let redirect = changes::redirect(&mut part, &mut found);
     let respond = changes::direct_response(&mut part, &mut found);
     if found.must(part.take::<Value>("delegate")).flatten().is_some() {
         found.broken(Fault::new(part.field("delegate"), "is not supported"));
     }
-    let mut matches = matches.map(|matches| matches.into_iter().collect::<Vec<_>>());
     let route = HttpRoute {
         name: rules.name(&name),
         origin: rules.origin(&field),
@@ -77,16 +77,15 @@ pub fn http(rules: &mut Rules<'_>, number: usize, value: Value) -> Option<HttpRo
             None
         }
     };
-    let is_broken = found.is_broken();
-    rules.faults.extend(found.told(HTTP_BROKEN));
     if matches!(route.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref()), Some(PathRewrite::Matched(_))) {
         matches.iter_mut().for_each(every_path_has_a_root);
     }
-    let matches = matches?;
-    match action {
-        Some(action) if !is_broken => Some(HttpRoute { matches, action, ..route }),
-        _ => Some(refusing(rules, name, field, matches)),
-    }
+    let readable = matches.clone();
+    let whole = action.zip(matches).map(|(action, matches)| HttpRoute { matches, action, ..route });
+    let whole = whole.filter(|_| !found.is_broken()).filter(|route| found.must(taken(route)).is_some());
+    rules.faults.extend(found.told(HTTP_BROKEN));
+    let readable = readable?;
+    Some(whole.unwrap_or_else(|| refusing(rules, name, field, readable)))
 }
 
 /// A condition that says nothing of the path has matched its `/`, as far as a rewrite goes.

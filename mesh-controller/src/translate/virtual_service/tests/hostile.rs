@@ -1,5 +1,6 @@
 //! What must not be honoured, by field; and what is sent where.
 
+use mesh_common::route::Router;
 use proptest::prelude::*;
 
 use super::*;
@@ -76,6 +77,9 @@ fn a_rule_that_cannot_be_honoured_sends_nothing_anywhere() {
         ("ROUTE, rewrite: {uriRegexRewrite: {match: '(', rewrite: a}}", "rewrite.uriRegexRewrite.match"),
         ("ROUTE, rewrite: {uriRegexRewrite: {rewrite: a}}", "rewrite.uriRegexRewrite.match"),
         ("ROUTE, rewrite: {authority: 'a b'}", "rewrite.authority"),
+        ("ROUTE, rewrite: {uri: '/a?b'}", "rewrite"),
+        ("redirect: {uri: '/a#b'}", "redirect"),
+        ("redirect: {authority: 'a@b'}", "redirect.authority"),
         ("ROUTE, headers: {request: {set: {'a b': c}}}", "headers.request.set[a b]"),
         ("ROUTE, headers: {request: {set: {a: \"b\\r\\nc: d\"}}}", "headers.request.set[a]"),
         ("ROUTE, headers: {request: {add: {host: a}}}", "headers.request.add[host]"),
@@ -298,6 +302,9 @@ proptest! {
             let refusing = ruled.iter().flat_map(|ruled| &ruled.routes.http).filter(|route| is_refusing(route)).count();
             prop_assert!(faults.len() >= refusing.min(1));
             prop_assert!(faults.iter().all(|fault| fault.field.starts_with("spec")));
+            // An agent takes all of it.
+            let http = ruled.map(|ruled| ruled.routes.http).unwrap_or_default();
+            prop_assert_eq!(Router::new(&http).err(), None);
         }
     }
 }
