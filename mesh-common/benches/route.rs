@@ -102,5 +102,17 @@ fn find(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, find);
+fn compile(criterion: &mut Criterion) {
+    let patterns: Vec<_> =
+        (0..PATTERNS).map(|n| by_path(PathMatch::Regex(format!("/users/[0-9]+/orders/{n}")))).collect();
+    let exact: Vec<_> =
+        (0..ROUTES).map(|n| by_path(PathMatch::Exact(format!("/api/v1/products/{n}/details")))).collect();
+    let mut group = criterion.benchmark_group("compile");
+    group.sample_size(10);
+    group.bench_function("10k exact", |bencher| bencher.iter(|| Router::new(black_box(&exact))));
+    group.bench_function("2k regex", |bencher| bencher.iter(|| Router::new(black_box(&patterns))));
+    group.finish();
+}
+
+criterion_group!(benches, find, compile);
 criterion_main!(benches);

@@ -9,18 +9,20 @@ mod cors;
 mod fault;
 mod headers;
 mod index;
+mod plan;
 mod redirect;
 mod retry;
 mod rewrite;
 mod text;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
 pub use cors::{CrossOrigin, PermittedOrigin};
 pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
 pub use headers::{Changes, Edit, RequestEdit};
+pub use plan::{Plan, Planned, check};
 pub use redirect::{Redirecting, direct_response};
 pub use retry::{Outcome, backoff, grpc_status, retry_on};
 pub use rewrite::{NewPath, NoPath, Rewriting};
@@ -44,6 +46,8 @@ pub struct Router {
     /// Of all routes one after the other: the lowest that holds decides.
     entries: Vec<Entry>,
     index: Index,
+    /// That an entry may match; none: any.
+    ports: Option<BTreeSet<u16>>,
 }
 
 #[derive(Debug)]
@@ -97,7 +101,8 @@ impl Router {
             }
         }
         let index = Index::new(entries.iter().map(|entry| &entry.condition));
-        Ok(Self { entries, index })
+        let ports = entries.iter().map(|entry| entry.condition.port()).collect();
+        Ok(Self { entries, index, ports })
     }
 
     /// The first route that matches.
@@ -107,9 +112,9 @@ impl Router {
         Some(Found { route: self.entries[place as usize].route, matched })
     }
 
-    /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request that
-    /// no route matches is answered with 404.
+    /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request
+    /// that no route matches is answered with 404.
     pub fn concerns(&self, port: u16) -> bool {
-        self.entries.iter().any(|entry| entry.condition.port().is_none_or(|of| of == port))
+        self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
     }
 }

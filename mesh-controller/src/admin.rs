@@ -84,11 +84,13 @@ impl AdminService {
                 ConfigKind::Services => Ok(answers::services(&now.world, namespace)),
                 ConfigKind::Policies => Ok(answers::policies(&now.world, namespace)),
                 ConfigKind::Accounts => Ok(answers::accounts(&now.world, namespace)),
+                ConfigKind::Routes => Ok(answers::routes(&now.world, namespace)),
                 ConfigKind::Certificates | ConfigKind::Connections => Ok(Vec::new()),
                 ConfigKind::ConfigUnspecified => Err(Status::invalid_argument("config.kind: is missing")),
             },
             query::Kind::Flows(_)
             | query::Kind::Authz(_)
+            | query::Kind::Routes(_)
             | query::Kind::Edges(_)
             | query::Kind::Explain(_)
             | query::Kind::Identity(_) => Ok(Vec::new()),
@@ -127,6 +129,7 @@ fn is_theirs(query: &query::Kind) -> bool {
         query::Kind::Status(_)
         | query::Kind::Flows(_)
         | query::Kind::Authz(_)
+        | query::Kind::Routes(_)
         | query::Kind::Edges(_)
         | query::Kind::Explain(_)
         | query::Kind::Identity(_) => true,

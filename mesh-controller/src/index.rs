@@ -36,8 +36,11 @@ use draft::{Draft, Local, Made};
 
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
-    status::Problem,
-    translate::{Labels, Settings, endpoint_slice, join, node, peer_authentication, pod, same_node, service},
+    status::{Problem, parents::ParentStatus},
+    translate::{
+        Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, node,
+        peer_authentication, pod, reference_grant, same_node, service, virtual_service,
+    },
 };
 
 /// What agents are told.
@@ -49,6 +52,8 @@ pub struct World {
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// Of services of which something is said that agents must do.
     pub traffic: BTreeMap<ServiceName, Arc<Traffic>>,
+    /// How routes of the Gateway API stand with their parents, by route.
+    pub parents: BTreeMap<Key, Vec<ParentStatus>>,
     /// By node, then by uid.
     pub local_pods: BTreeMap<String, BTreeMap<String, Arc<LocalPod>>>,
     /// By namespace; none at all if the source does not say which ServiceAccounts exist.
@@ -102,6 +107,11 @@ struct Objects<'a> {
     slices: Vec<Read<'a, endpoint_slice::Slice>>,
     peer_authentications: Vec<Read<'a, peer_authentication::PeerAuthentication>>,
     authorization_policies: Vec<Read<'a, crate::translate::authorization_policy::AuthorizationPolicy>>,
+    virtual_services: Vec<Read<'a, virtual_service::VirtualService>>,
+    destination_rules: Vec<Read<'a, destination_rule::DestinationRule>>,
+    routes: Vec<Read<'a, gateway::Route>>,
+    reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
+    backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
 }
 
 impl World {
@@ -122,6 +132,7 @@ impl World {
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
+        traffic::tell(settings, &mut world, &mut drafts, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -233,6 +244,8 @@ impl<'a> Objects<'a> {
     fn written(&self) -> BTreeMap<Key, Written> {
         let peers = self.peer_authentications.iter().map(|read| read.object);
         let all = peers.chain(self.authorization_policies.iter().map(|read| read.object));
+        let all = all.chain(self.virtual_services.iter().map(|read| read.object));
+        let all = all.chain(self.destination_rules.iter().map(|read| read.object));
         all.map(|object| {
             let metadata = object.metadata();
             let uid = metadata.uid.clone().unwrap_or_default();
@@ -287,6 +300,11 @@ impl<'a> Objects<'a> {
                 Value::Slice(value) => by_kind.slices.push(Read { object, value }),
                 Value::PeerAuthentication(value) => by_kind.peer_authentications.push(Read { object, value }),
                 Value::AuthorizationPolicy(value) => by_kind.authorization_policies.push(Read { object, value }),
+                Value::VirtualService(value) => by_kind.virtual_services.push(Read { object, value }),
+                Value::DestinationRule(value) => by_kind.destination_rules.push(Read { object, value }),
+                Value::Route(value) => by_kind.routes.push(Read { object, value }),
+                Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
+                Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
             }
         }
         by_kind

@@ -1,6 +1,7 @@
 //! What could not be honoured, said so that its author finds it: file, object, field, why.
 
 pub mod conditions;
+pub mod parents;
 
 use std::fmt;
 

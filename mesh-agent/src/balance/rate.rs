@@ -58,7 +58,7 @@ impl RateLimiter {
         let limit = |limit: &RateLimit| {
             let known = old.iter_mut().find(|old| old.as_ref().is_some_and(|old| old.origin == limit.origin));
             let known = known.and_then(Option::take);
-            Mutex::new(known.map_or_else(|| Limit::new(limit), |known| Limit::new(limit).as_full_as(known)))
+            Mutex::new(known.map_or_else(|| Limit::new(limit), |known| Limit::new(limit).filled_as(known)))
         };
         Self { limits: limits.iter().map(limit).collect() }
     }
@@ -111,7 +111,7 @@ impl Limit {
         }
     }
 
-    fn as_full_as(mut self, old: Self) -> Self {
+    fn filled_as(mut self, old: Self) -> Self {
         let alike = |new: &mut (TokenBucket, Bucket), old: (TokenBucket, Bucket)| {
             if new.0 == old.0 {
                 new.1 = old.1;

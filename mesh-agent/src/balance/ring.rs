@@ -1,13 +1,16 @@
 //! The same endpoint for the same key: multi-probe consistent hashing (Appleton and O'Reilly, 2015). Endpoints are
-//! points on a ring; a key looks from several places and takes the endpoint that comes soonest after one of them. Even
-//! with a single point each, endpoints get equal parts within a few percent; who comes or goes moves its own keys only.
+//! points on a ring; a key looks from several places and takes the endpoint that comes soonest after one of them. So
+//! few points do what a plain ring needs hundreds for; who comes or goes moves its own keys only.
 
 use super::draws::{mix, nth};
 
-/// Looks of one key.
-const PROBES: u64 = 21;
-/// Points of the heaviest endpoint at most, if they do not weigh the same.
-const POINTS: u64 = 64;
+/// Looks of one key. With 8 points each the busiest of 1,000 endpoints has less than 1.4 times its part; with a point
+/// each and 21 looks some have next to nothing.
+const PROBES: u64 = 9;
+/// Of an endpoint for each unit of its weight.
+const POINTS: u64 = 8;
+/// Of the heaviest endpoint.
+const MOST_POINTS: u64 = 64;
 
 #[derive(Debug)]
 pub struct Ring {
@@ -21,7 +24,8 @@ impl Ring {
         let heaviest = members.iter().map(|(_, weight)| *weight).max().unwrap_or(0).max(1);
         let points_of = |weight: u64| {
             // Each weight by itself, where that can be: then the others' points do not depend on who is there.
-            if heaviest <= POINTS { weight } else { (weight.saturating_mul(POINTS) / heaviest).max(1) }
+            let own = weight.saturating_mul(POINTS);
+            if heaviest <= MOST_POINTS / POINTS { own } else { (weight.saturating_mul(MOST_POINTS) / heaviest).max(1) }
         };
         let mut points = (0_u32..)
             .zip(members)

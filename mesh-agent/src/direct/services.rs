@@ -85,7 +85,7 @@ impl Services {
             // Both snapshots are alive, so that equal pointers are equal lists.
             let alike = |before: &Arc<Snapshot>| {
                 std::ptr::eq(snapshot.endpoints(&name), before.endpoints(&name))
-                    && snapshot.rules(&name).is_some() == before.rules(&name).is_some()
+                    && snapshot.ruled(&name).is_some() == before.ruled(&name).is_some()
             };
             if !before.as_ref().is_some_and(alike) {
                 for at in addresses(service) {
@@ -176,7 +176,7 @@ fn addresses(service: &Service) -> impl Iterator<Item = SockAddr> {
 fn endpoints(snapshot: &Snapshot, service: &Arc<Service>, at: SockAddr, from: &Workload) -> Option<Vec<SockAddr>> {
     let dialled: SocketAddr = at.into();
     let owner = snapshot.service_by_address(dialled.ip())?;
-    if !Arc::ptr_eq(owner, service) || snapshot.rules(&service.service_name()).is_some() {
+    if !Arc::ptr_eq(owner, service) || snapshot.ruled(&service.service_name()).is_some() {
         return None;
     }
     let chosen = backends(snapshot, service, dialled, from, |_| true);

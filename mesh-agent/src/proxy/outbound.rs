@@ -60,7 +60,7 @@ pub async fn redirected(
     };
     if let Some(service) = snapshot.service_by_address(destination.ip()).map(|service| service.service_name())
         && snapshot.workload(&pod.uid).is_some()
-        && let Some(rules) = snapshot.rules(&service)
+        && let Some(rules) = snapshot.ruled(&service)
     {
         let dialler = Dialler { proxy: Arc::clone(proxy), pod: Arc::clone(pod), client };
         return ruled::serve(dialler, stream, service, destination, rules, counted).await;

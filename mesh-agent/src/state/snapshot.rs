@@ -113,6 +113,11 @@ impl Snapshot {
         self.traffic.get(service)
     }
 
+    /// The rules of a service, if connections to it need them; otherwise the kernel may choose an endpoint.
+    pub fn ruled(&self, service: &ServiceName) -> Option<&Arc<Rules>> {
+        self.rules(service).filter(|rules| !rules.traffic().is_for_others())
+    }
+
     /// All of them, in no particular order.
     pub fn all_rules(&self) -> impl ExactSizeIterator<Item = &Arc<Rules>> {
         self.traffic.values()

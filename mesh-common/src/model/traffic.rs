@@ -174,6 +174,15 @@ impl Traffic {
         self.protocols.get(&port).copied().unwrap_or_default()
     }
 
+    /// Connections to the service itself need none of it: it has no routes, and of its endpoints only subsets are said,
+    /// for routes of other services.
+    pub fn is_for_others(&self) -> bool {
+        let usual = TrafficPolicy::default();
+        let mut policies = self.policies.iter().map(|policy| &policy.value);
+        self.routes.is_empty()
+            && policies.all(|policy| policy.all == usual && policy.ports.values().all(|of_port| *of_port == usual))
+    }
+
     /// What holds for clients of this namespace.
     pub fn routes_for(&self, namespace: &str) -> Option<&Routes> {
         self.routes.iter().find(|routes| routes.clients.has(namespace)).map(|routes| &routes.value)

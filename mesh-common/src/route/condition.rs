@@ -1,10 +1,11 @@
 //! Whether a request is one that a rule is about.
 //!
 //! Read as Envoy reads it, where users know it from there:
-//! - a header that is there more than once is one text, its values joined with `,`; `host` and `:authority` are both the
-//!   request's authority, `:method` and `:scheme` what they say;
+//! - a header that is there more than once is one text, its values joined with `,`; `host` and `:authority` are both
+//!   the request's authority, `:method` and `:scheme` what they say;
 //! - `not` holds too where the header is not there;
-//! - of a query parameter that is there more than once the first counts; names and values are percent-decoded, `+` stays;
+//! - of a query parameter that is there more than once the first counts; names and values are percent-decoded, `+`
+//!   stays;
 //! - an authority is compared with its port and without, whichever fits, in any case of its letters (RFC 9110, 4.2.3);
 //! - `ignore_path_case` is about ASCII letters, in patterns too.
 

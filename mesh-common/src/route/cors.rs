@@ -67,8 +67,8 @@ impl CrossOrigin {
         })
     }
 
-    /// The headers with which a preflight is to be answered at once, status 200 and no body; `None`: the request is none,
-    /// or the backend shall answer it.
+    /// The headers with which a preflight is to be answered at once, status 200 and no body; `None`: the request is
+    /// none, or the backend shall answer it.
     ///
     /// A preflight of an origin that is not permitted is answered without permissions.
     pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<HeaderMap> {
@@ -100,8 +100,8 @@ impl CrossOrigin {
         PermittedOrigin(headers.get(ORIGIN).filter(|origin| self.permits(origin)).cloned())
     }
 
-    /// Writes what the page of the request's origin may do with the answer. What the backend says of it itself is replaced
-    /// if the origin is permitted, otherwise it stays.
+    /// Writes what the page of the request's origin may do with the answer. What the backend says of it itself is
+    /// replaced if the origin is permitted, otherwise it stays.
     pub fn answer(&self, origin: &PermittedOrigin, headers: &mut HeaderMap) {
         if let PermittedOrigin(Some(origin)) = origin {
             headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);

@@ -23,7 +23,8 @@ pub enum Aborted {
     Grpc(u8),
 }
 
-/// `drawn` by chance from all of `u32`, for the delay and for the abort: each has its own share. `grpc`: see [`is_grpc`].
+/// `drawn` by chance from all of `u32`, for the delay and for the abort: each has its own share. `grpc`: see
+/// [`is_grpc`].
 pub fn decide(fault: &Fault, grpc: bool, drawn: (u32, u32)) -> Befalls {
     let Fault { delay, abort } = fault;
     Befalls {
@@ -44,8 +45,8 @@ fn aborted(abort: &Abort, grpc: bool) -> Aborted {
     }
 }
 
-/// Whether a request speaks gRPC (grpc/doc/PROTOCOL-HTTP2.md): its content type is `application/grpc`, alone or with `+`
-/// or `;` after it.
+/// Whether a request speaks gRPC (grpc/doc/PROTOCOL-HTTP2.md): its content type is `application/grpc`, alone or with
+/// `+` or `;` after it.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
     let Some((name, rest)) = kind.split_at_checked("application/grpc".len()) else { return false };

@@ -1,7 +1,7 @@
 //! Changes of headers that users ask for.
 //!
-//! Headers that delimit messages or belong to one connection (RFC 9110, 7.6.1) are the agent's own: a rule that names one
-//! is refused, since it could make two readers disagree about where a message ends.
+//! Headers that delimit messages or belong to one connection (RFC 9110, 7.6.1) are the agent's own: a rule that names
+//! one is refused, since it could make two readers disagree about where a message ends.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, uri::Authority};
 

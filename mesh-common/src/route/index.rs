@@ -85,7 +85,7 @@ impl Index {
                     begins.entry(text(path)).or_default()
                 }
                 Some(Path::Regex(_, literals)) => match literals.all().min_by_key(|text| alike[text]) {
-                    Some((true, first)) => begins.entry(first.to_vec()).or_default(),
+                    Some((true, first)) => begins.entry(text(first)).or_default(),
                     Some((false, part)) => parts.entry(part.to_vec()).or_default(),
                     None => &mut index.rest,
                 },
@@ -104,8 +104,8 @@ impl Index {
         if folded { &mut self.folded } else { &mut self.as_sent }
     }
 
-    /// The lowest place that `holds`, with what it said; `holds` is asked of candidates only, and of none above one that
-    /// held.
+    /// The lowest place that `holds`, with what it said; `holds` is asked of candidates only, and of none above one
+    /// that held.
     pub fn lowest<T>(
         &self,
         path: &[u8],

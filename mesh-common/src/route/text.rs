@@ -1,5 +1,5 @@
-//! Conditions on texts. Patterns are bounded, since users write them: a pattern's length, its compiled size, and how many
-//! a list of rules may have.
+//! Conditions on texts. Patterns are bounded, since users write them: a pattern's length, its compiled size, and how
+//! many a list of rules may have.
 
 use std::collections::HashMap;
 
@@ -22,8 +22,8 @@ pub(super) const MOST_PATTERNS: usize = 4096;
 
 /// The patterns of one list of rules, each compiled once.
 ///
-/// They are RE2's as far as RE2 and the `regex` crate agree: classes such as `\d` and `\w`, and `(?i)`, are about ASCII;
-/// `\C`, `\Q…\E` and Unicode classes are refused.
+/// They are RE2's as far as RE2 and the `regex` crate agree: classes such as `\d` and `\w`, and `(?i)`, are about
+/// ASCII; `\C`, `\Q…\E` and Unicode classes are refused.
 #[derive(Default)]
 pub(super) struct Patterns {
     known: HashMap<(String, bool), Regex>,

@@ -11,8 +11,8 @@ use proptest::{collection::vec, option::weighted, prelude::*, sample::select};
 
 const PATHS: [&str; 14] =
     ["/", "/a", "/a/", "/a/b", "/a/b/c", "/ab", "/abc", "/A/b", "/b", "/b/a", "/a/c", "/aa/b", "/a/b/", "/B/A"];
-const PATTERNS: [&str; 9] =
-    ["/a/[a-z]+", "/[ab]/b", ".*/b", "/a.*", "/a/(b|c)(/c)?", "(?i)/A.*", "/b/a", "/A/.*/C", ".*"];
+const PATTERNS: [&str; 10] =
+    ["/a/[a-z]+", "/[ab]/b", ".*/b", "/a.*", "/a/(b|c)(/c)?", "(?i)/A.*", "/b/a", "/A/.*/C", ".*", "(?-i)/A/b"];
 const VALUES: [&str; 6] = ["x", "y", "xy", "x,y", "X", ""];
 const NAMES: [&str; 4] = ["k", "l", "host", ":method"];
 

@@ -15,7 +15,7 @@ use proptest::{
 
 #[test]
 fn finds_what_the_reference_finds() {
-    let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
     let outcomes = RefCell::new(BTreeMap::<String, u32>::new());
     TestRunner::new(config)
         .run(&(routes(), prop::collection::vec(asked(), 8)), |(routes, requests)| {

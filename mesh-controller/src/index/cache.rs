@@ -10,12 +10,21 @@ use crate::{
     translate::{
         Settings,
         authorization_policy::{AuthorizationPolicy, authorization_policy},
+        backend_tls_policy::{BackendTlsPolicy, backend_tls_policy},
+        destination_rule::{DestinationRule, destination_rule},
         endpoint_slice::{Slice, slice},
+        gateway::Route,
+        grpc_route::grpc_route,
+        http_route::http_route,
         join,
         peer_authentication::{PeerAuthentication, peer_authentication},
         pod::{Pod, pod},
+        reference_grant::{ReferenceGrant, reference_grant},
         same_node,
         service::{Service, service},
+        tcp_route::tcp_route,
+        tls_route::tls_route,
+        virtual_service::{VirtualService, virtual_service},
     },
 };
 
@@ -51,6 +60,11 @@ pub enum Value {
     Slice(Box<Slice>),
     PeerAuthentication(Box<PeerAuthentication>),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    VirtualService(Box<VirtualService>),
+    DestinationRule(Box<DestinationRule>),
+    Route(Box<Route>),
+    ReferenceGrant(Box<ReferenceGrant>),
+    BackendTlsPolicy(Box<BackendTlsPolicy>),
 }
 
 impl Cache {
@@ -93,6 +107,23 @@ impl Translated {
             }
             Kind::Custom(CustomKind::AuthorizationPolicy, custom) => {
                 Value::AuthorizationPolicy(Box::new(authorization_policy(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::VirtualService, custom) => {
+                Value::VirtualService(Box::new(virtual_service(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::DestinationRule, custom) => {
+                let read = destination_rule(settings, custom, &mut faults);
+                read.map_or(Value::Nothing, |rule| Value::DestinationRule(Box::new(rule)))
+            }
+            Kind::Custom(CustomKind::HttpRoute, custom) => Value::Route(Box::new(http_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::GrpcRoute, custom) => Value::Route(Box::new(grpc_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::TcpRoute, custom) => Value::Route(Box::new(tcp_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::TlsRoute, custom) => Value::Route(Box::new(tls_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::ReferenceGrant, custom) => {
+                Value::ReferenceGrant(Box::new(reference_grant(custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::BackendTlsPolicy, custom) => {
+                Value::BackendTlsPolicy(Box::new(backend_tls_policy(settings, custom, &mut faults)))
             }
             Kind::Custom(kind, _) => {
                 faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));

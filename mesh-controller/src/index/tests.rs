@@ -7,6 +7,7 @@ mod faults;
 mod modes;
 mod services;
 mod topology;
+mod traffic;
 
 use mesh_common::model::{SameNode, Tunnel};
 

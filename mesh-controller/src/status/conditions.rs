@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Extent, Problem};
 
 /// Types that are written here. Those of others stay as they are.
-const OWN: [&str; 4] = ["Accepted", "Programmed", "Conflicted", "PartiallyInvalid"];
+const OWN: [&str; 5] = ["Accepted", "Programmed", "Conflicted", "PartiallyInvalid", "ResolvedRefs"];
 /// A text that is longer helps nobody, and the API bounds what it takes.
 const LONGEST: usize = 1024;
 
@@ -60,6 +60,13 @@ pub fn conditions(problems: &[&Problem], programmed: &Programmed) -> Vec<Conditi
     all.extend(conflict.map(|why| condition("Conflicted", true, "Conflicted", why)));
     all.extend(part.map(|why| condition("PartiallyInvalid", true, "NotHonoured", why)));
     all
+}
+
+impl Condition {
+    /// Its message is one that the API takes.
+    pub fn shorten(&mut self) {
+        self.message = shortened(std::mem::take(&mut self.message));
+    }
 }
 
 fn shortened(mut text: String) -> String {

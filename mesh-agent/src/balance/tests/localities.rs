@@ -151,6 +151,18 @@ fn a_second_try_may_go_farther_and_a_key_stays() {
 }
 
 #[test]
+fn a_key_stays_with_its_part() {
+    let to = BTreeMap::from([("east/a/*".into(), 50), ("east/b/*".into(), 50)]);
+    let distribute = vec![LocalityWeights { from: "*".into(), to }];
+    let mut parts = policy(LocalityPolicy { distribute, ..near() }, None);
+    parts.balancing.algorithm = Algorithm::Hash(HashOn::SourceIp);
+    let mut world = world(parts, &["east/a/1", "east/b/1"]);
+    let holders = (0..1000).map(|key| world.holder(key)).collect::<Vec<_>>();
+    assert!((0..1000).all(|key| world.holder(key) == holders[key as usize]));
+    assert!(is_about(holders.iter().filter(|port| **port == 1).count(), 1000, 0.5));
+}
+
+#[test]
 fn a_client_that_moved_finds_others_near() {
     let mut world = world(policy(near(), Some(outlier())), &["west/x/1", "east/a/1"]);
     assert_eq!(world.spread(50), [(2, 50)].into());

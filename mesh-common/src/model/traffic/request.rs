@@ -17,7 +17,7 @@ pub struct RequestMatch {
     pub method: Option<TextMatch>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<TextMatch>,
-    /// Of `Host` or `:authority`.
+    /// Of `Host` or `:authority`, with its port or without, whichever fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<TextMatch>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -59,19 +59,19 @@ pub enum TextMatch {
     Any,
 }
 
-/// A header must be there with such a value.
+/// A header must be there with such a value; one that is repeated has its values joined with `,`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct HeaderMatch {
     /// In lower case.
     pub name: String,
     pub value: TextMatch,
-    /// It must not be.
+    /// It must not be; it may be missing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub not: bool,
 }
 
-/// A query parameter must be there with such a value.
+/// A query parameter must be there with such a value, decoded; of one that is repeated the first counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct QueryMatch {

@@ -71,7 +71,8 @@ pub struct WeightedBackend {
 #[serde(rename_all = "camelCase")]
 pub enum Target {
     Backend(Backend),
-    /// Something that is none, or may not be used from there: what is sent to it is answered so (a connection: refused).
+    /// Something that is none, or may not be used from there: what is sent to it is answered so (a connection:
+    /// refused).
     #[serde(rename_all = "camelCase")]
     Invalid {
         status: u16,
@@ -135,9 +136,10 @@ pub struct Rewrite {
 pub enum PathRewrite {
     /// All of it.
     Full(String),
-    /// What the condition on the path matched: its prefix or elements, otherwise all of it.
+    /// What the condition on the path matched: its prefix or elements, otherwise all of it. Where nothing is said of
+    /// the path: as if `Elements("/")` were.
     Matched(String),
-    /// Every occurrence of a pattern (RE2); `\1` stands for a group.
+    /// Every occurrence of a pattern (RE2); `\1` stands for a group, `\0` for all that matched, `\\` for a backslash.
     #[serde(rename_all = "camelCase")]
     Regex { pattern: String, with: String },
 }

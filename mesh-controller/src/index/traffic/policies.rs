@@ -92,17 +92,19 @@ fn of_service(
     faults: &mut Faults,
 ) -> Vec<For<DestinationPolicy>> {
     let mut special = BTreeSet::new();
-    for (rule, _) in rulings {
+    let mut by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, (rule, _)) in rulings.iter().enumerate() {
         special.insert(rule.object.namespace.as_str());
+        by_namespace.entry(&rule.object.namespace).or_default().push(i);
         if let Clients::Namespaces(namespaces) = &rule.clients {
             special.extend(namespaces.iter().map(String::as_str));
         }
     }
     // No namespace has an empty name: what holds there holds for all that nobody names.
-    let others = holding(settings, service, rulings, "");
+    let others = holding(settings, service, rulings, &by_namespace, "");
     let mut groups: BTreeMap<Vec<usize>, BTreeSet<String>> = BTreeMap::new();
     for namespace in special {
-        let own = holding(settings, service, rulings, namespace);
+        let own = holding(settings, service, rulings, &by_namespace, namespace);
         if own != others {
             groups.entry(own).or_default().insert(namespace.to_owned());
         }
@@ -120,16 +122,21 @@ fn of_service(
     if asked { found } else { Vec::new() }
 }
 
-/// The places of the rules that hold for clients of this namespace, the oldest first.
-fn holding(settings: &Settings, service: &ServiceName, rulings: &[Ruling<'_>], namespace: &str) -> Vec<usize> {
+/// The places of the rules that hold for clients of this namespace, the oldest first. `by_namespace` has the places of
+/// each namespace's own rules.
+fn holding(
+    settings: &Settings,
+    service: &ServiceName,
+    rulings: &[Ruling<'_>],
+    by_namespace: &BTreeMap<&str, Vec<usize>>,
+    namespace: &str,
+) -> Vec<usize> {
     for tier in [namespace, &service.namespace, &settings.root_namespace] {
-        let candidates = rulings
-            .iter()
-            .enumerate()
-            .filter(|(_, (rule, _))| rule.object.namespace == tier && rule.clients.has(namespace));
-        let best = candidates.clone().map(|(_, (_, exactness))| *exactness).max();
+        let own = by_namespace.get(tier).into_iter().flatten().copied();
+        let exported: Vec<usize> = own.filter(|i| rulings[*i].0.clients.has(namespace)).collect();
+        let best = exported.iter().map(|i| rulings[*i].1).max();
         if let Some(best) = best {
-            return candidates.filter(|(_, (_, exactness))| *exactness == best).map(|(i, _)| i).collect();
+            return exported.into_iter().filter(|i| rulings[*i].1 == best).collect();
         }
     }
     Vec::new()
