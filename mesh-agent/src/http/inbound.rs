@@ -31,7 +31,9 @@ use super::{
     body::{ResponseBody, Streamed},
     counts::RouteCounts,
     exchange::{Answered, Counted},
-    message, serve::serve_by, upgrade,
+    message,
+    serve::serve_by,
+    upgrade,
 };
 use crate::state::{Snapshot, Store};
 pub use application::Dial;

@@ -131,10 +131,8 @@ mod tests {
     }
 
     fn limit(name: &str, total: u32, path: Option<&str>) -> RateLimit {
-        let matches = path.map(|path| RequestMatch {
-            path: Some(PathMatch::Prefix(path.to_owned())),
-            ..RequestMatch::default()
-        });
+        let matches =
+            path.map(|path| RequestMatch { path: Some(PathMatch::Prefix(path.to_owned())), ..RequestMatch::default() });
         RateLimit {
             origin: Origin { object: format!("RateLimitPolicy shop/{name}"), field: String::new() },
             ports: Vec::new(),
@@ -168,7 +166,8 @@ mod tests {
     #[test]
     fn a_refused_request_costs_nothing_in_other_limits() {
         let now = Instant::now();
-        let limits = Limiters::default().of_pod("a", 1, &inbound(vec![limit("all", 3, None), limit("x", 1, Some("/x"))]));
+        let limits =
+            Limiters::default().of_pod("a", 1, &inbound(vec![limit("all", 3, None), limit("x", 1, Some("/x"))]));
         assert_eq!(get(&limits, "/x", 80, now), Ok(()));
         for _ in 0..10 {
             let refused = get(&limits, "/x", 80, now).unwrap_err();

@@ -83,11 +83,8 @@ impl App {
         F: Future<Output = Response<Body>> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let app = Self {
-            address: listener.local_addr().unwrap(),
-            connections: Arc::default(),
-            requests: Arc::default(),
-        };
+        let app =
+            Self { address: listener.local_addr().unwrap(), connections: Arc::default(), requests: Arc::default() };
         let (connections, requests) = (Arc::clone(&app.connections), Arc::clone(&app.requests));
         tokio::spawn(async move {
             loop {
@@ -231,7 +228,8 @@ async fn what_passes_is_as_it_was_but_for_what_is_about_the_connection() {
     let Between { client, .. } = between(app.address, Spoken::Http1, vec![limit(2)]).await;
     let mut request = get("/a%20b/../c?x=1&y=%2F");
     *request.method_mut() = "REPORT".parse().unwrap();
-    for (name, value) in [("x-a", "1"), ("x-a", "2"), ("connection", "x-secret"), ("x-secret", "s"), ("accept", "*/*")] {
+    for (name, value) in [("x-a", "1"), ("x-a", "2"), ("connection", "x-secret"), ("x-secret", "s"), ("accept", "*/*")]
+    {
         request.headers_mut().append(name, HeaderValue::from_static(value));
     }
     let response = http1(client).await.send_request(request).await.unwrap();
