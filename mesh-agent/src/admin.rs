@@ -8,6 +8,7 @@ mod edges;
 mod explain;
 mod flows;
 mod identity;
+mod routes;
 mod socket;
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
@@ -25,6 +26,7 @@ use crate::{
     control::{ControlStatus, Responder},
     direct::Direct,
     health::Readiness,
+    http::Http,
     identity::Certificates,
     pods::{PodStatus, Redirection},
     state::{Snapshot, Store},
@@ -51,6 +53,7 @@ pub struct Admin {
     pub readiness: Readiness,
     pub pool: Arc<Pool>,
     pub direct: Arc<Direct>,
+    pub http: Arc<Http>,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<nodemesh::Item, Status>> + Send>>;
@@ -78,6 +81,7 @@ impl Responder for Admin {
             Some(query::Kind::Explain(query)) => {
                 self.items(explain::answer(self, &query).map(item::Kind::Explanation).into_iter().collect())
             }
+            Some(query::Kind::Routes(query)) => self.items(routes::answer(self, &query)),
             Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
             None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
                 "this agent does not know that question; is meshctl newer than the agent?",

@@ -43,6 +43,8 @@ use crate::{
     tunnel::{Pool, PoolSettings},
 };
 
+/// How often resting connections of HTTP are looked at.
+const SWEEP: std::time::Duration = std::time::Duration::from_secs(5);
 /// Joins that may wait for the registry.
 const JOIN_QUEUE: usize = 64;
 /// How long the events of the time without an agent wait for the pods of an earlier one.
@@ -134,6 +136,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         flows: Arc::clone(&flows),
         direct: Arc::clone(&direct),
         balancer: Default::default(),
+        http: Default::default(),
         live: Default::default(),
         ask_timeout: settings.ask_timeout,
         hbone_port: settings.hbone_port,
@@ -171,6 +174,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         readiness: readiness.clone(),
         pool: Arc::clone(&proxy.pool),
         direct: Arc::clone(&direct),
+        http: Arc::clone(&proxy.http),
     });
 
     let (stop, stopping) = watch::channel(false);
@@ -258,6 +262,7 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
         sockets: Arc::new(sockets),
     })?;
     tokio::spawn(Arc::clone(&counters).copy(metrics));
+    tokio::spawn(sweep(Arc::clone(&proxy)));
     let events = {
         let (ring, proxy) = (datapath.events()?, Arc::clone(&proxy));
         async move {
@@ -367,5 +372,14 @@ async fn own_ip(controller: &str) -> IpAddr {
     match socket.connect(authority).await {
         Ok(()) => socket.local_addr().map_or(unspecified, |a| a.ip()),
         Err(_) => unspecified,
+    }
+}
+
+/// Closes what rests for too long, until the runtime ends.
+async fn sweep(proxy: Arc<Proxy>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        proxy.http.sweep();
     }
 }

@@ -3,8 +3,20 @@
 
 mod bucket;
 mod cluster;
+mod draws;
+mod ewma;
+mod group;
 mod limits;
+mod locality;
+mod member;
+mod outlier;
+mod priority;
 mod rate;
+mod ring;
+mod table;
+#[cfg(test)]
+mod tests;
+mod warmup;
 
 pub use cluster::{Cluster, Picked};
 pub use limits::{Admitted, Connected, Overflow, RetryPermit, RetryRefused, Waiting};

@@ -18,6 +18,7 @@ mod upgrade;
 pub use counts::{Counts, RouteCounts, Routed};
 pub use destination::{Destination, Destinations, Missing};
 pub use detect::{Detected, Peeked, detect};
+pub use mirror::AT_ONCE as MIRRORS;
 pub use serve::{Spoken, serve};
 pub use session::Session;
 

@@ -12,6 +12,7 @@ mod direct;
 mod durable;
 mod handover;
 mod health;
+mod http;
 mod identity;
 mod pods;
 mod private_socket;

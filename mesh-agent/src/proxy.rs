@@ -11,6 +11,7 @@ mod live;
 mod outbound;
 mod reauthorize;
 mod resolve;
+mod ruled;
 mod upstream;
 
 use std::{
@@ -29,6 +30,7 @@ use tokio::{
 use crate::{
     bpf::{Datapath, KernelEvent},
     direct::Direct,
+    http::Http,
     identity::Certificates,
     pods::{Pod, PodTable, Start},
     state::Store,
@@ -49,6 +51,7 @@ pub struct Proxy {
     pub flows: Arc<FlowLog>,
     pub direct: Arc<Direct>,
     pub balancer: Balancer,
+    pub http: Arc<Http>,
     pub live: Arc<Live>,
     /// How long a connection waits to hear whose an address is.
     pub ask_timeout: Duration,
@@ -145,6 +148,7 @@ impl Start for Server {
     }
 
     fn stopped(&self, pod: &Pod, in_order: bool) {
+        self.0.http.forget(&pod.key());
         match in_order {
             true => self.0.pool.retire_source(&pod.key()),
             false => self.0.pool.forget_source(&pod.key()),
@@ -186,7 +190,7 @@ async fn serve(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: Sock
         Ok(local) if local.port() == proxy.hbone_port => {
             inbound::tunnelled(proxy, pod, stream, peer, local, counted).await;
         }
-        Ok(local) if local.ip().is_loopback() => outbound::redirected(proxy, pod, stream, peer, local).await,
+        Ok(local) if local.ip().is_loopback() => outbound::redirected(proxy, pod, stream, peer, local, counted).await,
         Ok(local) => inbound::plaintext(proxy, pod, stream, peer, local).await,
         Err(e) => tracing::debug!(error = %e, "a connection was gone before it was served"),
     }

@@ -11,8 +11,8 @@ mod store;
 pub mod tests;
 
 pub use backends::backends;
-pub use questions::Turn;
 pub use index::Group;
-pub use rules::{Rules, View};
+pub use questions::Turn;
+pub use rules::{Acts, Rules, View};
 pub use snapshot::Snapshot;
 pub use store::{Delta, Kind, Object, Reach, Store, Unreadable};

@@ -61,14 +61,17 @@ fn find(criterion: &mut Criterion) {
     let regex = |n: usize| by_path(PathMatch::Regex(format!("/users/[0-9]+/orders/{n}")));
     let header = |n: usize| by_header(format!("tenant-{n}"));
     let mixed: Vec<_> = (0..ROUTES / 5).flat_map(|n| [exact(n), prefix(n), elements(n), regex(n), header(n)]).collect();
-    let alike: Vec<_> = (0..PATTERNS).map(|n| by_path(PathMatch::Regex(format!(".*[^0-9]{n}[^0-9].*")))).collect();
+    let uncertain: Vec<_> =
+        (1..=200).map(|n| by_path(PathMatch::Regex(format!("[/][a-w]+([0-9]{{{n}}}|z)")))).collect();
+    let middle: Vec<_> = (0..PATTERNS).map(|n| by_path(PathMatch::Regex(format!(".*[^0-9]{n}[^0-9].*")))).collect();
     let lists = [
         ("10k exact", (0..ROUTES).map(exact).collect::<Vec<_>>()),
         ("10k prefix", (0..ROUTES).map(prefix).collect()),
         ("10k elements", (0..ROUTES).map(elements).collect()),
         ("10k header", (0..ROUTES).map(header).collect()),
         ("2k regex", (0..PATTERNS).map(regex).collect()),
-        ("2k regex without any certain text", alike),
+        ("2k regex, certain in the middle", middle),
+        ("200 regex, nothing certain", uncertain),
         ("10k mixed", mixed),
     ];
     let labels = Labels::from([("app".into(), "web".into())]);

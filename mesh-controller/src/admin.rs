@@ -89,6 +89,7 @@ impl AdminService {
             },
             query::Kind::Flows(_)
             | query::Kind::Authz(_)
+            | query::Kind::Routes(_)
             | query::Kind::Edges(_)
             | query::Kind::Explain(_)
             | query::Kind::Identity(_) => Ok(Vec::new()),
@@ -127,6 +128,7 @@ fn is_theirs(query: &query::Kind) -> bool {
         query::Kind::Status(_)
         | query::Kind::Flows(_)
         | query::Kind::Authz(_)
+        | query::Kind::Routes(_)
         | query::Kind::Edges(_)
         | query::Kind::Explain(_)
         | query::Kind::Identity(_) => true,

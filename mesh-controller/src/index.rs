@@ -7,6 +7,7 @@ mod claims;
 mod delta;
 mod draft;
 mod endpoints;
+pub mod entries;
 mod policies;
 pub mod redirection;
 #[cfg(test)]
@@ -35,7 +36,7 @@ use draft::{Draft, Local, Made};
 
 use crate::{
     source::{Hidden, Key, Kind, Object, Update},
-    status::Problem,
+    status::{Problem, parents::ParentStatus},
     translate::{
         Labels, Settings, endpoint_slice, join, node, peer_authentication, pod, same_node, service, virtual_service,
     },
@@ -64,6 +65,8 @@ pub struct World {
     pub skipped: BTreeMap<PodName, String>,
     /// The policies as their authors wrote them, in the version of which all this is made.
     pub written: BTreeMap<Key, Written>,
+    /// How routes of the Gateway API stand: for their `status.parents`.
+    pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
 }
@@ -104,6 +107,8 @@ struct Objects<'a> {
     peer_authentications: Vec<Read<'a, peer_authentication::PeerAuthentication>>,
     authorization_policies: Vec<Read<'a, crate::translate::authorization_policy::AuthorizationPolicy>>,
     virtual_services: Vec<Read<'a, virtual_service::VirtualService>>,
+    routes: Vec<Read<'a, crate::translate::gateway::Route>>,
+    grants: Vec<Read<'a, crate::translate::reference_grant::ReferenceGrant>>,
 }
 
 impl World {
@@ -292,6 +297,8 @@ impl<'a> Objects<'a> {
                 Value::PeerAuthentication(value) => by_kind.peer_authentications.push(Read { object, value }),
                 Value::AuthorizationPolicy(value) => by_kind.authorization_policies.push(Read { object, value }),
                 Value::VirtualService(value) => by_kind.virtual_services.push(Read { object, value }),
+                Value::Route(value) => by_kind.routes.push(Read { object, value }),
+                Value::Grant(value) => by_kind.grants.push(Read { object, value }),
             }
         }
         by_kind

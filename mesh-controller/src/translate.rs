@@ -2,8 +2,11 @@
 
 mod affinity;
 pub mod authorization_policy;
+pub mod backend_tls_policy;
+pub mod destination_rule;
 pub mod duration;
 pub mod endpoint_slice;
+pub mod fields;
 pub mod gateway;
 pub mod grpc_route;
 pub mod hosts;
@@ -16,9 +19,12 @@ pub mod peer_authentication;
 pub mod pod;
 mod probe;
 pub mod protocol;
+pub mod rate_limit_policy;
 pub mod reference_grant;
 pub mod same_node;
 pub mod service;
+pub mod service_entry;
+pub mod span;
 pub mod tcp_route;
 pub mod tls_route;
 pub mod traffic;

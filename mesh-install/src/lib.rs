@@ -5,6 +5,7 @@ mod agent;
 mod authority;
 mod chart;
 mod controller;
+mod definitions;
 mod kustomize;
 mod monitoring;
 mod permissions;
@@ -15,6 +16,7 @@ mod yaml;
 pub use agent::CAPABILITIES;
 pub use authority::NAME as AUTHORITY;
 pub use chart::chart;
+pub use definitions::rate_limit_policy;
 pub use kustomize::base;
 pub use permissions::table;
 pub use values::{Values, WrongValue};
@@ -53,6 +55,7 @@ fn parts() -> Vec<Part> {
     let part = |name, objects: Vec<Value>| Part { name, objects: objects.iter().map(Template::new).collect() };
     vec![
         part("namespace", vec![namespace()]),
+        part("definitions", definitions::objects()),
         part("rbac", permissions::objects()),
         part("authority", authority::objects()),
         part("controller", controller::objects()),

@@ -49,6 +49,20 @@ const CLUSTER: &[Rule] = &[
         ..Rule::NONE
     },
     Rule {
+        group: "nodemesh.io",
+        resources: &["ratelimitpolicies"],
+        verbs: READ,
+        why: "how many requests workloads take",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "nodemesh.io",
+        resources: &["ratelimitpolicies/status"],
+        verbs: &["patch"],
+        why: "says on a policy whether it is accepted, and on how many nodes it is in force",
+        ..Rule::NONE
+    },
+    Rule {
         group: "apiextensions.k8s.io",
         resources: &["customresourcedefinitions"],
         verbs: READ,

@@ -4,11 +4,14 @@ mod helm;
 
 use std::fmt::Debug;
 
-use k8s_openapi::api::{
-    apps::v1::{DaemonSet, Deployment},
-    core::v1::{Namespace, Service, ServiceAccount},
-    policy::v1::PodDisruptionBudget,
-    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment},
+        core::v1::{Namespace, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -75,6 +78,8 @@ fn without_empty(value: &mut Value) {
             entries.retain(|_, value| !is_empty(value));
         }
         Value::Array(items) => items.iter_mut().for_each(without_empty),
+        // Bounds in schemas are floating there.
+        Value::Number(number) => *value = number.as_f64().into(),
         _ => {}
     }
 }
@@ -92,6 +97,7 @@ fn all(values: &Values) -> usize {
             "Deployment" => strictly::<Deployment>(object),
             "DaemonSet" => strictly::<DaemonSet>(object),
             "Service" => strictly::<Service>(object),
+            "CustomResourceDefinition" => strictly::<CustomResourceDefinition>(object),
             "PodDisruptionBudget" => strictly::<PodDisruptionBudget>(object),
             // Other projects' kinds, of which there is no type here.
             "PodMonitor" | "Certificate" => {}
@@ -103,9 +109,9 @@ fn all(values: &Values) -> usize {
 
 #[test]
 fn every_object_has_the_fields_of_its_kind() {
-    // The namespace, two accounts, two roles and their bindings, Deployment, Service, budget, DaemonSet.
-    assert_eq!(all(&Values::default()), 11);
-    assert_eq!(all(&changed()), 14, "and the PodMonitors, and the CA's Certificate");
+    // The namespace, the RateLimitPolicy's definition, two accounts, two roles and their bindings, Deployment, Service, budget, DaemonSet.
+    assert_eq!(all(&Values::default()), 12);
+    assert_eq!(all(&changed()), 15, "and the PodMonitors, and the CA's Certificate");
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::io::Write;
 use mesh_common::{
     model::Validity,
     proto::nodemesh::{
-        Accounts, CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, WorkloadInfo, item, query,
+        Accounts, CertificateInfo, ConfigKind, ConfigQuery, PolicyInfo, ServiceInfo, TrafficInfo, WorkloadInfo, item,
+        query,
     },
 };
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ pub enum Kind {
     Services(Filter),
     /// Policies, and the workloads that they apply to
     Policies(Filter),
+    /// Rules of traffic to services: routes, subsets, limits
+    Routes(Filter),
     /// ServiceAccounts that exist; none if the source does not say which do
     Accounts(Filter),
     /// Certificates that the node holds in memory
@@ -50,6 +53,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
         Kind::Workloads(filter) => (ConfigKind::Workloads, filter),
         Kind::Services(filter) => (ConfigKind::Services, filter),
         Kind::Policies(filter) => (ConfigKind::Policies, filter),
+        Kind::Routes(filter) => (ConfigKind::Routes, filter),
         Kind::Accounts(filter) => (ConfigKind::Accounts, filter),
         Kind::Certs(filter) => (ConfigKind::Certificates, filter),
         Kind::Connections(filter) => (ConfigKind::Connections, filter),
@@ -69,6 +73,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
             ConfigKind::Workloads => workloads(&items, screen)?,
             ConfigKind::Services => services(&items, screen)?,
             ConfigKind::Policies => policies(&items, screen)?,
+            ConfigKind::Routes => routes(&items, screen)?,
             ConfigKind::Accounts => accounts(&items, screen)?,
             ConfigKind::Certificates => certificates(&items, screen)?,
             ConfigKind::Connections => edges::connections_text(&items, screen)?,
@@ -136,6 +141,15 @@ fn policies<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) ->
     Ok(screen.table(&mut table)?)
 }
 
+fn routes<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
+    let mut table = Table::new(["SEEN BY", "SERVICE", "RULES"]);
+    for (seen_by, kind) in items {
+        let item::Kind::Traffic(TrafficInfo { service, rules }) = kind else { continue };
+        table.push([seen_by.into(), service.into(), String::from_utf8_lossy(rules).into_owned().into()]);
+    }
+    Ok(screen.table(&mut table)?)
+}
+
 fn accounts<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
     let mut table = Table::new(["SEEN BY", "NAMESPACE", "ACCOUNTS"]);
     for (seen_by, kind) in items {
@@ -199,6 +213,10 @@ fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
             "seen_by": seen_by, "namespace": namespace, "name": name, "scope": scope, "action": action, "rules": rules,
             "workloads": workloads,
         }),
+        item::Kind::Traffic(TrafficInfo { service, rules }) => {
+            let rules: Value = serde_json::from_slice(rules).unwrap_or_default();
+            json!({ "seen_by": seen_by, "service": service, "rules": rules })
+        }
         item::Kind::Accounts(Accounts { namespace, names, mode: _ }) => {
             json!({ "seen_by": seen_by, "namespace": namespace, "accounts": names })
         }

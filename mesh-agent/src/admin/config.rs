@@ -83,6 +83,16 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
             .map(|c| item::Kind::Certificate(identity::certificate(&c)))
             .collect(),
         ConfigKind::Connections => edges::connections(admin, &query.namespace),
+        ConfigKind::Routes => {
+            sorted(snapshot.all_rules(), |rules| (rules.traffic().service.to_string(), String::new()))
+                .filter(|rules| in_namespace(&rules.traffic().service.namespace))
+                .map(|rules| {
+                    let nodemesh::Traffic { rules: written } = nodemesh::Traffic::from(rules.traffic());
+                    let service = rules.traffic().service.to_string();
+                    item::Kind::Traffic(nodemesh::TrafficInfo { service, rules: written })
+                })
+                .collect()
+        }
         ConfigKind::ConfigUnspecified => return Err(Status::invalid_argument("kind: is not set")),
     })
 }

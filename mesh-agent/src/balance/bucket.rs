@@ -38,20 +38,24 @@ impl Bucket {
         self.filled = self.filled.saturating_sub(self.cost);
     }
 
-    /// Whether nobody would see a difference if it were made anew; `last` is when it was asked last.
-    pub fn is_full(&mut self, now: Instant) -> bool {
-        self.fill(now);
-        self.filled == self.size
+    /// Whether nobody would see a difference if it were made anew.
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.filled_at(now) == self.size
     }
 
+    /// When it was asked last.
     pub fn last(&self) -> Option<Instant> {
         self.at
     }
 
     fn fill(&mut self, now: Instant) {
+        self.filled = self.filled_at(now);
+        self.at = self.at.max(Some(now));
+    }
+
+    fn filled_at(&self, now: Instant) -> u128 {
         // Clocks of two threads may be read in one order and come here in the other.
         let elapsed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        self.filled = self.size.min(self.filled.saturating_add(elapsed.as_nanos().saturating_mul(self.rate)));
-        self.at = self.at.max(Some(now));
+        self.size.min(self.filled.saturating_add(elapsed.as_nanos().saturating_mul(self.rate)))
     }
 }

@@ -162,3 +162,10 @@ fn forget(identities: &mut HashMap<Box<str>, Bucket>, now: Instant) {
 fn lock(limit: &Mutex<Limit>) -> std::sync::MutexGuard<'_, Limit> {
     limit.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+impl RateLimiter {
+    pub fn identities(&self, limit: usize) -> usize {
+        lock(&self.limits[limit]).identities.len()
+    }
+}

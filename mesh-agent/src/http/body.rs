@@ -20,7 +20,7 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 /// What is sent to an endpoint.
 #[derive(Debug)]
 pub enum RequestBody {
-    Empty,
+    Whole(Option<Bytes>),
     Try(Try),
 }
 
@@ -99,21 +99,21 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
+            Self::Whole(whole) => Poll::Ready(whole.take_if(|whole| !whole.is_empty()).map(|all| Ok(Frame::data(all)))),
             Self::Try(one) => Pin::new(one).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Whole(whole) => whole.as_ref().is_none_or(Bytes::is_empty),
             Self::Try(one) => one.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(whole) => SizeHint::with_exact(whole.as_ref().map_or(0, Bytes::len) as u64),
             Self::Try(one) => one.size_hint(),
         }
     }

@@ -219,7 +219,8 @@ impl Destination {
         } else {
             let found = backends(now.snapshot, now.service, now.dialled, now.source, can_dial);
             let is_in = |workload: &Workload| {
-                now.labels.is_none_or(|wanted| wanted.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
+                now.labels
+                    .is_none_or(|wanted| wanted.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
             };
             let found: Vec<_> = found.into_iter().filter(|(workload, _)| is_in(workload)).collect();
             let list: Vec<balance::Endpoint> = found
@@ -246,7 +247,7 @@ impl Destination {
         self.known.store(Arc::new(known));
         if let Some(list) = list {
             self.cluster.set_endpoints(&list, Instant::now());
-            self.pool.retain(|address| list.iter().any(|endpoint| endpoint.address == *address));
+            self.pool.retain(|address| list.iter().any(|endpoint| endpoint.address == address));
         }
     }
 

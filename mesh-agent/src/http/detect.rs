@@ -39,30 +39,29 @@ pub struct Peeked<T> {
     pub io: T,
 }
 
-/// Looks at what comes first, which is read again from what this returns. `wait` bounds how long a first byte is waited
-/// for; `None`: as long as it takes.
+/// Looks at what comes first; it is read again afterwards. `wait` bounds how long a first byte is waited for; `None`: as
+/// long as it takes. It may be given up at any time: nothing is lost.
 ///
 /// # Errors
 /// If the client is gone.
-pub async fn detect<T: AsyncRead + Unpin>(mut io: Peeked<T>, wait: Option<Duration>) -> io::Result<(Detected, Peeked<T>)> {
+pub async fn detect<T: AsyncRead + Unpin>(io: &mut Peeked<T>, wait: Option<Duration>) -> io::Result<Detected> {
     let mut patience = wait;
     loop {
-        if let Some(detected) = told(&io.first) {
-            return Ok((detected, io));
+        if let Some(detected) = told(io.first()) {
+            return Ok(detected);
         }
         let mut piece = [0; PREFACE.len()];
-        let room = piece.len() - io.first.len().min(piece.len() - 1);
-        let reading = io.io.read(&mut piece[..room]);
+        let reading = io.io.read(&mut piece);
         let length = match patience {
             Some(patience) => match timeout(patience, reading).await {
                 Ok(length) => length?,
-                Err(_) if io.first.is_empty() => return Ok((Detected::Silent, io)),
-                Err(_) => return Ok((Detected::Bytes, io)),
+                Err(_) if io.first.is_empty() => return Ok(Detected::Silent),
+                Err(_) => return Ok(Detected::Bytes),
             },
             None => reading.await?,
         };
         if length == 0 {
-            return Ok((Detected::Bytes, io));
+            return Ok(Detected::Bytes);
         }
         io.first.extend_from_slice(&piece[..length]);
         patience = Some(REST);
@@ -197,7 +196,8 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
             client.write_all(b"T / HTTP/1.1\r\n\r\n").await.unwrap();
         });
-        let (detected, mut io) = detect(Peeked::new(server), Some(Duration::from_millis(5))).await.unwrap();
+        let mut io = Peeked::new(server);
+        let detected = detect(&mut io, Some(Duration::from_millis(50))).await.unwrap();
         assert_eq!(detected, Detected::Http1);
         written.await.unwrap();
         let mut all = String::new();
@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn who_says_nothing_is_not_waited_for() {
         let (_client, server) = duplex(64);
-        let (detected, _) = detect(Peeked::new(server), Some(Duration::from_millis(1))).await.unwrap();
+        let detected = detect(&mut Peeked::new(server), Some(Duration::from_millis(1))).await.unwrap();
         assert_eq!(detected, Detected::Silent);
     }
 }

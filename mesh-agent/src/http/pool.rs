@@ -127,7 +127,7 @@ impl Pool {
                     return Ok(lease);
                 }
                 match cluster.admit_connection() {
-                    Ok(counts) => return self.open(counts, settings, endpoint, version, connect).await,
+                    Ok(counts) => return self.open(counts, endpoint, version, connect).await,
                     // As many as there may be: somebody's will be free.
                     Err(_) => {
                         self.evict(endpoint.address);
@@ -162,7 +162,6 @@ impl Pool {
     async fn open(
         self: &Arc<Self>,
         counts: Connected,
-        settings: &ConnectionPool,
         endpoint: &Endpoint,
         version: Version,
         connect: &impl Connect,
@@ -175,8 +174,7 @@ impl Pool {
             Version::Http1 => {
                 let mut builder = http1::Builder::new();
                 builder.max_buf_size(64 * 1024).max_headers(100);
-                let (send, driver) =
-                    builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
+                let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
                 tokio::spawn(async move {
                     tokio::select! { _ = driver.with_upgrades() => {}, () = until => {} }
                     drop(counts);
@@ -193,8 +191,7 @@ impl Pool {
                     .max_header_list_size(HEADER_LIST)
                     .keep_alive_interval(Duration::from_secs(30))
                     .keep_alive_timeout(Duration::from_secs(10));
-                let (send, driver) =
-                    builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
+                let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
                 tokio::spawn(async move {
                     tokio::select! { _ = driver => {}, () = until => {} }
                     drop(counts);
@@ -263,9 +260,9 @@ impl Shared {
         if self.retired.load(Ordering::Relaxed) || self.connection.send.is_closed() {
             return false;
         }
-        let old = settings.max_connection_duration.is_some_and(|longest| {
-            self.connection.since.elapsed() >= Duration::from(longest)
-        });
+        let old = settings
+            .max_connection_duration
+            .is_some_and(|longest| self.connection.since.elapsed() >= Duration::from(longest));
         let used = settings.max_requests_per_connection.is_some_and(|most| self.served.load(Ordering::Relaxed) >= most);
         if old || used {
             self.retired.store(true, Ordering::Relaxed);

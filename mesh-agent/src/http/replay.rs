@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::body::BoxError;
 
@@ -25,7 +25,8 @@ pub struct Replay(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    ended: watch::Sender<bool>,
+    /// When all of it was there.
+    ended: watch::Sender<Option<Instant>>,
     /// What the client said of its length.
     hint: SizeHint,
 }
@@ -58,9 +59,8 @@ pub struct Try {
 impl Replay {
     pub fn new(body: Incoming) -> Self {
         let (done, hint) = (body.is_end_stream(), body.size_hint());
-        let state =
-            State { body, pieces: Vec::new(), kept: 0, trailers: None, done, gone: false, newest: 0 };
-        Self(Arc::new(Shared { state: Mutex::new(state), ended: watch::Sender::new(done), hint }))
+        let state = State { body, pieces: Vec::new(), kept: 0, trailers: None, done, gone: false, newest: 0 };
+        Self(Arc::new(Shared { state: Mutex::new(state), ended: watch::Sender::new(done.then(Instant::now)), hint }))
     }
 
     /// The next try's. The one before it gets nothing more.
@@ -76,10 +76,28 @@ impl Replay {
         !self.0.state().gone
     }
 
-    /// Resolves when the client has sent all of it.
-    pub async fn ended(&self) {
-        // The sender lives as long as this does.
-        let _ = self.0.ended.subscribe().wait_for(|ended| *ended).await;
+    /// Resolves when the client has sent all of it, to the time when that was so.
+    pub async fn ended(&self) -> Instant {
+        match self.0.ended.subscribe().wait_for(Option::is_some).await.ok().and_then(|ended| *ended) {
+            Some(ended) => ended,
+            None => unreachable!("the sender lives as long as this does"),
+        }
+    }
+
+    /// All of it, once the client has sent it; `None`: it is more than is kept.
+    pub async fn whole(&self) -> Option<Bytes> {
+        self.ended().await;
+        let state = self.0.state();
+        match (state.gone, state.pieces.as_slice()) {
+            (true, _) => None,
+            (false, [one]) => Some(one.clone()),
+            (false, many) => Some(many.concat().into()),
+        }
+    }
+
+    /// When the client had sent all of it; `None`: it still sends.
+    pub fn ended_at(&self) -> Option<Instant> {
+        *self.0.ended.borrow()
     }
 }
 
@@ -120,7 +138,7 @@ impl Try {
                 None => {}
             }
             state.done = true;
-            self.shared.ended.send_replace(true);
+            self.shared.ended.send_replace(Some(Instant::now()));
         }
         match state.trailers.clone().filter(|_| !self.trailers_told) {
             Some(trailers) => {

@@ -9,7 +9,9 @@ use super::{
     affinity::kept,
     ask::whose,
     forward::{forward, refuse, socket},
+    live::Counted,
     resolve::{Resolved, choose, resolve},
+    ruled::{self, Dialler},
     upstream::{self, Upstream},
 };
 use crate::{
@@ -19,7 +21,14 @@ use crate::{
 };
 
 /// `local` is the loopback address to which the kernel redirected the connection.
-pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, peer: SocketAddr, local: SocketAddr) {
+pub async fn redirected(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    counted: &Counted,
+) {
     // Its own address as it would be without the redirection.
     let client = SocketAddr::new(pod.ips.like(local.ip()).unwrap_or(peer.ip()), peer.port());
     let source = |snapshot: &Snapshot| pod.party(client, snapshot.workload(&pod.uid).map(|own| &**own));
@@ -49,6 +58,13 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
             return refuse(&stream);
         }
     };
+    if let Some(service) = snapshot.service_by_address(destination.ip()).map(|service| service.service_name())
+        && snapshot.workload(&pod.uid).is_some()
+        && let Some(rules) = snapshot.rules(&service)
+    {
+        let dialler = Dialler { proxy: Arc::clone(proxy), pod: Arc::clone(pod), client };
+        return ruled::serve(dialler, stream, service, destination, rules, counted).await;
+    }
     let own = snapshot.workload(&pod.uid).cloned();
     let dialled = match snapshot.workload_by_address(destination.ip()) {
         Some(workload) => Party::of(workload, destination),
@@ -77,7 +93,7 @@ pub async fn redirected(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
     );
     flow.service = service;
     match upstream::connect(proxy, pod, &snapshot, client, route, flow).await {
-        Ok(Upstream { link, permit, denied, mut flow }) => {
+        Ok(Upstream { link, permit, denied, mut flow, held: _held }) => {
             forward(&permit, socket(stream), link, denied, &mut flow).await;
         }
         Err(_) => refuse(&stream),

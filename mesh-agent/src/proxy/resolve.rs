@@ -7,7 +7,9 @@ use std::{
 
 use mesh_common::model::{LoadBalancingMode, Service, ServiceName, Tunnel, Workload};
 
+use super::Proxy;
 use crate::{
+    pods::Pod,
     state::{Snapshot, backends},
     telemetry::reason,
 };
@@ -62,6 +64,13 @@ pub fn resolve(
         Err((reason, why)) => Route::Refuse { reason, why },
     };
     Resolved { service: Some(name), route }
+}
+
+/// The way from a pod of this node to an endpoint that was chosen.
+pub fn route_to(proxy: &Proxy, pod: &Pod, workload: &Arc<Workload>, target: SocketAddr) -> Route {
+    let redirected_here = |ip| proxy.pods.by_ip(ip).is_some();
+    let place = Place { source_uid: &pod.uid, redirected_here: &redirected_here, hbone_port: proxy.hbone_port };
+    place.route(Some(Arc::clone(workload)), target)
 }
 
 /// An endpoint of a service, and where it answers.

@@ -33,6 +33,8 @@ pub struct Upstream {
     pub denied: Denied,
     /// Written when it drops.
     pub flow: OpenFlow,
+    /// Counts as a connection to its destination while this lives.
+    pub held: Option<Box<dyn Send + Sync>>,
 }
 
 pub type Denied = Pin<Box<dyn Future<Output = Decision> + Send>>;
@@ -140,7 +142,7 @@ async fn local_pod(
                     denied = forgotten(&proxy.store, &source) => denied,
                 }
             });
-            Ok(Upstream { link: Link::Socket(server), permit, denied, flow })
+            Ok(Upstream { link: Link::Socket(server), permit, denied, flow, held: None })
         }
         // The kernel attests for redirected pods only. It goes on as it would have, had the pod left a moment before.
         Err(_) if pod.leaves() => {
@@ -230,7 +232,7 @@ fn outside_policy(
 fn without_decision(proxy: &Arc<Proxy>, pod: &Pod, link: Link, flow: OpenFlow) -> Upstream {
     let (proxy, uid) = (Arc::clone(proxy), pod.uid.clone());
     let denied = Box::pin(async move { forgotten(&proxy.store, &uid).await });
-    Upstream { link, permit: Permit::outside_policy(), denied, flow }
+    Upstream { link, permit: Permit::outside_policy(), denied, flow, held: None }
 }
 
 /// W3C baggage as the ambient ecosystem writes it: a hint for telemetry.

@@ -1,8 +1,9 @@
 //! Rules of traffic to one service, ready to be asked.
 
+use http::Response;
 use mesh_common::{
-    model::traffic::{Routes, Traffic},
-    route::{Matches, RouteError, Router},
+    model::traffic::{Action, HttpRoute, Routes, Traffic},
+    route::{Changes, CrossOrigin, Matches, Redirecting, Rewriting, RouteError, Router, direct_response},
 };
 
 /// The rules of one service.
@@ -17,23 +18,35 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct View {
     pub http: Router,
+    /// What each of the routes does to what it takes.
+    pub acts: Vec<Acts>,
     /// Which requests each of the faults is for that are laid over all.
     pub faults: Vec<Matches>,
+}
+
+/// What one route does to requests and answers.
+#[derive(Debug, Default)]
+pub struct Acts {
+    pub changes: Option<Changes>,
+    /// Of each of its backends.
+    pub backends: Vec<Option<Changes>>,
+    pub rewriting: Option<Rewriting>,
+    pub cors: Option<CrossOrigin>,
+    pub redirecting: Option<Redirecting>,
+    pub response: Option<Response<String>>,
 }
 
 impl Rules {
     /// # Errors
     /// If a pattern is none, or too large; the field is one of [`Traffic`].
     pub fn new(traffic: Traffic) -> Result<Self, RouteError> {
-        let view = |(i, routes): (usize, &Routes)| {
-            let within = |error: RouteError| error.within(format_args!("routes[{i}].value"));
-            let faults = routes.faults.iter().enumerate().map(|(i, fault)| {
-                Matches::new(&fault.matches).map_err(|error| error.within(format_args!("faults[{i}]")))
-            });
-            let faults = faults.collect::<Result<_, _>>().map_err(within)?;
-            Ok(View { http: Router::new(&routes.http).map_err(within)?, faults })
-        };
-        let views = traffic.routes.iter().map(|routes| &routes.value).enumerate().map(view).collect::<Result<_, _>>()?;
+        let views = traffic
+            .routes
+            .iter()
+            .map(|routes| &routes.value)
+            .enumerate()
+            .map(|(i, routes)| View::new(routes).map_err(|error| error.within(format_args!("routes[{i}].value"))));
+        let views = views.collect::<Result<_, _>>()?;
         Ok(Self { traffic, views })
     }
 
@@ -45,6 +58,53 @@ impl Rules {
     pub fn view(&self, namespace: &str) -> Option<(&Routes, &View)> {
         let place = self.traffic.routes.iter().position(|routes| routes.clients.has(namespace))?;
         Some((&self.traffic.routes[place].value, &self.views[place]))
+    }
+}
+
+impl View {
+    fn new(routes: &Routes) -> Result<Self, RouteError> {
+        let faults =
+            routes.faults.iter().enumerate().map(|(i, fault)| {
+                Matches::new(&fault.matches).map_err(|error| error.within(format_args!("faults[{i}]")))
+            });
+        let acts = routes
+            .http
+            .iter()
+            .enumerate()
+            .map(|(i, route)| Acts::new(route).map_err(|error| error.within(format_args!("http[{i}]"))));
+        Ok(Self {
+            http: Router::new(&routes.http)?,
+            acts: acts.collect::<Result<_, _>>()?,
+            faults: faults.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Acts {
+    fn new(route: &HttpRoute) -> Result<Self, RouteError> {
+        let within = |field: &'static str| move |error: RouteError| error.within(field);
+        let mut acts = Self {
+            changes: route.headers.as_ref().map(Changes::new).transpose().map_err(within("headers"))?,
+            rewriting: route.rewrite.as_ref().map(Rewriting::new).transpose().map_err(within("rewrite"))?,
+            cors: route.cors.as_ref().map(CrossOrigin::new).transpose().map_err(within("cors"))?,
+            ..Self::default()
+        };
+        match &route.action {
+            Action::Forward(backends) => {
+                let changes = backends.iter().enumerate().map(|(i, backend)| {
+                    let changes = backend.headers.as_ref().map(Changes::new).transpose();
+                    changes.map_err(|error| error.within(format_args!("action.forward[{i}].headers")))
+                });
+                acts.backends = changes.collect::<Result<_, _>>()?;
+            }
+            Action::Redirect(redirect) => {
+                acts.redirecting = Some(Redirecting::new(redirect).map_err(within("action.redirect"))?);
+            }
+            Action::Respond(response) => {
+                acts.response = Some(direct_response(response).map_err(within("action.respond"))?);
+            }
+        }
+        Ok(acts)
     }
 }
 

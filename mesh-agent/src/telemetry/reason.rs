@@ -18,6 +18,10 @@ codes! {
     NO_SUCH_PORT,
     /// The service has no healthy endpoint.
     NO_HEALTHY_ENDPOINT,
+    /// The rules of the service lead to a service or subset that is not there.
+    NO_BACKEND,
+    /// A bound that the service's rules set is reached.
+    OVERFLOW,
     /// The destination did not take the connection.
     CONNECT,
     /// There is no valid certificate for the pod.

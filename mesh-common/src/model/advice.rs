@@ -48,6 +48,14 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The service has no ready pod for the port, or none on this node where `internalTrafficPolicy: Local` asks for \
              one. See `meshctl config services` and the readiness of its pods."
         }
+        "NO_BACKEND" => {
+            "A rule sends the connection to a service, port or subset that is not there. `meshctl analyze` names the \
+             object and its field; a subset is defined by a DestinationRule that holds for the client."
+        }
+        "OVERFLOW" => {
+            "The client has as many connections to the service as its DestinationRule permits \
+             (`connectionPool.tcp.maxConnections`). Raise it, or see why connections are not closed."
+        }
         "CONNECT" => {
             "The destination did not take the connection. Does its program listen on the port, and is there a route or \
              a network policy between the nodes?"

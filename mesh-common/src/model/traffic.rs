@@ -195,6 +195,7 @@ impl Traffic {
         let connections = tcp.chain(tls).map(|matched| &matched.source_labels);
         let subsets = self.policies.iter().flat_map(|policy| policy.value.subsets.values());
         let subsets = subsets.map(|subset| &subset.labels);
-        requests.chain(connections).chain(subsets).flat_map(BTreeMap::keys).map(String::as_str).collect()
+        let named = requests.chain(connections).chain(subsets).flat_map(BTreeMap::keys).map(String::as_str);
+        named.chain(self.policies.iter().flat_map(|policy| policy.value.failover_keys())).collect()
     }
 }

@@ -1,18 +1,16 @@
 //! Which entries of a router may match a request: few of many, found without asking each. What it names is still asked;
 //! what it does not name cannot match.
 //!
-//! By the path: whole ones in a hash map, beginnings (prefixes, elements, what a pattern begins with) and endings (what a
-//! pattern ends with) in sorted lists, the rest apart. Entries of one path again by the first header of which they want
-//! one value. Patterns that neither begin nor end with anything certain are tried one by one.
+//! By the path: whole ones in a hash map, beginnings (prefixes, elements, what a pattern begins with) in a sorted list,
+//! other certain parts of patterns in one automaton, the rest apart. Entries of one path again by the first header of
+//! which they want one value. Patterns without any certain part are tried one by one.
 
 use std::collections::HashMap;
 
+use aho_corasick::AhoCorasick;
 use http::{HeaderMap, HeaderName};
 
-use super::{
-    condition::{Condition, Path, joined},
-    text::Literals,
-};
+use super::condition::{Condition, Path, joined};
 
 /// A place in the list of entries.
 pub(super) type Place = u32;
@@ -22,8 +20,7 @@ pub(super) struct Index {
     as_sent: Paths,
     /// Of entries to which upper and lower case are one in the path; in lower case.
     folded: Paths,
-    /// Endings, read backwards.
-    endings: Beginnings,
+    parts: Parts,
     /// Entries of which the path tells nothing.
     rest: Bucket,
 }
@@ -49,6 +46,14 @@ struct Beginning {
     lowest: Place,
 }
 
+/// Texts that may be anywhere in a path.
+#[derive(Debug, Default)]
+struct Parts {
+    /// None: there are none.
+    texts: Option<AhoCorasick>,
+    buckets: Vec<Bucket>,
+}
+
 /// Entries that the path does not tell apart, in their order.
 #[derive(Debug, Default)]
 struct Bucket {
@@ -60,15 +65,16 @@ struct Bucket {
 
 impl Index {
     pub fn new<'a>(conditions: impl Iterator<Item = &'a Condition> + Clone) -> Self {
-        // A text with which many patterns begin (or end) helps little: the other end may be better.
+        // A text that many patterns have helps little: another of the pattern's may be better.
         let mut alike = HashMap::<(bool, &[u8]), usize>::new();
-        for Literals { first, last } in conditions.clone().filter_map(Condition::literals) {
-            *alike.entry((true, first)).or_default() += 1;
-            *alike.entry((false, last)).or_default() += 1;
+        for literals in conditions.clone().filter_map(Condition::literals) {
+            for text in literals.all() {
+                *alike.entry(text).or_default() += 1;
+            }
         }
         let mut index = Self::default();
         let mut beginnings = [HashMap::<Vec<u8>, Bucket>::new(), HashMap::new()];
-        let mut endings = HashMap::<Vec<u8>, Bucket>::new();
+        let mut parts = HashMap::<Vec<u8>, Bucket>::new();
         for (place, condition) in (0..).zip(conditions) {
             let folds = condition.folds_path();
             let text = |text: &[u8]| if folds { text.to_ascii_lowercase() } else { text.to_vec() };
@@ -78,17 +84,11 @@ impl Index {
                 Some(Path::Prefix(path) | Path::Elements(path)) if !path.is_empty() => {
                     begins.entry(text(path)).or_default()
                 }
-                Some(Path::Regex(_, Literals { first, last })) => {
-                    let by_first = (!first.is_empty()).then(|| alike[&(true, first.as_slice())]);
-                    let by_last = (!last.is_empty()).then(|| alike[&(false, last.as_slice())]);
-                    match (by_first, by_last) {
-                        (None, None) => &mut index.rest,
-                        (Some(first_alike), last_alike) if last_alike.is_none_or(|last| first_alike <= last) => {
-                            begins.entry(first.clone()).or_default()
-                        }
-                        _ => endings.entry(last.iter().rev().copied().collect()).or_default(),
-                    }
-                }
+                Some(Path::Regex(_, literals)) => match literals.all().min_by_key(|text| alike[text]) {
+                    Some((true, first)) => begins.entry(first.to_vec()).or_default(),
+                    Some((false, part)) => parts.entry(part.to_vec()).or_default(),
+                    None => &mut index.rest,
+                },
                 _ => &mut index.rest,
             };
             bucket.put(place, condition);
@@ -96,7 +96,7 @@ impl Index {
         let [as_sent, folded] = beginnings.map(Beginnings::new);
         index.as_sent.beginnings = as_sent;
         index.folded.beginnings = folded;
-        index.endings = Beginnings::new(endings);
+        index.parts = Parts::new(parts);
         index
     }
 
@@ -117,9 +117,7 @@ impl Index {
         if !self.folded.is_empty() {
             search.paths(&self.folded, &path.to_ascii_lowercase());
         }
-        if !self.endings.0.is_empty() {
-            search.beginnings(&self.endings, &path.iter().rev().copied().collect::<Vec<_>>());
-        }
+        search.parts(&self.parts, path);
         search.bucket(&self.rest);
         search.best
     }
@@ -145,6 +143,14 @@ impl Beginnings {
             list.push(Beginning { text, bucket, shorter, lowest });
         }
         Self(list)
+    }
+}
+
+impl Parts {
+    fn new(parts: HashMap<Vec<u8>, Bucket>) -> Self {
+        let (texts, buckets): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let built = || AhoCorasick::new(&texts).expect("texts within patterns, whose number and length are bounded");
+        Self { texts: (!texts.is_empty()).then(built), buckets }
     }
 }
 
@@ -187,6 +193,19 @@ impl<T, F: FnMut(Place) -> Option<T>> Search<'_, F, T> {
                 self.bucket(bucket);
             }
             next = *shorter;
+        }
+    }
+
+    fn parts(&mut self, Parts { texts, buckets }: &Parts, path: &[u8]) {
+        let Some(texts) = texts else { return };
+        // A path may have a text many times; its entries are asked once.
+        let mut asked = Vec::new();
+        for found in texts.find_overlapping_iter(path) {
+            asked.resize(buckets.len(), false);
+            let number = found.pattern().as_usize();
+            if !std::mem::replace(&mut asked[number], true) {
+                self.bucket(&buckets[number]);
+            }
         }
     }
 

@@ -69,7 +69,7 @@ pub fn backoff(retries: &Retries, retry: u32, drawn: u32) -> Duration {
     let longest = Duration::from(retries.backoff)
         .saturating_mul(1_u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX))
         .min(retries.max_backoff.into());
-    let micros = longest.as_micros() * (u128::from(drawn) + 1) >> 32;
+    let micros = (longest.as_micros() * (u128::from(drawn) + 1)) >> 32;
     Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX))
 }
 

@@ -61,11 +61,13 @@ pub(super) fn anywhere(pattern: &str) -> Result<Regex, String> {
     built(pattern, false)
 }
 
-/// What every text begins and ends with that a whole pattern matches; often nothing.
+/// What every text has that a whole pattern matches; often nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Literals {
+    /// It begins with this.
     pub first: Vec<u8>,
-    pub last: Vec<u8>,
+    /// These are somewhere behind.
+    pub others: Vec<Vec<u8>>,
 }
 
 impl Literals {
@@ -75,15 +77,24 @@ impl Literals {
             HirKind::Concat(parts) => parts.as_slice(),
             _ => std::slice::from_ref(&parsed),
         };
-        let literal = |part: &Hir| match part.kind() {
-            HirKind::Literal(literal) => literal.0.to_vec(),
-            _ => Vec::new(),
-        };
-        let is = |look: Look| move |part: &&Hir| *part.kind() == HirKind::Look(look);
-        Self {
-            first: parts.iter().find(|part| !is(Look::Start)(part)).map(literal).unwrap_or_default(),
-            last: parts.iter().rev().find(|part| !is(Look::End)(part)).map(literal).unwrap_or_default(),
+        let mut literals = Self::default();
+        let mut at_start = true;
+        for part in parts {
+            match part.kind() {
+                HirKind::Literal(literal) if at_start => literals.first = literal.0.to_vec(),
+                HirKind::Literal(literal) => literals.others.push(literal.0.to_vec()),
+                HirKind::Look(Look::Start) => continue,
+                _ => {}
+            }
+            at_start = false;
         }
+        literals
+    }
+
+    /// Each, with whether it is the first.
+    pub fn all(&self) -> impl Iterator<Item = (bool, &[u8])> {
+        let first = (!self.first.is_empty()).then_some((true, self.first.as_slice()));
+        first.into_iter().chain(self.others.iter().map(|other| (false, other.as_slice())))
     }
 }
 
@@ -196,22 +207,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pattern_begins_and_ends_with_is_known() {
-        for (pattern, fold, first, last) in [
-            ("/api/v[0-9]+", false, "/api/v", ""),
-            ("^/api/.*", false, "/api/", ""),
-            ("/api", false, "/api", "/api"),
-            ("^/api$", false, "/api", "/api"),
-            ("/a|/b", false, "", ""),
-            ("/ab?", false, "/a", ""),
-            ("(?i)/api", false, "/", ""),
-            ("/api", true, "/", ""),
-            (r".*\.jpg$", false, "", ".jpg"),
-            ("(/a)/b", false, "", "/b"),
-            ("/a/[^/]+/b", false, "/a/", "/b"),
+    fn what_every_text_of_a_pattern_has_is_known() {
+        for (pattern, fold, first, others) in [
+            ("/api/v[0-9]+", false, "/api/v", &[][..]),
+            ("^/api/.*", false, "/api/", &[]),
+            ("/api", false, "/api", &[]),
+            ("^/api$", false, "/api", &[]),
+            ("/a|/b", false, "", &[]),
+            ("/ab?", false, "/a", &[]),
+            ("(?i)/api", false, "/", &[]),
+            ("/api", true, "/", &[]),
+            (r".*\.jpg$", false, "", &[".jpg"]),
+            ("(/a)/b", false, "", &["/b"]),
+            ("/a/[^/]+/b/.*c", false, "/a/", &["/b/", "c"]),
+            ("(?m)^/a", false, "", &["/a"]),
         ] {
-            let literals = Literals { first: first.into(), last: last.into() };
-            assert_eq!(Literals::of(pattern, fold), literals, "{pattern}");
+            let others = others.iter().map(|text: &&str| text.as_bytes().to_vec()).collect();
+            assert_eq!(Literals::of(pattern, fold), Literals { first: first.into(), others }, "{pattern}");
         }
     }
 }

@@ -11,11 +11,17 @@ use crate::{
         Settings,
         authorization_policy::{AuthorizationPolicy, authorization_policy},
         endpoint_slice::{Slice, slice},
+        gateway::Route,
+        grpc_route::grpc_route,
+        http_route::http_route,
         join,
         peer_authentication::{PeerAuthentication, peer_authentication},
         pod::{Pod, pod},
+        reference_grant::{ReferenceGrant, reference_grant},
         same_node,
         service::{Service, service},
+        tcp_route::tcp_route,
+        tls_route::tls_route,
         virtual_service::{VirtualService, virtual_service},
     },
 };
@@ -53,6 +59,9 @@ pub enum Value {
     PeerAuthentication(Box<PeerAuthentication>),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     VirtualService(Box<VirtualService>),
+    /// Of any kind of the Gateway API.
+    Route(Box<Route>),
+    Grant(Box<ReferenceGrant>),
 }
 
 impl Cache {
@@ -98,6 +107,13 @@ impl Translated {
             }
             Kind::Custom(CustomKind::VirtualService, custom) => {
                 Value::VirtualService(Box::new(virtual_service(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::HttpRoute, custom) => Value::Route(Box::new(http_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::GrpcRoute, custom) => Value::Route(Box::new(grpc_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::TlsRoute, custom) => Value::Route(Box::new(tls_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::TcpRoute, custom) => Value::Route(Box::new(tcp_route(custom, &mut faults))),
+            Kind::Custom(CustomKind::ReferenceGrant, custom) => {
+                Value::Grant(Box::new(reference_grant(custom, &mut faults)))
             }
             Kind::Custom(kind, _) => {
                 faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));

@@ -11,12 +11,16 @@
 #[cfg(test)]
 mod conformance;
 pub mod gateway;
+mod limits;
 mod overlap;
+mod policies;
 mod resolve;
 mod services;
 mod settle;
 mod tell;
 
+pub use limits::limits;
+pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 pub(super) use tell::tell;
 

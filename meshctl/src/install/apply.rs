@@ -15,7 +15,8 @@ use crate::{
     output::{Format, Mood, Screen},
 };
 
-/// Every kind that meshctl applies, in the order in which it deletes them.
+/// Every kind that meshctl applies, in the order in which it deletes them; but for definitions of kinds: with one of
+/// them all of its objects would go, which are users'.
 pub const KINDS: &[(&str, &str)] = &[
     ("monitoring.coreos.com/v1", "PodMonitor"),
     ("cert-manager.io/v1", "Certificate"),

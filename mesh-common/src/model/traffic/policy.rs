@@ -33,6 +33,13 @@ pub struct Subset {
 }
 
 impl DestinationPolicy {
+    /// Every policy in it.
+    pub fn all(&self) -> impl Iterator<Item = &TrafficPolicy> {
+        let Self { origins: _, all, ports, subsets } = self;
+        let subsets = subsets.values().flat_map(|subset| [&subset.all].into_iter().chain(subset.ports.values()));
+        [all].into_iter().chain(ports.values()).chain(subsets)
+    }
+
     /// What holds for a port of the service, or of one of its subsets; `None`: it has no such subset.
     pub fn of(&self, subset: Option<&str>, port: u16) -> Option<(&TrafficPolicy, Option<&Labels>)> {
         match subset {
@@ -42,6 +49,15 @@ impl DestinationPolicy {
                 Some((subset.ports.get(&port).unwrap_or(&subset.all), Some(&subset.labels)))
             }
         }
+    }
+
+    /// Labels' keys by which endpoints are near to a client.
+    pub fn failover_keys(&self) -> impl Iterator<Item = &str> {
+        let subsets = self.subsets.values().flat_map(|subset| subset.ports.values().chain([&subset.all]));
+        let policies = self.ports.values().chain([&self.all]).chain(subsets);
+        let localities = policies.filter_map(|policy| policy.balancing.locality.as_ref());
+        let named = localities.flat_map(|locality| &locality.failover_priority);
+        named.map(|label| label.split_once('=').map_or(label.as_str(), |(key, _)| key))
     }
 }
 
@@ -144,7 +160,7 @@ pub struct Warmup {
     pub duration: Millis,
     /// Of its full weight, at the beginning.
     pub minimum: Percent,
-    /// In thousandths: 1000 grows in a straight line, more grows slowly first.
+    /// In thousandths: 1000 grows in a straight line, more grows fast first (Envoy's `aggression`).
     pub aggression: u32,
 }
 

@@ -177,7 +177,7 @@ pub struct Query {
     /// Only this node; empty: all that the server can reach.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<query::Kind>,
 }
 /// Nested message and enum types in `Query`.
@@ -198,6 +198,8 @@ pub mod query {
         Explain(super::ExplainQuery),
         #[prost(message, tag = "8")]
         Identity(super::IdentityQuery),
+        #[prost(message, tag = "9")]
+        Routes(super::RoutesQuery),
     }
 }
 /// Who speaks to whom, summed over all connections since the agent started. Empty fields match everything.
@@ -221,6 +223,13 @@ pub struct IdentityQuery {
     /// "name" or "namespace/name"; empty: all.
     #[prost(string, tag = "2")]
     pub pod: ::prost::alloc::string::String,
+}
+/// What was routed since the agent started, by route. Empty fields match everything.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoutesQuery {
+    /// Of the service.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatusQuery {}
@@ -271,7 +280,10 @@ pub struct Item {
     /// Who answers: the node's name, or "controller".
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "item::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(
+        oneof = "item::Kind",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+    )]
     pub kind: ::core::option::Option<item::Kind>,
 }
 /// Nested message and enum types in `Item`.
@@ -304,7 +316,49 @@ pub mod item {
         Identity(super::IdentityInfo),
         #[prost(message, tag = "14")]
         Accounts(super::Accounts),
+        #[prost(message, tag = "15")]
+        Traffic(super::TrafficInfo),
+        #[prost(message, tag = "16")]
+        Route(super::RouteCounts),
     }
+}
+/// The rules of one service.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrafficInfo {
+    /// "namespace/hostname"
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// As in Traffic.rules.
+    #[prost(bytes = "vec", tag = "2")]
+    pub rules: ::prost::alloc::vec::Vec<u8>,
+}
+/// What one route of a service took, on one node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouteCounts {
+    /// "namespace/hostname"
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    /// "namespace/object/rule"; empty: requests that no route was asked for.
+    #[prost(string, tag = "2")]
+    pub route: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub requests: u64,
+    /// Without an answer yet.
+    #[prost(uint64, tag = "4")]
+    pub active: u64,
+    /// Answers by hundreds of their status; the first: the client went before there was one.
+    #[prost(uint64, repeated, tag = "5")]
+    pub answers: ::prost::alloc::vec::Vec<u64>,
+    #[prost(uint64, tag = "6")]
+    pub retries: u64,
+    #[prost(uint64, tag = "7")]
+    pub mirrored: u64,
+    /// Envoy's response flags of answers that the agent gave itself or changed.
+    #[prost(btree_map = "string, uint64", tag = "8")]
+    pub flags: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeStatus {
@@ -811,6 +865,8 @@ pub enum ConfigKind {
     Connections = 5,
     /// ServiceAccounts that exist, by namespace; nothing if nobody says which do.
     Accounts = 6,
+    /// Rules of traffic, by service.
+    Routes = 7,
 }
 impl ConfigKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -826,6 +882,7 @@ impl ConfigKind {
             Self::Certificates => "CERTIFICATES",
             Self::Connections => "CONNECTIONS",
             Self::Accounts => "ACCOUNTS",
+            Self::Routes => "ROUTES",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -838,6 +895,7 @@ impl ConfigKind {
             "CERTIFICATES" => Some(Self::Certificates),
             "CONNECTIONS" => Some(Self::Connections),
             "ACCOUNTS" => Some(Self::Accounts),
+            "ROUTES" => Some(Self::Routes),
             _ => None,
         }
     }

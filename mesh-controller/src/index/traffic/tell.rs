@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Assembled, GatewayRoutes, Policies, Services, assemble};
+use super::{
+    Assembled, Policies, Services, assemble,
+    gateway::{Gathered, Known, gather},
+};
 use crate::{
     index::{Objects, World, draft::Draft},
     status::Problem,
@@ -19,10 +22,19 @@ pub(in crate::index) fn tell(
 ) {
     let facts = objects.services.iter().map(|read| (read.value.service.service_name(), read.value.facts()));
     let services = Services::new(settings, facts.collect());
+    // Hosts of ServiceEntries are services as soon as they are in the state themselves.
+    let known =
+        Known::new(objects.services.iter().map(|read| read.value), objects.grants.iter().map(|read| read.value));
+    let routes: Vec<_> = objects.routes.iter().map(|read| read.value).collect();
+    let Gathered { routes, faults: route_faults, parents } = gather(&known, &routes);
+    world.route_parents = parents;
     let ruled: Vec<_> = objects.virtual_services.iter().filter_map(|read| read.value.ruled.as_ref()).collect();
-    let Assembled { traffic, faults } = assemble(settings, &services, &GatewayRoutes::new(), &ruled, Policies::new());
-    let by_key: BTreeMap<_, _> = objects.virtual_services.iter().map(|read| (read.object.key(), read.object)).collect();
-    problems.extend(faults.into_iter().filter_map(|(key, fault)| Some(by_key.get(&key)?.problem(fault))));
+    let Assembled { traffic, faults } = assemble(settings, &services, &routes, &ruled, Policies::new());
+    let objects_of = objects.virtual_services.iter().map(|read| read.object);
+    let objects_of = objects_of.chain(objects.routes.iter().map(|read| read.object));
+    let by_key: BTreeMap<_, _> = objects_of.map(|object| (object.key(), object)).collect();
+    let faults = faults.into_iter().chain(route_faults);
+    problems.extend(faults.filter_map(|(key, fault)| Some(by_key.get(&key)?.problem(fault))));
     let keys: BTreeSet<&str> = traffic.values().flat_map(|traffic| traffic.label_keys()).collect();
     if !keys.is_empty() {
         for draft in drafts.values_mut() {

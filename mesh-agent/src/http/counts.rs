@@ -1,0 +1,105 @@
+//! What was routed, by route: requests, their answers, and what the agent itself answered.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use mesh_common::model::ServiceName;
+use metrics::counter;
+
+/// Routes that are counted by themselves; all others of an agent are one, without a name.
+const ROUTES: usize = 4096;
+
+/// Of one agent.
+#[derive(Debug, Default)]
+pub struct Counts(Mutex<HashMap<(ServiceName, String), Arc<RouteCounts>>>);
+
+/// Of one route.
+#[derive(Debug, Default)]
+pub struct RouteCounts {
+    pub requests: AtomicU64,
+    /// Requests that have no answer yet.
+    pub active: AtomicU64,
+    /// By hundreds of the status: 0 is what ended without one.
+    pub answers: [AtomicU64; 6],
+    pub retries: AtomicU64,
+    pub mirrored: AtomicU64,
+    /// By Envoy's flag.
+    pub flags: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// One route's counts as they stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routed {
+    pub service: ServiceName,
+    pub route: String,
+    pub requests: u64,
+    pub active: u64,
+    pub answers: [u64; 6],
+    pub retries: u64,
+    pub mirrored: u64,
+    pub flags: BTreeMap<&'static str, u64>,
+}
+
+impl Counts {
+    pub fn of(&self, service: &ServiceName, route: &str) -> Arc<RouteCounts> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (service.clone(), route.to_owned());
+        if let Some(known) = all.get(&key) {
+            return Arc::clone(known);
+        }
+        let key = if all.len() < ROUTES { key } else { (service.clone(), String::new()) };
+        Arc::clone(all.entry(key).or_default())
+    }
+
+    /// In the order of services and routes.
+    pub fn all(&self) -> Vec<Routed> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routed: Vec<_> = all.iter().map(|((service, route), counts)| counts.now(service, route)).collect();
+        routed.sort_by(|a, b| (&a.service, &a.route).cmp(&(&b.service, &b.route)));
+        routed
+    }
+}
+
+impl RouteCounts {
+    pub fn begun(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `status` 0: the client has gone before there was one.
+    pub fn answered(&self, status: u16, flag: Option<&'static str>) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+        self.answers[usize::from(status / 100).min(5)].fetch_add(1, Ordering::Relaxed);
+        if let Some(flag) = flag {
+            *self.flags.lock().unwrap_or_else(PoisonError::into_inner).entry(flag).or_default() += 1;
+            counter!("mesh_http_flags_total", "flag" => flag).increment(1);
+        }
+    }
+
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+        counter!("mesh_retries_total").increment(1);
+    }
+
+    pub fn mirrored(&self) {
+        self.mirrored.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self, service: &ServiceName, route: &str) -> Routed {
+        Routed {
+            service: service.clone(),
+            route: route.to_owned(),
+            requests: self.requests.load(Ordering::Relaxed),
+            active: self.active.load(Ordering::Relaxed),
+            answers: std::array::from_fn(|class| self.answers[class].load(Ordering::Relaxed)),
+            retries: self.retries.load(Ordering::Relaxed),
+            mirrored: self.mirrored.load(Ordering::Relaxed),
+            flags: self.flags.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! The story of one request: read, routed, delayed or aborted, tried, tried again, answered, counted.
+
+mod attempt;
+mod hash;
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, Response, StatusCode, request::Parts, uri::PathAndQuery};
+use hyper::body::Incoming;
+use mesh_common::{
+    model::{
+        Workload,
+        traffic::{Action, Fault, HttpRoute, Percent, Target, WeightedBackend},
+    },
+    route::{self, Aborted, Matched, PermittedOrigin},
+};
+
+use super::{
+    Connect, Session,
+    answer::{empty, flag, own},
+    body::ResponseBody,
+    counts::RouteCounts,
+    message,
+};
+use crate::state::{Acts, Rules, Snapshot, View};
+use attempt::{Attempts, Plan};
+
+/// An answer, and the flag that counts for it.
+pub struct Answered {
+    pub response: Response<ResponseBody>,
+    pub flag: Option<&'static str>,
+}
+
+/// A request that was understood.
+pub struct Understood {
+    pub parts: Parts,
+    pub asked: message::Asked,
+    pub grpc: bool,
+    pub snapshot: Arc<Snapshot>,
+    pub source: Arc<Workload>,
+}
+
+impl From<Response<ResponseBody>> for Answered {
+    fn from(response: Response<ResponseBody>) -> Self {
+        Self { response, flag: None }
+    }
+}
+
+impl Answered {
+    pub fn own(status: StatusCode, flag: &'static str, why: &str, grpc: bool) -> Self {
+        Self { response: own(status, flag, why, grpc), flag: Some(flag) }
+    }
+}
+
+/// Counts an answer when it is there, and a client that goes before.
+struct Counted(Arc<RouteCounts>, Option<(u16, Option<&'static str>)>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let (status, flag) = self.1.unwrap_or((0, Some(flag::CLIENT_GONE)));
+        self.0.answered(status, flag);
+    }
+}
+
+pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (mut parts, body) = request.into_parts();
+    let grpc = route::is_grpc(&parts.headers);
+    let asked = match message::read(&mut parts) {
+        Ok(asked) => asked,
+        Err(why) => {
+            let counts = session.http.counts.of(&session.service, "");
+            counts.begun();
+            let counted = Counted(counts, Some((400, Some(flag::PROTOCOL))));
+            drop(counted);
+            return own(StatusCode::BAD_REQUEST, flag::PROTOCOL, &why.to_string(), grpc);
+        }
+    };
+    let snapshot = session.store.snapshot();
+    let Some(source) = session.source(&snapshot) else {
+        return own(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, "the client is not in the configuration", grpc);
+    };
+    let request = Understood { parts, asked, grpc, snapshot, source };
+    routed(session, request, body).await
+}
+
+/// What holds for a request.
+struct Ruling<'a> {
+    route: Option<(&'a HttpRoute, &'a Acts, Matched)>,
+    faults: Vec<&'a Fault>,
+    /// Routes there are, and none is for it.
+    none_matches: bool,
+}
+
+fn rule<'a, C: Connect>(session: &Session<C>, request: &Understood, rules: Option<&'a Rules>) -> Ruling<'a> {
+    let nothing = Ruling { route: None, faults: Vec::new(), none_matches: false };
+    let Some((routes, View { http, acts, faults })) = rules.and_then(|rules| rules.view(&request.source.namespace))
+    else {
+        return nothing;
+    };
+    let port = session.dialled.port();
+    let view = request.view(port);
+    let laid = faults.iter().zip(&routes.faults).find(|(matches, _)| matches.matches(&view));
+    let mut faults: Vec<_> = laid.map(|(_, laid)| &laid.fault).into_iter().collect();
+    if !http.concerns(port) {
+        return Ruling { faults, ..nothing };
+    }
+    let found = http.find(&view);
+    let route = found.map(|found| (&routes.http[found.route], &acts[found.route], found.matched));
+    faults.extend(route.and_then(|(route, ..)| route.fault.as_ref()));
+    Ruling { none_matches: route.is_none(), route, faults }
+}
+
+impl Understood {
+    /// As rules see it.
+    pub fn view(&self, port: u16) -> route::Request<'_> {
+        route::Request {
+            method: &self.parts.method,
+            path: self.parts.uri.path(),
+            query: self.parts.uri.query(),
+            scheme: "http",
+            authority: self.asked.authority.as_str(),
+            headers: &self.parts.headers,
+            port,
+            source_labels: &self.source.labels,
+            source_namespace: &self.source.namespace,
+        }
+    }
+
+    fn path(&self) -> PathAndQuery {
+        self.parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+    }
+}
+
+async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body: Incoming) -> Response<ResponseBody> {
+    let rules = request.snapshot.rules(&session.service).cloned();
+    let Ruling { route, faults, none_matches } = rule(session, &request, rules.as_deref());
+    let name = route.map_or("", |(route, ..)| route.name.as_str());
+    let counts = session.http.counts.of(&session.service, name);
+    counts.begun();
+    let mut counted = Counted(Arc::clone(&counts), None);
+    let Answered { response, flag } = match none_matches {
+        true => Answered::own(StatusCode::NOT_FOUND, flag::NO_ROUTE, "no route matches", request.grpc),
+        false => {
+            let (delay, abort) = befalling(&faults, request.grpc);
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            match abort {
+                Some(abort) => aborted(abort, request.grpc),
+                None => {
+                    let mut answered = acted(session, request, body, route, &counts).await;
+                    answered.flag = answered.flag.or(delay.map(|_| flag::DELAY));
+                    answered
+                }
+            }
+        }
+    };
+    counted.1 = Some((response.status().as_u16(), flag));
+    response
+}
+
+/// Every delay counts, and the first abort.
+fn befalling(faults: &[&Fault], grpc: bool) -> (Option<Duration>, Option<Aborted>) {
+    let all = faults.iter().map(|fault| route::decide(fault, grpc, (fastrand::u32(..), fastrand::u32(..))));
+    all.fold((None, None), |(delay, abort): (Option<Duration>, _), befalls| {
+        let delays = delay.into_iter().chain(befalls.delay).reduce(|sum, more| sum + more);
+        (delays, abort.or(befalls.abort))
+    })
+}
+
+fn aborted(abort: Aborted, grpc: bool) -> Answered {
+    const WHY: &str = "fault filter abort";
+    match abort {
+        Aborted::Status(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            Answered::own(status, flag::ABORT, WHY, grpc)
+        }
+        Aborted::Grpc(status) => {
+            let mut response = route::grpc_answer(status, WHY).map(|()| ResponseBody::Empty);
+            response.headers_mut().insert(super::answer::FLAG_HEADER, http::HeaderValue::from_static(flag::ABORT));
+            Answered { response, flag: Some(flag::ABORT) }
+        }
+    }
+}
+
+async fn acted<C: Connect>(
+    session: &Arc<Session<C>>,
+    mut request: Understood,
+    body: Incoming,
+    route: Option<(&HttpRoute, &Acts, Matched)>,
+    counts: &Arc<RouteCounts>,
+) -> Answered {
+    let Some((route, acts, matched)) = route else {
+        let backend = session.own_backend();
+        let plan = Plan::default();
+        return Attempts { session, counts, plan }.answer(request, &backend, None, body).await;
+    };
+    if let Some(cors) = &acts.cors
+        && let Some(headers) = cors.preflight(&request.parts.method, &request.parts.headers)
+    {
+        return empty(StatusCode::OK, headers).into();
+    }
+    let origin = acts.cors.as_ref().map(|cors| (cors, cors.origin(&request.parts.headers)));
+    let path = match &acts.rewriting {
+        Some(rewriting) => match rewritten(&request, rewriting, matched) {
+            Ok(path) => path,
+            Err(why) => {
+                return Answered::own(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    flag::PROTOCOL,
+                    &why.to_string(),
+                    request.grpc,
+                );
+            }
+        },
+        None => None,
+    };
+    let mut answered = match &route.action {
+        Action::Redirect(_) => {
+            match acts.redirecting.as_ref().map(|to| to.answer(&request.view(session.dialled.port()), matched)) {
+                Some(Ok(answer)) => answer.map(|()| ResponseBody::Empty).into(),
+                Some(Err(why)) => {
+                    Answered::own(StatusCode::INTERNAL_SERVER_ERROR, flag::PROTOCOL, &why.to_string(), request.grpc)
+                }
+                None => unreachable!("compiled with the route"),
+            }
+        }
+        Action::Respond(_) => {
+            let answer = acts.response.as_ref().expect("compiled with the route").clone();
+            answer.map(|body| ResponseBody::Text((!body.is_empty()).then(|| body.into()))).into()
+        }
+        Action::Forward(backends) => {
+            let Some(place) = route::choose(backends, fastrand::u32(..)) else {
+                const NOBODY: &str = "the route leads nowhere: it has no backend, or none of any weight";
+                return Answered::own(StatusCode::INTERNAL_SERVER_ERROR, flag::NO_CLUSTER, NOBODY, request.grpc);
+            };
+            let WeightedBackend { target, .. } = &backends[place];
+            if let Some(changes) = &acts.changes {
+                change(&mut request, &changes.request);
+            }
+            let own = acts.backends.get(place).and_then(Option::as_ref);
+            if let Some(changes) = own {
+                change(&mut request, &changes.request);
+            }
+            if let Some(authority) = acts.rewriting.as_ref().and_then(|rewriting| rewriting.authority.clone()) {
+                request.asked.authority = authority;
+            }
+            match target {
+                Target::Invalid { status, why } => {
+                    let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                    Answered::own(status, flag::NO_CLUSTER, why, request.grpc)
+                }
+                Target::Backend(backend) => {
+                    let plan = Plan {
+                        timeout: route.timeout.map(Into::into).filter(|timeout: &Duration| !timeout.is_zero()),
+                        try_timeout: route.try_timeout.map(Into::into),
+                        retries: route.retries.clone().unwrap_or_default(),
+                        mirrors: route
+                            .mirrors
+                            .iter()
+                            .filter(|mirror| drawn(mirror.percent))
+                            .map(|m| m.backend.clone())
+                            .collect(),
+                    };
+                    let attempts = Attempts { session, counts, plan };
+                    let mut answered = attempts.answer(request, backend, path, body).await;
+                    if let Some(changes) = own {
+                        changes.response.apply(answered.response.headers_mut());
+                    }
+                    answered
+                }
+            }
+        }
+    };
+    if let Some(changes) = &acts.changes {
+        changes.response.apply(answered.response.headers_mut());
+    }
+    if let Some((cors, origin)) = origin {
+        let origin: PermittedOrigin = origin;
+        cors.answer(&origin, answered.response.headers_mut());
+    }
+    answered
+}
+
+fn drawn(percent: Percent) -> bool {
+    percent.has(fastrand::u32(..))
+}
+
+fn change(request: &mut Understood, edit: &route::RequestEdit) {
+    if let Some(authority) = edit.apply(&mut request.parts.headers) {
+        request.asked.authority = authority.clone();
+    }
+}
+
+fn rewritten(
+    request: &Understood,
+    rewriting: &route::Rewriting,
+    matched: Matched,
+) -> Result<Option<PathAndQuery>, route::NoPath> {
+    let uri = &request.parts.uri;
+    rewriting.path.as_ref().map(|path| path.path_and_query(uri.path(), uri.query(), matched)).transpose()
+}

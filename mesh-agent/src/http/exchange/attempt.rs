@@ -1,0 +1,350 @@
+//! The tries of one request.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response, StatusCode, uri::PathAndQuery};
+use hyper::body::Incoming;
+use mesh_common::{
+    model::traffic::{Backend, HttpUpgrade, Protocol, Retries},
+    route::{Outcome, backoff, grpc_status, retry_on},
+};
+use tokio::time::{Sleep, sleep, sleep_until, timeout};
+
+use super::{
+    super::{
+        Connect, Destination, Session,
+        answer::flag,
+        body::{RequestBody, ResponseBody, Streamed},
+        counts::RouteCounts,
+        message, mirror,
+        pool::{Lease, NoConnection, NotSent, Version},
+        replay::Replay,
+        upgrade,
+    },
+    Answered, Understood, hash,
+};
+use crate::balance::{self, RetryRefused};
+
+/// Connections that are found closed for one try: each is another one of the pool.
+const STALE: usize = 3;
+
+/// How often, and how long.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    pub timeout: Option<Duration>,
+    pub try_timeout: Option<Duration>,
+    pub retries: Retries,
+    /// Who gets a copy.
+    pub mirrors: Vec<Backend>,
+}
+
+pub struct Attempts<'a, C> {
+    pub session: &'a Arc<Session<C>>,
+    pub counts: &'a Arc<RouteCounts>,
+    pub plan: Plan,
+}
+
+/// A try without an answer.
+struct Failed {
+    outcome: Outcome,
+    balance: balance::Outcome,
+    flag: &'static str,
+    status: StatusCode,
+    why: String,
+    /// Never tried again: a bound is reached.
+    last: bool,
+}
+
+/// A try with one.
+struct Got {
+    response: Response<Incoming>,
+    lease: Lease,
+    picked: balance::Picked,
+}
+
+impl<C: Connect> Attempts<'_, C> {
+    /// `path` as it was rewritten.
+    pub async fn answer(
+        self,
+        mut request: Understood,
+        backend: &Backend,
+        path: Option<PathAndQuery>,
+        body: Incoming,
+    ) -> Answered {
+        let grpc = request.grpc;
+        let session = self.session;
+        let path = path.unwrap_or_else(|| request.path());
+        let destination = match session.destination(&request.snapshot, &request.source, backend) {
+            Ok(destination) => destination,
+            Err(missing) => {
+                let why = missing.why(backend);
+                return Answered::own(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, &why, grpc);
+            }
+        };
+        let admitted = match destination.cluster.admit() {
+            Ok(admitted) => admitted,
+            Err(overflow) => {
+                let why = overflow.to_string();
+                return Answered::own(StatusCode::SERVICE_UNAVAILABLE, flag::OVERFLOW, &why, grpc);
+            }
+        };
+        let downstream = request.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let body = Replay::new(body);
+        for backend in &self.plan.mirrors {
+            mirror::copy(session, &request, &path, backend, &body, self.counts);
+        }
+        let deadline = self.deadline(&body);
+        tokio::pin!(deadline);
+        let tries = self.tries(&request, &path, &destination, &body);
+        let got = tokio::select! {
+            biased;
+            got = tries => got,
+            () = deadline.as_mut() => {
+                let why = "the route's time is over";
+                return Answered::own(StatusCode::GATEWAY_TIMEOUT, flag::TIMEOUT, why, grpc);
+            }
+        };
+        match got {
+            Ok(Got { response, lease, picked }) => {
+                let deadline = rest(self.plan.timeout, &body);
+                let held = Box::new((admitted, picked));
+                let (mut parts, incoming) = response.into_parts();
+                if let (true, Some(downstream)) = (upgrade::is_agreed(&request.parts.method, parts.status), downstream)
+                {
+                    let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
+                    upgrade::join(downstream, upstream, (lease, held));
+                    let mut response = Response::new(ResponseBody::Empty);
+                    upgrade::keep_headers(&mut parts.headers);
+                    (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
+                    return response.into();
+                }
+                message::strip(&mut parts.headers);
+                // Each side's connection has its own version.
+                parts.version = http::Version::HTTP_11;
+                let streamed = Streamed { body: incoming, deadline, lease: Some(lease), held };
+                Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
+            }
+            Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),
+        }
+    }
+
+    /// Over when the route's time is; it begins when the client has sent everything.
+    async fn deadline(&self, body: &Replay) {
+        match self.plan.timeout {
+            Some(timeout) => {
+                body.ended().await;
+                sleep(timeout).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn tries(
+        &self,
+        request: &Understood,
+        path: &PathAndQuery,
+        destination: &Arc<Destination>,
+        body: &Replay,
+    ) -> Result<Got, Failed> {
+        let retries = &self.plan.retries;
+        let mut tried: Vec<SocketAddr> = Vec::new();
+        let key = hash::key(&destination.policy().balancing.algorithm, request, self.session.client.ip());
+        let mut number = 0;
+        let mut _permit = None;
+        loop {
+            let result = self.one(request, path, destination, body, key, &mut tried).await;
+            let outcome = match &result {
+                Ok(got) => Outcome::Answered {
+                    status: got.response.status().as_u16(),
+                    grpc_status: grpc_status(got.response.headers()),
+                },
+                Err(failed) if failed.last => return result,
+                Err(failed) => failed.outcome,
+            };
+            if !retry_on(&retries.on, &outcome) || !body.can_replay() || request.asked.upgrades {
+                return result;
+            }
+            if number >= retries.attempts {
+                // What it came to is told as it is; that there were as many tries as there may be, the flag says.
+                return result
+                    .map_err(|failed| Failed { flag: if number > 0 { flag::RETRIES } else { failed.flag }, ..failed });
+            }
+            match destination.cluster.admit_retry() {
+                Ok(permit) => _permit = Some(permit),
+                Err(refused) => {
+                    let reason = match refused {
+                        RetryRefused::Limit => "limit",
+                        RetryRefused::Budget => "budget",
+                    };
+                    metrics::counter!("mesh_retry_budget_exhausted_total", "by" => reason).increment(1);
+                    return result;
+                }
+            }
+            drop(result);
+            number += 1;
+            self.counts.retried();
+            sleep(backoff(retries, number, fastrand::u32(..))).await;
+        }
+    }
+
+    /// One try, at the endpoint that is chosen for it.
+    async fn one(
+        &self,
+        request: &Understood,
+        path: &PathAndQuery,
+        destination: &Arc<Destination>,
+        body: &Replay,
+        key: Option<u64>,
+        tried: &mut Vec<SocketAddr>,
+    ) -> Result<Got, Failed> {
+        let avoid: &[SocketAddr] = if self.plan.retries.avoid_tried { tried } else { &[] };
+        let Some(picked) = destination.cluster.pick(key, avoid, fastrand::u64(..), Instant::now()) else {
+            let why = format!("service {} has no healthy endpoint", destination.service);
+            return Err(Failed::connect(flag::NO_HEALTHY_ENDPOINT, why, true));
+        };
+        tried.push(picked.address());
+        let sent = self.sent(request, path, destination, body, picked.address());
+        let longest = self.plan.retries.try_timeout.map(Duration::from).or(self.plan.try_timeout);
+        let result = match longest.filter(|longest| !longest.is_zero()) {
+            Some(longest) => timeout(longest, sent).await.unwrap_or_else(|_| Err(Failed::late())),
+            None => sent.await,
+        };
+        let outcome = match &result {
+            Ok((response, _)) => balance::Outcome::Status(status_for(response)),
+            Err(failed) => failed.balance,
+        };
+        picked.done(outcome, Instant::now());
+        result.map(|(response, lease)| Got { response, lease, picked })
+    }
+
+    async fn sent(
+        &self,
+        request: &Understood,
+        path: &PathAndQuery,
+        destination: &Arc<Destination>,
+        body: &Replay,
+        address: SocketAddr,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let Some(endpoint) = destination.endpoint(address) else {
+            let why = format!("the endpoint {address} has just gone");
+            return Err(Failed::connect(flag::NO_HEALTHY_ENDPOINT, why, false));
+        };
+        let policy = destination.policy();
+        let version = version(policy.pool.upgrade, destination.protocol(), request);
+        let mut stale = 0;
+        loop {
+            let lease =
+                destination.pool.lease(&destination.cluster, &policy.pool, &endpoint, version, &self.session.connect);
+            let mut lease = lease.await.map_err(|why| Failed::no_connection(why, address))?;
+            let mut parts = request.parts.clone();
+            let http2 = lease.version() == Version::Http2;
+            message::address(&mut parts, &request.asked.authority, path.clone(), http2, request.asked.upgrades);
+            match lease.send(Request::from_parts(parts, RequestBody::Try(body.next()))).await {
+                Ok(response) => return Ok((response, lease)),
+                // It was closed while it rested: nothing was sent.
+                Err(NotSent::Unsent(_)) if lease.is_used() && stale < STALE => stale += 1,
+                Err(NotSent::Unsent(_)) => return Err(Failed::reset(address, None)),
+                Err(NotSent::Failed(error)) => return Err(Failed::reset(address, Some(error))),
+            }
+        }
+    }
+}
+
+impl Failed {
+    fn connect(flag: &'static str, why: String, last: bool) -> Self {
+        let (outcome, balance) = (Outcome::ConnectFailed, balance::Outcome::ConnectFailed);
+        Self { outcome, balance, flag, status: StatusCode::SERVICE_UNAVAILABLE, why, last }
+    }
+
+    fn late() -> Self {
+        Self {
+            outcome: Outcome::TryTimeout,
+            balance: balance::Outcome::Timeout,
+            flag: flag::TIMEOUT,
+            status: StatusCode::GATEWAY_TIMEOUT,
+            why: "the endpoint did not answer in the time of one try".to_owned(),
+            last: false,
+        }
+    }
+
+    fn no_connection(why: NoConnection, address: SocketAddr) -> Self {
+        match why {
+            NoConnection::Overflow(overflow) => Self {
+                // That is nothing that the endpoint has done.
+                balance: balance::Outcome::Cancelled,
+                ..Self::connect(flag::OVERFLOW, overflow.to_string(), true)
+            },
+            NoConnection::Refused(code) => {
+                Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false)
+            }
+            NoConnection::Timeout => Self::connect(flag::CONNECT, format!("no connection to {address} in time"), false),
+            NoConnection::Handshake => Self::connect(flag::CONNECT, format!("{address} speaks no HTTP"), false),
+        }
+    }
+
+    /// `None`: nothing of the request was sent.
+    fn reset(address: SocketAddr, error: Option<hyper::Error>) -> Self {
+        let reason = error.as_ref().and_then(h2_reason);
+        let refused = reason == Some(h2::Reason::REFUSED_STREAM);
+        let gone = error.as_ref().is_some_and(hyper::Error::is_user);
+        let sent = error.is_some();
+        let why = match error {
+            Some(error) => format!("{address} ended the connection without an answer: {error}"),
+            None => format!("{address} ended the connection"),
+        };
+        Self {
+            outcome: if refused { Outcome::RefusedStream } else { Outcome::Reset { sent } },
+            balance: if gone { balance::Outcome::Cancelled } else { balance::Outcome::Reset },
+            flag: if gone { flag::CLIENT_GONE } else { flag::RESET },
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            why,
+            last: gone,
+        }
+    }
+}
+
+fn h2_reason(error: &hyper::Error) -> Option<h2::Reason> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            return error.reason();
+        }
+        source = cause.source();
+    }
+    None
+}
+
+/// As outliers are counted: a gRPC status in the head counts as the HTTP status that it stands for.
+fn status_for(response: &Response<Incoming>) -> u16 {
+    match grpc_status(response.headers()) {
+        Some(14) => 503,
+        Some(13 | 2 | 15) => 500,
+        Some(4) => 504,
+        _ => response.status().as_u16(),
+    }
+}
+
+fn version(upgrade: HttpUpgrade, protocol: Protocol, request: &Understood) -> Version {
+    // Only HTTP/1.1 can become something else.
+    if request.asked.upgrades {
+        return Version::Http1;
+    }
+    let as_client = match request.parts.version {
+        http::Version::HTTP_2 => Version::Http2,
+        _ => Version::Http1,
+    };
+    match (upgrade, protocol) {
+        (HttpUpgrade::Always, _) | (HttpUpgrade::Default, Protocol::Http2) => Version::Http2,
+        (HttpUpgrade::Default | HttpUpgrade::Never, _) => as_client,
+    }
+}
+
+/// What is left of the route's time for the answer's body.
+fn rest(timeout: Option<Duration>, body: &Replay) -> Option<Pin<Box<Sleep>>> {
+    Some(Box::pin(sleep_until(body.ended_at()? + timeout?)))
+}

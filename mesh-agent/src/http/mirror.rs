@@ -1,0 +1,66 @@
+//! Copies of requests. Their answers are dropped, they are never tried again, and nobody waits for them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderValue, Request, header, uri::PathAndQuery};
+use http_body_util::BodyExt as _;
+use mesh_common::model::traffic::Backend;
+
+use super::{
+    Connect, Session, body::RequestBody, counts::RouteCounts, exchange::Understood, message, pool::Version,
+    replay::Replay,
+};
+
+/// A copy takes no longer.
+const LONGEST: Duration = Duration::from_secs(15);
+/// Copies of one client's connection that are under way; what comes beyond is not copied.
+pub const AT_ONCE: usize = 128;
+
+/// Sends a copy on its way. It carries the body only if all of it is there within the bound of what is kept; one that is
+/// larger is not copied.
+pub fn copy<C: Connect>(
+    session: &Arc<Session<C>>,
+    request: &Understood,
+    path: &PathAndQuery,
+    backend: &Backend,
+    body: &Replay,
+    counts: &Arc<RouteCounts>,
+) {
+    let Ok(place) = Arc::clone(&session.mirrors).try_acquire_owned() else { return };
+    let Ok(destination) = session.destination(&request.snapshot, &request.source, backend) else { return };
+    counts.mirrored();
+    let (session, body, path) = (Arc::clone(session), body.clone(), path.clone());
+    let (mut parts, authority) = (request.parts.clone(), request.asked.authority.clone());
+    tokio::spawn(async move {
+        let _place = place;
+        let sending = async {
+            let whole = body.whole().await?;
+            let picked = destination.cluster.pick(None, &[], fastrand::u64(..), Instant::now())?;
+            let endpoint = destination.endpoint(picked.address())?;
+            let version = if parts.version == http::Version::HTTP_2 { Version::Http2 } else { Version::Http1 };
+            let policy = destination.policy();
+            let leased =
+                destination.pool.lease(&destination.cluster, &policy.pool, &endpoint, version, &session.connect);
+            let mut lease = leased.await.ok()?;
+            let shadow = format!("{}-shadow", authority.host());
+            let authority = match authority.port_u16() {
+                Some(port) => format!("{shadow}:{port}").parse().ok()?,
+                None => shadow.parse().ok()?,
+            };
+            message::address(&mut parts, &authority, path, version == Version::Http2, false);
+            if version == Version::Http1 && !whole.is_empty() {
+                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
+            }
+            let response = lease.send(Request::from_parts(parts, RequestBody::Whole(Some(whole)))).await.ok()?;
+            // Read to its end, so that the connection can be used again.
+            let mut answer = response.into_body();
+            while let Some(Ok(_)) = answer.frame().await {}
+            lease.complete();
+            Some(())
+        };
+        let _ = tokio::time::timeout(LONGEST, sending).await;
+    });
+}

@@ -1,0 +1,55 @@
+//! Who asks, whom, and by which rules.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use mesh_common::model::{ServiceName, Workload, traffic::Backend};
+
+use tokio::sync::Semaphore;
+
+use super::{Connect, Destination, Destinations, Http, Missing};
+use crate::state::{Snapshot, Store};
+
+/// One client's connection to a service with rules.
+pub struct Session<C> {
+    pub http: Arc<Http>,
+    pub store: Arc<Store>,
+    pub destinations: Arc<Destinations>,
+    /// The uid of the client's workload.
+    pub uid: String,
+    /// The client's own end.
+    pub client: SocketAddr,
+    pub service: ServiceName,
+    /// The service's address and port.
+    pub dialled: SocketAddr,
+    pub connect: C,
+    /// One for each copy that is under way.
+    pub mirrors: Arc<Semaphore>,
+}
+
+impl<C: Connect> Session<C> {
+    /// The client as the configuration has it; `None`: it is gone from it.
+    pub fn source(&self, snapshot: &Snapshot) -> Option<Arc<Workload>> {
+        snapshot.workload(&self.uid).cloned()
+    }
+
+    pub fn destination(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        source: &Arc<Workload>,
+        backend: &Backend,
+    ) -> Result<Arc<Destination>, Missing> {
+        let can_dial = |ip| self.connect.can_dial(ip);
+        self.destinations.get(snapshot, source, backend, self.dialled, can_dial)
+    }
+
+    /// That which was dialled.
+    pub fn own_backend(&self) -> Backend {
+        Backend { service: self.service.clone(), port: None, subset: None }
+    }
+}
+
+impl<C> std::fmt::Debug for Session<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("service", &self.service).field("client", &self.client).finish_non_exhaustive()
+    }
+}
