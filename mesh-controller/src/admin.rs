@@ -84,6 +84,7 @@ impl AdminService {
                 ConfigKind::Services => Ok(answers::services(&now.world, namespace)),
                 ConfigKind::Policies => Ok(answers::policies(&now.world, namespace)),
                 ConfigKind::Accounts => Ok(answers::accounts(&now.world, namespace)),
+                ConfigKind::Routes => Ok(answers::routes(&now.world, namespace)),
                 ConfigKind::Certificates | ConfigKind::Connections => Ok(Vec::new()),
                 ConfigKind::ConfigUnspecified => Err(Status::invalid_argument("config.kind: is missing")),
             },

@@ -74,6 +74,15 @@ pub fn accounts(world: &World, namespace: &str) -> Vec<Kind> {
     accounts.map(|accounts| Kind::Accounts(nodemesh::Accounts::from(accounts))).collect()
 }
 
+pub fn routes(world: &World, namespace: &str) -> Vec<Kind> {
+    let told = world.traffic.values().filter(|traffic| within(namespace, &traffic.service.namespace));
+    told.map(|traffic| {
+        let nodemesh::Traffic { rules } = nodemesh::Traffic::from(&**traffic);
+        Kind::Traffic(nodemesh::TrafficInfo { service: traffic.service.to_string(), rules })
+    })
+    .collect()
+}
+
 fn applies(policy: &Policy, workload: &Workload) -> bool {
     match policy.scope {
         Scope::Global => true,
