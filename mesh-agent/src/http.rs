@@ -8,6 +8,7 @@ mod counts;
 mod destination;
 mod detect;
 mod exchange;
+pub mod inbound;
 mod message;
 mod mirror;
 mod pool;
@@ -77,6 +78,8 @@ pub struct Http {
     /// By the pod's key: two pods never share connections, limits or what they think of an endpoint.
     pods: Mutex<HashMap<String, Arc<Destinations>>>,
     pub counts: Counts,
+    /// Limits of requests to pods of this node.
+    pub limiters: inbound::Limiters,
 }
 
 impl Http {
@@ -92,6 +95,7 @@ impl Http {
     /// The pod is gone, and its connections with it.
     pub fn forget(&self, key: &str) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.limiters.forget(key);
     }
 
     /// To be called now and then: closes connections that nobody has used for long, and forgets destinations.

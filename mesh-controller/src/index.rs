@@ -8,6 +8,7 @@ mod delta;
 mod draft;
 mod endpoints;
 pub mod entries;
+mod limits;
 mod policies;
 pub mod redirection;
 #[cfg(test)]
@@ -39,7 +40,7 @@ use crate::{
     status::{Problem, parents::ParentStatus},
     translate::{
         Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, node,
-        peer_authentication, pod, reference_grant, same_node, service, virtual_service,
+        peer_authentication, pod, rate_limit_policy, reference_grant, same_node, service, virtual_service,
     },
 };
 
@@ -112,6 +113,7 @@ struct Objects<'a> {
     routes: Vec<Read<'a, gateway::Route>>,
     reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
+    rate_limit_policies: Vec<Read<'a, rate_limit_policy::RateLimitPolicy>>,
 }
 
 impl World {
@@ -133,6 +135,7 @@ impl World {
         endpoints::connect(&mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
         traffic::tell(settings, &mut world, &mut drafts, &objects, &mut problems);
+        limits::limit(&mut drafts, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -246,6 +249,7 @@ impl<'a> Objects<'a> {
         let all = peers.chain(self.authorization_policies.iter().map(|read| read.object));
         let all = all.chain(self.virtual_services.iter().map(|read| read.object));
         let all = all.chain(self.destination_rules.iter().map(|read| read.object));
+        let all = all.chain(self.rate_limit_policies.iter().map(|read| read.object));
         all.map(|object| {
             let metadata = object.metadata();
             let uid = metadata.uid.clone().unwrap_or_default();
@@ -305,6 +309,7 @@ impl<'a> Objects<'a> {
                 Value::Route(value) => by_kind.routes.push(Read { object, value }),
                 Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
+                Value::RateLimitPolicy(value) => by_kind.rate_limit_policies.push(Read { object, value }),
             }
         }
         by_kind

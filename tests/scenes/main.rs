@@ -55,6 +55,7 @@ mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
 mod probe;
+mod rate_limit;
 mod ready;
 mod redirect_and_addresses;
 mod refused_agents;

@@ -195,6 +195,22 @@ impl Place {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What curl prints for `url` with these options, whatever the answer's status.
+    pub fn curl_with(&self, options: &[&str], url: &str) -> Result<String> {
+        let options = [&["--silent", "--show-error", "--max-time", "30"], options, &[url]].concat();
+        let output = self.output(&config::installed("curl")?, &arguments(&options), Duration::from_secs(60))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}", errors.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The statuses of the answers for `url`, which may be a pattern of curl's as in `http://10.0.0.1/?[1-5]`: one
+    /// connection carries all that it can.
+    pub fn statuses(&self, url: &str) -> Result<Vec<u16>> {
+        let all = self.curl_with(&["--output", "/dev/null", "--write-out", "%{http_code}\n"], url)?;
+        all.lines().map(|line| line.parse().with_context(|| format!("not a status: {line}"))).collect()
+    }
+
     /// The remote ends of the established connections of this namespace whose local port is `port`.
     pub fn clients_of(&self, port: u16) -> Result<Vec<SocketAddr>> {
         let filter = format!("sport = :{port}");

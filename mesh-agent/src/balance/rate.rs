@@ -66,7 +66,29 @@ impl RateLimiter {
     /// Takes a token from every bucket of the limit with this number that is about the client, or from none of them.
     /// A number that is no limit's refuses nothing.
     pub fn check(&self, limit: usize, identity: Option<&str>, now: Instant) -> Result<(), Limited> {
-        self.limits.get(limit).map_or(Ok(()), |limit| lock(limit).check(identity, now))
+        self.check_all(&[limit], identity, now).map_err(|(_, limited)| limited)
+    }
+
+    /// The same of all these limits together: what one of them refuses costs nothing in the others. `limits` rise; of
+    /// those that refuse, the first is told, with the longest of their times.
+    pub fn check_all(&self, limits: &[usize], identity: Option<&str>, now: Instant) -> Result<(), (usize, Limited)> {
+        // Always in one order, so that nobody waits for somebody who waits for him.
+        let held = limits.iter().filter_map(|number| Some((*number, lock(self.limits.get(*number)?))));
+        let mut held: Vec<_> = held.collect();
+        let mut refused: Option<(usize, Limited)> = None;
+        for (number, limit) in &mut held {
+            if let Err(limited) = limit.check(identity, now, false) {
+                let (first, known) = refused.unwrap_or((*number, limited));
+                refused = Some((first, Limited { retry_after: known.retry_after.max(limited.retry_after), ..known }));
+            }
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        for (_, limit) in &mut held {
+            let _ = limit.check(identity, now, true);
+        }
+        Ok(())
     }
 }
 
@@ -107,7 +129,8 @@ impl Limit {
         self
     }
 
-    fn check(&mut self, identity: Option<&str>, now: Instant) -> Result<(), Limited> {
+    /// Takes the tokens only if it shall.
+    fn check(&mut self, identity: Option<&str>, now: Instant, take: bool) -> Result<(), Limited> {
         let over = identity.and_then(|identity| self.named.get(identity)).copied();
         if over.is_none() && self.identities.len() >= IDENTITIES {
             forget(&mut self.identities, now);
@@ -137,7 +160,9 @@ impl Limit {
         if let Some(refused) = refused {
             return Err(refused);
         }
-        buckets.into_iter().flatten().for_each(|(_, bucket)| bucket.take());
+        if take {
+            buckets.into_iter().flatten().for_each(|(_, bucket)| bucket.take());
+        }
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use mesh_common::{
     model::{Accounts, LocalPod, Policy, TrustBundle, traffic::Traffic},
     proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
+    route::Matches,
 };
 use prost::Message;
 
@@ -76,7 +77,10 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
             .and_then(compiled)
             .map(Arc::new)
             .map(Object::Traffic),
-        Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value).and_then(LocalPod::try_from).map(Object::LocalPod),
+        Kind::LocalPod => decode::<nodemesh::LocalPod>(&any.value)
+            .and_then(LocalPod::try_from)
+            .and_then(limited)
+            .map(Object::LocalPod),
         Kind::Accounts => decode::<nodemesh::Accounts>(&any.value).and_then(Accounts::try_from).map(Object::Accounts),
         Kind::OnDemand => decode::<nodemesh::OnDemand>(&any.value).map(|nodemesh::OnDemand {}| Object::OnDemand),
         Kind::TrustBundle => decode::<nodemesh::TrustBundle>(&any.value)
@@ -108,6 +112,17 @@ fn reach(resource: &Resource) -> Reach {
 /// Rules with a pattern that is none are refused whole.
 fn compiled(traffic: Traffic) -> Result<Rules, WireError> {
     Rules::new(traffic).map_err(|error| WireError { field: format!("rules.{}", error.field), why: error.why })
+}
+
+/// A pod with a limit that has a pattern that is none is refused whole.
+fn limited(pod: LocalPod) -> Result<LocalPod, WireError> {
+    for (number, limit) in pod.inbound.limits.iter().enumerate() {
+        Matches::new(&limit.matches).map_err(|error| {
+            let error = error.within(format_args!("inbound.limits[{number}]"));
+            WireError { field: error.field, why: error.why }
+        })?;
+    }
+    Ok(pod)
 }
 
 /// A bundle with a root that no verifier can be built of is refused whole.

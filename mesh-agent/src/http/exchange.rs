@@ -54,7 +54,7 @@ impl Answered {
 }
 
 /// Counts an answer when it is there, and a client that goes before.
-struct Counted(Arc<RouteCounts>, Option<(u16, Option<&'static str>)>);
+pub struct Counted(pub Arc<RouteCounts>, pub Option<(u16, Option<&'static str>)>);
 
 impl Counted {
     fn begin<C>(session: &Session<C>, route: &str) -> Self {

@@ -2,13 +2,15 @@
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
+use http::{Request, Response};
 use hyper::{
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::{Connect, Io, Session, exchange};
+use super::{Connect, Io, Session, body::ResponseBody, exchange};
 
 /// Which version of HTTP the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +34,25 @@ const RESETS: usize = 100;
 
 /// Serves a client until it is done. When `ends` resolves, it takes no more requests.
 pub async fn serve<C: Connect>(session: Arc<Session<C>>, io: impl Io, spoken: Spoken, ends: impl Future<Output = ()>) {
-    let service = service_fn(move |request| {
+    let answer = move |request| {
         let session = Arc::clone(&session);
-        async move { Ok::<_, Infallible>(exchange::answer(&session, request).await) }
+        async move { exchange::answer(&session, request).await }
+    };
+    serve_by(answer, io, spoken, ends).await;
+}
+
+/// The same, with answers by `answer`.
+pub(super) async fn serve_by<F>(
+    answer: impl Fn(Request<Incoming>) -> F,
+    io: impl Io,
+    spoken: Spoken,
+    ends: impl Future<Output = ()>,
+) where
+    F: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answered = answer(request);
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let io = TokioIo::new(io);
     let mut ends = pin!(ends);

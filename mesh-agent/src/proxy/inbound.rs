@@ -8,9 +8,10 @@ use tokio::net::TcpStream;
 
 use super::{
     Proxy, dial,
-    forward::{End, forward, refuse, socket},
+    forward::{End, Socket, forward, refuse, socket},
+    limited,
     live::Counted,
-    reauthorize::denied_later,
+    reauthorize::{denied_later, limited_later},
 };
 use crate::{
     pods::Pod,
@@ -99,7 +100,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
         flow.dropped(reason, format!("{authority} was asked for at {local}"));
         return respond.refuse(StatusCode::BAD_REQUEST, reason);
     }
-    let Permitted { permit, connection, workload, snapshot } = match decided {
+    let permitted = match decided {
         Ok(permitted) => permitted,
         Err(Refusal { status, reason }) => return respond.refuse(status, reason),
     };
@@ -115,10 +116,7 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
         }
     };
     match respond.accept() {
-        Ok(stream) => {
-            let denied = denied_later(&proxy.store, snapshot, workload.uid.clone(), connection);
-            forward(&permit, stream, server, denied, &mut flow).await;
-        }
+        Ok(stream) => pass(proxy, pod, permitted, client, (stream, server), flow).await,
         Err(e) => {
             server.reset();
             flow.failed(reason::RESET, format!("the peer gave up: {e}"));
@@ -137,15 +135,9 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     };
     let (mut flow, decided) = decide(proxy, pod, peer, client, local);
     (flow.path, flow.security) = (Some(path), security);
-    let Permitted { permit, connection, workload, snapshot } = match decided {
-        Ok(permitted) => permitted,
-        Err(_) => return refuse(&stream),
-    };
+    let Ok(permitted) = decided else { return refuse(&stream) };
     match dial::application(&proxy.datapath, pod, local, peer).await {
-        Ok(server) => {
-            let denied = denied_later(&proxy.store, snapshot, workload.uid.clone(), connection);
-            forward(&permit, socket(stream), server, denied, &mut flow).await;
-        }
+        Ok(server) => pass(proxy, pod, permitted, peer, (socket(stream), server), flow).await,
         Err(e) => {
             // Its listener closed unseen: it was older than the agent.
             if e.kind() == std::io::ErrorKind::ConnectionRefused {
@@ -155,6 +147,30 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
             refuse(&stream);
         }
     }
+}
+
+/// Forwards what was permitted: as bytes, or by requests if they are limited.
+async fn pass(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    permitted: Permitted,
+    client: SocketAddr,
+    (downstream, server): (impl End + 'static, Socket),
+    mut flow: OpenFlow,
+) {
+    let Permitted { permit, connection, workload, snapshot } = permitted;
+    let uid = workload.uid.as_str();
+    let denied = denied_later(&proxy.store, Arc::clone(&snapshot), uid.to_owned(), connection.clone());
+    if snapshot.inbound(uid).limits_port(connection.destination.port()) {
+        return limited::serve(proxy, pod, (&permit, &connection), client, (downstream, server), denied, flow).await;
+    }
+    let ends = async {
+        tokio::select! {
+            denied = denied => denied,
+            limited = limited_later(&proxy.store, uid, &connection) => limited,
+        }
+    };
+    forward(&permit, downstream, server, ends, &mut flow).await;
 }
 
 /// The pod of this node behind a connection that was to be direct: the decision changed while it was dialled, so it

@@ -1,6 +1,6 @@
 //! How many connections are being served, and the word to their tunnels that no more streams are wanted.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -26,6 +26,16 @@ impl Live {
     /// Tells every tunnel that is there now, and none that comes later, to take no more streams.
     pub fn drain(&self) {
         self.drains.send_modify(|drains| *drains += 1);
+    }
+
+    /// Resolves at the next drain.
+    pub fn next_drain(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut drains = self.drains.subscribe();
+        async move {
+            if drains.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     pub fn count(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_common::model::{Connection, Decision, Denied, Reason};
+use mesh_common::model::{Connection, Decision, Denied, Reason, traffic::Protocol};
 
 use crate::state::{Snapshot, Store};
 
@@ -47,5 +47,25 @@ pub async fn denied_later(store: &Store, mut decided: Arc<Snapshot>, uid: String
             // The agent is shutting down, which ends the connection in its own way.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Resolves when the workload's limits begin to count requests to `port`: what goes on as bytes since before that, they
+/// could not count. The connection ends, as one that goes past the agent does, and its client opens another.
+pub async fn limited_later(store: &Store, uid: &str, connection: &Connection) -> Decision {
+    let port = connection.destination.port();
+    let counts = |snapshot: &Arc<Snapshot>| {
+        let inbound = snapshot.inbound(uid);
+        inbound.limits_port(port) && !matches!(inbound.protocol(port), Protocol::Tcp | Protocol::Tls)
+    };
+    let mut changes = store.subscribe();
+    let limited = changes.wait_for(counts).await.map(|snapshot| Arc::clone(&snapshot));
+    match limited {
+        Ok(snapshot) => match snapshot.workload(uid) {
+            Some(workload) => snapshot.decide(workload, connection),
+            None => nobody_knows(snapshot.generation()),
+        },
+        // The agent is shutting down, which ends the connection in its own way.
+        Err(_) => std::future::pending().await,
     }
 }

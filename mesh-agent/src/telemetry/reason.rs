@@ -22,6 +22,8 @@ codes! {
     NO_BACKEND,
     /// A bound that the service's rules set is reached.
     OVERFLOW,
+    /// A rate limit of the destination is reached, by what is no HTTP: a connection counts as a request.
+    RATE_LIMITED,
     /// The destination did not take the connection.
     CONNECT,
     /// There is no valid certificate for the pod.

@@ -19,6 +19,7 @@ use crate::{
         join,
         peer_authentication::{PeerAuthentication, peer_authentication},
         pod::{Pod, pod},
+        rate_limit_policy::{RateLimitPolicy, rate_limit_policy},
         reference_grant::{ReferenceGrant, reference_grant},
         same_node,
         service::{Service, service},
@@ -65,6 +66,7 @@ pub enum Value {
     Route(Box<Route>),
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
+    RateLimitPolicy(Box<RateLimitPolicy>),
 }
 
 impl Cache {
@@ -124,6 +126,9 @@ impl Translated {
             }
             Kind::Custom(CustomKind::BackendTlsPolicy, custom) => {
                 Value::BackendTlsPolicy(Box::new(backend_tls_policy(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::RateLimitPolicy, custom) => {
+                Value::RateLimitPolicy(Box::new(rate_limit_policy(settings, custom, &mut faults)))
             }
             Kind::Custom(kind, _) => {
                 faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));

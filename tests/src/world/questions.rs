@@ -54,8 +54,13 @@ impl World {
 
     /// Entries of an eBPF map as the agent's metrics tell; it must run with [`World::metrics`].
     pub fn entries(&self, node: NodeId, map: &str) -> Result<usize> {
+        self.metric(node, &format!("mesh_bpf_map_entries{{map=\"{map}\"}}"))
+    }
+
+    /// A metric of the node's agent, by its name and labels; it must run with [`World::metrics`].
+    pub fn metric(&self, node: NodeId, name: &str) -> Result<usize> {
         let text = self.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;
-        let prefix = format!("mesh_bpf_map_entries{{map=\"{map}\"}} ");
+        let prefix = format!("{name} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
         Ok(line.with_context(|| format!("no metric {prefix}in:\n{text}"))?.parse()?)
     }

@@ -56,3 +56,20 @@ pub struct TokenBucket {
     /// At once, after a pause.
     pub burst: u32,
 }
+
+impl Inbound {
+    /// Whether requests to this port of the workload are limited.
+    pub fn limits_port(&self, port: u16) -> bool {
+        self.limits.iter().any(|limit| limit.is_about(port))
+    }
+
+    pub fn protocol(&self, port: u16) -> Protocol {
+        self.protocols.get(&port).copied().unwrap_or_default()
+    }
+}
+
+impl RateLimit {
+    pub fn is_about(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.contains(&port)
+    }
+}

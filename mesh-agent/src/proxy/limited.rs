@@ -1,0 +1,291 @@
+//! A permitted connection to a pod's port of which the requests are limited: HTTP is counted by requests, everything else
+//! as one request by connection.
+//!
+//! Whoever speaks first decides where nobody says what is spoken: a server that does speaks no HTTP, but for HTTP/2, of
+//! which a server may say its settings (RFC 9113, 3.4) before it has heard the client. Nothing is waited for but that one
+//! of them speaks. On a port that is declared as HTTP, what is neither HTTP/2 nor TLS is read as HTTP/1.1, and refused
+//! (400) if it is none: a client that begins in another way must not go past the limits.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use mesh_common::model::{Connection, Decision, Permit, traffic::Protocol};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    Proxy, dial,
+    forward::{End, Socket, forward},
+};
+use crate::{
+    http::{
+        self, Detected, Io, Peeked, Spoken,
+        inbound::{Arrived, Dial, spiffe},
+    },
+    pods::Pod,
+    telemetry::{Live, OpenFlow, reason},
+};
+
+/// Serves both ends, the client's and the application's. The client is at `address`; `denied` resolves if a later change
+/// denies the connection.
+pub async fn serve<T: End + 'static>(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    (permit, connection): (&Permit, &Connection),
+    address: SocketAddr,
+    (client, mut server): (T, Socket),
+    denied: impl Future<Output = Decision>,
+    mut flow: OpenFlow,
+) {
+    let Connection { source_identity: identity, source_ip: _, destination } = connection;
+    let mut client = Peeked::new(client);
+    let mut denied = pin!(denied);
+    // Ends that are dropped before their time reset.
+    client.arm(true);
+    server.arm(true);
+    let snapshot = proxy.store.snapshot();
+    let protocol = snapshot.inbound(&pod.uid).protocol(destination.port());
+    let spoken = tokio::select! {
+        decision = denied.as_mut() => return flow.decided(&decision),
+        spoken = spoken(&mut client, &mut server, protocol) => spoken,
+    };
+    let spoken = match spoken {
+        Said::Http(spoken) => spoken,
+        Said::Bytes => {
+            let limits = proxy.http.limiters.of_pod(&pod.key(), snapshot.generation(), snapshot.inbound(&pod.uid));
+            let identity = identity.as_ref().map(spiffe);
+            if let Err(reached) = limits.connection(destination.port(), identity.as_deref(), Instant::now()) {
+                let why = format!("{} permits no more for {} s", reached.policy, reached.retry_after);
+                flow.dropped(reason::RATE_LIMITED, why);
+                client.reset();
+                server.reset();
+                return;
+            }
+            return forward(permit, client, server, denied, &mut flow).await;
+        }
+        Said::Nothing => return forward(permit, client, server, denied, &mut flow).await,
+    };
+    let arrived = Arrived {
+        http: Arc::clone(&proxy.http),
+        store: Arc::clone(&proxy.store),
+        key: pod.key(),
+        uid: pod.uid.clone(),
+        port: destination.port(),
+        client: address,
+        identity: identity.clone(),
+    };
+    let client = Watched { io: Closing(client), live: flow.live() };
+    let again = Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: *destination, client: address };
+    let drained = proxy.live.next_drain();
+    let ends = async {
+        tokio::select! { () = pod.unhooked() => {}, () = drained => {} }
+    };
+    tokio::select! {
+        () = http::inbound::serve(arrived, client, Closing(server), again, spoken, ends) => {}
+        decision = denied => flow.decided(&decision),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    Http(Spoken),
+    /// Something else.
+    Bytes,
+    /// One of both went before the client said a word.
+    Nothing,
+}
+
+/// What both ends speak.
+async fn spoken<T, S>(client: &mut Peeked<T>, server: &mut S, protocol: Protocol) -> Said
+where
+    T: AsyncBufRead + Unpin,
+    S: AsyncBufRead + Unpin,
+{
+    let declared = match protocol {
+        Protocol::Tcp | Protocol::Tls => return Said::Bytes,
+        Protocol::Http | Protocol::Http2 => true,
+        Protocol::Auto => false,
+    };
+    let detected = tokio::select! {
+        // What both have said by now, the client said to be heard first.
+        biased;
+        detected = http::detect(client, None) => detected,
+        first = server.fill_buf() => match first {
+            Ok(first) if is_settings(first) => http::detect(client, None).await,
+            Ok([]) | Err(_) => return Said::Nothing,
+            Ok(_) => return Said::Bytes,
+        }
+    };
+    match detected {
+        Ok(Detected::Http1) => Said::Http(Spoken::Http1),
+        Ok(Detected::Http2) => Said::Http(Spoken::Http2),
+        Ok(Detected::Tls) => Said::Bytes,
+        Ok(_) if client.first().is_empty() => Said::Nothing,
+        Ok(_) if declared => Said::Http(Spoken::Http1),
+        Ok(_) => Said::Bytes,
+        Err(_) => Said::Nothing,
+    }
+}
+
+/// Whether a server's first bytes begin a frame of settings (RFC 9113, 6.5), which is shorter than 64 KiB.
+fn is_settings(first: &[u8]) -> bool {
+    const FRAME: [Option<u8>; 9] = [Some(0), None, None, Some(4), Some(0), Some(0), Some(0), Some(0), Some(0)];
+    !first.is_empty() && first.iter().zip(FRAME).all(|(byte, wanted)| wanted.is_none_or(|wanted| wanted == *byte))
+}
+
+/// Dials the application once more.
+struct Again {
+    proxy: Arc<Proxy>,
+    pod: Arc<Pod>,
+    target: SocketAddr,
+    client: SocketAddr,
+}
+
+impl Dial for Again {
+    async fn dial(&self) -> io::Result<Box<dyn Io>> {
+        let mut server = dial::application(&self.proxy.datapath, &self.pod, self.target, self.client).await?;
+        server.arm(true);
+        Ok(Box::new(Closing(server)))
+    }
+}
+
+/// An end that closes in order once it has been shut down, and resets if it is dropped before.
+struct Closing<T>(T);
+
+impl<T: End> AsyncRead for Closing<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl<T: End> AsyncWrite for Closing<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = ready!(Pin::new(&mut self.0).poll_shutdown(cx));
+        if shut.is_ok() {
+            self.0.arm(false);
+        }
+        Poll::Ready(shut)
+    }
+}
+
+/// The client's end; counts what passes.
+struct Watched<T> {
+    io: Closing<T>,
+    live: Arc<Live>,
+}
+
+impl<T: End> AsyncRead for Watched<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        self.live.sent.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: End> AsyncWrite for Watched<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.live.received.fetch_add(written as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncWriteExt as _, BufReader, duplex},
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+
+    const HTTP1: Said = Said::Http(Spoken::Http1);
+    const HTTP2: Said = Said::Http(Spoken::Http2);
+
+    /// What is found if the server says `first` before the client says its words.
+    async fn found(protocol: Protocol, first: &[u8], words: &[u8]) -> Said {
+        let (mut client, downstream) = duplex(1024);
+        let (mut application, server) = duplex(1024);
+        application.write_all(first).await.unwrap();
+        let client = tokio::spawn({
+            let words = words.to_vec();
+            async move {
+                sleep(Duration::from_millis(20)).await;
+                client.write_all(&words).await.unwrap();
+                if words.is_empty() {
+                    client.shutdown().await.unwrap();
+                }
+                client
+            }
+        });
+        let (mut downstream, mut server) = (Peeked::new(BufReader::new(downstream)), BufReader::new(server));
+        let found = spoken(&mut downstream, &mut server, protocol);
+        let found = timeout(Duration::from_secs(5), found).await.expect("it stalls");
+        drop(client.await.unwrap());
+        found
+    }
+
+    #[tokio::test]
+    async fn who_speaks_first_decides() {
+        const SETTINGS: &[u8] = &[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        const GET: &[u8] = b"GET / HTTP/1.1\r\n";
+        use Protocol::{Auto, Http, Http2, Tcp, Tls};
+        for (protocol, first, words, expected) in [
+            (Auto, &b""[..], GET, HTTP1),
+            (Auto, b"", PREFACE, HTTP2),
+            (Auto, b"220 mail\r\n", GET, Said::Bytes),
+            // gRPC's servers do not wait for the client's preface.
+            (Auto, SETTINGS, PREFACE, HTTP2),
+            (Auto, &SETTINGS[..3], PREFACE, HTTP2),
+            (Auto, b"", b"get / HTTP/1.1\r\n", Said::Bytes),
+            (Auto, b"", b"", Said::Nothing),
+            (Http, b"", b"get / HTTP/1.1\r\n", HTTP1),
+            (Http, b"", b"\r\nGET / HTTP/1.1\r\n", HTTP1),
+            (Http, b"", PREFACE, HTTP2),
+            (Http, b"", &[22, 3, 1, 0, 5], Said::Bytes),
+            (Http, b"", b"", Said::Nothing),
+            (Http2, SETTINGS, PREFACE, HTTP2),
+            (Tcp, b"", GET, Said::Bytes),
+            (Tls, b"", GET, Said::Bytes),
+        ] {
+            let found = found(protocol, first, words).await;
+            assert_eq!(found, expected, "{protocol:?} {first:?} {:?}", String::from_utf8_lossy(words));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_application_that_closes_is_not_waited_for() {
+        let (_client, downstream) = duplex(64);
+        let (application, server) = duplex(64);
+        drop(application);
+        let (mut downstream, mut server) = (Peeked::new(BufReader::new(downstream)), BufReader::new(server));
+        let found = timeout(Duration::from_secs(5), spoken(&mut downstream, &mut server, Protocol::Http)).await;
+        assert_eq!(found.expect("it stalls"), Said::Nothing);
+    }
+}
