@@ -53,8 +53,6 @@ pub struct World {
     pub policies: BTreeMap<PolicyName, Arc<Policy>>,
     /// Of services of which something is said that agents must do.
     pub traffic: BTreeMap<ServiceName, Arc<Traffic>>,
-    /// How routes of the Gateway API stand with their parents, by route.
-    pub parents: BTreeMap<Key, Vec<ParentStatus>>,
     /// By node, then by uid.
     pub local_pods: BTreeMap<String, BTreeMap<String, Arc<LocalPod>>>,
     /// By namespace; none at all if the source does not say which ServiceAccounts exist.
@@ -69,6 +67,8 @@ pub struct World {
     pub skipped: BTreeMap<PodName, String>,
     /// The policies as their authors wrote them, in the version of which all this is made.
     pub written: BTreeMap<Key, Written>,
+    /// How routes of the Gateway API stand: for their `status.parents`.
+    pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
 }

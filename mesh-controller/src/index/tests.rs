@@ -5,6 +5,7 @@ mod cached;
 mod cost;
 mod faults;
 mod modes;
+mod routes;
 mod services;
 mod topology;
 mod traffic;

@@ -82,7 +82,7 @@ pub fn response(type_url: &str, nonce: &str, resources: Vec<Resource>, removed: 
 /// The first requests, by type.
 pub async fn subscriptions(stream: &mut Discovery) -> BTreeMap<String, DeltaDiscoveryRequest> {
     let mut requests = BTreeMap::new();
-    for _ in 0..6 {
+    for _ in 0..7 {
         let request = stream.next().await;
         assert!(request.response_nonce.is_empty() && request.resource_names_subscribe.is_empty(), "a wildcard");
         requests.insert(request.type_url.clone(), request);
@@ -125,7 +125,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         assert_eq!(fields[key].kind, Some(want), "{key}");
     }
     let mut types = vec![first.type_url];
-    for _ in 1..6 {
+    for _ in 1..7 {
         types.push(stream.next().await.type_url);
     }
     // A deleted account must be known before the policies permit anything.
@@ -135,6 +135,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         type_url::AUTHORIZATION,
         type_url::ON_DEMAND,
         type_url::ADDRESS,
+        type_url::TRAFFIC,
         type_url::LOCAL_POD,
     ];
     assert_eq!(types, wanted);
@@ -161,9 +162,10 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         same_node: SameNode::Tls,
         inbound: Default::default(),
     };
+    assert_eq!(exchange(&mut stream, response(type_url::TRAFFIC, "2", vec![], vec![])).await, None);
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];
     assert_eq!(exchange(&mut stream, response(type_url::LOCAL_POD, "3", pods, vec![])).await, None);
-    assert!(!control.status.borrow().synced, "four of seven types");
+    assert!(!control.status.borrow().synced, "five of seven types");
     let accounts = vec![accounts_resource("1", "shop", &["default"])];
     assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "4", accounts, vec![])).await, None);
     let bundle = |root: Vec<u8>| {

@@ -55,5 +55,5 @@ pub(in crate::index) fn tell(
         }
     }
     world.traffic = traffic;
-    world.parents = parents;
+    world.route_parents = parents;
 }

@@ -15,8 +15,11 @@ const ISTIO_GROUP: &str = "networking.istio.io";
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct ParentRefSpec {
-    group: Option<String>,
-    kind: Option<String>,
+    /// Looked at before.
+    #[serde(rename = "group")]
+    _group: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
     namespace: Option<String>,
     name: String,
     section_name: Option<String>,
@@ -81,7 +84,7 @@ fn parent(own: &str, field: &str, written: &Value) -> Result<Option<Parent>, Fau
         _ => return Ok(None),
     };
     let spec: ParentRefSpec = read(written.clone()).map_err(|fault| fault.within(field))?;
-    let ParentRefSpec { group: _, kind: _, namespace, name, section_name, port } = spec;
+    let ParentRefSpec { _group: _, _kind: _, namespace, name, section_name, port } = spec;
     let port = port.map(|port| port_number(&format!("{field}.port"), port)).transpose()?;
     if name.is_empty() {
         return Err(Fault::new(format!("{field}.name"), "is empty"));
