@@ -13,8 +13,8 @@ const LAYERS: &[&[&str]] = &[
     // It hooks pods by bpf.
     &["pods"],
     // What the kernel may decide about them.
-    &["direct"],
-    &["cni", "control", "http", "proxy"],
+    &["direct", "http"],
+    &["cni", "control", "proxy"],
     &["handover", "health"],
     &["admin"],
     // They wire the others.
