@@ -82,6 +82,32 @@ fn requests_are_counted_by_identity_on_the_same_node_and_across_nodes() -> Resul
 }
 
 #[test]
+fn what_is_not_refused_passes_whole() -> Result<()> {
+    let (Cast { mut world, client, near, far }, _) = cast("rate limit of large answers")?;
+    let text = "0123456789abcdef".repeat(200);
+    for server in [&near, &far] {
+        server.nginx(80, &text)?;
+        world.apply("limit", &limit(&server.name, "local: { total: { requests: 6, interval: 600s } }"))?;
+        let url = format!("http://{}/", server.ip);
+        eventually("the limit holds", Patience::LONG, || {
+            let open =
+                client.curl_with(&["--include", "--output", "/dev/null", "--write-out", "%{http_code}"], &url)?;
+            Ok((open == "429").then_some(()))
+        })?;
+        // Other limits: full buckets, and for connections that are open too.
+        world.apply("limit", &limit(&server.name, "local: { total: { requests: 600, interval: 600s } }"))?;
+        eventually("there is room again", Patience::LONG, || Ok((asked(&client, server, 1)?.0 == 1).then_some(())))?;
+        for options in [&[][..], &["--http1.0"], &["--header", "Connection: close"], &["--limit-rate", "4M"]] {
+            assert!(client.curl_with(options, &url)? == text, "{options:?}");
+        }
+        let twice = client.curl_with(&[], &format!("http://{}/?[1-2]", server.ip))?;
+        assert!(twice == text.repeat(2), "two on one connection");
+        world.delete("limit")?;
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_no_http_counts_by_connections() -> Result<()> {
     let (Cast { mut world, client, near, far }, vip) = cast("rate limit of bytes")?;
     for server in [&near, &far] {

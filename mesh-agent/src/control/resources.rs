@@ -136,3 +136,44 @@ fn usable(bundle: TrustBundle) -> Result<TrustBundle, WireError> {
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, WireError> {
     M::decode(bytes).map_err(|error| WireError { field: "resource".into(), why: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::model::{
+        Mode, SameNode,
+        traffic::{Inbound, Origin, PathMatch, RateLimit, RequestMatch},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_limit_with_a_pattern_that_is_none_is_refused_by_field() {
+        let limit = |path: &str| {
+            let pattern = RequestMatch { path: Some(PathMatch::Regex(path.into())), ..RequestMatch::default() };
+            let (total, identity) = (None, None);
+            let matches = vec![pattern];
+            RateLimit { origin: Origin::default(), ports: vec![], matches, total, identity, overrides: vec![] }
+        };
+        let pod = |path: &str| LocalPod {
+            uid: "Kubernetes//Pod/shop/a".into(),
+            pod_uid: "u".into(),
+            namespace: "shop".into(),
+            name: "a".into(),
+            service_account: "default".into(),
+            addresses: vec![],
+            strict_by: None,
+            probe_ports: vec![],
+            mode: Mode::Mesh,
+            same_node: SameNode::Direct,
+            inbound: Inbound { limits: vec![limit("/a"), limit(path)], ..Inbound::default() },
+        };
+        let read = |pod: LocalPod| {
+            let value = nodemesh::LocalPod::from(&pod).encode_to_vec();
+            let resource = Some(prost_types::Any { type_url: type_url::LOCAL_POD.into(), value });
+            object(Kind::LocalPod, &Resource { name: pod.uid, resource, ..Resource::default() })
+        };
+        assert!(read(pod("/[a-z]+")).is_ok());
+        let refused = read(pod("(")).unwrap_err().to_string();
+        assert!(refused.contains("inbound.limits[1].matches[0].path.regex"), "{refused}");
+    }
+}

@@ -31,7 +31,7 @@ use super::{
     body::{ResponseBody, Streamed},
     counts::RouteCounts,
     exchange::{Answered, Counted},
-    message,
+    message, pool,
     serve::serve_by,
     upgrade,
 };
@@ -42,6 +42,7 @@ pub use limits::{Limiters, Limits, Reached};
 
 /// The name under which requests to pods are counted, beside those of routes.
 const ROUTE: &str = "inbound";
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// gRPC's RESOURCE_EXHAUSTED.
 const EXHAUSTED: u8 = 8;
 
@@ -65,6 +66,8 @@ struct Session<D> {
     arrived: Arrived,
     /// Without `spiffe://`.
     identity: Option<String>,
+    /// What a client of HTTP/1.0 asks for that does not say it.
+    host: String,
     counts: Arc<RouteCounts>,
     application: Application<D>,
     /// The limits, and the configuration of which they are.
@@ -89,10 +92,12 @@ pub async fn serve(
         Ok(application) => application,
         Err(error) => return tracing::debug!(%error, "the application's connection was over at once"),
     };
-    let counts = arrived.http.counts.of(&service(&arrived), ROUTE);
+    let service = service(&arrived);
+    let counts = arrived.http.counts.of(&service, ROUTE);
+    let host = service.hostname;
     let identity = arrived.identity.as_ref().map(spiffe);
     let (limits, waiting, switched) = (Mutex::default(), watch::Sender::new(0), Mutex::default());
-    let session = Arc::new(Session { arrived, identity, counts, application, limits, waiting, switched });
+    let session = Arc::new(Session { arrived, identity, host, counts, application, limits, waiting, switched });
     let cut = Cut(&session.application);
     let answer = {
         let session = Arc::clone(&session);
@@ -182,23 +187,34 @@ impl<D: Dial> Session<D> {
     async fn answered(&self, request: Request<Incoming>) -> Answered {
         let (mut parts, body) = request.into_parts();
         let grpc = route::is_grpc(&parts.headers);
-        let asked = match message::read(&mut parts) {
+        let http2 = parts.version == Version::HTTP_2;
+        let asked = match message::read(&mut parts, &self.host) {
             Ok(asked) => asked,
-            Err(why) => return Answered::own(StatusCode::BAD_REQUEST, flag::PROTOCOL, &why.to_string(), grpc),
+            Err(why) => {
+                let mut answered = Answered::own(why.status(), flag::PROTOCOL, &why.to_string(), grpc);
+                // Who says something that can be read in two ways may have said more than one thing.
+                if !http2 {
+                    answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
+                }
+                return answered;
+            }
         };
         if let Err(reached) = self.count(&parts, asked.authority.as_str()) {
             return limited(&reached, grpc);
         }
-        let (http2, method) = (parts.version == Version::HTTP_2, parts.method.clone());
+        let method = parts.method.clone();
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        message::address(&mut parts, &asked.authority, path, http2, asked.upgrades);
+        let version = if http2 { pool::Version::Http2 } else { pool::Version::Http1 };
+        let form = message::Form { version, secure: false, upgrades: asked.upgrades };
+        message::address(&mut parts, &asked.authority, path, form);
         let downstream = parts.extensions.remove::<OnUpgrade>();
         let response = match self.application.send(Request::from_parts(parts, body)).await {
             Ok(response) => response,
             Err(why) => return failed(&why, grpc),
         };
         let (mut parts, incoming) = response.into_parts();
-        if let (true, Some(downstream)) = (upgrade::is_agreed(&method, parts.status), downstream) {
+        let agreed = upgrade::is_agreed(&method, parts.status);
+        if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
             let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
             match http2 {
                 true => upgrade::join(downstream, upstream, ()),
@@ -211,14 +227,20 @@ impl<D: Dial> Session<D> {
             (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
             return response.into();
         }
+        if agreed {
+            const WHY: &str = "the application changed to a protocol that nobody asked for";
+            return Answered::own(StatusCode::BAD_GATEWAY, flag::UPSTREAM_PROTOCOL, WHY, grpc);
+        }
         let closes = !http2 && closes(parts.version, &parts.headers);
         message::strip(&mut parts.headers);
         if closes {
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            parts.headers.insert(header::CONNECTION, CLOSE);
         }
         // Each side's connection has its own version.
         parts.version = Version::HTTP_11;
-        let streamed = Streamed { body: incoming, deadline: None, lease: None, held: Box::new(()) };
+        let counts = Arc::clone(&self.counts);
+        let streamed =
+            Streamed { body: incoming, deadline: None, lease: None, held: Box::new(()), counts, over: false };
         Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
     }
 

@@ -160,7 +160,13 @@ async fn joined(
         identity,
     };
     let server = TcpStream::connect(app).await.unwrap();
-    (client, tokio::spawn(serve(arrived, stream, server, To(app), spoken, std::future::pending())))
+    let http = Arc::clone(http);
+    let drained = async move {
+        while !http.counts.all().iter().any(|counts| counts.service.hostname == "drained") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    (client, tokio::spawn(serve(arrived, stream, server, To(app), spoken, drained)))
 }
 
 async fn http1(client: TcpStream) -> http1::SendRequest<Body> {
@@ -449,6 +455,37 @@ async fn an_application_that_gives_no_answer_is_said_to() {
     let Between { client, .. } = between(address, Spoken::Http1, vec![limit(9)]).await;
     let response = http1(client).await.send_request(get("/")).await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers()["nodemesh-flag"].to_str().unwrap()), (503, "UC"));
+}
+
+#[tokio::test]
+async fn an_agent_that_drains_lets_go_of_connections_that_rest() {
+    for spoken in [Spoken::Http1, Spoken::Http2] {
+        let app = App::new(|_| async { Response::new(text("hello")) }, spoken).await;
+        let Between { client, http, agent, .. } = between(app.address, spoken, vec![limit(9)]).await;
+        let response = match spoken {
+            Spoken::Http1 => {
+                let mut send = http1(client).await;
+                let answered = send.send_request(get("/")).await;
+                tokio::spawn(async move {
+                    std::future::pending::<()>().await;
+                    drop(send);
+                });
+                answered
+            }
+            Spoken::Http2 => {
+                let mut send = http2(client).await;
+                let answered = send.send_request(over2("/")).await;
+                tokio::spawn(async move {
+                    std::future::pending::<()>().await;
+                    drop(send);
+                });
+                answered
+            }
+        };
+        assert_eq!(read(response.unwrap()).await, "hello");
+        http.counts.of(&ServiceName { namespace: String::new(), hostname: "drained".into() }, "");
+        timeout(SOON, agent).await.unwrap().unwrap();
+    }
 }
 
 /// Says that it is gone.
