@@ -39,7 +39,7 @@ use crate::{
     status::{Problem, parents::ParentStatus},
     translate::{
         Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, node,
-        peer_authentication, pod, reference_grant, same_node, service, virtual_service,
+        peer_authentication, pod, reference_grant, same_node, service, service_entry, virtual_service,
     },
 };
 
@@ -112,6 +112,7 @@ struct Objects<'a> {
     routes: Vec<Read<'a, gateway::Route>>,
     reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
+    service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
 }
 
 impl World {
@@ -131,8 +132,9 @@ impl World {
         let mut drafts = world.draft_pods(settings, &objects, redirection, &mut problems);
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut drafts, &objects, &mut problems);
+        let entries = entries::join(settings, &mut world, &mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
-        traffic::tell(settings, &mut world, &mut drafts, &objects, &mut problems);
+        let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -143,6 +145,8 @@ impl World {
         let mut hidden = update.hidden.clone();
         hidden.pods.extend(objects.lost.iter().cloned());
         world.remember_missing(&hidden, redirection);
+        // After that: a name of theirs is no pod's.
+        world.workloads.append(&mut outside);
         world.written = objects.written();
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
@@ -246,6 +250,7 @@ impl<'a> Objects<'a> {
         let all = peers.chain(self.authorization_policies.iter().map(|read| read.object));
         let all = all.chain(self.virtual_services.iter().map(|read| read.object));
         let all = all.chain(self.destination_rules.iter().map(|read| read.object));
+        let all = all.chain(self.service_entries.iter().map(|read| read.object));
         all.map(|object| {
             let metadata = object.metadata();
             let uid = metadata.uid.clone().unwrap_or_default();
@@ -304,6 +309,7 @@ impl<'a> Objects<'a> {
                 Value::DestinationRule(value) => by_kind.destination_rules.push(Read { object, value }),
                 Value::Route(value) => by_kind.routes.push(Read { object, value }),
                 Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
+                Value::ServiceEntry(value) => by_kind.service_entries.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
             }
         }

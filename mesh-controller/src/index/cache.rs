@@ -22,6 +22,7 @@ use crate::{
         reference_grant::{ReferenceGrant, reference_grant},
         same_node,
         service::{Service, service},
+        service_entry::{ServiceEntry, service_entry},
         tcp_route::tcp_route,
         tls_route::tls_route,
         virtual_service::{VirtualService, virtual_service},
@@ -65,6 +66,7 @@ pub enum Value {
     Route(Box<Route>),
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
+    ServiceEntry(Box<ServiceEntry>),
 }
 
 impl Cache {
@@ -124,6 +126,9 @@ impl Translated {
             }
             Kind::Custom(CustomKind::BackendTlsPolicy, custom) => {
                 Value::BackendTlsPolicy(Box::new(backend_tls_policy(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::ServiceEntry, custom) => {
+                Value::ServiceEntry(Box::new(service_entry(settings, custom, &mut faults)))
             }
             Kind::Custom(kind, _) => {
                 faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));
