@@ -68,6 +68,8 @@ pub struct World {
     pub written: BTreeMap<Key, Written>,
     /// How routes of the Gateway API stand: for their `status.parents`.
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
+    /// Every such route, in the version of which that holds.
+    pub routes: BTreeMap<Key, Written>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
 }
@@ -148,6 +150,7 @@ impl World {
         // After that: a name of theirs is no pod's.
         world.workloads.append(&mut outside);
         world.written = objects.written();
+        world.routes = versions(objects.routes.iter().map(|read| read.object));
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
         }
@@ -244,6 +247,15 @@ impl World {
     }
 }
 
+fn versions<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<Key, Written> {
+    let version = |object: &Object| {
+        let metadata = object.metadata();
+        let uid = metadata.uid.clone().unwrap_or_default();
+        (object.key(), Written { uid, generation: metadata.generation.unwrap_or_default() })
+    };
+    objects.map(version).collect()
+}
+
 impl<'a> Objects<'a> {
     fn written(&self) -> BTreeMap<Key, Written> {
         let peers = self.peer_authentications.iter().map(|read| read.object);
@@ -251,12 +263,7 @@ impl<'a> Objects<'a> {
         let all = all.chain(self.virtual_services.iter().map(|read| read.object));
         let all = all.chain(self.destination_rules.iter().map(|read| read.object));
         let all = all.chain(self.service_entries.iter().map(|read| read.object));
-        all.map(|object| {
-            let metadata = object.metadata();
-            let uid = metadata.uid.clone().unwrap_or_default();
-            (object.key(), Written { uid, generation: metadata.generation.unwrap_or_default() })
-        })
-        .collect()
+        versions(all)
     }
 
     fn mode(&self, settings: &Settings, pod: &pod::Pod) -> Mode {
