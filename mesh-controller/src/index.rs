@@ -40,7 +40,8 @@ use crate::{
     status::{Problem, parents::ParentStatus},
     translate::{
         Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, node,
-        peer_authentication, pod, rate_limit_policy, reference_grant, same_node, service, virtual_service,
+        peer_authentication, pod, rate_limit_policy, reference_grant, same_node, service, service_entry,
+        virtual_service,
     },
 };
 
@@ -69,6 +70,8 @@ pub struct World {
     pub written: BTreeMap<Key, Written>,
     /// How routes of the Gateway API stand: for their `status.parents`.
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
+    /// Every such route, in the version of which that holds.
+    pub routes: BTreeMap<Key, Written>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
 }
@@ -114,6 +117,7 @@ struct Objects<'a> {
     reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
     rate_limit_policies: Vec<Read<'a, rate_limit_policy::RateLimitPolicy>>,
+    service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
 }
 
 impl World {
@@ -133,8 +137,9 @@ impl World {
         let mut drafts = world.draft_pods(settings, &objects, redirection, &mut problems);
         world.add_services(&objects, &mut problems);
         endpoints::connect(&mut drafts, &objects, &mut problems);
+        let entries = entries::join(settings, &mut world, &mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
-        traffic::tell(settings, &mut world, &mut drafts, &objects, &mut problems);
+        let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut problems);
         limits::limit(&mut drafts, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
@@ -146,7 +151,10 @@ impl World {
         let mut hidden = update.hidden.clone();
         hidden.pods.extend(objects.lost.iter().cloned());
         world.remember_missing(&hidden, redirection);
+        // After that: a name of theirs is no pod's.
+        world.workloads.append(&mut outside);
         world.written = objects.written();
+        world.routes = versions(objects.routes.iter().map(|read| read.object));
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
         }
@@ -243,6 +251,15 @@ impl World {
     }
 }
 
+fn versions<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeMap<Key, Written> {
+    let version = |object: &Object| {
+        let metadata = object.metadata();
+        let uid = metadata.uid.clone().unwrap_or_default();
+        (object.key(), Written { uid, generation: metadata.generation.unwrap_or_default() })
+    };
+    objects.map(version).collect()
+}
+
 impl<'a> Objects<'a> {
     fn written(&self) -> BTreeMap<Key, Written> {
         let peers = self.peer_authentications.iter().map(|read| read.object);
@@ -250,12 +267,8 @@ impl<'a> Objects<'a> {
         let all = all.chain(self.virtual_services.iter().map(|read| read.object));
         let all = all.chain(self.destination_rules.iter().map(|read| read.object));
         let all = all.chain(self.rate_limit_policies.iter().map(|read| read.object));
-        all.map(|object| {
-            let metadata = object.metadata();
-            let uid = metadata.uid.clone().unwrap_or_default();
-            (object.key(), Written { uid, generation: metadata.generation.unwrap_or_default() })
-        })
-        .collect()
+        let all = all.chain(self.service_entries.iter().map(|read| read.object));
+        versions(all)
     }
 
     fn mode(&self, settings: &Settings, pod: &pod::Pod) -> Mode {
@@ -308,6 +321,7 @@ impl<'a> Objects<'a> {
                 Value::DestinationRule(value) => by_kind.destination_rules.push(Read { object, value }),
                 Value::Route(value) => by_kind.routes.push(Read { object, value }),
                 Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
+                Value::ServiceEntry(value) => by_kind.service_entries.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
                 Value::RateLimitPolicy(value) => by_kind.rate_limit_policies.push(Read { object, value }),
             }

@@ -49,6 +49,34 @@ const CLUSTER: &[Rule] = &[
         ..Rule::NONE
     },
     Rule {
+        group: "networking.istio.io",
+        resources: &["destinationrules", "serviceentries", "virtualservices"],
+        verbs: READ,
+        why: "how requests are routed, and services outside of Kubernetes",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "networking.istio.io",
+        resources: &["destinationrules/status", "serviceentries/status", "virtualservices/status"],
+        verbs: &["patch"],
+        why: "says on a rule whether it is accepted, and on how many nodes it is in force",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "gateway.networking.k8s.io",
+        resources: &["backendtlspolicies", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"],
+        verbs: READ,
+        why: "how requests to services are routed, and who may refer to what",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "gateway.networking.k8s.io",
+        resources: &["grpcroutes/status", "httproutes/status", "tcproutes/status", "tlsroutes/status"],
+        verbs: &["patch"],
+        why: "says on a route how each service that it names as its parent takes it",
+        ..Rule::NONE
+    },
+    Rule {
         group: "nodemesh.io",
         resources: &["ratelimitpolicies"],
         verbs: READ,

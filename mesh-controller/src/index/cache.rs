@@ -23,6 +23,7 @@ use crate::{
         reference_grant::{ReferenceGrant, reference_grant},
         same_node,
         service::{Service, service},
+        service_entry::{ServiceEntry, service_entry},
         tcp_route::tcp_route,
         tls_route::tls_route,
         virtual_service::{VirtualService, virtual_service},
@@ -67,6 +68,7 @@ pub enum Value {
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
     RateLimitPolicy(Box<RateLimitPolicy>),
+    ServiceEntry(Box<ServiceEntry>),
 }
 
 impl Cache {
@@ -130,9 +132,8 @@ impl Translated {
             Kind::Custom(CustomKind::RateLimitPolicy, custom) => {
                 Value::RateLimitPolicy(Box::new(rate_limit_policy(settings, custom, &mut faults)))
             }
-            Kind::Custom(kind, _) => {
-                faults.push(Fault::new("", format!("{} is not read yet; nothing of it is honoured", kind.kind())));
-                Value::Nothing
+            Kind::Custom(CustomKind::ServiceEntry, custom) => {
+                Value::ServiceEntry(Box::new(service_entry(settings, custom, &mut faults)))
             }
         };
         Self { value, problems: faults.into_iter().map(|fault| object.problem(fault)).collect() }

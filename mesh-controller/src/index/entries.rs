@@ -2,6 +2,11 @@
 //! a service of Kubernetes or of a node is never an entry's, however old that is: whoever owned it would be sent what is
 //! meant for others. Among entries the oldest owns an address, and a name as far as other namespaces see it.
 
+mod join;
+
+pub use join::Joined;
+pub(super) use join::join;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,

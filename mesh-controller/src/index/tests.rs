@@ -3,6 +3,7 @@
 mod accounts;
 mod cached;
 mod cost;
+mod entries;
 mod faults;
 mod modes;
 mod routes;

@@ -1,8 +1,8 @@
-//! What the leader does, and no other replica: it writes the statuses of policies, and takes the taint from nodes whose
-//! agents are ready.
+//! What the leader does, and no other replica: it writes the statuses of policies and routes, and takes the taint from
+//! nodes whose agents are ready.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject, Patch, PatchParams},
     core::{GroupVersionKind, TypeMeta},
 };
-use mesh_common::model::Policy;
+use mesh_common::model::{Policy, traffic::Traffic};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -24,11 +24,12 @@ use crate::{
     index::Written,
     nodes::{self, NodeLease, TAINT},
     publish::Published,
-    serve::digest,
+    serve::{TRAFFIC_REFUSED, digest},
     source::{Key, Kind, Standing, Standings, Update},
     status::{
         Problem,
         conditions::{Programmed, conditions, merged},
+        parents::parents,
     },
 };
 
@@ -64,7 +65,7 @@ struct History {
 struct Write {
     key: Key,
     standing: Standing,
-    conditions: Vec<Value>,
+    status: Value,
 }
 
 impl Duties {
@@ -99,7 +100,8 @@ impl Duties {
 
     async fn look(&mut self, published: &Published) -> Result<()> {
         let tainted = tainted(&self.updates.borrow_and_update());
-        if published.world.written.is_empty() && tainted.is_empty() {
+        let world = &published.world;
+        if world.written.is_empty() && world.routes.is_empty() && tainted.is_empty() {
             return Ok(());
         }
         let leases = nodes::read(&self.client, &self.namespace).await?;
@@ -109,7 +111,9 @@ impl Duties {
         let time = format!("{:.0}", Timestamp::now());
         let writes = {
             let standings = self.standings.borrow_and_update();
-            self.history.statuses(published, &leases, &standings, &time)
+            let mut writes = self.history.statuses(published, &leases, &standings, &time);
+            writes.extend(of_routes(published, &standings, &time));
+            writes
         };
         let client = &self.client;
         let written =
@@ -145,27 +149,53 @@ impl History {
             .iter()
             .map(|(node, lease)| {
                 let known = self.states.iter().rev().find(|(digest, _)| **digest == *lease.taken.policies);
-                (node, lease, known.map(|(_, written)| written))
+                let refused = lease.taken.refused.iter().filter_map(|name| name.strip_prefix(TRAFFIC_REFUSED));
+                let refused = refused.filter_map(|name| published.world.traffic.get(&name.parse().ok()?));
+                let refused: BTreeSet<&str> = refused.flat_map(|traffic| origins(traffic)).collect();
+                (node, lease, refused, known.map(|(_, written)| written))
             })
             .collect();
         let of = |(key, written): (&Key, &Written)| {
             let standing = standings.get(key).filter(|standing| standing.generation == written.generation)?;
             let resource = resource_name(key);
             let mut programmed = Programmed { of: held.len(), ..Programmed::default() };
-            for (node, lease, known) in &held {
-                if lease.taken.refused.contains(&resource) {
+            let object = key.to_string();
+            for (node, lease, refused, known) in &held {
+                if lease.taken.refused.contains(&resource) || refused.contains(object.as_str()) {
                     programmed.refused.push((*node).clone());
                 } else if known.is_some_and(|known| known.get(key) == Some(written)) {
                     programmed.on += 1;
                 }
             }
             let none = Vec::new();
-            let wanted = conditions(problems.get(key.to_string().as_str()).unwrap_or(&none), &programmed);
+            let wanted = conditions(problems.get(object.as_str()).unwrap_or(&none), &programmed);
             let conditions = merged(&standing.conditions, &wanted, written.generation, time)?;
-            Some(Write { key: key.clone(), standing: standing.clone(), conditions })
+            Some(Write { key: key.clone(), standing: standing.clone(), status: json!({ "conditions": conditions }) })
         };
         published.world.written.iter().filter_map(of).collect()
     }
+}
+
+/// The same, of routes of the Gateway API. Of one that has no parent of ours nothing of ours is left.
+fn of_routes(published: &Published, standings: &Standings, time: &str) -> Vec<Write> {
+    let of = |(key, version): (&Key, &Written)| {
+        let standing = standings.get(key).filter(|standing| standing.generation == version.generation)?;
+        let wanted = published.world.route_parents.get(key).map(Vec::as_slice).unwrap_or_default();
+        let parents = parents(&standing.parents, wanted, version.generation, time)?;
+        Some(Write { key: key.clone(), standing: standing.clone(), status: json!({ "parents": parents }) })
+    };
+    published.world.routes.iter().filter_map(of).collect()
+}
+
+/// The objects that say what this says, each as in `VirtualService shop/cart`.
+fn origins(traffic: &Traffic) -> impl Iterator<Item = &str> {
+    let routes = traffic.routes.iter().map(|routes| &routes.value);
+    let http = routes.clone().flat_map(|routes| &routes.http).map(|route| &route.origin);
+    let faults = routes.clone().flat_map(|routes| &routes.faults).map(|fault| &fault.origin);
+    let tls = routes.clone().flat_map(|routes| &routes.tls).map(|route| &route.origin);
+    let tcp = routes.flat_map(|routes| &routes.tcp).map(|route| &route.origin);
+    let policies = traffic.policies.iter().flat_map(|policy| &policy.value.origins);
+    http.chain(faults).chain(tls).chain(tcp).chain(policies).map(|origin| origin.object.as_str())
 }
 
 /// As agents are told of it.
@@ -178,14 +208,14 @@ fn resource_name(key: &Key) -> String {
 
 impl Write {
     async fn write(self, client: &Client) -> Result<()> {
-        let Self { key, standing, conditions } = self;
+        let Self { key, standing, status } = self;
         let types = TypeMeta { api_version: standing.api_version, kind: key.kind.clone() };
         let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(&types)?);
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &resource);
-        // Of this version only: another writer's conditions must not be lost.
+        // Of this version only: what another writer says must not be lost.
         let patch = json!({
             "metadata": {"resourceVersion": standing.resource_version},
-            "status": {"conditions": conditions},
+            "status": status,
         });
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(patch);
@@ -278,7 +308,9 @@ mod tests {
         let writes = history.statuses(&now, &leases, &standings, "T");
         let said: Vec<_> = writes
             .iter()
-            .map(|write| format!("{}: {}", write.key, write.conditions[1]["message"].as_str().unwrap_or_default()))
+            .map(|write| {
+                format!("{}: {}", write.key, write.status["conditions"][1]["message"].as_str().unwrap_or_default())
+            })
             .collect();
         assert_eq!(
             said,
@@ -287,11 +319,12 @@ mod tests {
                 "AuthorizationPolicy shop/q: on 2 of 4 nodes; refused by d",
             ]
         );
-        let accepted: Vec<_> = writes.iter().map(|write| write.conditions[0]["status"].clone()).collect();
+        let accepted: Vec<_> = writes.iter().map(|write| write.status["conditions"][0]["status"].clone()).collect();
         assert_eq!(accepted, ["True", "False"]);
         // What is written already, and what is not seen in this version yet, is not written.
         let written = writes.into_iter().map(|write| {
-            let standing = Standing { conditions: write.conditions, ..standing.clone() };
+            let conditions = write.status["conditions"].as_array().expect("a list").clone();
+            let standing = Standing { conditions, ..standing.clone() };
             (write.key, standing)
         });
         let written: Standings = written.collect();
@@ -299,5 +332,66 @@ mod tests {
         let newer = Standing { generation: 2, ..Standing::default() };
         let newer: Standings = written.into_keys().map(|key| (key, newer.clone())).collect();
         assert!(history.statuses(&now, &leases, &newer, "T2").is_empty());
+    }
+
+    const RULES: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: shop, uid: u1, generation: 1}, spec: {hosts: [cart], http: [{route: [{destination: {host: cart}}]}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: other, namespace: shop, uid: u2, generation: 1}, spec: {host: nobody}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: shop, uid: u3, generation: 4}, spec: {parentRefs: [{group: '', kind: Service, name: cart}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: foreign, namespace: shop, uid: u4, generation: 4}, spec: {parentRefs: [{name: gateway}]}}
+";
+
+    #[test]
+    fn rules_that_an_agent_refused_are_not_programmed_there() {
+        let now = published(RULES);
+        let mut history = History::default();
+        history.add(&now.world.written);
+        let digest = digest(&now.world.written);
+        let leases: BTreeMap<_, _> = [
+            ("a".to_owned(), lease(&digest, &[])),
+            ("b".to_owned(), lease(&digest, &["traffic/shop/cart.shop.svc.cluster.local", "traffic/gone/x.y"])),
+        ]
+        .into();
+        let standing = Standing { generation: 1, ..Standing::default() };
+        let standings: Standings = now.world.written.keys().map(|key| (key.clone(), standing.clone())).collect();
+        let writes = history.statuses(&now, &leases, &standings, "T");
+        let said: Vec<_> =
+            writes.iter().map(|w| (w.key.name.as_str(), &w.status["conditions"][1]["message"])).collect();
+        let (all, one) = (json!("on 2 of 2 nodes"), json!("on 1 of 2 nodes; refused by b"));
+        assert_eq!(said, [("other", &all), ("v", &one)]);
+    }
+
+    #[test]
+    fn routes_say_how_their_parents_take_them() {
+        let now = published(RULES);
+        let own =
+            json!({"parentRef": {"name": "gateway"}, "controllerName": "nodemesh.io/controller", "conditions": []});
+        let others = json!({"parentRef": {"name": "gateway"}, "controllerName": "example.com/x", "conditions": []});
+        let standing = Standing { generation: 4, parents: vec![own, others.clone()], ..Standing::default() };
+        let mut standings: Standings = now.world.routes.keys().map(|key| (key.clone(), standing.clone())).collect();
+        let writes = of_routes(&now, &standings, "T");
+        assert_eq!(writes.len(), 2);
+        // What is of no parent of ours any more goes; what others say stays.
+        assert_eq!((writes[0].key.name.as_str(), &writes[0].status), ("foreign", &json!({"parents": [others]})));
+        let parents = writes[1].status["parents"].as_array().expect("a list").clone();
+        assert_eq!((parents.len(), &parents[1]["parentRef"]["name"]), (2, &json!("cart")));
+        let accepted = &parents[1]["conditions"][0];
+        assert_eq!((&accepted["type"], &accepted["status"]), (&json!("Accepted"), &json!("True")));
+        assert_eq!(accepted["observedGeneration"], 4);
+        // What is written is not written again, and a version that is not read yet is not spoken of.
+        for write in writes {
+            let parents = write.status["parents"].as_array().expect("a list").clone();
+            standings.insert(write.key, Standing { parents, ..standing.clone() });
+        }
+        assert!(of_routes(&now, &standings, "T2").is_empty());
+        for standing in standings.values_mut() {
+            *standing = Standing { generation: 5, ..Standing::default() };
+        }
+        assert!(of_routes(&now, &standings, "T2").is_empty());
     }
 }

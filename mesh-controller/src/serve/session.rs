@@ -34,8 +34,12 @@ const STEPS: [(&str, Part); 10] = [
     (type_url::LOCAL_POD, Part::All),
 ];
 
-/// Who has been told all of these enforces the policies of which they are made.
-const ENFORCED: [&str; 3] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+/// Who has been told all of these enforces the policies and rules of which they are made.
+const ENFORCED: [&str; 4] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::TRAFFIC, type_url::LOCAL_POD];
+/// In [`Acknowledged::refused`] before the name of what is no policy, but rules of traffic.
+pub const TRAFFIC_REFUSED: &str = "traffic/";
+/// Of one answer with rules so many are named as refused: a Lease must hold the names.
+const MOST_TRAFFIC: usize = 256;
 
 #[derive(Debug)]
 pub struct Session {
@@ -46,8 +50,8 @@ pub struct Session {
     /// Counts responses.
     nonce: u64,
     acknowledged: Acknowledged,
-    /// Policies in the response that is neither taken nor refused.
-    told: Vec<String>,
+    /// Policies, and rules of traffic, in the responses that are neither taken nor refused, by type.
+    told: BTreeMap<String, Vec<String>>,
 }
 
 /// What an agent has taken.
@@ -55,7 +59,8 @@ pub struct Session {
 pub struct Acknowledged {
     /// Of the policies of the last state that it was told to its end, see [`Catalog::digest`]; empty: none yet.
     pub policies: Arc<str>,
-    /// Policies that it has refused since it took them last, by their resources' names.
+    /// Policies that it has refused since it took them last, by their resources' names, and rules of traffic, see
+    /// [`TRAFFIC_REFUSED`].
     pub refused: BTreeSet<String>,
 }
 
@@ -74,7 +79,7 @@ impl Session {
             round: None,
             nonce: 0,
             acknowledged: Acknowledged::default(),
-            told: Vec::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -97,7 +102,7 @@ impl Session {
         let known = self.types.contains_key(&type_url);
         let subscription = self.types.entry(type_url.clone()).or_default();
         if subscription.settle(&request.response_nonce) {
-            let told = if type_url == type_url::AUTHORIZATION { std::mem::take(&mut self.told) } else { Vec::new() };
+            let told = self.told.remove(&type_url).unwrap_or_default();
             match &request.error_detail {
                 Some(error) => {
                     tracing::error!(
@@ -153,9 +158,15 @@ impl Session {
 
     fn answer(&mut self, type_url: &str, content: Content) -> Answer {
         let Content { resources, removed } = content;
-        if type_url == type_url::AUTHORIZATION {
-            let changed = resources.iter().map(|entry| entry.name().to_string());
-            self.told = changed.chain(removed.iter().cloned()).collect();
+        let named = match type_url {
+            type_url::AUTHORIZATION => Some(("", usize::MAX)),
+            type_url::TRAFFIC => Some((TRAFFIC_REFUSED, MOST_TRAFFIC)),
+            _ => None,
+        };
+        if let Some((prefix, most)) = named {
+            let changed = resources.iter().map(|entry| entry.name().to_string()).chain(removed.iter().cloned());
+            let told = changed.take(most).map(|name| format!("{prefix}{name}"));
+            self.told.insert(type_url.to_owned(), told.collect());
         }
         self.nonce += 1;
         let nonce = self.nonce.to_string();

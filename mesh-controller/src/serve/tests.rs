@@ -193,6 +193,10 @@ fn what_an_agent_has_taken_is_known_when_it_was_told_all() {
     while let Some(answer) = answers.pop() {
         answers.extend(session.request(&first, ack(&answer)));
     }
+    assert_eq!(session.acknowledged().policies.as_ref(), "", "it has not asked for rules of traffic");
+    let answer = session.request(&first, request(type_url::TRAFFIC, &[], &[])).expect("an answer");
+    assert_eq!(session.acknowledged().policies.as_ref(), "", "they are on their way");
+    assert!(session.request(&first, ack(&answer)).is_none());
     assert_eq!(session.acknowledged().policies, *first.digest());
     assert_ne!(first.digest(), Catalog::default().digest());
 
@@ -206,5 +210,29 @@ fn what_an_agent_has_taken_is_known_when_it_was_told_all() {
     let third = Arc::new(second.next(&before, &before.since(&after)));
     let change = session.refresh(&third).expect("a change");
     assert!(session.request(&third, ack(&change)).is_none());
+    assert!(session.acknowledged().refused.is_empty());
+}
+
+#[test]
+fn rules_of_traffic_that_are_refused_are_named() {
+    let rules = |name: &str| {
+        let spec = format!("{{hosts: [cart], http: [{{name: {name}, route: [{{destination: {{host: cart}}}}]}}]}}");
+        let metadata = "{name: v, namespace: shop}";
+        world(&format!(
+            "{SHOP}---\n{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {metadata}, spec: {spec}}}\n"
+        ))
+    };
+    let before = rules("a");
+    let first = catalog(&before);
+    let mut session = Session::new("a");
+    let answer = session.request(&first, request(type_url::TRAFFIC, &[], &[])).expect("an answer");
+    assert_eq!(names(&answer), [SERVICE]);
+    let error_detail = Some(rpc::Status { message: "no".into(), ..Default::default() });
+    assert!(session.request(&first, DeltaDiscoveryRequest { error_detail, ..ack(&answer) }).is_none());
+    assert_eq!(session.acknowledged().refused, [format!("traffic/{SERVICE}")].into());
+    let after = rules("b");
+    let second = Arc::new(first.next(&after, &after.since(&before)));
+    let answer = session.refresh(&second).expect("the change");
+    assert!(session.request(&second, ack(&answer)).is_none());
     assert!(session.acknowledged().refused.is_empty());
 }

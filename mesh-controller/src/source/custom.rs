@@ -108,14 +108,11 @@ impl CustomKind {
     /// Whether `status.conditions` says how it stands. Routes of the Gateway API have a status of their own form, and a
     /// grant has none.
     pub fn has_conditions(self) -> bool {
-        !matches!(
-            self,
-            Self::HttpRoute
-                | Self::GrpcRoute
-                | Self::TcpRoute
-                | Self::TlsRoute
-                | Self::ReferenceGrant
-                | Self::BackendTlsPolicy
-        )
+        !self.has_parents() && !matches!(self, Self::ReferenceGrant | Self::BackendTlsPolicy)
+    }
+
+    /// Whether `status.parents` says so.
+    pub fn has_parents(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute)
     }
 }

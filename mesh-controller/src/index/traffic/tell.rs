@@ -1,8 +1,11 @@
 //! Rules of traffic, from the objects into the state of the mesh.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use mesh_common::model::ServiceName;
+use mesh_common::model::{ServiceName, Workload};
 
 use super::{
     Assembled, Services, assemble,
@@ -10,33 +13,46 @@ use super::{
     policies,
 };
 use crate::{
-    index::{Objects, World, draft::Draft},
+    index::{Objects, World, draft::Draft, entries::Joined},
     status::Problem,
     translate::Settings,
 };
 
-/// Fills [`World::traffic`], and gives workloads the labels that rules ask for.
+/// Fills [`World::traffic`], and gives workloads the labels that rules ask for: also those of entries, which are
+/// returned.
 pub(in crate::index) fn tell(
     settings: &Settings,
     world: &mut World,
     drafts: &mut BTreeMap<&str, Draft<'_>>,
     objects: &Objects<'_>,
+    entries: Joined<'_>,
     problems: &mut Vec<Problem>,
-) {
+) -> BTreeMap<String, Arc<Workload>> {
     let facts = objects.services.iter().map(|read| (read.value.service.service_name(), read.value.facts()));
-    let services = Services::new(settings, facts.collect());
-    let known = Known::new(
+    let Joined { facts: of_entries, workloads, places } = entries;
+    let services = Services::new(settings, facts.chain(of_entries).collect());
+    let mut known = Known::new(
         objects.services.iter().map(|read| read.value),
         objects.reference_grants.iter().map(|read| read.value),
     );
+    let mut ports: BTreeMap<(ServiceName, String), u16> = BTreeMap::new();
+    if !objects.backend_tls_policies.is_empty() {
+        for read in &objects.services {
+            let name = read.value.service.service_name();
+            ports.extend(read.value.ports.iter().map(|port| ((name.clone(), port.name.clone()), port.port)));
+        }
+        for place in places.iter().flat_map(|(_, places)| places) {
+            ports.extend(place.ports.iter().map(|(port, (name, _))| ((place.name.clone(), name.clone()), *port)));
+        }
+    }
+    for (entry, places) in places {
+        known.add_entry(&entry.namespace, &entry.name, places);
+    }
     let routes: Vec<_> = objects.routes.iter().map(|read| read.value).collect();
     let Gathered { routes: gateway, faults: of_routes, parents } = gather(&known, &routes);
     let rules: Vec<_> = objects.destination_rules.iter().map(|read| read.value).collect();
     let tls: Vec<_> = objects.backend_tls_policies.iter().map(|read| read.value).collect();
-    let port = |service: &ServiceName, name: &str| {
-        let read = objects.services.iter().find(|read| read.value.service.service_name() == *service)?;
-        read.value.ports.iter().find(|port| port.name == name).map(|port| port.port)
-    };
+    let port = |service: &ServiceName, name: &str| ports.get(&(service.clone(), name.to_owned())).copied();
     let (policies, of_policies) = policies(settings, &services, &rules, &tls, port);
     let ruled: Vec<_> = objects.virtual_services.iter().filter_map(|read| read.value.ruled.as_ref()).collect();
     let Assembled { traffic, faults } = assemble(settings, &services, &gateway, &ruled, policies);
@@ -54,6 +70,12 @@ pub(in crate::index) fn tell(
             draft.labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
         }
     }
+    let outside = workloads.into_iter().map(|(uid, mut workload)| {
+        workload.labels.retain(|key, _| keys.contains(key.as_str()));
+        (uid, Arc::new(workload))
+    });
+    let outside = outside.collect();
     world.traffic = traffic;
     world.route_parents = parents;
+    outside
 }

@@ -31,11 +31,11 @@ struct Kept {
     objects: BTreeMap<Key, Arc<Object>>,
     /// Objects that do not fit their kind. One that did before is still among `objects`.
     refused: BTreeMap<Key, Problem>,
-    /// Of policies: what their status says, and their version, without which it cannot be written.
+    /// Of policies and routes: what their status says, and their version, without which it cannot be written.
     standings: BTreeMap<Key, Standing>,
 }
 
-/// What a policy's status says.
+/// What the status of a policy or a route says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Standing {
     pub api_version: String,
@@ -43,6 +43,8 @@ pub struct Standing {
     pub generation: i64,
     /// As they are written, whoever wrote them.
     pub conditions: Vec<Value>,
+    /// The same, of routes of the Gateway API.
+    pub parents: Vec<Value>,
 }
 
 /// What an event changed.
@@ -128,8 +130,9 @@ impl Kept {
         let Raw { metadata, value } = raw;
         let mut changed = Changed::default();
         let group = version.split_once('/').map_or("", |(group, _)| group);
-        let custom = CustomKind::find(group, kind).is_some_and(CustomKind::has_conditions);
-        let standing = Standing::read(version, &value).filter(|_| custom);
+        let has_one = |custom: CustomKind| custom.has_conditions() || custom.has_parents();
+        let has_one = CustomKind::find(group, kind).is_some_and(has_one);
+        let standing = Standing::read(version, &value).filter(|_| has_one);
         let read = documents::object(version, kind, trim(kind, value));
         let name = |text: Option<String>| text.unwrap_or_default();
         let key = Key { kind: kind.to_owned(), namespace: name(metadata.namespace), name: name(metadata.name) };
@@ -189,8 +192,14 @@ impl Kept {
 impl Standing {
     fn read(version: &str, value: &Value) -> Option<Self> {
         let generation = value.pointer("/metadata/generation").and_then(Value::as_i64)?;
-        let conditions = value.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-        Some(Self { api_version: version.to_owned(), resource_version: String::new(), generation, conditions })
+        let list = |path: &str| value.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
+        Some(Self {
+            api_version: version.to_owned(),
+            resource_version: String::new(),
+            generation,
+            conditions: list("/status/conditions"),
+            parents: list("/status/parents"),
+        })
     }
 }
 
@@ -296,5 +305,25 @@ mod tests {
         let (_, standing) = shelf.standings().next().expect("a standing");
         assert_eq!((standing.resource_version.as_str(), standing.generation), ("2", 3));
         assert_eq!(standing.conditions, [json!({"type": "Accepted"})]);
+    }
+
+    #[test]
+    fn a_route_s_parents_are_kept_and_a_grant_has_none() {
+        let object = |kind: &'static str| {
+            let metadata = json!({"name": "r", "namespace": "shop", "generation": 3, "resourceVersion": "7"});
+            let status = json!({"parents": [{"controllerName": "example.com/other"}]});
+            let mut shelf = Shelf::new("gateway.networking.k8s.io/v1", kind);
+            let object = raw(json!({"metadata": metadata, "spec": {}, "status": status}));
+            for event in [Event::Init, Event::InitApply(object), Event::InitDone] {
+                shelf.take(event);
+            }
+            shelf
+        };
+        for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"] {
+            let shelf = object(kind);
+            let (_, standing) = shelf.standings().next().expect("a standing");
+            assert_eq!(standing.parents, [json!({"controllerName": "example.com/other"})], "{kind}");
+        }
+        assert_eq!(object("ReferenceGrant").standings().count(), 0);
     }
 }
