@@ -1,5 +1,6 @@
 //! The engine between a client and real servers on the loopback interface.
 
+mod pools;
 mod routing;
 mod strict;
 mod tries;

@@ -384,6 +384,8 @@ pub fn version(upgrade: HttpUpgrade, protocol: Protocol, request: &Understood) -
     };
     match (upgrade, protocol) {
         (HttpUpgrade::Always, _) | (HttpUpgrade::Default, Protocol::Http2) => Version::Http2,
+        // gRPC cannot be said in HTTP/1.1: who speaks it there has named the port wrongly.
+        (HttpUpgrade::Default | HttpUpgrade::Never, Protocol::Http) if !request.grpc => Version::Http1,
         (HttpUpgrade::Default | HttpUpgrade::Never, _) => as_client,
     }
 }
