@@ -181,6 +181,18 @@ async fn routes_and_tries_have_their_time() {
     let begun = Instant::now();
     assert_eq!(world.status("/").await, (504, Some("UT".into())));
     assert!(begun.elapsed() >= Duration::from_millis(80));
+    // Likewise for one whose end shows by its length.
+    let waiting = World::new();
+    let read = |request: Request<hyper::body::Incoming>| -> BoxFuture<'static, _> {
+        Box::pin(async move {
+            request.into_body().collect().await.map_err(Error::other)?;
+            std::future::pending().await
+        })
+    };
+    waiting.handled(Version::HTTP_11, read).await;
+    rules(&waiting, HttpRoute { timeout: Some(Millis(80)), ..route("r", to_cart()) });
+    let post = Request::post("/").header("host", "cart").body("body").unwrap();
+    assert_eq!(waiting.ask(post).await.flag(), Some("UT".into()));
     let mut tried = retrying(&[Reset], 2);
     tried.try_timeout = Some(Millis(40));
     rules(&world, tried.clone());
