@@ -27,7 +27,8 @@ use tonic::{
 
 use crate::{Controller, Place, controller, network};
 
-const TYPES: [&str; 4] = [type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::LOCAL_POD];
+const TYPES: [&str; 5] =
+    [type_url::ACCOUNTS, type_url::AUTHORIZATION, type_url::ADDRESS, type_url::TRAFFIC, type_url::LOCAL_POD];
 /// All of a large cluster in one.
 const LARGEST: usize = 64 << 20;
 

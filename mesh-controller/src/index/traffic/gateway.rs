@@ -23,6 +23,7 @@ use mesh_common::model::{
     traffic::{Clients, For, Routes},
 };
 
+use super::settle::{PATTERNS, RULES};
 use crate::{
     source::Key,
     status::{Extent, Fault, conditions::Condition, parents::ParentStatus},
@@ -79,7 +80,7 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
         outcomes.push(of_route);
     }
     for (name, attachments) in attached {
-        let (told, lost) = settle::settle(&routes, &resolved, &attachments);
+        let (told, lost, beyond) = settle::settle(&routes, &resolved, &attachments);
         gathered.routes.insert(name.clone(), told);
         for (attachment, ports) in lost {
             let Attachment { number, parent, .. } = *attachment;
@@ -93,6 +94,23 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
             outcome.places -= usize::from(is_all);
             if outcome.places == 0 {
                 outcome.refused = Some(("Conflicted", why));
+            }
+        }
+        for (attachment, is_own) in beyond {
+            let Attachment { number, parent, .. } = *attachment;
+            let outcome = &mut outcomes[number][parent];
+            let why = format!(
+                "all routes of {name} have more than {RULES} conditions or {PATTERNS} regular expressions: this one is left \
+                 out"
+            );
+            // Clients who have routes of their own hear of it from those alone.
+            let whose = if is_own { "" } else { " for clients with routes of their own" };
+            let extent = if is_own { Extent::Whole } else { Extent::Part };
+            let fault = Fault::new(&outcome.parent.field, format_args!("{why}{whose}")).of_extent(extent);
+            gathered.faults.push((key(routes[number]), fault));
+            outcome.places -= usize::from(is_own);
+            if outcome.places == 0 {
+                outcome.refused = Some(("UnsupportedValue", why));
             }
         }
     }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_common::model::{
     ServiceName,
     traffic::{
-        Clients, DestinationPolicy, Fault as Injected, For, HttpRoute, OverlaidFault, PathMatch, Routes, TextMatch,
+        Clients, DestinationPolicy, Fault as Injected, For, HttpRoute, OverlaidFault, PathMatch, RequestMatch, Routes,
+        TextMatch,
     },
 };
 
@@ -16,9 +17,9 @@ use crate::{
 };
 
 /// Rules for one service's requests: an agent finds its way through so many.
-const RULES: usize = 10_000;
+pub(super) const RULES: usize = 10_000;
 /// Regular expressions among their conditions: an agent takes no more than 4096 in one list.
-const PATTERNS: usize = 4_000;
+pub(super) const PATTERNS: usize = 4_000;
 
 /// Object, field, what is wrong: each is said once.
 pub type Faults = BTreeSet<(Key, String, String, Extent)>;
@@ -199,13 +200,15 @@ fn is_for(clients: &Clients, namespace: Option<&str>) -> bool {
 }
 
 fn patterns(route: &HttpRoute) -> usize {
+    route.matches.iter().map(expressions).sum()
+}
+
+/// How many regular expressions there are in a condition.
+pub(super) fn expressions(matched: &RequestMatch) -> usize {
     let is_regex = |text: &TextMatch| usize::from(matches!(text, TextMatch::Regex(_)));
-    let of_match = |matched: &mesh_common::model::traffic::RequestMatch| {
-        let path = usize::from(matches!(matched.path, Some(PathMatch::Regex(_))));
-        let texts = [&matched.method, &matched.scheme, &matched.authority].into_iter().flatten();
-        let headers = matched.headers.iter().map(|header| &header.value);
-        let texts = texts.chain(headers).chain(matched.query.iter().map(|query| &query.value));
-        path + texts.map(is_regex).sum::<usize>()
-    };
-    route.matches.iter().map(of_match).sum()
+    let path = usize::from(matches!(matched.path, Some(PathMatch::Regex(_))));
+    let texts = [&matched.method, &matched.scheme, &matched.authority].into_iter().flatten();
+    let headers = matched.headers.iter().map(|header| &header.value);
+    let texts = texts.chain(headers).chain(matched.query.iter().map(|query| &query.value));
+    path + texts.map(is_regex).sum::<usize>()
 }

@@ -9,7 +9,11 @@ use mesh_common::model::traffic::{
     Action, ConnectionMatch, For, HttpRoute, RequestMatch, Routes, TcpRoute, TlsRoute, WeightedBackend,
 };
 
-use super::{Place, Resolved, clients, known::Ports};
+use super::{
+    super::settle::{PATTERNS, RULES, expressions},
+    Place, Resolved, clients,
+    known::Ports,
+};
 use crate::translate::gateway::{Kind, Rank, Route};
 
 /// A route at one service.
@@ -26,6 +30,9 @@ pub struct Attachment<'a> {
 /// Ports that an attachment does not get, and the route that has them.
 pub type Lost<'s, 'a> = Vec<(&'s Attachment<'a>, BTreeMap<Option<u16>, usize>)>;
 
+/// Attachments for which a list has no room, and whether it is the list of those whom the route is for first of all.
+pub type Beyond<'s, 'a> = Vec<(&'s Attachment<'a>, bool)>;
+
 /// What says more of a server's name goes first: all of it, then the longer.
 type Names = Reverse<(bool, usize)>;
 
@@ -38,12 +45,13 @@ struct Entry<'a> {
     ports: Vec<Option<u16>>,
 }
 
-/// What holds for whom, and what does not hold although it is attached. All attachments are at one service.
+/// What holds for whom, and what does not hold although it is attached: since others do, or since it is too much. All
+/// attachments are at one service.
 pub fn settle<'s, 'a>(
     routes: &[&Route],
     resolved: &[Resolved<'_>],
     attachments: &'s [Attachment<'a>],
-) -> (Vec<For<Routes>>, Lost<'s, 'a>) {
+) -> (Vec<For<Routes>>, Lost<'s, 'a>, Beyond<'s, 'a>) {
     let consumer = |attachment: &Attachment<'_>| {
         let route = routes[attachment.number];
         route.is_consumer_of(&route.parents[attachment.parent]).then_some(route.namespace.as_str())
@@ -55,6 +63,7 @@ pub fn settle<'s, 'a>(
     let groups: BTreeSet<Option<&str>> = attachments.iter().map(consumer).collect();
     let mut told = Vec::new();
     let mut lost: Lost<'s, 'a> = Vec::new();
+    let mut beyond: Beyond<'s, 'a> = Vec::new();
     // Those for some namespaces first: the first that is for a client counts.
     for group in groups.into_iter().rev() {
         let (own, producers) = (of(group), of(None));
@@ -84,9 +93,34 @@ pub fn settle<'s, 'a>(
                 }
             }
         }
+        for attachment in cut(routes, &mut won) {
+            beyond.push((attachment, consumer(attachment) == group));
+        }
         told.push(For { clients: clients(group, place), value: ordered(routes, resolved, place, &won) });
     }
-    (told, lost)
+    (told, lost, beyond)
+}
+
+/// Takes out whole routes for which an agent's list has no room, the youngest first: a half of one might send requests
+/// elsewhere that its other half would have taken.
+fn cut<'s, 'a>(routes: &[&Route], won: &mut Vec<(&'s Attachment<'a>, Ports)>) -> Vec<&'s Attachment<'a>> {
+    let (mut rules, mut patterns) = (0, 0);
+    let mut beyond = Vec::new();
+    won.sort_by_key(|(attachment, _)| (attachment.number, attachment.parent));
+    won.retain(|(attachment, ports)| {
+        let matches = routes[attachment.number].rules.iter().flat_map(|rule| &rule.matches);
+        let (own, expressions) =
+            matches.fold((0, 0), |(own, all), matched| (own + 1, all + expressions(&matched.request)));
+        let expressions = expressions * ports.len();
+        let fits = rules + own <= RULES && patterns + expressions <= PATTERNS;
+        if fits {
+            (rules, patterns) = (rules + own, patterns + expressions);
+        } else {
+            beyond.push(*attachment);
+        }
+        fits
+    });
+    beyond
 }
 
 /// The route whose kind holds at a port; of candidates in the order of their age.

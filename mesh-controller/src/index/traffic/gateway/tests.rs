@@ -1,5 +1,7 @@
 //! Routes together: which hold, and what is said of those that do not.
 
+use std::collections::BTreeSet;
+
 use mesh_common::model::traffic::{Action, Protocol, Target};
 
 use super::*;
@@ -217,4 +219,26 @@ fn the_order_of_objects_does_not_matter() {
     let mut turned = routes.clone();
     turned.reverse();
     assert_eq!(told(&routes), told(&turned));
+}
+
+#[test]
+fn what_an_agent_has_no_room_for_is_left_out_route_by_route() {
+    let many = |name: &str| {
+        let headers: Vec<_> =
+            (0..16).map(|i| format!("{{name: h{i}, type: RegularExpression, value: '{name}{i}'}}")).collect();
+        let matched = format!("{{headers: [{}]}}", headers.join(", "));
+        let matches = vec![matched; 64].join(", ");
+        let rule = format!("{{matches: [{matches}], backendRefs: [{{name: cart, port: 80}}]}}");
+        // 64 conditions with 16 expressions each, at one port.
+        route("HTTPRoute", name, ", port: 80", &format!("rules: [{rule}]"))
+    };
+    let gathered = told(&["a", "b", "c", "d"].map(many));
+    let lists = cart(&gathered);
+    let names: BTreeSet<_> = lists[0].value.http.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(names, ["shop/a/0", "shop/b/0", "shop/c/0"].into(), "4000 are the most");
+    let [said] = &said(&gathered)[..] else { panic!("one fault") };
+    assert!(said.starts_with("HTTPRoute shop/d: spec.parentRefs[0]: all routes of shop/cart.shop.svc"), "{said}");
+    let accepted: Vec<_> = gathered.parents.values().map(|parents| parents[0].conditions[0].clone()).collect();
+    let accepted: Vec<_> = accepted.iter().map(|condition| (condition.status, condition.reason)).collect();
+    assert_eq!(accepted[2..], [(true, "Accepted"), (false, "UnsupportedValue")]);
 }
