@@ -3,6 +3,7 @@
 
 mod answer;
 mod body;
+mod check;
 mod counts;
 mod destination;
 mod detect;
@@ -13,6 +14,9 @@ mod pool;
 mod replay;
 mod serve;
 mod session;
+#[cfg(test)]
+mod tests;
+mod tls;
 mod upgrade;
 
 pub use counts::{Counts, RouteCounts, Routed};
@@ -59,8 +63,8 @@ pub struct Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused(pub &'static str);
 
-/// Opens connections of one pod to endpoints.
-pub trait Connect: Send + Sync + 'static {
+/// Opens connections of one pod to endpoints. Active checks keep a copy for as long as the pod has the destination.
+pub trait Connect: Clone + Send + Sync + 'static {
     fn connect(&self, to: &Endpoint) -> impl Future<Output = Result<Way, Refused>> + Send;
 
     /// Whether the pod has an address of this one's family.

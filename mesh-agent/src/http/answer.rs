@@ -30,6 +30,8 @@ pub mod flag {
     pub const RATE_LIMITED: &str = "RL";
     /// The client has gone.
     pub const CLIENT_GONE: &str = "DC";
+    /// The endpoint's answer is none that can be passed on.
+    pub const UPSTREAM_PROTOCOL: &str = "UPE";
     /// The request is none that can be passed on.
     pub const PROTOCOL: &str = "DPE";
 }

@@ -5,6 +5,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{pool::Lease, replay::Try};
+use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -40,6 +41,9 @@ pub struct Streamed {
     pub lease: Option<Lease>,
     /// Counts as a request under way while this lives.
     pub held: Box<dyn Send>,
+    pub counts: Arc<RouteCounts>,
+    /// It came to its end, or to one that is counted.
+    pub over: bool,
 }
 
 impl fmt::Debug for Streamed {
@@ -53,14 +57,34 @@ impl Streamed {
         if let Some(deadline) = &mut self.deadline
             && deadline.as_mut().poll(cx).is_ready()
         {
+            self.broken(flag::TIMEOUT);
             return Poll::Ready(Some(Err("the route's time is over".into())));
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let over = frame.is_none() || self.body.is_end_stream();
-        if over && let Some(lease) = self.lease.take() {
-            lease.complete();
+        match &frame {
+            Some(Err(_)) => self.broken(flag::RESET),
+            Some(Ok(_)) => {}
+            None => self.over = true,
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn broken(&mut self, flag: &'static str) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.lease = None;
+            self.counts.flagged(flag);
+        }
+    }
+}
+
+impl Drop for Streamed {
+    /// The last poll may never come: whoever reads knows by its length that this was all.
+    fn drop(&mut self) {
+        match (self.over || self.body.is_end_stream(), self.lease.take()) {
+            (true, Some(lease)) => lease.complete(),
+            (true, None) => {}
+            (false, _) => self.counts.flagged(flag::CLIENT_GONE),
+        }
     }
 }
 

@@ -76,9 +76,14 @@ impl RouteCounts {
         self.active.fetch_sub(1, Ordering::Relaxed);
         self.answers[usize::from(status / 100).min(5)].fetch_add(1, Ordering::Relaxed);
         if let Some(flag) = flag {
-            *self.flags.lock().unwrap_or_else(PoisonError::into_inner).entry(flag).or_default() += 1;
-            counter!("mesh_http_flags_total", "flag" => flag).increment(1);
+            self.flagged(flag);
         }
+    }
+
+    /// Something befell a request or its answer.
+    pub fn flagged(&self, flag: &'static str) {
+        *self.flags.lock().unwrap_or_else(PoisonError::into_inner).entry(flag).or_default() += 1;
+        counter!("mesh_http_flags_total", "flag" => flag).increment(1);
     }
 
     pub fn retried(&self) {

@@ -16,7 +16,7 @@ use mesh_common::model::{
     traffic::{Backend, Labels, Protocol, TrafficPolicy},
 };
 
-use super::{Endpoint, pool::Pool};
+use super::{Endpoint, pool::Pool, tls::Secure};
 use crate::{
     balance::{self, Client, Cluster},
     state::{Group, Rules, Snapshot, backends},
@@ -41,6 +41,10 @@ pub struct Destination {
     pub pool: Arc<Pool>,
     policy: ArcSwap<TrafficPolicy>,
     known: ArcSwap<Known>,
+    /// By the policy; `Err`: no connection can be had, and why.
+    secure: ArcSwap<Option<Result<Arc<Secure>, String>>>,
+    /// Endpoints are asked whether they are well.
+    pub(super) checked: AtomicBool,
     /// Somebody asked for it since the last sweep.
     used: AtomicBool,
 }
@@ -138,8 +142,10 @@ impl Destinations {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, destination| {
             destination.pool.sweep(&destination.policy.load().pool);
+            let counts = destination.cluster.counts(Instant::now());
+            let idle = counts.requests == 0 && counts.connections == 0;
             // What nobody asks for and nobody uses is as good as new when somebody comes.
-            destination.used.swap(false, Ordering::Relaxed) || Arc::strong_count(destination) > 1
+            destination.used.swap(false, Ordering::Relaxed) || !idle || Arc::strong_count(destination) > 1
         });
     }
 }
@@ -181,6 +187,8 @@ impl Destination {
             pool: Arc::default(),
             policy: ArcSwap::new(policy),
             known: ArcSwap::from_pointee(known),
+            secure: ArcSwap::default(),
+            checked: AtomicBool::new(false),
             used: AtomicBool::new(true),
         }
     }
@@ -206,6 +214,9 @@ impl Destination {
         let alike = is_same(before.endpoints.as_ref(), endpoints) && Arc::ptr_eq(&before.service, now.service);
         if first || !same_rules {
             let policy = Arc::new(now.policy.cloned().unwrap_or_default());
+            if first || self.policy.load().tls != policy.tls {
+                self.secure.store(Arc::new(policy.tls.as_ref().map(|tls| Secure::new(tls).map(Arc::new))));
+            }
             if **self.policy.load() != *policy {
                 self.policy.store(Arc::clone(&policy));
                 self.cluster.set_policy(policy);
@@ -253,6 +264,22 @@ impl Destination {
 
     pub fn policy(&self) -> Arc<TrafficPolicy> {
         self.policy.load_full()
+    }
+
+    /// How TLS is spoken to endpoints, if it is.
+    pub fn secure(&self) -> Option<Result<Arc<Secure>, String>> {
+        Option::clone(&self.secure.load())
+    }
+
+    /// All endpoints there are.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        let known = self.known.load();
+        let endpoint = |(address, workload): (&SocketAddr, &Arc<Workload>)| Endpoint {
+            workload: Arc::clone(workload),
+            address: *address,
+            service: self.service.clone(),
+        };
+        known.by_address.iter().map(endpoint).collect()
     }
 
     pub fn protocol(&self) -> Protocol {

@@ -23,6 +23,7 @@ use super::{
     message,
 };
 use crate::state::{Acts, Rules, Snapshot, View};
+pub use attempt::version;
 use attempt::{Attempts, Plan};
 
 /// An answer, and the flag that counts for it.
@@ -55,6 +56,19 @@ impl Answered {
 /// Counts an answer when it is there, and a client that goes before.
 struct Counted(Arc<RouteCounts>, Option<(u16, Option<&'static str>)>);
 
+impl Counted {
+    fn begin<C>(session: &Session<C>, route: &str) -> Self {
+        let counts = session.http.counts.of(&session.service, route);
+        counts.begun();
+        Self(counts, None)
+    }
+
+    fn end(mut self, Answered { response, flag }: Answered) -> Response<ResponseBody> {
+        self.1 = Some((response.status().as_u16(), flag));
+        response
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         let (status, flag) = self.1.unwrap_or((0, Some(flag::CLIENT_GONE)));
@@ -65,19 +79,22 @@ impl Drop for Counted {
 pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Incoming>) -> Response<ResponseBody> {
     let (mut parts, body) = request.into_parts();
     let grpc = route::is_grpc(&parts.headers);
-    let asked = match message::read(&mut parts) {
+    let refused = |status, flag, why: &str| Counted::begin(session, "").end(Answered::own(status, flag, why, grpc));
+    let asked = match message::read(&mut parts, &session.service.hostname) {
         Ok(asked) => asked,
         Err(why) => {
-            let counts = session.http.counts.of(&session.service, "");
-            counts.begun();
-            let counted = Counted(counts, Some((400, Some(flag::PROTOCOL))));
-            drop(counted);
-            return own(StatusCode::BAD_REQUEST, flag::PROTOCOL, &why.to_string(), grpc);
+            let mut response = refused(why.status(), flag::PROTOCOL, &why.to_string());
+            // Who says something that can be read in two ways may have said more than one thing.
+            if parts.version != http::Version::HTTP_2 {
+                response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            }
+            return response;
         }
     };
     let snapshot = session.store.snapshot();
     let Some(source) = session.source(&snapshot) else {
-        return own(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, "the client is not in the configuration", grpc);
+        const WHY: &str = "the client is not in the configuration";
+        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, WHY);
     };
     let request = Understood { parts, asked, grpc, snapshot, source };
     routed(session, request, body).await
@@ -135,10 +152,9 @@ async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body
     let rules = request.snapshot.rules(&session.service).cloned();
     let Ruling { route, faults, none_matches } = rule(session, &request, rules.as_deref());
     let name = route.map_or("", |(route, ..)| route.name.as_str());
-    let counts = session.http.counts.of(&session.service, name);
-    counts.begun();
-    let mut counted = Counted(Arc::clone(&counts), None);
-    let Answered { response, flag } = match none_matches {
+    let counted = Counted::begin(session, name);
+    let counts = Arc::clone(&counted.0);
+    let answered = match none_matches {
         true => Answered::own(StatusCode::NOT_FOUND, flag::NO_ROUTE, "no route matches", request.grpc),
         false => {
             let (delay, abort) = befalling(&faults, request.grpc);
@@ -155,8 +171,7 @@ async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body
             }
         }
     };
-    counted.1 = Some((response.status().as_u16(), flag));
-    response
+    counted.end(answered)
 }
 
 /// Every delay counts, and the first abort.

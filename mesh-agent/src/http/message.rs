@@ -1,10 +1,12 @@
 //! One reading of a request, and its form on another connection. What two servers could read differently is refused.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
+
+use super::pool;
 
 /// Headers that are about one connection (RFC 9110, 7.6.1), and those that some take for such.
 const HOP_BY_HOP: [HeaderName; 5] = [
@@ -15,7 +17,10 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     header::UPGRADE,
 ];
 
-/// Why a request is refused (400).
+/// Of h2c by upgrade, which there is no more.
+const SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     #[error("the request names no host, or more than one")]
@@ -24,10 +29,22 @@ pub enum Malformed {
     Authority,
     #[error("the length of the body is said more than once")]
     Length,
+    #[error("a transfer coding other than chunked, once, is not supported")]
+    Coding,
     #[error("the path has bytes that no path may have")]
     Path,
     #[error("a header has bytes that no header may have")]
     Header,
+}
+
+impl Malformed {
+    pub fn status(self) -> StatusCode {
+        match self {
+            // RFC 9112, 6.1.
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
 }
 
 /// What is asked for, as it was understood.
@@ -38,9 +55,10 @@ pub struct Asked {
     pub upgrades: bool,
 }
 
-/// Reads what a client sent. After it, `parts` has no headers that are about its connection.
-pub fn read(parts: &mut Parts) -> Result<Asked, Malformed> {
-    let asked = Asked { authority: authority(parts)?, upgrades: upgrades(parts) };
+/// Reads what a client sent. After it, `parts` has no headers that are about its connection. `host` is for a client of
+/// HTTP/1.0, which need not name one.
+pub fn read(parts: &mut Parts, host: &str) -> Result<Asked, Malformed> {
+    let asked = Asked { authority: authority(parts, host)?, upgrades: upgrades(parts) };
     check(parts)?;
     let upgrade = parts.headers.get(header::UPGRADE).cloned();
     strip(&mut parts.headers);
@@ -49,10 +67,11 @@ pub fn read(parts: &mut Parts) -> Result<Asked, Malformed> {
     }
     // The agent itself says that the body may come.
     parts.headers.remove(header::EXPECT);
+    parts.headers.remove(SETTINGS);
     Ok(asked)
 }
 
-fn authority(parts: &Parts) -> Result<Authority, Malformed> {
+fn authority(parts: &Parts, default: &str) -> Result<Authority, Malformed> {
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -66,10 +85,16 @@ fn authority(parts: &Parts) -> Result<Authority, Malformed> {
         }
         (Some(own), _) => own,
         (None, Some(host)) => host,
+        (None, None) if parts.version == Version::HTTP_10 => {
+            Authority::try_from(default).map_err(|_| Malformed::Host)?
+        }
         (None, None) => return Err(Malformed::Host),
     };
     // Who they are is not said in an authority (RFC 9110, 4.2.4).
-    if authority.as_str().contains('@') || authority.host().is_empty() { Err(Malformed::Host) } else { Ok(authority) }
+    let port = &authority.as_str()[authority.as_str().rfind(']').unwrap_or(0)..];
+    let bad_port = port.split_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err());
+    let bad = bad_port || authority.as_str().contains('@') || authority.host().is_empty();
+    if bad { Err(Malformed::Host) } else { Ok(authority) }
 }
 
 fn check(parts: &Parts) -> Result<(), Malformed> {
@@ -78,10 +103,24 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     if lengths > 1 || (lengths == 1 && chunked) || (chunked && parts.version == Version::HTTP_10) {
         return Err(Malformed::Length);
     }
-    let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
-    // What `http` lets pass and servers read in their own ways.
-    if path.bytes().any(|byte| byte <= b' ' || byte >= 0x7f || matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`'))
+    let codings = parts.headers.get_all(header::TRANSFER_ENCODING);
+    if chunked
+        && (codings.iter().count() > 1
+            || codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")))
     {
+        return Err(Malformed::Coding);
+    }
+    let whole = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = parts.uri.path();
+    let form = match parts.method {
+        Method::CONNECT => true,
+        Method::OPTIONS if whole == "*" => true,
+        // An absolute form may have a query and no path.
+        _ => path.starts_with('/'),
+    };
+    // What `http` lets pass and servers read in their own ways: `\\` as `/`, a zero as the end.
+    let odd = path.bytes().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`'));
+    if !form || odd || whole.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) || path.contains("%00") {
         return Err(Malformed::Path);
     }
     let is_bad = |value: &HeaderValue| value.as_bytes().iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
@@ -99,8 +138,10 @@ fn upgrades(parts: &Parts) -> bool {
         && parts.version == Version::HTTP_11
         && parts.headers.get(header::UPGRADE).is_some_and(|of| {
             // h2c by upgrade (RFC 7540, 3.2) was taken back by RFC 9113, and would go past all rules.
-            !of.as_bytes().eq_ignore_ascii_case(b"h2c")
+            let mut protocols = of.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            protocols.all(|protocol| !protocol.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case(b"h2c")))
         })
+        && parts.headers.get_all(header::UPGRADE).iter().count() == 1
 }
 
 /// Takes out what is about one connection, and what it names as such.
@@ -113,21 +154,31 @@ pub fn strip(headers: &mut HeaderMap) {
         .filter_map(|token| HeaderName::try_from(token.trim()).ok())
         .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
         .collect();
-    named.iter().chain(&HOP_BY_HOP).for_each(|name| drop(headers.remove(name)));
     // gRPC asks for trailers by it; no other coding passes an intermediary.
-    let trailers = headers.get_all(header::TE).iter().any(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let codings = headers.get_all(header::TE).iter().filter_map(|value| value.to_str().ok());
+    let trailers = codings.flat_map(|value| value.split(',')).any(|te| te.trim().eq_ignore_ascii_case("trailers"));
+    named.iter().chain(&HOP_BY_HOP).for_each(|name| drop(headers.remove(name)));
     headers.remove(header::TE);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
 }
 
+/// How a request is spoken.
+#[derive(Clone, Copy, Debug)]
+pub struct Form {
+    pub version: pool::Version,
+    /// Over TLS.
+    pub secure: bool,
+    pub upgrades: bool,
+}
+
 /// The request's form for HTTP/1.1 (origin form and Host) or HTTP/2 (everything in the URI).
-pub fn address(parts: &mut Parts, authority: &Authority, path: PathAndQuery, http2: bool, upgrade: bool) {
+pub fn address(parts: &mut Parts, authority: &Authority, path: PathAndQuery, form: Form) {
     parts.headers.remove(header::HOST);
     let mut uri = http::uri::Parts::default();
-    if http2 {
-        uri.scheme = Some(Scheme::HTTP);
+    if form.version == pool::Version::Http2 {
+        uri.scheme = Some(if form.secure { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority = Some(authority.clone());
         uri.path_and_query = Some(path);
         parts.version = Version::HTTP_2;
@@ -140,7 +191,7 @@ pub fn address(parts: &mut Parts, authority: &Authority, path: PathAndQuery, htt
         parts.version = Version::HTTP_11;
         let host = HeaderValue::try_from(authority.as_str()).expect("an authority has visible characters only");
         parts.headers.insert(header::HOST, host);
-        if upgrade && parts.method != Method::CONNECT {
+        if form.upgrades && parts.method != Method::CONNECT {
             parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
     }

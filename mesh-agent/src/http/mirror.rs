@@ -10,7 +10,12 @@ use http_body_util::BodyExt as _;
 use mesh_common::model::traffic::Backend;
 
 use super::{
-    Connect, Session, body::RequestBody, counts::RouteCounts, exchange::Understood, message, pool::Version,
+    Connect, Session,
+    body::RequestBody,
+    counts::RouteCounts,
+    exchange::{Understood, version},
+    message,
+    pool::{Version, Wanted},
     replay::Replay,
 };
 
@@ -31,26 +36,29 @@ pub fn copy<C: Connect>(
 ) {
     let Ok(place) = Arc::clone(&session.mirrors).try_acquire_owned() else { return };
     let Ok(destination) = session.destination(&request.snapshot, &request.source, backend) else { return };
+    // Copies count as what is under way, and no copy takes the place of a request.
+    let Ok(admitted) = destination.cluster.admit() else { return };
     counts.mirrored();
+    let version = version(destination.policy().pool.upgrade, destination.protocol(), request);
     let (session, body, path) = (Arc::clone(session), body.clone(), path.clone());
     let (mut parts, authority) = (request.parts.clone(), request.asked.authority.clone());
     tokio::spawn(async move {
-        let _place = place;
+        let _held = (place, admitted);
         let sending = async {
             let whole = body.whole().await?;
             let picked = destination.cluster.pick(None, &[], fastrand::u64(..), Instant::now())?;
             let endpoint = destination.endpoint(picked.address())?;
-            let version = if parts.version == http::Version::HTTP_2 { Version::Http2 } else { Version::Http1 };
             let policy = destination.policy();
-            let leased =
-                destination.pool.lease(&destination.cluster, &policy.pool, &endpoint, version, &session.connect);
-            let mut lease = leased.await.ok()?;
             let shadow = format!("{}-shadow", authority.host());
             let authority = match authority.port_u16() {
                 Some(port) => format!("{shadow}:{port}").parse().ok()?,
                 None => shadow.parse().ok()?,
             };
-            message::address(&mut parts, &authority, path, version == Version::Http2, false);
+            let tls = destination.secure().transpose().ok()?.map(|secure| secure.secured(&authority));
+            let wanted = Wanted { endpoint: &endpoint, version, settings: &policy.pool, tls: tls.as_ref() };
+            let mut lease = destination.pool.lease(&destination.cluster, wanted, &session.connect).await.ok()?;
+            let form = message::Form { version, secure: tls.is_some(), upgrades: false };
+            message::address(&mut parts, &authority, path, form);
             if version == Version::Http1 && !whole.is_empty() {
                 parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
             }

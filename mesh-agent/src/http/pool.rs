@@ -1,9 +1,11 @@
 //! The connections of one pod to the endpoints of one destination. An HTTP/1.1 connection carries one request at a time
 //! and is kept for the next; one of HTTP/2 carries many.
 
+mod bound;
+mod lease;
+
 use std::{
     collections::HashMap,
-    fmt,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,17 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{http1, http2},
-};
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_common::model::traffic::ConnectionPool;
 use tokio::{sync::Notify, time::timeout};
 
-use super::{Connect, Endpoint, Refused, Way, body::RequestBody};
+use super::{Connect, Endpoint, Refused, Way, tls::Secured};
 use crate::balance::{Cluster, Connected, Overflow};
+use bound::Bound;
+use lease::{Connection, Kind, OneByOne, Shared};
+pub use lease::{Lease, NotSent};
 
 /// How long a connection without requests is kept, where nobody says: shorter than servers keep theirs.
 const IDLE: Duration = Duration::from_secs(55);
@@ -34,6 +35,8 @@ const STREAMS: u32 = 100;
 const WINDOW: u32 = 1 << 20;
 /// Of an answer's head.
 const HEADER_LIST: u32 = 64 * 1024;
+/// Of an answer.
+const HEADERS: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
@@ -43,94 +46,100 @@ pub enum Version {
 
 #[derive(Debug, Default)]
 pub struct Pool {
-    lanes: Mutex<HashMap<SocketAddr, Lane>>,
+    lanes: Mutex<HashMap<Key, Lane>>,
     /// A connection came back, or ended.
     freed: Notify,
 }
 
-/// Of one endpoint.
+/// What makes one connection as good as another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    /// By which settings, and for whom.
+    tls: Option<(u64, String)>,
+}
+
 #[derive(Debug, Default)]
 struct Lane {
-    idle: Vec<(Instant, Box<Connection<http1::SendRequest<RequestBody>>>)>,
+    idle: Vec<(Instant, OneByOne)>,
     shared: Vec<Arc<Shared>>,
+    /// Somebody makes a connection that others will share.
+    opening: bool,
+    /// Its endpoint is none any more.
+    gone: bool,
 }
 
-struct Connection<S> {
-    send: S,
-    /// Requests that it has carried.
-    served: u32,
-    since: Instant,
-}
-
-#[derive(Debug)]
-struct Shared {
-    connection: Connection<http2::SendRequest<RequestBody>>,
-    served: AtomicU32,
-    active: AtomicU32,
-    /// Takes nothing new.
-    retired: AtomicBool,
-    idle_since: Mutex<Instant>,
-}
-
-/// A place on a connection, for one request.
-pub struct Lease {
-    kind: Kind,
-    pool: Arc<Pool>,
-    address: SocketAddr,
-    again: bool,
-}
-
-enum Kind {
-    Http1(Option<Box<Connection<http1::SendRequest<RequestBody>>>>),
-    Http2(Arc<Shared>),
+/// Where a connection leads, and how it is to be spoken on.
+pub struct Wanted<'a> {
+    pub endpoint: &'a Endpoint,
+    pub version: Version,
+    pub settings: &'a ConnectionPool,
+    pub tls: Option<&'a Secured>,
 }
 
 /// Why there is no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoConnection {
     Overflow(Overflow),
     /// Its code.
     Refused(&'static str),
     Timeout,
+    /// TLS failed, by its own words.
+    Tls(String),
     /// What answered speaks no HTTP.
     Handshake,
 }
 
-/// What became of a request that was sent.
-#[derive(Debug)]
-pub enum NotSent {
-    /// Nothing of it left: it can be sent on another connection.
-    Unsent(Request<RequestBody>),
-    Failed(hyper::Error),
+/// One who makes a connection for all who wait for it.
+struct Opening<'a>(&'a Pool, &'a Key);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if let Some(lane) = self.0.lanes().get_mut(self.1) {
+            lane.opening = false;
+        }
+        self.0.freed.notify_waiters();
+    }
+}
+
+impl Wanted<'_> {
+    fn key(&self) -> Key {
+        let tls = self.tls.map(|tls| (tls.id(), tls.host().to_owned()));
+        Key { address: self.endpoint.address, tls }
+    }
 }
 
 impl Pool {
-    /// A place on a connection to `endpoint`: one that is there, or a new one.
+    /// A place on a connection: one that is there, or a new one.
     pub async fn lease(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
-        settings: &ConnectionPool,
-        endpoint: &Endpoint,
-        version: Version,
+        wanted: Wanted<'_>,
         connect: &impl Connect,
     ) -> Result<Lease, NoConnection> {
-        if let Some(lease) = self.known(settings, endpoint.address, version) {
+        let key = wanted.key();
+        if let Some(lease) = self.known(&wanted, &key) {
             return Ok(lease);
         }
         // From here on it waits, for a connection of its own or for somebody else's.
         let _waiting = cluster.admit_waiting().map_err(NoConnection::Overflow)?;
-        let bound = settings.connect_timeout.map_or(CONNECT, Into::into);
+        let bound = wanted.settings.connect_timeout.map_or(CONNECT, Into::into);
         let found = timeout(bound, async {
             loop {
                 let freed = self.freed.notified();
-                if let Some(lease) = self.known(settings, endpoint.address, version) {
+                if let Some(lease) = self.known(&wanted, &key) {
                     return Ok(lease);
                 }
+                let Some(_opening) = self.begin(&wanted, &key) else {
+                    freed.await;
+                    continue;
+                };
                 match cluster.admit_connection() {
-                    Ok(counts) => return self.open(counts, endpoint, version, connect).await,
+                    Ok(counts) => return self.open(counts, &wanted, &key, connect).await,
                     // As many as there may be: somebody's will be free.
                     Err(_) => {
-                        self.evict(endpoint.address);
+                        self.evict(&wanted, &key);
+                        drop(_opening);
                         freed.await;
                     }
                 }
@@ -140,45 +149,68 @@ impl Pool {
     }
 
     /// On a connection that is there.
-    fn known(self: &Arc<Self>, settings: &ConnectionPool, address: SocketAddr, version: Version) -> Option<Lease> {
+    fn known(self: &Arc<Self>, wanted: &Wanted<'_>, key: &Key) -> Option<Lease> {
         let mut lanes = self.lanes();
-        let lane = lanes.get_mut(&address)?;
-        let kind = match version {
+        let lane = lanes.get_mut(key)?;
+        let kind = match wanted.version {
             Version::Http1 => loop {
                 let (_, connection) = lane.idle.pop()?;
-                if connection.is_usable(settings) && !connection.send.is_closed() {
+                if connection.is_usable(wanted.settings) && !connection.send.is_closed() {
                     break Kind::Http1(Some(connection));
                 }
             },
             Version::Http2 => {
                 lane.shared.retain(|shared| !shared.is_over());
-                let shared = lane.shared.iter().find(|shared| shared.take(settings))?;
+                let shared = lane.shared.iter().find(|shared| shared.take(wanted.settings))?;
                 Kind::Http2(Arc::clone(shared))
             }
         };
-        Some(Lease { kind, pool: Arc::clone(self), address, again: true })
+        Some(self.leased(kind, wanted, key, true))
+    }
+
+    fn leased(self: &Arc<Self>, kind: Kind, wanted: &Wanted<'_>, key: &Key, again: bool) -> Lease {
+        let (pool, settings) = (Arc::clone(self), wanted.settings.clone());
+        Lease { kind, pool, key: key.clone(), settings, again }
+    }
+
+    /// `None`: somebody else is at it, and it will do for this one too.
+    fn begin<'a>(&'a self, wanted: &Wanted<'_>, key: &'a Key) -> Option<Option<Opening<'a>>> {
+        if wanted.version == Version::Http1 {
+            return Some(None);
+        }
+        let mut lanes = self.lanes();
+        let lane = lanes.entry(key.clone()).or_default();
+        (!std::mem::replace(&mut lane.opening, true)).then_some(Some(Opening(self, key)))
     }
 
     async fn open(
         self: &Arc<Self>,
         counts: Connected,
-        endpoint: &Endpoint,
-        version: Version,
+        wanted: &Wanted<'_>,
+        key: &Key,
         connect: &impl Connect,
     ) -> Result<Lease, NoConnection> {
-        let Way { io, until } = connect.connect(endpoint).await.map_err(|Refused(code)| NoConnection::Refused(code))?;
+        let way = connect.connect(wanted.endpoint).await;
+        let Way { io, until } = way.map_err(|Refused(code)| NoConnection::Refused(code))?;
+        let io = match wanted.tls {
+            Some(tls) => Box::new(tls.client(io, wanted.version).await.map_err(NoConnection::Tls)?),
+            None => io,
+        };
+        let (io, keeper) = Bound::new(io);
         let pool = Arc::clone(self);
         let since = Instant::now();
-        let address = endpoint.address;
-        let kind = match version {
+        let ended = move || {
+            drop(counts);
+            pool.freed.notify_waiters();
+        };
+        let kind = match wanted.version {
             Version::Http1 => {
                 let mut builder = http1::Builder::new();
-                builder.max_buf_size(64 * 1024).max_headers(100);
+                builder.max_buf_size(64 * 1024).max_headers(HEADERS);
                 let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
                 tokio::spawn(async move {
-                    tokio::select! { _ = driver.with_upgrades() => {}, () = until => {} }
-                    drop(counts);
-                    pool.freed.notify_waiters();
+                    keeper.keep(driver.with_upgrades(), until).await;
+                    ended();
                 });
                 Kind::Http1(Some(Box::new(Connection { send, served: 0, since })))
             }
@@ -193,9 +225,8 @@ impl Pool {
                     .keep_alive_timeout(Duration::from_secs(10));
                 let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
                 tokio::spawn(async move {
-                    tokio::select! { _ = driver => {}, () = until => {} }
-                    drop(counts);
-                    pool.freed.notify_waiters();
+                    keeper.keep(driver, until).await;
+                    ended();
                 });
                 let shared = Arc::new(Shared {
                     connection: Connection { send, served: 0, since },
@@ -204,32 +235,48 @@ impl Pool {
                     retired: AtomicBool::new(false),
                     idle_since: Mutex::new(since),
                 });
-                self.lanes().entry(address).or_default().shared.push(Arc::clone(&shared));
-                self.freed.notify_waiters();
+                self.lanes().entry(key.clone()).or_default().shared.push(Arc::clone(&shared));
                 Kind::Http2(shared)
             }
         };
-        Ok(Lease { kind, pool: Arc::clone(self), address, again: false })
+        Ok(self.leased(kind, wanted, key, false))
     }
 
-    /// Closes an idle connection to another endpoint, so that there may be one to this.
-    fn evict(&self, but: SocketAddr) {
-        let mut lanes = self.lanes();
-        let other = lanes.iter_mut().find(|(address, lane)| **address != but && !lane.idle.is_empty());
-        if let Some((_, lane)) = other {
-            lane.idle.pop();
+    /// Closes an idle connection that is of no use here, so that there may be one that is.
+    fn evict(&self, wanted: &Wanted<'_>, but: &Key) {
+        for (key, lane) in self.lanes().iter_mut() {
+            let (one, other) = (wanted.version == Version::Http1, wanted.version == Version::Http2);
+            if (key != but || other) && lane.idle.pop().is_some() {
+                return;
+            }
+            let free = |shared: &Arc<Shared>| (key != but || one) && shared.is_free();
+            if let Some(place) = lane.shared.iter().position(free) {
+                lane.shared.swap_remove(place).retired.store(true, Ordering::Relaxed);
+                return;
+            }
         }
+    }
+
+    /// A connection is free for the next request.
+    fn rests(&self, key: &Key, connection: OneByOne) {
+        let mut lanes = self.lanes();
+        let lane = lanes.entry(key.clone()).or_default();
+        if !lane.gone {
+            lane.idle.push((Instant::now(), connection));
+        }
+        drop(lanes);
+        self.freed.notify_one();
     }
 
     /// Only these endpoints' connections are kept for others; what is under way goes on.
     pub fn retain(&self, is_endpoint: impl Fn(SocketAddr) -> bool) {
-        self.lanes().retain(|address, lane| {
-            let stays = is_endpoint(*address);
-            if !stays {
-                lane.shared.iter().for_each(|shared| shared.retired.store(true, Ordering::Relaxed));
+        for (key, lane) in self.lanes().iter_mut() {
+            lane.gone = !is_endpoint(key.address);
+            if lane.gone {
+                lane.idle.clear();
+                lane.shared.drain(..).for_each(|shared| shared.retired.store(true, Ordering::Relaxed));
             }
-            stays
-        });
+        }
     }
 
     /// Closes what has been idle for too long.
@@ -238,116 +285,12 @@ impl Pool {
         self.lanes().retain(|_, lane| {
             lane.idle.retain(|(since, connection)| since.elapsed() < idle && connection.is_usable(settings));
             lane.shared.retain(|shared| !shared.is_over() && !shared.is_idle(idle));
-            !lane.idle.is_empty() || !lane.shared.is_empty()
+            // What is still under way to an endpoint that has gone, nobody takes again: its endpoint is not chosen.
+            !lane.idle.is_empty() || !lane.shared.is_empty() || lane.opening
         });
     }
 
-    fn lanes(&self) -> MutexGuard<'_, HashMap<SocketAddr, Lane>> {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<Key, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S> Connection<S> {
-    fn is_usable(&self, settings: &ConnectionPool) -> bool {
-        settings.max_requests_per_connection.is_none_or(|most| self.served < most)
-            && settings.max_connection_duration.is_none_or(|longest| self.since.elapsed() < Duration::from(longest))
-    }
-}
-
-impl Shared {
-    fn take(&self, settings: &ConnectionPool) -> bool {
-        let most = settings.max_streams.unwrap_or(STREAMS);
-        if self.retired.load(Ordering::Relaxed) || self.connection.send.is_closed() {
-            return false;
-        }
-        let old = settings
-            .max_connection_duration
-            .is_some_and(|longest| self.connection.since.elapsed() >= Duration::from(longest));
-        let used = settings.max_requests_per_connection.is_some_and(|most| self.served.load(Ordering::Relaxed) >= most);
-        if old || used {
-            self.retired.store(true, Ordering::Relaxed);
-            return false;
-        }
-        let more = |active: u32| (active < most).then(|| active + 1);
-        if self.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
-            return false;
-        }
-        self.served.fetch_add(1, Ordering::Relaxed);
-        true
-    }
-
-    fn is_over(&self) -> bool {
-        self.connection.send.is_closed()
-            || (self.retired.load(Ordering::Relaxed) && self.active.load(Ordering::Relaxed) == 0)
-    }
-
-    fn is_idle(&self, longest: Duration) -> bool {
-        let since = *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        self.active.load(Ordering::Relaxed) == 0 && since.elapsed() >= longest
-    }
-}
-
-impl Lease {
-    /// It carried requests before: it may have been closed meanwhile.
-    pub fn is_used(&self) -> bool {
-        self.again
-    }
-
-    pub fn version(&self) -> Version {
-        match self.kind {
-            Kind::Http1(_) => Version::Http1,
-            Kind::Http2(_) => Version::Http2,
-        }
-    }
-
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, NotSent> {
-        let sent = match &mut self.kind {
-            Kind::Http1(None) => unreachable!("a lease is complete after its answer"),
-            Kind::Http1(Some(connection)) => {
-                connection.served += 1;
-                if connection.send.ready().await.is_err() {
-                    return Err(NotSent::Unsent(request));
-                }
-                connection.send.try_send_request(request).await
-            }
-            Kind::Http2(shared) => shared.connection.send.clone().try_send_request(request).await,
-        };
-        sent.map_err(|mut error| match error.take_message() {
-            Some(request) => NotSent::Unsent(request),
-            None => NotSent::Failed(error.into_error()),
-        })
-    }
-
-    /// The answer has come to its end: the connection is free for the next request.
-    pub fn complete(mut self) {
-        if let Kind::Http1(connection) = &mut self.kind
-            && let Some(connection) = connection.take()
-            && !connection.send.is_closed()
-        {
-            self.pool.lanes().entry(self.address).or_default().idle.push((Instant::now(), connection));
-            self.pool.freed.notify_one();
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Kind::Http2(shared) = &self.kind {
-            *shared.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            shared.active.fetch_sub(1, Ordering::Relaxed);
-            self.pool.freed.notify_one();
-        }
-    }
-}
-
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
-impl<S> fmt::Debug for Connection<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("served", &self.served).finish_non_exhaustive()
     }
 }

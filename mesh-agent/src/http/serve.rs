@@ -68,8 +68,7 @@ pub async fn serve<C: Connect>(session: Arc<Session<C>>, io: impl Io, spoken: Sp
                 .max_pending_accept_reset_streams(RESETS)
                 .max_local_error_reset_streams(RESETS)
                 .keep_alive_interval(Duration::from_secs(30))
-                .auto_date_header(false)
-                .enable_connect_protocol();
+                .auto_date_header(false);
             let mut connection = pin!(builder.serve_connection(io, service));
             tokio::select! {
                 served = connection.as_mut() => served,

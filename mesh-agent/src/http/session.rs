@@ -6,7 +6,7 @@ use mesh_common::model::{ServiceName, Workload, traffic::Backend};
 
 use tokio::sync::Semaphore;
 
-use super::{Connect, Destination, Destinations, Http, Missing};
+use super::{Connect, Destination, Destinations, Http, Missing, check};
 use crate::state::{Snapshot, Store};
 
 /// One client's connection to a service with rules.
@@ -39,7 +39,9 @@ impl<C: Connect> Session<C> {
         backend: &Backend,
     ) -> Result<Arc<Destination>, Missing> {
         let can_dial = |ip| self.connect.can_dial(ip);
-        self.destinations.get(snapshot, source, backend, self.dialled, can_dial)
+        let destination = self.destinations.get(snapshot, source, backend, self.dialled, can_dial)?;
+        check::begin(&destination, &self.connect);
+        Ok(destination)
     }
 
     /// That which was dialled.

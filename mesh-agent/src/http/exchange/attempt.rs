@@ -13,7 +13,7 @@ use mesh_common::{
     model::traffic::{Backend, HttpUpgrade, Protocol, Retries},
     route::{Outcome, backoff, grpc_status, retry_on},
 };
-use tokio::time::{Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::{
     super::{
@@ -22,7 +22,7 @@ use super::{
         body::{RequestBody, ResponseBody, Streamed},
         counts::RouteCounts,
         message, mirror,
-        pool::{Lease, NoConnection, NotSent, Version},
+        pool::{Lease, NoConnection, NotSent, Version, Wanted},
         replay::Replay,
         upgrade,
     },
@@ -95,12 +95,14 @@ impl<C: Connect> Attempts<'_, C> {
         };
         let downstream = request.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let body = Replay::new(body);
-        for backend in &self.plan.mirrors {
+        let sticky = hash::Sticky::of(&destination.policy().balancing.algorithm, &request, session.client.ip());
+        // What becomes another protocol has no copy.
+        for backend in self.plan.mirrors.iter().filter(|_| !request.asked.upgrades) {
             mirror::copy(session, &request, &path, backend, &body, self.counts);
         }
         let deadline = self.deadline(&body);
         tokio::pin!(deadline);
-        let tries = self.tries(&request, &path, &destination, &body);
+        let tries = self.tries(&request, &path, &destination, &body, sticky.key);
         let got = tokio::select! {
             biased;
             got = tries => got,
@@ -114,8 +116,8 @@ impl<C: Connect> Attempts<'_, C> {
                 let deadline = rest(self.plan.timeout, &body);
                 let held = Box::new((admitted, picked));
                 let (mut parts, incoming) = response.into_parts();
-                if let (true, Some(downstream)) = (upgrade::is_agreed(&request.parts.method, parts.status), downstream)
-                {
+                let agreed = upgrade::is_agreed(&request.parts.method, parts.status);
+                if let (true, true, Some(downstream)) = (agreed, request.asked.upgrades, downstream) {
                     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
                     upgrade::join(downstream, upstream, (lease, held));
                     let mut response = Response::new(ResponseBody::Empty);
@@ -123,10 +125,17 @@ impl<C: Connect> Attempts<'_, C> {
                     (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
                     return response.into();
                 }
+                if let (true, why) = (agreed, "the endpoint changed to a protocol that nobody asked for") {
+                    return Answered::own(StatusCode::BAD_GATEWAY, flag::UPSTREAM_PROTOCOL, why, grpc);
+                }
                 message::strip(&mut parts.headers);
+                if let Some(cookie) = sticky.cookie {
+                    parts.headers.append(http::header::SET_COOKIE, cookie);
+                }
                 // Each side's connection has its own version.
                 parts.version = http::Version::HTTP_11;
-                let streamed = Streamed { body: incoming, deadline, lease: Some(lease), held };
+                let counts = Arc::clone(self.counts);
+                let streamed = Streamed { body: incoming, deadline, lease: Some(lease), held, counts, over: false };
                 Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
             }
             Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),
@@ -150,12 +159,12 @@ impl<C: Connect> Attempts<'_, C> {
         path: &PathAndQuery,
         destination: &Arc<Destination>,
         body: &Replay,
+        key: Option<u64>,
     ) -> Result<Got, Failed> {
         let retries = &self.plan.retries;
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let key = hash::key(&destination.policy().balancing.algorithm, request, self.session.client.ip());
         let mut number = 0;
-        let mut _permit = None;
+        let mut permit = None;
         loop {
             let result = self.one(request, path, destination, body, key, &mut tried).await;
             let outcome = match &result {
@@ -174,8 +183,9 @@ impl<C: Connect> Attempts<'_, C> {
                 return result
                     .map_err(|failed| Failed { flag: if number > 0 { flag::RETRIES } else { failed.flag }, ..failed });
             }
+            drop(permit.take());
             match destination.cluster.admit_retry() {
-                Ok(permit) => _permit = Some(permit),
+                Ok(admitted) => permit = Some(admitted),
                 Err(refused) => {
                     let reason = match refused {
                         RetryRefused::Limit => "limit",
@@ -211,7 +221,12 @@ impl<C: Connect> Attempts<'_, C> {
         let sent = self.sent(request, path, destination, body, picked.address());
         let longest = self.plan.retries.try_timeout.map(Duration::from).or(self.plan.try_timeout);
         let result = match longest.filter(|longest| !longest.is_zero()) {
-            Some(longest) => timeout(longest, sent).await.unwrap_or_else(|_| Err(Failed::late())),
+            // It begins when the client has sent everything: before that the endpoint need not answer.
+            Some(longest) => tokio::select! {
+                biased;
+                sent = sent => sent,
+                () = async { body.ended().await; sleep(longest).await } => Err(Failed::late()),
+            },
             None => sent.await,
         };
         let outcome = match &result {
@@ -236,19 +251,31 @@ impl<C: Connect> Attempts<'_, C> {
         };
         let policy = destination.policy();
         let version = version(policy.pool.upgrade, destination.protocol(), request);
+        let authority = &request.asked.authority;
+        let tls = match destination.secure() {
+            Some(Ok(secure)) => Some(secure.secured(authority)),
+            Some(Err(why)) => return Err(Failed::connect(flag::CONNECT, why, true)),
+            None => None,
+        };
         let mut stale = 0;
         loop {
-            let lease =
-                destination.pool.lease(&destination.cluster, &policy.pool, &endpoint, version, &self.session.connect);
+            let wanted = Wanted { endpoint: &endpoint, version, settings: &policy.pool, tls: tls.as_ref() };
+            let lease = destination.pool.lease(&destination.cluster, wanted, &self.session.connect);
             let mut lease = lease.await.map_err(|why| Failed::no_connection(why, address))?;
             let mut parts = request.parts.clone();
-            let http2 = lease.version() == Version::Http2;
-            message::address(&mut parts, &request.asked.authority, path.clone(), http2, request.asked.upgrades);
+            let form = message::Form { version, secure: tls.is_some(), upgrades: request.asked.upgrades };
+            message::address(&mut parts, authority, path.clone(), form);
             match lease.send(Request::from_parts(parts, RequestBody::Try(body.next()))).await {
                 Ok(response) => return Ok((response, lease)),
                 // It was closed while it rested: nothing was sent.
-                Err(NotSent::Unsent(_)) if lease.is_used() && stale < STALE => stale += 1,
-                Err(NotSent::Unsent(_)) => return Err(Failed::reset(address, None)),
+                Err(NotSent::Unsent) if lease.is_used() && stale < STALE => stale += 1,
+                Err(NotSent::Unsent) => return Err(Failed::reset(address, None)),
+                // It was being closed when this was sent.
+                Err(NotSent::Failed(error))
+                    if lease.is_used() && stale < STALE && body.can_replay() && was_closing(&error, request) =>
+                {
+                    stale += 1;
+                }
                 Err(NotSent::Failed(error)) => return Err(Failed::reset(address, Some(error))),
             }
         }
@@ -283,13 +310,14 @@ impl Failed {
                 Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false)
             }
             NoConnection::Timeout => Self::connect(flag::CONNECT, format!("no connection to {address} in time"), false),
+            NoConnection::Tls(why) => Self::connect(flag::CONNECT, format!("no TLS with {address}: {why}"), false),
             NoConnection::Handshake => Self::connect(flag::CONNECT, format!("{address} speaks no HTTP"), false),
         }
     }
 
     /// `None`: nothing of the request was sent.
     fn reset(address: SocketAddr, error: Option<hyper::Error>) -> Self {
-        let reason = error.as_ref().and_then(h2_reason);
+        let reason = error.as_ref().and_then(h2_error).and_then(h2::Error::reason);
         let refused = reason == Some(h2::Reason::REFUSED_STREAM);
         let gone = error.as_ref().is_some_and(hyper::Error::is_user);
         let sent = error.is_some();
@@ -308,15 +336,31 @@ impl Failed {
     }
 }
 
-fn h2_reason(error: &hyper::Error) -> Option<h2::Reason> {
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return error.reason();
+            return Some(error);
         }
         source = cause.source();
     }
     None
+}
+
+/// The endpoint was about to close the connection when the request came, and has not processed it: HTTP/2 says so
+/// (RFC 9113, 6.8); with HTTP/1.1 nobody knows, so only a request that does no harm twice is sent again
+/// (RFC 9112, 9.3.1).
+fn was_closing(error: &hyper::Error, request: &Understood) -> bool {
+    if let Some(error) = h2_error(error) {
+        return error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+    }
+    let harmless = request.parts.method.is_safe() && !request.asked.upgrades;
+    harmless && (error.is_incomplete_message() || error.is_closed() || is_broken(error))
+}
+
+fn is_broken(error: &hyper::Error) -> bool {
+    let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| matches!(io.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
 }
 
 /// As outliers are counted: a gRPC status in the head counts as the HTTP status that it stands for.
@@ -329,7 +373,7 @@ fn status_for(response: &Response<Incoming>) -> u16 {
     }
 }
 
-fn version(upgrade: HttpUpgrade, protocol: Protocol, request: &Understood) -> Version {
+pub fn version(upgrade: HttpUpgrade, protocol: Protocol, request: &Understood) -> Version {
     // Only HTTP/1.1 can become something else.
     if request.asked.upgrades {
         return Version::Http1;

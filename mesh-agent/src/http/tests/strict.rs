@@ -1,0 +1,1 @@
+//! What could be read in two ways is not passed on.

@@ -1,0 +1,1 @@
+//! Timeouts, and requests that are tried again.
