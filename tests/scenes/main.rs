@@ -34,6 +34,8 @@ mod full_table;
 mod half_close_reset_slow;
 mod harness;
 mod held_syn;
+mod http_cast;
+mod http_routes;
 mod identities;
 mod install;
 mod ipv6;

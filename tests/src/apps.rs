@@ -113,7 +113,7 @@ impl Place {
         Ok(process)
     }
 
-    fn keep(&self, name: &str, program: &std::path::Path, options: &[String]) -> Result<Arc<Process>> {
+    pub(crate) fn keep(&self, name: &str, program: &std::path::Path, options: &[String]) -> Result<Arc<Process>> {
         let process = Arc::new(self.start(name, program, options)?);
         self.crew.join(&process);
         Ok(process)

@@ -185,6 +185,12 @@ impl World {
         self.write_pod(pod)
     }
 
+    /// Writes the pod with this label of its own.
+    pub fn label(&mut self, pod: &Pod, key: &str, value: &str) -> Result<()> {
+        self.pod_labels.entry(pod.name.clone()).or_default().insert(key.to_owned(), value.to_owned());
+        self.write_pod(pod)
+    }
+
     fn pods_of(&self, namespace: &str) -> Vec<Arc<Pod>> {
         self.pods.iter().filter(|pod| pod.namespace == namespace).cloned().collect()
     }

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub use serve::raise_descriptors;
+
 #[derive(Subcommand)]
 pub enum Bench {
     /// Server: echoes on --echo, counts and forgets on --sink, where it answers the number of bytes at the end

@@ -6,6 +6,7 @@ mod dial;
 mod enter;
 mod forge;
 mod hbone;
+mod http;
 mod knock;
 mod serve;
 mod socket;
@@ -73,6 +74,18 @@ enum Verb {
         #[arg(long)]
         plan: PathBuf,
     },
+    /// Server: HTTP/1.1 and HTTP/2, answers what it was asked as JSON; requests say what else it does
+    Http {
+        #[arg(long)]
+        port: u16,
+        #[arg(long)]
+        name: String,
+    },
+    /// Client: sends requests as this JSON says, prints one line of JSON of what came of them
+    Ask {
+        #[arg(long)]
+        plan: String,
+    },
     /// Attacker: one SYN with this source address
     Forge {
         #[arg(long)]
@@ -122,6 +135,8 @@ fn main() -> Result<()> {
         Verb::Doors(doors) => knock::doors(&doors),
         Verb::Knock { to } => knock::knock(&to),
         Verb::Hbone { plan } => hbone::run(&plan),
+        Verb::Http { port, name } => http::serve(port, name),
+        Verb::Ask { plan } => http::ask(&plan),
         Verb::Forge { from, to } => forge::syn(from, to),
         Verb::Hold { to, until } => dial::hold(to, until.as_deref()),
         Verb::Bench(bench) => bench::run(bench),

@@ -1,0 +1,84 @@
+//! Who plays in scenes of HTTP: a client and a server on node a, a server of another version on node b, one service
+//! over both.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use mesh_tests::{A, B, Patience, Pod, Service, World, eventually};
+
+pub const PORT: u16 = 8080;
+
+/// The service's ports.
+pub const HTTP: &str = "[{ name: tcp, appProtocol: http, port: 80, targetPort: 8080 }]";
+
+pub struct HttpCast {
+    pub world: World,
+    /// On node a.
+    pub client: Arc<Pod>,
+    /// On node a too, labelled `version: v1`.
+    pub v1: Arc<Pod>,
+    /// On node b, labelled `version: v2`.
+    pub v2: Arc<Pod>,
+    /// Port 80 of both.
+    pub service: Service,
+    told: u8,
+}
+
+impl HttpCast {
+    /// In the mesh.
+    pub fn meshed(title: &str, service: &str, namespace: &str) -> Result<Self> {
+        let mut world = World::new(title)?;
+        let client = world.pod(namespace, "client", A)?;
+        let v1 = world.pod(namespace, "v1", A)?;
+        let v2 = world.pod(namespace, "v2", B)?;
+        for pod in [&v1, &v2] {
+            world.label(pod, "version", &pod.name)?;
+            pod.http(PORT)?;
+        }
+        let service = world.service(namespace, service, 80, PORT, &[&v1, &v2])?;
+        world.change_service(&service, &[&v1, &v2], &[("ports", HTTP)])?;
+        world.start()?;
+        world.mesh(namespace)?;
+        Ok(Self { world, client, v1, v2, service, told: 0 })
+    }
+
+    /// Writes rules; both agents have them when this returns.
+    pub fn rules(&mut self, name: &str, yaml: &str) -> Result<()> {
+        self.world.manifests.write(name, yaml)?;
+        self.world.settle()?;
+        // Rules are told after services: when both agents have later ones, they have these.
+        self.told += 1;
+        let mark = format!("mark-{}", self.told);
+        let ip = format!("10.96.254.{}", self.told);
+        self.world.manifests.write(
+            "mark",
+            &format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{ name: {mark}, namespace: settling }}\n\
+                 spec: {{ clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{ port: 1 }}] }}\n---\n\
+                 apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+                 metadata: {{ name: {mark}, namespace: settling }}\n\
+                 spec: {{ hosts: [{mark}], http: [{{ directResponse: {{ status: 418 }} }}] }}\n"
+            ),
+        )?;
+        for node in [A, B] {
+            eventually(format_args!("agent {} has {mark}", node.name()), Patience::LONG, || {
+                let all = self.world.ask_agent(node, &["config", "routes"])?;
+                Ok(all.iter().any(|rules| rules.to_string().contains(&mark)).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What the client's agent says of its open connections to that pod, in lower case.
+    pub fn open_to(&self, pod: &Pod) -> Result<String> {
+        let name = format!("\"{}\"", pod.full_name());
+        eventually(format_args!("a connection to {name} is listed"), Patience::SHORT, || {
+            let all = self.world.ask_agent(self.client.node, &["config", "connections"])?;
+            let lines: Vec<String> = all.iter().map(|one| one.to_string().to_lowercase()).collect();
+            let outbound = |line: &&String| {
+                line.contains("outbound") && (line.contains(&name) || line.contains(&format!("\"{}\"", pod.name)))
+            };
+            Ok(lines.iter().find(outbound).cloned())
+        })
+    }
+}

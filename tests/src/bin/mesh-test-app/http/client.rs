@@ -1,0 +1,165 @@
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use mesh_tests::{Answer, Answers, Ask};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+/// Answers that are reported whole.
+const FIRST: usize = 4;
+
+type Body = Full<bytes::Bytes>;
+
+enum Sender {
+    One(http1::SendRequest<Body>),
+    Two(http2::SendRequest<Body>),
+}
+
+impl Sender {
+    fn is_closed(&self) -> bool {
+        match self {
+            Self::One(sender) => sender.is_closed(),
+            Self::Two(sender) => sender.is_closed(),
+        }
+    }
+}
+
+pub async fn ask(ask: Ask) -> Result<Answers> {
+    let (ask, next) = (Arc::new(ask), Arc::new(AtomicU32::new(0)));
+    let answers = Arc::new(Mutex::new(Answers::default()));
+    let mut clients = JoinSet::new();
+    for _ in 0..ask.connections {
+        let (ask, next, answers) = (Arc::clone(&ask), Arc::clone(&next), Arc::clone(&answers));
+        clients.spawn(async move {
+            let mut sender = None;
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= ask.count {
+                    return;
+                }
+                let start = Instant::now();
+                let limit = Duration::from_millis(ask.timeout_ms) * mesh_tests::patience();
+                let told = tokio::time::timeout(limit, one(&ask, number, &mut sender)).await;
+                let told = told.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
+                let ms = start.elapsed().as_secs_f64() * 1000.0;
+                if told.is_err() || ask.fresh {
+                    sender = None;
+                }
+                count(&mut answers.lock().unwrap_or_else(PoisonError::into_inner), told, ms);
+                tokio::time::sleep(Duration::from_millis(ask.pause_ms)).await;
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.context("a client panicked")?;
+    }
+    let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    answers.ms.sort_by(f64::total_cmp);
+    Ok(answers)
+}
+
+fn count(answers: &mut Answers, told: Result<(Answer, bool)>, ms: f64) {
+    match told {
+        Ok((answer, echoed)) => {
+            *answers.by_status.entry(answer.status).or_default() += 1;
+            if let Some(backend) = answer.headers.get("x-backend") {
+                *answers.by_backend.entry(backend.clone()).or_default() += 1;
+            }
+            if let Some(flag) = answer.headers.get("nodemesh-flag") {
+                *answers.by_flag.entry(flag.clone()).or_default() += 1;
+            }
+            answers.ms.push(ms);
+            answers.echoed |= echoed;
+            if answers.first.len() < FIRST {
+                answers.first.push(answer);
+            }
+        }
+        Err(error) => *answers.failed.entry(format!("{error:#}")).or_default() += 1,
+    }
+}
+
+async fn connect(ask: &Ask) -> Result<Sender> {
+    let stream = TcpStream::connect(ask.to).await.context("connect")?;
+    stream.set_nodelay(true).context("TCP_NODELAY")?;
+    let io = TokioIo::new(stream);
+    // The connection's own error is seen by the request.
+    if ask.http2 {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.context("handshake")?;
+        tokio::spawn(connection);
+        return Ok(Sender::Two(sender));
+    }
+    let (sender, connection) = http1::handshake(io).await.context("handshake")?;
+    tokio::spawn(connection.with_upgrades());
+    Ok(Sender::One(sender))
+}
+
+async fn one(ask: &Ask, number: u32, kept: &mut Option<Sender>) -> Result<(Answer, bool)> {
+    if kept.as_ref().is_none_or(Sender::is_closed) {
+        *kept = Some(connect(ask).await?);
+    }
+    let sender = kept.as_mut().context("no connection")?;
+    let request = request(ask, number)?;
+    let answer = match sender {
+        Sender::One(sender) => {
+            sender.ready().await.context("ready")?;
+            sender.send_request(request).await.context("request")?
+        }
+        Sender::Two(sender) => {
+            sender.ready().await.context("ready")?;
+            sender.send_request(request).await.context("request")?
+        }
+    };
+    if let Some(text) = &ask.upgraded {
+        let mut told = head(&answer);
+        if told.status != 101 {
+            bail!("not upgraded: {}", told.status);
+        }
+        let mut io = TokioIo::new(hyper::upgrade::on(answer).await.context("upgrade")?);
+        io.write_all(text.as_bytes()).await.context("send")?;
+        let mut back = vec![0; text.len()];
+        io.read_exact(&mut back).await.context("read")?;
+        told.seen = String::from_utf8_lossy(&back).into_owned().into();
+        *kept = None;
+        return Ok((told, back == text.as_bytes()));
+    }
+    let mut told = head(&answer);
+    let body = answer.into_body().collect().await.context("body")?.to_bytes();
+    told.seen = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
+    Ok((told, false))
+}
+
+fn request(ask: &Ask, number: u32) -> Result<Request<Body>> {
+    let number = number.to_string();
+    let path = ask.path.replace("{n}", &number);
+    let mut request = Request::builder().method(ask.method.as_str());
+    request = match ask.http2 {
+        true => request.uri(format!("http://{}{path}", ask.authority)),
+        false => request.uri(path).header("host", &ask.authority),
+    };
+    for (name, value) in &ask.headers {
+        request = request.header(name, value.replace("{n}", &number));
+    }
+    request.body(Full::new(vec![b'.'; ask.body].into())).context("not a request")
+}
+
+fn head(answer: &Response<Incoming>) -> Answer {
+    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    Answer { status: answer.status().as_u16(), headers, seen: serde_json::Value::Null }
+}

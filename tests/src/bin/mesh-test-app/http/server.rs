@@ -1,0 +1,161 @@
+use std::{
+    collections::{BTreeMap, HashMap},
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+type Bytes = bytes::Bytes;
+
+struct Server {
+    name: String,
+    /// By path.
+    asked: Mutex<BTreeMap<String, u64>>,
+    /// By id.
+    failed: Mutex<HashMap<String, u32>>,
+    /// That every request is answered with; 0: none.
+    status: AtomicU16,
+}
+
+pub fn serve(port: u16, name: String) -> Result<()> {
+    crate::bench::raise_descriptors()?;
+    let server = Server { name, asked: Mutex::default(), failed: Mutex::default(), status: AtomicU16::new(0) };
+    let server = Arc::new(server);
+    super::runtime()?.block_on(async {
+        let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("listen on {port}"))?;
+        loop {
+            let (stream, _) = listener.accept().await.context("accept")?;
+            tokio::spawn(connection(Arc::clone(&server), stream));
+        }
+    })
+}
+
+async fn connection(server: Arc<Server>, stream: TcpStream) {
+    // Fails only for a stream that is gone already.
+    let _ = stream.set_nodelay(true);
+    let mut first = [0; 3];
+    let is_http2 = stream.peek(&mut first).await.is_ok() && first == *b"PRI";
+    let (cut, mut is_cut) = watch::channel(false);
+    let answer = service_fn(move |request| {
+        let (server, cut) = (Arc::clone(&server), cut.clone());
+        async move { Ok::<_, Infallible>(server.answer(request, &cut).await) }
+    });
+    let zero = Some(Duration::ZERO);
+    // Unless it ends in order, it ends with a reset.
+    let lingering = rustix::net::sockopt::set_socket_linger(&stream, zero);
+    if lingering.is_err() {
+        return;
+    }
+    let io = TokioIo::new(stream);
+    let served = async {
+        match is_http2 {
+            true => hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, answer).await,
+            false => hyper::server::conn::http1::Builder::new().serve_connection(io, answer).with_upgrades().await,
+        }
+    };
+    tokio::select! {
+        _ = served => {}
+        _ = is_cut.wait_for(|cut| *cut) => {}
+    }
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Incoming>, cut: &watch::Sender<bool>) -> Response<Full<Bytes>> {
+        let path = request.uri().path().to_owned();
+        if path == "/_asked" {
+            return self.says(200, &json!(*lock(&self.asked)));
+        }
+        if let Some(status) = path.strip_prefix("/_status/") {
+            self.status.store(status.parse().unwrap_or(0), Ordering::Relaxed);
+            return self.says(200, &json!(status));
+        }
+        *lock(&self.asked).entry(path).or_default() += 1;
+        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let number = |name: &str| header(name).and_then(|text| text.parse::<u32>().ok());
+        if let Some(delay) = number("x-delay") {
+            tokio::time::sleep(Duration::from_millis(delay.into())).await;
+        }
+        let fails = match (number("x-fail"), header("x-id")) {
+            (Some(times), Some(id)) => {
+                let mut failed = lock(&self.failed);
+                let already = failed.entry(id).or_default();
+                *already += 1;
+                *already <= times
+            }
+            _ => number("x-status").is_some(),
+        };
+        if header("x-reset").is_some() && (number("x-fail").is_none() || fails) {
+            cut.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+        let wanted = number("x-status").and_then(|status| u16::try_from(status).ok()).unwrap_or(503);
+        let status = match self.status.load(Ordering::Relaxed) {
+            0 if fails => wanted,
+            0 => 200,
+            always => always,
+        };
+        let headers: BTreeMap<String, String> =
+            request.headers().keys().map(|name| (name.to_string(), joined(&request, name))).collect();
+        let authority = request.uri().authority().map(ToString::to_string).or_else(|| header("host"));
+        let seen = json!({
+            "name": self.name, "method": request.method().as_str(), "authority": authority, "headers": headers,
+            "path": request.uri().path_and_query().map(ToString::to_string),
+        });
+        if header("upgrade").is_some() {
+            tokio::spawn(echo(request));
+            let mut answer = self.says(101, &seen);
+            *answer.body_mut() = Full::default();
+            answer.headers_mut().remove("content-type");
+            answer.headers_mut().insert("connection", http::HeaderValue::from_static("upgrade"));
+            answer.headers_mut().insert("upgrade", http::HeaderValue::from_static("echo"));
+            return answer;
+        }
+        let _ = request.into_body().collect().await;
+        self.says(status, &seen)
+    }
+
+    fn says(&self, status: u16, what: &serde_json::Value) -> Response<Full<Bytes>> {
+        let mut answer = Response::new(Full::new(Bytes::from(what.to_string())));
+        *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::IM_A_TEAPOT);
+        let headers = answer.headers_mut();
+        headers.insert("content-type", http::HeaderValue::from_static("application/json"));
+        if let Ok(name) = http::HeaderValue::from_str(&self.name) {
+            headers.insert("x-backend", name);
+        }
+        answer
+    }
+}
+
+fn joined(request: &Request<Incoming>, name: &http::HeaderName) -> String {
+    let values = request.headers().get_all(name).iter();
+    values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect::<Vec<_>>().join(",")
+}
+
+async fn echo(request: Request<Incoming>) {
+    let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+    let mut io = TokioIo::new(upgraded);
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = io.read(&mut buffer).await {
+        if io.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
