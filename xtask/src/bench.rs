@@ -6,6 +6,7 @@ mod cluster;
 mod cold;
 mod figures;
 mod goals;
+mod http;
 mod items;
 mod lasting;
 mod machine;
@@ -30,7 +31,6 @@ use crate::{
 };
 use figures::Samples;
 use stage::Stage;
-use table::Row;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
@@ -38,8 +38,20 @@ pub enum Command {
     L4(Arguments),
     /// Two pods of one node: messages, bytes, connections, first ones too, and how many go straight from pod to pod
     SameNode(Arguments),
+    /// HTTP between two nodes: with rules for the service, as bytes, without a mesh, and by a pair of Envoys. What a match
+    /// of a route alone costs says `cargo bench -p mesh-common --features route`
+    Http(Http),
     /// The controller on a cluster of 1,000 services and 2,000 pods, and how soon agents hear of a change (MESH_KUBE)
     Cluster(Arguments),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Http {
+    #[command(flatten)]
+    arguments: Arguments,
+    /// Measure these as well, in the same rounds; one that cannot be had is left out
+    #[arg(long, value_delimiter = ',')]
+    against: Vec<http::Against>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -67,7 +79,7 @@ pub struct Arguments {
 /// # Errors
 /// It could not measure: not root, a build that fails, an item that does not exist, a load that ended with an error.
 pub fn run(root: &Path, command: &Command) -> Result<()> {
-    let (Command::L4(arguments) | Command::SameNode(arguments) | Command::Cluster(arguments)) = command;
+    let arguments = command.arguments();
     ensure!(shell::is_root(), "bench needs root: it makes network namespaces and loads eBPF");
     command.check()?;
     let ready = setup::run(root, command.scope())?;
@@ -83,12 +95,12 @@ pub fn run(root: &Path, command: &Command) -> Result<()> {
     // Every wait of the harness ends with an error then, and the world is dropped in order.
     thread::spawn(move || signals.forever().for_each(|_| mesh_tests::interrupt()));
     let mut samples = Samples::default();
-    let outcome = command.measure(&mut samples);
+    let outcome = command.measure(root, &mut samples);
     if mesh_tests::interrupted() {
         bail!("interrupted; everything was removed");
     }
     // What was measured before something failed is still worth reading.
-    table::print(&command.rows(&samples));
+    command.print(&samples);
     if let Some(file) = &arguments.json {
         let text = serde_json::to_string_pretty(&json!({
             "bench": command.name(),
@@ -114,10 +126,18 @@ fn build(ready: &Ready, root: &Path) -> Result<()> {
 }
 
 impl Command {
+    fn arguments(&self) -> &Arguments {
+        match self {
+            Self::L4(arguments) | Self::SameNode(arguments) | Self::Cluster(arguments) => arguments,
+            Self::Http(Http { arguments, against: _ }) => arguments,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::L4(_) => "l4",
             Self::SameNode(_) => "same-node",
+            Self::Http(_) => "http",
             Self::Cluster(_) => "cluster",
         }
     }
@@ -126,18 +146,18 @@ impl Command {
     fn scope(&self) -> Scope {
         match self {
             Self::L4(_) => Scope::Benchmarks,
-            Self::SameNode(_) | Self::Cluster(_) => Scope::Everything,
+            Self::SameNode(_) | Self::Http(_) | Self::Cluster(_) => Scope::Everything,
         }
     }
 
     /// What the arguments ask for exists.
     fn check(&self) -> Result<()> {
-        let (arguments, known): (_, Vec<&str>) = match self {
-            Self::L4(arguments) => {
-                (arguments, items::ITEMS.iter().map(|item| item.name).chain(lasting::NAMES).collect())
-            }
-            Self::SameNode(arguments) => (arguments, same_node::names().collect()),
-            Self::Cluster(arguments) => (arguments, cluster::NAMES.to_vec()),
+        let arguments = self.arguments();
+        let known: Vec<&str> = match self {
+            Self::L4(_) => items::ITEMS.iter().map(|item| item.name).chain(lasting::NAMES).collect(),
+            Self::SameNode(_) => same_node::names().collect(),
+            Self::Http(_) => http::NAMES.to_vec(),
+            Self::Cluster(_) => cluster::NAMES.to_vec(),
         };
         if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
             bail!("--only {name}: no such item; there are {}", known.join(", "));
@@ -149,14 +169,17 @@ impl Command {
         Ok(())
     }
 
-    fn measure(&self, samples: &mut Samples) -> Result<()> {
-        let (Self::L4(arguments) | Self::SameNode(arguments) | Self::Cluster(arguments)) = self;
-        let Arguments { rounds, seconds, json: _, only, policies, programs: _ } = arguments;
+    fn measure(&self, root: &Path, samples: &mut Samples) -> Result<()> {
+        let Arguments { rounds, seconds, json: _, only, policies, programs: _ } = self.arguments();
         let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
         if let Self::Cluster(_) = self {
             return cluster::measure(samples, *seconds, wanted);
         }
         eprintln!("bench: two nodes, a meshed and an unmeshed set of pods, {policies} policies");
+        if let Self::Http(Http { arguments: _, against }) = self {
+            let length = http::Length { rounds: *rounds, seconds: *seconds };
+            return http::measure(root, samples, against, *policies, length, wanted);
+        }
         if let Self::SameNode(_) = self {
             return same_node::measure(*policies, samples, *rounds, *seconds, wanted);
         }
@@ -172,11 +195,12 @@ impl Command {
         lasting::joining(&mut stage, samples, wanted)
     }
 
-    fn rows(&self, samples: &Samples) -> Vec<Row> {
+    fn print(&self, samples: &Samples) {
         match self {
-            Self::L4(_) => goals::rows(samples),
-            Self::SameNode(_) => same_node::goals::rows(samples),
-            Self::Cluster(_) => cluster::rows(samples),
+            Self::L4(_) => table::print(&goals::rows(samples)),
+            Self::SameNode(_) => table::print(&same_node::goals::rows(samples)),
+            Self::Http(_) => http::print(samples),
+            Self::Cluster(_) => table::print(&cluster::rows(samples)),
         }
     }
 }

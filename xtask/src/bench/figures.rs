@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 pub enum Side {
     Plain,
     Mesh,
+    /// The mesh, where the other is HTTP by rules: as bytes.
+    Bytes,
+    Envoy,
 }
 
 /// One measurement.
@@ -27,6 +30,8 @@ impl Side {
         match self {
             Self::Plain => "no mesh",
             Self::Mesh => "mesh",
+            Self::Bytes => "mesh, L4",
+            Self::Envoy => "Envoy",
         }
     }
 }
@@ -63,13 +68,24 @@ impl Samples {
 
     /// The median of mesh divided by no mesh, round by round.
     pub fn ratio(&self, item: &str, figure: impl Fn(&Value) -> Option<f64>) -> Option<f64> {
+        self.compared(item, Side::Plain, figure, |mesh, plain| mesh / plain)
+    }
+
+    /// The median of what `compare` makes of mesh and another side, round by round.
+    pub fn compared(
+        &self,
+        item: &str,
+        other: Side,
+        figure: impl Fn(&Value) -> Option<f64>,
+        compare: impl Fn(f64, f64) -> f64,
+    ) -> Option<f64> {
         let find = |side, round| {
             let found = self.0.iter().find(|s| s.item == item && s.side == side && s.round == round)?;
             figure(&found.figures)
         };
         let rounds = self.0.iter().filter(|sample| sample.item == item && sample.side == Side::Mesh);
-        let ratios = rounds.filter_map(|s| Some(find(Side::Mesh, s.round)? / find(Side::Plain, s.round)?));
-        median(ratios.collect())
+        let compared = rounds.filter_map(|s| Some(compare(find(Side::Mesh, s.round)?, find(other, s.round)?)));
+        median(compared.collect())
     }
 }
 

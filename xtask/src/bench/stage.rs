@@ -72,8 +72,8 @@ impl Stage {
 
     pub fn cast(&self, side: Side) -> &Cast {
         match side {
-            Side::Plain => &self.plain,
-            Side::Mesh => &self.meshed,
+            Side::Plain | Side::Envoy => &self.plain,
+            Side::Mesh | Side::Bytes => &self.meshed,
         }
     }
 
@@ -136,7 +136,7 @@ fn widen_ports(pod: &Pod) -> Result<()> {
 
 /// One in ten is about the servers; of those the last permits the client, the ports above or `instead`; the others name
 /// somebody else.
-fn policies_yaml(count: usize, instead: Option<&str>) -> String {
+pub fn policies_yaml(count: usize, instead: Option<&str>) -> String {
     let ports = format!("ports: [\"{ECHO}\", \"{SINK}\", \"{HTTP}\"]");
     let mut yaml = String::new();
     for number in 0..count {

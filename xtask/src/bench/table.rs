@@ -28,13 +28,18 @@ pub enum Better {
 
 /// To standard output; rows that nobody measured are left out.
 pub fn print(rows: &[Row]) {
-    let header = ["", "no mesh", "mesh", "judged", "must", "goal", ""].map(str::to_owned);
-    let lines = lines(rows);
-    let width = |column: usize| [&header].into_iter().chain(&lines).map(|cells| cells[column].len()).max();
-    let widths: [usize; 7] = std::array::from_fn(|column| width(column).unwrap_or_default());
-    for cells in [&header].into_iter().chain(&lines) {
+    aligned(["", "no mesh", "mesh", "judged", "must", "goal", ""], &lines(rows));
+}
+
+/// To standard output: words in the first and the last column, figures in the others.
+pub fn aligned<const COLUMNS: usize>(header: [&str; COLUMNS], lines: &[[String; COLUMNS]]) {
+    let header = header.map(str::to_owned);
+    let width = |column: usize| [&header].into_iter().chain(lines).map(|cells| cells[column].len()).max();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| width(column).unwrap_or_default());
+    for cells in [&header].into_iter().chain(lines) {
         let padded = cells.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
-            0 | 6 => format!("{cell:<width$}"),
+            0 => format!("{cell:<width$}"),
+            last if last + 1 == COLUMNS => format!("{cell:<width$}"),
             _ => format!("{cell:>width$}"),
         });
         println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
@@ -61,7 +66,7 @@ impl Row {
         Self { what, plain, mesh, judged, unit, must, goal, better, errors: samples.errors(item) }
     }
 
-    fn cells(&self) -> [String; 7] {
+    pub fn cells(&self) -> [String; 7] {
         let Self { what, plain, mesh, judged, unit, must, goal, better, errors } = self;
         let number = |value: &Option<f64>| value.map(shown).unwrap_or_default();
         let with_unit = |value: &Option<f64>| value.map(|v| format!("{} {unit}", shown(v))).unwrap_or_default();
@@ -84,7 +89,7 @@ impl Row {
     }
 }
 
-fn shown(value: f64) -> String {
+pub fn shown(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),

@@ -3,6 +3,7 @@
 
 mod clients;
 mod cold;
+mod http;
 mod serve;
 
 use std::net::SocketAddr;
@@ -81,6 +82,29 @@ pub enum Bench {
         #[arg(long, default_value_t = 1000)]
         connections: usize,
     },
+    /// Server: answers every HTTP/1.1 request with so many bytes
+    HttpServe {
+        #[arg(long)]
+        port: u16,
+        #[arg(long, default_value_t = 1024)]
+        size: usize,
+    },
+    /// Client: HTTP/1.1 requests, one after the other on each of so many connections
+    Http {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        host: String,
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// As in "x-user: one"
+        #[arg(long)]
+        header: Vec<String>,
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
     /// Client: opens connections, lets each be answered once, prints "holding" and keeps them until it is killed
     Hold {
         #[arg(long)]
@@ -100,6 +124,10 @@ pub fn run(bench: Bench) -> Result<()> {
         Bench::Each { to, threads, seconds } => clients::each(&to, threads, seconds),
         Bench::First { to, ports } => cold::first(to, ports),
         Bench::AtOnce { to, connections } => cold::at_once(to, connections),
+        Bench::HttpServe { port, size } => http::serve(port, size),
+        Bench::Http { to, host, path, header, connections, seconds } => {
+            http::load(to, &host, &path, &header, connections, seconds)
+        }
         Bench::Hold { to, connections } => clients::hold(to, connections),
     }
 }

@@ -42,7 +42,7 @@ pub fn run(echo: u16, ports: u16, sink: Option<u16>) -> Result<()> {
 }
 
 /// Deeper than the library's 128: a thousand clients may come at once.
-fn listen(port: u16) -> Result<TcpListener> {
+pub(super) fn listen(port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("listen on {port}"))?;
     rustix::net::listen(&listener, 4096).context("listen")?;
     Ok(listener)
