@@ -240,7 +240,7 @@ impl<D: Dial> Session<D> {
         parts.version = Version::HTTP_11;
         let counts = Arc::clone(&self.counts);
         let streamed =
-            Streamed { body: incoming, deadline: None, lease: None, held: Box::new(()), counts, over: false };
+            Streamed { body: incoming, deadline: None, lease: None, _held: Box::new(()), counts, over: false };
         Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
     }
 
