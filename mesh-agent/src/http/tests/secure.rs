@@ -92,7 +92,7 @@ async fn only_who_the_policy_trusts_is_spoken_to() {
     refused(said(&world, tls(good, &[], &TrustedRoots::Pem(stranger.pem())), Default).await, "UnknownIssuer");
     refused(
         said(&world, tls(good, &["other.example", "spiffe://a/ns/b/sa/x"], &pem), Default).await,
-        "not valid for name",
+        "NotValidForName",
     );
     for names in [&["other.example", "good.example"][..], &["spiffe://a/ns/b/sa/c"]] {
         assert_eq!(said(&world, tls(Some("sni.example"), names, &pem), Default).await.0, 200, "{names:?}");
