@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use http_body_util::{StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::model::traffic::{
