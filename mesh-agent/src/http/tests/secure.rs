@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use http_body_util::{BodyExt as _, StreamBody, combinators::BoxBody};
+use http_body_util::{StreamBody, combinators::BoxBody};
 use hyper::{body::Frame, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::model::traffic::{
@@ -92,7 +92,7 @@ async fn only_who_the_policy_trusts_is_spoken_to() {
     refused(said(&world, tls(good, &[], &TrustedRoots::Pem(stranger.pem())), Default).await, "UnknownIssuer");
     refused(
         said(&world, tls(good, &["other.example", "spiffe://a/ns/b/sa/x"], &pem), Default).await,
-        "not valid for name",
+        "NotValidForName",
     );
     for names in [&["other.example", "good.example"][..], &["spiffe://a/ns/b/sa/c"]] {
         assert_eq!(said(&world, tls(Some("sni.example"), names, &pem), Default).await.0, 200, "{names:?}");
