@@ -57,3 +57,6 @@ async fn collected(client: &Client, collection: &Collection) -> Result<Vec<Value
     }
     Ok(Vec::new())
 }
+
+#[cfg(test)]
+mod tests;
