@@ -1,5 +1,5 @@
-//! `meshctl config routes`: what is said of traffic to each service, a row a route in the order in which they are asked,
-//! and a row for every policy of its endpoints. What this version cannot read is shown as it was told.
+//! `meshctl config routes`: what is said of traffic to each service, a row a route in the order in which they are
+//! asked, and a row for every policy of its endpoints. What this version cannot read is shown as it was told.
 
 mod words;
 
