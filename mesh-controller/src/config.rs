@@ -138,6 +138,13 @@ impl Run {
     }
 }
 
+/// Those of a controller that was told nothing else.
+pub fn usual_settings() -> Settings {
+    let arguments = ["mesh-controller", "--source", "kubernetes", "--state", "/"];
+    let run = Cli::try_parse_from(arguments).ok().and_then(|cli| cli.run);
+    run.expect("source and state are all that has no default").settings()
+}
+
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|e| format!("{e}"))?;
     if address.ip().is_loopback() { Ok(address) } else { Err(format!("{} is no loopback address", address.ip())) }

@@ -7,7 +7,8 @@ mod documents;
 mod kubernetes;
 
 pub use custom::{Custom, CustomKind};
-pub use directory::Directory;
+pub use directory::{Directory, manifests};
+pub use documents::object;
 #[cfg(test)]
 pub use documents::parse;
 #[cfg(test)]
@@ -135,6 +136,8 @@ impl Object {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.namespace.as_str() {
+            // Of something that is no object.
+            _ if self.name.is_empty() => f.write_str(&self.kind),
             "" => write!(f, "{} {}", self.kind, self.name),
             namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
         }

@@ -21,6 +21,8 @@ pub struct Problem {
 /// How much of an object a problem takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
+    /// All of it is honoured: something to know.
+    Note,
     /// The rest of the object is honoured.
     #[default]
     Part,

@@ -1,5 +1,7 @@
 //! `meshctl config`: the configuration as a node (or the controller) holds it.
 
+mod routes;
+
 use std::io::Write;
 
 use mesh_common::{
@@ -40,6 +42,7 @@ pub enum Kind {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   meshctl config workloads -n shop
+  meshctl config routes -n shop --node node-a      # as the agent of this node holds them
   meshctl config certs --node node-a -o json
   meshctl config connections -o yaml")]
 pub struct Filter {
@@ -73,7 +76,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
             ConfigKind::Workloads => workloads(&items, screen)?,
             ConfigKind::Services => services(&items, screen)?,
             ConfigKind::Policies => policies(&items, screen)?,
-            ConfigKind::Routes => routes(&items, screen)?,
+            ConfigKind::Routes => routes::text(&items, screen)?,
             ConfigKind::Accounts => accounts(&items, screen)?,
             ConfigKind::Certificates => certificates(&items, screen)?,
             ConfigKind::Connections => edges::connections_text(&items, screen)?,
@@ -137,15 +140,6 @@ fn policies<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) ->
             info.rules.to_string().into(),
             info.workloads.join(",").into(),
         ]);
-    }
-    Ok(screen.table(&mut table)?)
-}
-
-fn routes<W: Write>(items: &[(String, item::Kind)], screen: &mut Screen<W>) -> Result<(), Failure> {
-    let mut table = Table::new(["SEEN BY", "SERVICE", "RULES"]);
-    for (seen_by, kind) in items {
-        let item::Kind::Traffic(TrafficInfo { service, rules }) = kind else { continue };
-        table.push([seen_by.into(), service.into(), String::from_utf8_lossy(rules).into_owned().into()]);
     }
     Ok(screen.table(&mut table)?)
 }

@@ -1,6 +1,7 @@
 //! The command line of the mesh: asks agents and the controller over their local sockets, and prints what they
 //! answer. It decides nothing itself and needs neither a cluster nor the kernel parts of the mesh.
 
+mod analyze;
 mod authz;
 mod bugreport;
 mod bypass;
@@ -16,6 +17,7 @@ mod flows;
 mod identity;
 mod install;
 mod output;
+mod routes;
 mod status;
 mod uninstall;
 mod whom;
@@ -35,6 +37,7 @@ use crate::{
 const EXIT_CODES: &str = "Examples:
   meshctl status                                      # what runs, and what is wrong
   meshctl flows -f --verdict dropped                  # refusals as they happen
+  meshctl analyze -f canary.yaml                      # what of a file would not be honoured
   meshctl explain 4711 --node node-a                  # why one of them was refused
   meshctl authz check shop/cart shop/web --port 80    # would it be permitted?
 
@@ -98,6 +101,10 @@ enum Verb {
     /// The configuration as a node sees it
     #[command(subcommand)]
     Config(config::Kind),
+    /// What each route of a service took: requests, answers, retries
+    Routes(routes::Arguments),
+    /// What of the configuration is not honoured as it was written: of files before they are applied, or of the mesh
+    Analyze(analyze::Arguments),
     /// Ask the policies
     #[command(subcommand)]
     Authz(authz::Question),
@@ -178,6 +185,9 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         Verb::Check(arguments) => return check::run(arguments, &cluster.access, &mut screen).await,
         Verb::Bypass(arguments) => return bypass::run(arguments, &cluster.access, &mut screen).await,
         Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
+        Verb::Analyze(arguments) if arguments.is_of_files() => {
+            return analyze::files(arguments, &cluster.access, &mut screen).await;
+        }
         Verb::Doctor(_) | Verb::Bugreport(_) => {
             let whom = Whom::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
             return match &verb {
@@ -197,6 +207,8 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Status(arguments) => status::run(servers, &arguments, screen).await,
         Verb::Flows(arguments) => flows::run(servers, &arguments, screen).await,
         Verb::Config(kind) => config::run(servers, &kind, screen).await,
+        Verb::Routes(arguments) => routes::run(servers, &arguments, screen).await,
+        Verb::Analyze(_) => analyze::run(servers, screen).await,
         Verb::Authz(question) => authz::run(servers, &question, screen).await,
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,

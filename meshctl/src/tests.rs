@@ -1,6 +1,7 @@
 //! Every verb against a server on a unix socket that answers as told: what is printed, and the exit code's meaning.
 
 mod explain;
+mod routes;
 mod servers;
 mod status;
 

@@ -20,7 +20,10 @@ use anyhow::{Context, Result, ensure};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 
-use super::{Hidden, Key, Object, Update, documents};
+use super::{
+    Hidden, Key, Object, Update,
+    documents::{self, Documents},
+};
 use crate::status::Problem;
 
 /// How long a folder must be quiet before it is read: editors and `kubectl` write in several steps.
@@ -54,6 +57,15 @@ struct File {
     refused: Vec<(Option<Key>, Problem)>,
     /// The file as it is now cannot be read: `objects` and `refused` are from before.
     broken: Option<Problem>,
+}
+
+/// Manifests that are read once.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    pub objects: Vec<Object>,
+    pub problems: Vec<Problem>,
+    /// How many objects are none of the mesh's business.
+    pub others: usize,
 }
 
 /// What a walk found.
@@ -211,16 +223,49 @@ impl Directory {
     }
 }
 
+/// What a file holds, whatever its name, or a folder, as [`Directory`] reads it. Files are named from here, not from
+/// the folder.
+pub fn manifests(path: &Path) -> Manifests {
+    let mut listing = Listing::default();
+    if path.is_dir() {
+        walk(path, DEPTH, &mut listing);
+        listing.files.sort();
+    } else {
+        listing.files.push(path.to_owned());
+    }
+    let mut found = Manifests::default();
+    for (path, error) in &listing.unreadable {
+        found.problems.push(unreadable(&path.display().to_string(), error));
+    }
+    for path in &listing.files {
+        let name = path.display().to_string();
+        match read(path).map(|text| parsed(&name, &text)) {
+            Ok(Ok(Documents { objects, refused, others })) => {
+                found.objects.extend(objects);
+                found.problems.extend(refused.into_iter().map(|(_, problem)| problem));
+                found.others += others;
+            }
+            Ok(Err(problem)) => found.problems.push(problem),
+            Err(error) => found.problems.push(unreadable(&name, &error)),
+        }
+    }
+    found
+}
+
+fn parsed(name: &str, text: &[u8]) -> Result<Documents, Problem> {
+    match std::str::from_utf8(text) {
+        Ok(text) => documents::parse(name, text),
+        Err(error) => Err(Problem::of_file(name, error)),
+    }
+}
+
 fn unreadable(name: &str, error: &io::Error) -> Problem {
     Problem::of_file(name, format_args!("cannot be read: {error}"))
 }
 
 impl File {
     fn replace(&mut self, name: &str, text: Vec<u8>) {
-        let parsed = match std::str::from_utf8(&text) {
-            Ok(text) => documents::parse(name, text),
-            Err(error) => Err(Problem::of_file(name, error)),
-        };
+        let parsed = parsed(name, &text);
         self.text = Some(text);
         match parsed {
             Ok(documents) => {

@@ -18,6 +18,8 @@ pub struct Documents {
     /// Objects that are not what their kind asks for. The key is that of the object that they would be: none without
     /// a name that an object can have.
     pub refused: Vec<(Option<Key>, Problem)>,
+    /// How many objects are none of the mesh's business.
+    pub others: usize,
 }
 
 /// Reads a file. The error is that of the whole file: nothing of it is usable, since where a document ends is not
@@ -28,11 +30,26 @@ pub fn parse(file: &str, text: &str) -> Result<Documents, Problem> {
         let place = |why: String| Problem::of_file(file, format!("document {}: {why}", number + 1));
         let yaml = Yaml::deserialize(document).map_err(|e| place(e.to_string()))?;
         if !yaml.is_null() {
-            let value = json(yaml).map_err(place)?;
-            documents.read(file, value);
+            let foreign = cloud_formation(&yaml);
+            match (json(yaml), foreign) {
+                (Ok(value), None) => documents.read(file, value),
+                (Ok(_), Some(why)) => documents.refused.push((None, place(why))),
+                (Err(why), foreign) => return Err(place(foreign.unwrap_or(why))),
+            }
         }
     }
     Ok(documents)
+}
+
+/// What to say of a template of CloudFormation, whose tags have no meaning here.
+fn cloud_formation(yaml: &Yaml) -> Option<String> {
+    if yaml.get("apiVersion").is_some() {
+        return None;
+    }
+    let resources = yaml.get("Resources").unwrap_or(yaml).as_mapping()?.values();
+    let mut types = resources.filter_map(|resource| resource.get("Type")?.as_str());
+    let type_ = types.find(|type_| type_.starts_with("AWS::"))?;
+    Some(format!("{type_} is a resource of CloudFormation, not of Kubernetes; nothing of it is honoured"))
 }
 
 /// YAML as Kubernetes understands it: keys are texts, tags have no meaning.
@@ -95,7 +112,7 @@ impl Documents {
         }
         match object(&version, &kind, value) {
             Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
-            Ok(None) => {}
+            Ok(None) => self.others += 1,
             Err(refused) => {
                 let Refused { key, is_named, fault: Fault { field, why, extent } } = *refused;
                 let problem = Problem { file: file.to_owned(), object: key.to_string(), field, why, extent };

@@ -29,8 +29,8 @@ pub struct Condition {
 
 /// What holds for a policy that has these problems.
 pub fn conditions(problems: &[&Problem], programmed: &Programmed) -> Vec<Condition> {
-    let of = |extent: Extent| {
-        let texts = problems.iter().filter(|problem| problem.extent == extent);
+    let of = |extents: &[Extent]| {
+        let texts = problems.iter().filter(|problem| extents.contains(&problem.extent));
         let texts: Vec<_> = texts
             .map(|problem| match problem.field.as_str() {
                 "" => problem.why.clone(),
@@ -39,7 +39,7 @@ pub fn conditions(problems: &[&Problem], programmed: &Programmed) -> Vec<Conditi
             .collect();
         (!texts.is_empty()).then(|| shortened(texts.join("\n")))
     };
-    let (part, whole, conflict) = (of(Extent::Part), of(Extent::Whole), of(Extent::Conflict));
+    let (part, whole, conflict) = (of(&[Extent::Note, Extent::Part]), of(&[Extent::Whole]), of(&[Extent::Conflict]));
     let condition = |type_, status, reason, message| Condition { type_, status, reason, message };
     let mut all = vec![match &whole {
         Some(why) => condition("Accepted", false, "Invalid", why.clone()),

@@ -13,7 +13,7 @@ use super::{Labels, span};
 use crate::{
     names,
     source::Custom,
-    status::{Fault, read},
+    status::{Extent, Fault, read},
 };
 
 /// Labels that are asked for at one place.
@@ -59,6 +59,12 @@ impl<'f> Fields<'f> {
     pub fn report(&mut self, name: &str, why: impl std::fmt::Display) {
         let field = self.path(name);
         self.faults.push(Fault::new(field, why));
+    }
+
+    /// Says something of a field that is honoured all the same.
+    pub fn note(&mut self, name: &str, why: impl std::fmt::Display) {
+        let field = self.path(name);
+        self.faults.push(Fault::new(field, why).of_extent(Extent::Note));
     }
 
     /// How much was said so far: more later means that something was not readable.

@@ -17,7 +17,7 @@ pub fn outlier(mut fields: Fields<'_>) -> Outlier {
             None => "is an old name: it is honoured as consecutive5xxErrors",
             Some(_) => "is an old name of consecutive5xxErrors, which is honoured in its place",
         };
-        fields.report("consecutiveErrors", why);
+        fields.note("consecutiveErrors", why);
     }
     let split = fields.take("splitExternalLocalOriginErrors").unwrap_or(false);
     if local.is_some() && !split {

@@ -1,0 +1,177 @@
+//! Files as users have them, and what is said of them.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::*;
+
+/// Says it of one file with this text.
+fn said_of(text: &str, known: Vec<Value>) -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.yaml");
+    fs::write(&path, text).expect("written");
+    let prefix = format!("{}: ", path.display());
+    let analysis = analyze(&[path], known);
+    analysis.findings.iter().map(|finding| finding.to_string().replace(&prefix, "")).collect()
+}
+
+/// What is said of each sample that users apply as it stands, in a folder of this crate.
+fn said_of_samples(folder: &str) -> Vec<String> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
+    let mut samples: Vec<_> = fs::read_dir(&folder).expect("samples").map(|entry| entry.expect("one").path()).collect();
+    samples.sort();
+    let mut said = Vec::new();
+    for sample in samples {
+        let Analysis { findings, objects, fine, others } = analyze(std::slice::from_ref(&sample), Vec::new());
+        let name = sample.file_stem().expect("a name").to_string_lossy().into_owned();
+        said.push(format!("{name}: {fine} of {objects}, {others} others"));
+        let place = format!("{}: ", sample.display());
+        said.extend(findings.iter().map(|finding| finding.to_string().replace(&place, "- ")));
+    }
+    said
+}
+
+const ALONE: &str = "is not among the files; the rest is looked at as if it were";
+
+fn unknown_subset(object: &str, route: usize, subset: &str, host: &str) -> String {
+    format!(
+        "- VirtualService default/{object}: spec.http[0].route[{route}].destination.subset: error: subset `{subset}` of host \
+         `{host}.default.svc.cluster.local` is not defined by any DestinationRule; what is sent there is answered 503"
+    )
+}
+
+#[test]
+fn what_users_apply_as_it_stands() {
+    let missing = |object: &str, field: &str, host: &str| format!("- {object}: {field}: missing: `{host}` {ALONE}");
+    let never = |rule: usize, part: &str| {
+        format!(
+            "- AuthorizationPolicy production/order-service-policy: spec.rules[{rule}].to[0].operation.{part}: error: HTTP \
+             conditions are not supported yet: the rule never matches"
+        )
+    };
+    let outliers = "- DestinationRule default/inventory-service: spec.trafficPolicy.outlierDetection";
+    let golden = [
+        "001-1-peer-authentication: 1 of 1, 0 others".to_owned(),
+        "001-4-circuit-breaking: 1 of 1, 0 others".to_owned(),
+        missing("DestinationRule default/payment-service", "spec.host", "payment-service"),
+        "003-2-mutual-tls: 1 of 2, 0 others".to_owned(),
+        never(0, "methods"),
+        never(0, "paths"),
+        never(1, "methods"),
+        never(1, "paths"),
+        "003-4-observability: 0 of 1, 1 others".to_owned(),
+        "- IstioOperator: error: the kind is not read (install.istio.io/v1alpha1); nothing of it is honoured".to_owned(),
+        "003-5-app-mesh: 0 of 0, 0 others".to_owned(),
+        "- error: document 2: AWS::AppMesh::VirtualNode is a resource of CloudFormation, not of Kubernetes; nothing of \
+         it is honoured"
+            .to_owned(),
+        "004-2-circuit-breaking: 0 of 1, 0 others".to_owned(),
+        missing("DestinationRule default/inventory-service", "spec.host", "inventory-service"),
+        format!("{outliers}.consecutiveErrors: warning: is an old name: it is honoured as consecutive5xxErrors"),
+    ];
+    assert_eq!(said_of_samples("analyze/tests/samples"), golden);
+    let virtual_service =
+        |name: &str, host: &str| missing(&format!("VirtualService default/{name}"), "spec.hosts[0]", host);
+    let golden = [
+        "001-2-canary: 0 of 1, 0 others".to_owned(),
+        virtual_service("order-service", "order-service"),
+        unknown_subset("order-service", 0, "v1", "order-service"),
+        unknown_subset("order-service", 1, "v2", "order-service"),
+        "001-3-retries-timeouts: 1 of 1, 0 others".to_owned(),
+        virtual_service("payment-service", "payment-service"),
+        "003-1-traffic-management: 2 of 2, 0 others".to_owned(),
+        missing("DestinationRule default/order-service", "spec.host", "order-service"),
+        virtual_service("order-service", "order-service"),
+        "003-3-fault-injection: 0 of 1, 0 others".to_owned(),
+        virtual_service("order-service-chaos", "order-service"),
+        unknown_subset("order-service-chaos", 0, "stable", "order-service"),
+        "004-1-canary: 0 of 1, 0 others".to_owned(),
+        virtual_service("payment-service", "payment-service"),
+        unknown_subset("payment-service", 0, "v1", "payment-service"),
+        unknown_subset("payment-service", 1, "v2", "payment-service"),
+    ];
+    assert_eq!(said_of_samples("translate/virtual_service/tests/samples"), golden);
+}
+
+const ROUTE: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: web, port: 80}]
+  rules:
+  - backendRefs: [{name: web-v1, port: 8080}, {name: web, namespace: other, port: 80}]
+";
+
+#[test]
+fn what_routes_speak_of_is_missing_once_and_what_is_wrong_stays() {
+    assert_eq!(
+        said_of(ROUTE, Vec::new()),
+        [
+            format!("HTTPRoute shop/web: spec.parentRefs[0]: missing: `shop/web` {ALONE}"),
+            format!("HTTPRoute shop/web: spec.rules[0].backendRefs[0]: missing: `shop/web-v1` {ALONE}"),
+            "HTTPRoute shop/web: spec.rules[0].backendRefs[1]: error: no ReferenceGrant in other allows Service other/web"
+                .to_owned(),
+        ]
+    );
+}
+
+#[test]
+fn a_host_that_no_service_can_have_is_missing_too() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: out, namespace: shop}
+spec:
+  hosts: [api.eu.example.com, '*.eu.example.com', '*bad']
+  http: [{route: [{destination: {host: cart.shop, port: {number: 80}}}]}]
+";
+    let said = said_of(rule, Vec::new());
+    let missing = |i: usize, host: &str| {
+        format!("VirtualService shop/out: spec.hosts[{i}]: missing: nothing that `{host}` means is among the files")
+    };
+    assert!(
+        said.contains(&missing(0, "api.eu.example.com")) && said.contains(&missing(1, "*.eu.example.com")),
+        "{said:#?}"
+    );
+    assert!(said.iter().any(|line| line.starts_with("VirtualService shop/out: spec.hosts[2]: error: ")), "{said:#?}");
+    assert!(said.iter().any(|line| line.contains("destination.host: missing: `cart.shop` is not")), "{said:#?}");
+}
+
+#[test]
+fn a_cluster_holds_what_files_speak_of_and_is_not_talked_about() {
+    let service = |name: &str, port: u16| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "clusterIP": "10.0.0.1", "ports": [{ "port": port }] },
+        })
+    };
+    let bad = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": { "name": "bad", "namespace": "shop" }, "spec": { "host": "nowhere", "nonsense": 1 },
+    });
+    let own = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": { "name": "web", "namespace": "shop" }, "spec": { "nonsense": 1 },
+    });
+    let mut backend = service("web-v1", 9090);
+    backend["spec"]["clusterIP"] = "10.0.0.2".into();
+    let said = said_of(ROUTE, vec![service("web", 80), backend, bad, own]);
+    assert_eq!(
+        said,
+        [
+            "HTTPRoute shop/web: spec.rules[0].backendRefs[0]: error: Service shop/web-v1 has no port 8080",
+            "HTTPRoute shop/web: spec.rules[0].backendRefs[1]: error: no ReferenceGrant in other allows Service other/web",
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_at_all_is_said() {
+    let gone = PathBuf::from("/nonexistent/a.yaml");
+    let Analysis { findings, objects, fine, others } = analyze(&[gone], Vec::new());
+    assert_eq!((objects, fine, others), (0, 0, 0));
+    assert!(findings[0].to_string().starts_with("/nonexistent/a.yaml: error: cannot be read: "), "{findings:?}");
+    assert!(said_of("a: [", Vec::new())[0].starts_with("error: document 1: "));
+}

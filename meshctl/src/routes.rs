@@ -1,0 +1,199 @@
+//! `meshctl routes`: what each route took since the agents started, or is taking now.
+
+use std::{collections::BTreeMap, io::Write, time::Duration};
+
+use mesh_common::proto::nodemesh::{RouteCounts, RoutesQuery, item, query};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    Outcome,
+    client::{Failure, Servers},
+    output::{Cell, Format, Mood, Namespaces, Screen, Table},
+    words,
+};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Requests are counted by the agent of the client's node. GONE are those whose client went before
+there was an answer. FLAGS are those of answers that the agent gave itself or changed, as Envoy has
+them: NR no route, UH no endpoint, UF no connection, UO a limit of the circuit breaker, UT timeout,
+URX retries used up, FI fault injected, DI delayed, NC no such subset.
+
+Examples:
+  meshctl routes -n shop
+  meshctl routes -n shop --watch              # rows that change, with requests per second
+  meshctl routes --by-node -o json"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    namespaces: Namespaces,
+    /// One row for each node, not their sum
+    #[arg(long)]
+    by_node: bool,
+    /// Go on, with the routes that took something in the meantime
+    #[arg(short, long)]
+    watch: bool,
+    /// With --watch: how often to ask
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = words::duration, requires = "watch")]
+    every: Duration,
+}
+
+/// Node (empty: their sum), service, route.
+type Key = (String, String, String);
+
+/// What one route took, on one node or several.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Counts {
+    nodes: usize,
+    requests: u64,
+    active: u64,
+    /// By hundreds of the status; the first: the client went.
+    answers: [u64; 6],
+    retries: u64,
+    mirrored: u64,
+    flags: BTreeMap<String, u64>,
+}
+
+/// What it took at one time, and each second since the time before.
+struct Row<'a> {
+    key: &'a Key,
+    counts: &'a Counts,
+    rate: Option<f64>,
+}
+
+const HEADER: [&str; 15] = [
+    "NODE",
+    "SERVICE",
+    "ROUTE",
+    "REQUESTS",
+    "PER SECOND",
+    "1XX",
+    "2XX",
+    "3XX",
+    "4XX",
+    "5XX",
+    "GONE",
+    "ACTIVE",
+    "RETRIES",
+    "MIRRORED",
+    "FLAGS",
+];
+/// While watching, a row cannot wait for the widths of those after it.
+const WATCH_WIDTHS: [usize; 15] = [8, 20, 28, 9, 10, 5, 7, 5, 5, 5, 5, 6, 7, 8, 12];
+
+pub async fn run<W: Write>(
+    servers: &Servers,
+    arguments: &Arguments,
+    screen: &mut Screen<W>,
+) -> Result<Outcome, Failure> {
+    let Arguments { namespaces, by_node, watch, every } = arguments;
+    let ask = async || {
+        let question = RoutesQuery { namespace: namespaces.wanted() };
+        let (items, complete) = servers.ask(query::Kind::Routes(question)).all().await;
+        (summed(items, *by_node), complete)
+    };
+    let (mut before, complete) = ask().await;
+    let mut since = Instant::now();
+    let all = before.iter().map(|(key, counts)| Row { key, counts, rate: None }).collect::<Vec<_>>();
+    if !watch {
+        show(&all, &mut Table::new(HEADER), screen)?;
+        return complete.map(|()| Outcome::Fine);
+    }
+    let mut table = Table::new(HEADER).with_widths(WATCH_WIDTHS);
+    show(&all, &mut table, screen)?;
+    let mut complete = complete;
+    loop {
+        match complete {
+            Err(failure) if before.is_empty() => return Err(failure),
+            // The others go on.
+            Err(failure) => eprintln!("meshctl: {}", crate::output::plain(&failure.to_string())),
+            Ok(()) => {}
+        }
+        tokio::time::sleep_until(since + *every).await;
+        let (now, heard) = ask().await;
+        let seconds = since.elapsed().as_secs_f64();
+        since = Instant::now();
+        let changed = now.iter().filter(|(key, counts)| before.get(*key) != Some(counts));
+        let rows = changed.map(|(key, counts)| {
+            let known = before.get(key).map_or(0, |counts| counts.requests);
+            // An agent that was started again counts from nothing.
+            let more = counts.requests.checked_sub(known).unwrap_or(counts.requests);
+            Row { key, counts, rate: Some(more as f64 / seconds) }
+        });
+        let rows = rows.collect::<Vec<_>>();
+        if !rows.is_empty() {
+            show(&rows, &mut table, screen)?;
+        }
+        (before, complete) = (now, heard);
+    }
+}
+
+fn summed(items: Vec<(String, item::Kind)>, by_node: bool) -> BTreeMap<Key, Counts> {
+    let mut all: BTreeMap<Key, Counts> = BTreeMap::new();
+    for (node, kind) in items {
+        let item::Kind::Route(told) = kind else { continue };
+        let RouteCounts { service, route, requests, active, answers, retries, mirrored, flags } = told;
+        let node = if by_node { node } else { String::new() };
+        let sum = all.entry((node, service, route)).or_default();
+        sum.nodes += 1;
+        sum.requests += requests;
+        sum.active += active;
+        sum.answers.iter_mut().zip(answers).for_each(|(sum, more)| *sum += more);
+        sum.retries += retries;
+        sum.mirrored += mirrored;
+        for (flag, count) in flags {
+            *sum.flags.entry(flag).or_default() += count;
+        }
+    }
+    all
+}
+
+fn show<W: Write>(rows: &[Row<'_>], table: &mut Table<15>, screen: &mut Screen<W>) -> Result<(), Failure> {
+    if screen.format != Format::Table {
+        return Ok(rows.iter().try_for_each(|row| screen.object(&record(row)))?);
+    }
+    for Row { key: (node, service, route), counts, rate } in rows {
+        let count = |count: u64, mood| Cell::new(count.to_string(), if count > 0 { mood } else { Mood::Plain });
+        let [gone, ones, twos, threes, fours, fives] = counts.answers;
+        let flags = counts.flags.iter().map(|(flag, count)| format!("{flag}={count}")).collect::<Vec<_>>();
+        let nodes = if counts.nodes == 1 { "1 node".into() } else { format!("{} nodes", counts.nodes) };
+        table.push([
+            if node.is_empty() { nodes } else { node.clone() }.into(),
+            words::short_service(service).into(),
+            route.into(),
+            counts.requests.to_string().into(),
+            rate.map(|rate| format!("{rate:.1}")).unwrap_or_default().into(),
+            ones.to_string().into(),
+            twos.to_string().into(),
+            threes.to_string().into(),
+            fours.to_string().into(),
+            count(fives, Mood::Bad),
+            count(gone, Mood::Bad),
+            counts.active.to_string().into(),
+            counts.retries.to_string().into(),
+            counts.mirrored.to_string().into(),
+            flags.join(" ").into(),
+        ]);
+    }
+    Ok(screen.table(table)?)
+}
+
+fn record(Row { key: (node, service, route), counts, rate }: &Row<'_>) -> Value {
+    let Counts { nodes, requests, active, answers: [gone, ones, twos, threes, fours, fives], retries, mirrored, flags } =
+        counts;
+    json!({
+        "node": (!node.is_empty()).then_some(node),
+        "nodes": nodes,
+        "service": service,
+        "route": route,
+        "requests": requests,
+        "requests_per_second": rate,
+        "answers": { "1xx": ones, "2xx": twos, "3xx": threes, "4xx": fours, "5xx": fives },
+        "gone": gone,
+        "active": active,
+        "retries": retries,
+        "mirrored": mirrored,
+        "flags": flags,
+    })
+}
