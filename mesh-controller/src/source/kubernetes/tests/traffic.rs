@@ -62,7 +62,7 @@ const KINDS: [[&str; 4]; 8] = [
     ],
     [
         "tcproutes.gateway.networking.k8s.io",
-        "{apiVersion: gateway.networking.k8s.io/v1alpha2, kind: TCPRoute, metadata: {name: o, namespace: shop}, spec: \
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {name: o, namespace: shop}, spec: \
          {parentRefs: [{group: '', kind: Service, name: cart}], rules: [{backendRefs: [{name: east, port: 443}]}]}}",
         "east",
         "west",
@@ -137,7 +137,7 @@ async fn every_kind_of_traffic_is_followed() {
     source.sees("its end", |world| !leads(world)).await;
     // The kind goes, and its objects with it.
     api.uninstall(ROUTES).await;
-    source.sees("the routes' end", |world| world.traffic.is_empty() && world.problems.is_empty()).await;
+    source.sees("the routes' end", |world| world.traffic.is_empty() && world.routes.is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,11 +173,15 @@ async fn rules_and_routes_say_how_they_stand() {
     for kind in ["VirtualService", "DestinationRule", "ServiceEntry"] {
         let has = async || {
             let object = object("networking.istio.io", kind, "o").await;
-            said(&object, &object["status"]["conditions"]) == ["Accepted=True Accepted", "Programmed=True Programmed"]
+            let said = said(&object, &object["status"]["conditions"]);
+            said.starts_with(&["Accepted=True Accepted".to_owned(), "Programmed=True Programmed".to_owned()])
         };
         let waits = tokio::time::timeout(Duration::from_secs(20), eventually(kind, has)).await;
         assert!(waits.is_ok(), "{:#}", object("networking.istio.io", kind, "o").await);
     }
+    // It and the route are about the same requests.
+    let rule = object("networking.istio.io", "VirtualService", "o").await;
+    assert_eq!(said(&rule, &rule["status"]["conditions"])[2..], ["Conflicted=True Conflicted"]);
     let parents = async || {
         let route = object("gateway.networking.k8s.io", "HTTPRoute", "r").await;
         let parents = route["status"]["parents"].as_array().cloned().unwrap_or_default();
