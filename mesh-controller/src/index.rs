@@ -32,7 +32,7 @@ use mesh_common::model::{
     traffic::{Inbound, Labels as PodLabels, Traffic},
 };
 
-use cache::{Known, Value};
+use cache::{Known, Translated, Value};
 use draft::{Draft, Local, Made};
 
 use crate::{
@@ -117,6 +117,8 @@ struct Objects<'a> {
     reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
     rate_limit_policies: Vec<Read<'a, rate_limit_policy::RateLimitPolicy>>,
+    /// Of services, and of all that speaks of traffic to them.
+    traffic: Vec<&'a Arc<Translated>>,
     service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
 }
 
@@ -130,6 +132,7 @@ impl World {
     /// The same. Whatever the cache holds, it changes nothing of it.
     pub fn with(settings: &Settings, update: &Update, redirection: &Redirection, cache: &mut Cache) -> Self {
         let mut problems = update.problems.clone();
+        let mut told = std::mem::take(&mut cache.told);
         let translated = cache.translate(settings, &update.objects);
         let objects = Objects::gather(update, translated, &mut problems);
         let bypassed = objects.bypassed.iter().map(|(namespace, until)| ((*namespace).to_owned(), *until)).collect();
@@ -139,7 +142,7 @@ impl World {
         endpoints::connect(&mut drafts, &objects, &mut problems);
         let entries = entries::join(settings, &mut world, &mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
-        let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut problems);
+        let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
         limits::limit(&mut drafts, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
@@ -161,6 +164,7 @@ impl World {
         problems.sort();
         problems.dedup();
         world.problems = problems;
+        cache.told = told;
         world
     }
 
@@ -306,6 +310,9 @@ impl<'a> Objects<'a> {
                 Kind::Pod(_) | Kind::Service(_) | Kind::EndpointSlice(_) | Kind::Custom(..) => {}
             }
             problems.extend(faults.into_iter().map(|fault| object.problem(fault)));
+            if translated.value.is_of_traffic() {
+                by_kind.traffic.push(translated);
+            }
             match &translated.value {
                 Value::Nothing => {}
                 Value::Lost => by_kind.lost.push(object.key()),

@@ -35,7 +35,21 @@ const MANAGER: &str = "mesh-tests";
 /// Requests under way, of many.
 const AT_ONCE: usize = 16;
 /// The kinds of other projects that the mesh reads.
-const CRDS: [&str; 2] = ["peerauthentications.security.istio.io", "authorizationpolicies.security.istio.io"];
+const CRDS: [&str; 11] = [
+    "peerauthentications.security.istio.io",
+    "authorizationpolicies.security.istio.io",
+    "virtualservices.networking.istio.io",
+    "destinationrules.networking.istio.io",
+    "serviceentries.networking.istio.io",
+    "httproutes.gateway.networking.k8s.io",
+    "grpcroutes.gateway.networking.k8s.io",
+    "tcproutes.gateway.networking.k8s.io",
+    "tlsroutes.gateway.networking.k8s.io",
+    "referencegrants.gateway.networking.k8s.io",
+    "backendtlspolicies.gateway.networking.k8s.io",
+];
+/// The mesh's own.
+const OWN: &str = "ratelimitpolicies.nodemesh.io";
 
 /// A running API.
 #[derive(Debug)]
@@ -221,7 +235,7 @@ impl KubeApi {
         })
     }
 
-    /// The kinds of other projects that the mesh reads, served when this returns.
+    /// The kinds of other projects that the mesh reads, and its own, served when this returns.
     pub fn add_crds(&self) -> Result<()> {
         let folder = &self.scripts.join("crds");
         for file in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
@@ -235,7 +249,8 @@ impl KubeApi {
                 self.apply(&crd)?;
             }
         }
-        for name in CRDS {
+        self.apply(&mesh_install::rate_limit_policy())?;
+        for name in CRDS.into_iter().chain([OWN]) {
             let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
             eventually(format_args!("the API serves {name}"), Patience::LONG, || {
                 let crd = self.get(&path)?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::draft::Made;
+use super::{draft::Made, traffic::Told};
 use crate::{
     source::{CustomKind, Kind, Object},
     status::{Fault, Problem},
@@ -38,6 +38,8 @@ const AHEAD: usize = 1024;
 pub struct Cache {
     /// In the order of the objects.
     known: Vec<Known>,
+    /// What all rules of traffic together were told as.
+    pub told: Told,
 }
 
 /// An object and its translation.
@@ -69,6 +71,21 @@ pub enum Value {
     BackendTlsPolicy(Box<BackendTlsPolicy>),
     RateLimitPolicy(Box<RateLimitPolicy>),
     ServiceEntry(Box<ServiceEntry>),
+}
+
+impl Value {
+    /// Whether what agents are told of traffic is made of it.
+    pub fn is_of_traffic(&self) -> bool {
+        matches!(
+            self,
+            Self::Service(_)
+                | Self::VirtualService(_)
+                | Self::DestinationRule(_)
+                | Self::Route(_)
+                | Self::ReferenceGrant(_)
+                | Self::BackendTlsPolicy(_)
+        )
+    }
 }
 
 impl Cache {

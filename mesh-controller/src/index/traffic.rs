@@ -22,7 +22,7 @@ mod tell;
 pub use limits::limits;
 pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
-pub(super) use tell::tell;
+pub(super) use tell::{Told, tell};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

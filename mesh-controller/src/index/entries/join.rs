@@ -14,22 +14,22 @@ use crate::{
 
 /// What is told of entries once the rules of traffic are known.
 #[derive(Debug, Default)]
-pub struct Joined<'a> {
+pub struct Joined {
     pub facts: BTreeMap<ServiceName, Facts>,
     /// With all their labels, by uid.
     pub workloads: BTreeMap<String, Workload>,
     /// What routes see of each entry, in order.
-    pub places: Vec<(&'a Key, Vec<Place>)>,
+    pub places: Vec<(Key, Vec<Place>)>,
 }
 
 /// Fills [`World::services`] and [`Draft::services`].
-pub(in crate::index) fn join<'a>(
+pub(in crate::index) fn join(
     settings: &Settings,
     world: &mut World,
     drafts: &mut BTreeMap<&str, Draft<'_>>,
-    objects: &Objects<'a>,
+    objects: &Objects<'_>,
     problems: &mut Vec<Problem>,
-) -> Joined<'a> {
+) -> Joined {
     if objects.service_entries.is_empty() {
         return Joined::default();
     }
@@ -58,7 +58,7 @@ pub(in crate::index) fn join<'a>(
         for place in &mut places {
             place.ports = entry.ports.iter().map(|port| (port.port, (port.name.clone(), port.protocol))).collect();
         }
-        (&entry.object, places)
+        (entry.object.clone(), places)
     });
     let places = places.collect();
     world.services.extend(services);

@@ -13,6 +13,27 @@ fn following(before: &Update, text: &str) -> Update {
     update
 }
 
+/// The shop with rules of traffic to it, and to a service outside with this address.
+fn rules(version: &str, address: &str) -> String {
+    format!(
+        "{SHOP}
+---
+{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: v, namespace: shop}},
+ spec: {{hosts: [cart, nobody], http: [{{match: [{{sourceLabels: {{version: {version}}}}}], route: [{{destination: {{host: cart}}}}]}}]}}}}
+---
+{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: w, namespace: shop}},
+ spec: {{hosts: [db.example.com], http: [{{route: [{{destination: {{host: db.example.com}}}}]}}]}}}}
+---
+{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: r, namespace: shop}},
+ spec: {{parentRefs: [{{group: networking.istio.io, kind: ServiceEntry, name: db}}], rules: [{{}}]}}}}
+---
+{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: db, namespace: shop}},
+ spec: {{hosts: [db.example.com], addresses: [{address}], resolution: STATIC, ports: [{{number: 80, name: http}}],
+ endpoints: [{{address: 192.0.2.1, labels: {{version: v1}}}}]}}}}
+"
+    )
+}
+
 /// The shop, and with one thing different at a time that a pod is told by.
 fn shops() -> Vec<String> {
     let policy = |kind: &str, spec: &str| {
@@ -38,6 +59,10 @@ fn shops() -> Vec<String> {
             "{SHOP}\n---\n{{apiVersion: v1, kind: Pod, metadata: {{name: old, namespace: shop, creationTimestamp: \
              '2001-01-01T00:00:00Z'}}, spec: {{nodeName: b}}, status: {{phase: Running, podIP: 10.0.0.1}}}}\n"
         ),
+        rules("v1", "10.9.9.9"),
+        rules("v2", "10.9.9.9"),
+        // Its address is the pod's.
+        rules("v1", "10.0.0.1"),
     ]
 }
 
@@ -59,6 +84,10 @@ fn a_state_is_the_same_whatever_was_before() {
                 let known = first_world.workloads.get(uid);
                 assert!(known.is_none_or(|known| known != workload || Arc::ptr_eq(known, workload)), "{uid}");
                 different += usize::from(known != Some(workload));
+            }
+            for (name, traffic) in &world.traffic {
+                let known = first_world.traffic.get(name);
+                assert!(known.is_none_or(|known| known != traffic || Arc::ptr_eq(known, traffic)), "{name}");
             }
             let world = World::with(&settings(), &second, &none, &mut cache);
             assert_eq!(world, World::new(&settings(), &second, &none));

@@ -93,6 +93,68 @@ fn cpu() -> Duration {
     Duration::from_nanos(text.split(' ').next().and_then(|first| first.parse().ok()).expect("nanoseconds"))
 }
 
+/// The VirtualService of a service, as it is in this round.
+fn rule(service: usize, round: usize) -> String {
+    let (namespace, timeout) = (format!("n{}", service % 20), round % 100 + 1);
+    format!(
+        "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: v{service}, namespace: {namespace}}}, \
+         spec: {{hosts: [s{service}], http: [{{match: [{{uri: {{prefix: /a}}}}, {{headers: {{x: {{exact: y}}}}}}], \
+         timeout: {timeout}s, retries: {{attempts: 2}}, route: [{{destination: {{host: s{service}}}, weight: 90}}, \
+         {{destination: {{host: s{}}}, weight: 10}}]}}, {{route: [{{destination: {{host: s{service}}}}}]}}]}}}}\n---\n",
+        (service + 20) % SERVICES
+    )
+}
+
+/// The same objects, with these in place of those of their names that were there.
+fn with(update: &Update, new: &Update) -> Update {
+    let mut all = update.clone();
+    for object in new.objects.iter() {
+        match all.objects.iter().position(|known| known.key() == object.key()) {
+            Some(place) if all.objects[place] == *object => {}
+            Some(place) => Arc::make_mut(&mut all.objects)[place] = object.clone(),
+            None => Arc::make_mut(&mut all.objects).push(object.clone()),
+        }
+    }
+    all
+}
+
+#[test]
+#[ignore = "a measurement, of an optimised build"]
+fn cost_of_rules_of_traffic() {
+    let rules: String = (0..SERVICES).map(|service| rule(service, 0)).collect();
+    let mut update = with(&mesh(), &objects(&rules));
+    let mut cache = Cache::default();
+    let mut world = World::with(&settings(), &update, &Redirection::default(), &mut cache);
+    assert_eq!((world.traffic.len(), world.problems.len()), (SERVICES, 0), "{:?}", world.problems.first());
+    let mut catalog = Catalog::default().next(&world, &world.since(&World::default()));
+    for (what, is_rule) in [("a pod", false), ("a rule", true)] {
+        let [mut translated, mut compared, mut encoded] = [Duration::ZERO; 3];
+        let rounds = 20;
+        for round in 0..rounds {
+            update = if is_rule { with(&update, &objects(&rule(7, round + 1))) } else { change(&update, round) };
+            let start = cpu();
+            let next = World::with(&settings(), &update, &Redirection::default(), &mut cache);
+            translated += cpu() - start;
+            let start = cpu();
+            let delta = next.since(&world);
+            compared += cpu() - start;
+            assert_eq!(delta.traffic.changed.len(), usize::from(is_rule));
+            let start = cpu();
+            catalog = catalog.next(&next, &delta);
+            world = next;
+            encoded += cpu() - start;
+        }
+        let rounds = rounds as u32;
+        println!(
+            "{PODS} pods, {SERVICES} services with a VirtualService each, {what} changes: translated {:?}, compared {:?}, \
+             encoded {:?}",
+            translated / rounds,
+            compared / rounds,
+            encoded / rounds
+        );
+    }
+}
+
 #[test]
 #[ignore = "a measurement, of an optimised build"]
 fn cost_of_a_change() {

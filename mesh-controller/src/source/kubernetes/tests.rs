@@ -4,5 +4,6 @@ mod api;
 mod enrol;
 mod follow;
 mod status;
+mod traffic;
 
 pub use api::RealApi;

@@ -158,7 +158,10 @@ impl RealApi {
         let folder = fs::read_dir(self.scripts.join("crds")).expect("crds");
         let files = folder.map(|file| fs::read_to_string(file.expect("a file").path()).expect("text"));
         for file in files.collect::<Vec<_>>() {
-            let documents = serde_yaml_ng::Deserializer::from_str(&file);
+            // Reading YAML is what takes the time.
+            let wanted = format!("name: {name}");
+            let wanted: Vec<_> = file.split("\n---").filter(|text| text.contains(&wanted)).collect();
+            let documents = wanted.into_iter().flat_map(serde_yaml_ng::Deserializer::from_str);
             for value in documents.map(|document| serde_yaml_ng::Value::deserialize(document).expect("YAML")) {
                 if value.get("metadata").and_then(|m| m.get("name")).and_then(|name| name.as_str()) == Some(name) {
                     return value;

@@ -23,23 +23,23 @@ const STRICT: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthenticatio
                       metadata: {name: s, namespace: shop}, spec: {mtls: {mode: STRICT}}}";
 
 /// A source that is followed.
-struct Followed {
-    updates: watch::Receiver<Update>,
+pub struct Followed {
+    pub updates: watch::Receiver<Update>,
     _task: tokio::task::JoinHandle<()>,
 }
 
 impl Followed {
-    async fn new(api: &RealApi) -> Self {
+    pub async fn new(api: &RealApi) -> Self {
         let (source, first) = Kubernetes::open(api.client.clone()).await;
         let (sender, updates) = watch::channel(first);
         Self { updates, _task: tokio::spawn(source.follow(sender)) }
     }
 
-    fn world(&self) -> World {
+    pub fn world(&self) -> World {
         World::new(&settings(), &self.updates.borrow(), &Redirection::default())
     }
 
-    async fn sees(&self, what: &str, holds: impl Fn(&World) -> bool) {
+    pub async fn sees(&self, what: &str, holds: impl Fn(&World) -> bool) {
         let sees = tokio::time::timeout(Duration::from_secs(25), eventually(what, async || holds(&self.world())));
         assert!(sees.await.is_ok(), "never: {what}; {:#?}", self.world().problems);
     }

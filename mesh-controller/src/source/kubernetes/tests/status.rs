@@ -25,7 +25,7 @@ const YOUNGER: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthenticati
 
 impl Replica {
     /// This node's agent takes, and goes on taking, what is published.
-    fn serve(&self, node: &str) -> tokio::task::AbortHandle {
+    pub fn serve(&self, node: &str) -> tokio::task::AbortHandle {
         self.links.pretend(node, &Reports::new());
         let (links, node, mut published) = (self.links.clone(), node.to_owned(), self.published.clone());
         let taking = tokio::spawn(async move {
