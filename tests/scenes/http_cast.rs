@@ -81,4 +81,41 @@ impl HttpCast {
             Ok(lines.iter().find(outbound).cloned())
         })
     }
+
+    /// Both pods serve the service's port of this name on `target`.
+    pub fn slices_name(&self, port: &str, target: u16) -> Result<()> {
+        let name = &self.service.name;
+        let endpoint = |pod: &Pod| {
+            format!(
+                "- addresses: ['{}']\n  conditions: {{ ready: true }}\n  nodeName: {}\n  \
+                 targetRef: {{ kind: Pod, namespace: {}, name: {}, uid: {} }}\n",
+                pod.ip,
+                pod.node.name(),
+                pod.namespace,
+                pod.name,
+                pod.uid
+            )
+        };
+        self.world.manifests.write(
+            &format!("endpointslice-{}-{name}", self.service.namespace),
+            &format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  \
+                 namespace: {}\n  labels: {{ kubernetes.io/service-name: {name} }}\naddressType: IPv4\n\
+                 ports: [{{ name: {port}, protocol: TCP, port: {target} }}]\nendpoints:\n{}{}",
+                self.service.namespace,
+                endpoint(&self.v1),
+                endpoint(&self.v2)
+            ),
+        )
+    }
+}
+
+/// A DestinationRule of the service that calls versions so.
+pub fn subsets(service: &str, named: [(&str, &str); 2]) -> String {
+    let [(one, v1), (other, v2)] = named;
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+         metadata: {{ name: {service}, namespace: default }}\nspec:\n  host: {service}\n  subsets:\n  \
+         - {{ name: {one}, labels: {{ version: {v1} }} }}\n  - {{ name: {other}, labels: {{ version: {v2} }} }}\n"
+    )
 }
