@@ -20,7 +20,7 @@ mod tests;
 mod tls;
 mod upgrade;
 
-pub use counts::{Counts, RouteCounts, Routed};
+pub use counts::{Counts, Routed};
 pub use destination::{Destination, Destinations, Missing};
 pub use detect::{Detected, Peeked, detect};
 pub use hello::server_name;

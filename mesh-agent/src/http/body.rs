@@ -40,7 +40,7 @@ pub struct Streamed {
     pub deadline: Option<Pin<Box<Sleep>>>,
     pub lease: Option<Lease>,
     /// Counts as a request under way while this lives.
-    pub held: Box<dyn Send>,
+    pub _held: Box<dyn Send>,
     pub counts: Arc<RouteCounts>,
     /// It came to its end, or to one that is counted.
     pub over: bool,

@@ -180,7 +180,8 @@ impl Pool {
         }
         let mut lanes = self.lanes();
         let lane = lanes.entry(key.clone()).or_default();
-        (!std::mem::replace(&mut lane.opening, true)).then_some(Some(Opening(self, key)))
+        // Made only if it is wanted: it lets go of the place when it drops.
+        (!std::mem::replace(&mut lane.opening, true)).then(|| Some(Opening(self, key)))
     }
 
     async fn open(

@@ -130,6 +130,11 @@ impl Try {
                             state.pieces.push(data.clone());
                             self.next += 1;
                         }
+                        // By its length that was all: whoever sends it on does not ask again.
+                        if state.body.is_end_stream() {
+                            (state.done, self.ended) = (true, true);
+                            self.shared.ended.send_replace(Some(Instant::now()));
+                        }
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
                     Err(frame) => state.trailers = frame.into_trailers().ok(),

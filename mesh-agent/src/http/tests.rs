@@ -1,6 +1,9 @@
 //! The engine between a client and real servers on the loopback interface.
 
+mod passing;
+mod pools;
 mod routing;
+mod secure;
 mod strict;
 mod tries;
 mod world;

@@ -135,7 +135,8 @@ impl<C: Connect> Attempts<'_, C> {
                 // Each side's connection has its own version.
                 parts.version = http::Version::HTTP_11;
                 let counts = Arc::clone(self.counts);
-                let streamed = Streamed { body: incoming, deadline, lease: Some(lease), held, counts, over: false };
+                let streamed =
+                    Streamed { body: incoming, deadline, lease: Some(lease), _held: held, counts, over: false };
                 Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
             }
             Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),
@@ -384,6 +385,8 @@ pub fn version(upgrade: HttpUpgrade, protocol: Protocol, request: &Understood) -
     };
     match (upgrade, protocol) {
         (HttpUpgrade::Always, _) | (HttpUpgrade::Default, Protocol::Http2) => Version::Http2,
+        // gRPC cannot be said in HTTP/1.1: who speaks it there has named the port wrongly.
+        (HttpUpgrade::Default | HttpUpgrade::Never, Protocol::Http) if !request.grpc => Version::Http1,
         (HttpUpgrade::Default | HttpUpgrade::Never, _) => as_client,
     }
 }

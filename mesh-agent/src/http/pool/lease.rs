@@ -17,7 +17,7 @@ use hyper::{
 use mesh_common::model::traffic::ConnectionPool;
 use tokio::time::timeout;
 
-use super::{Key, Pool, STREAMS, Version};
+use super::{Key, Pool, STREAMS};
 use crate::http::body::RequestBody;
 
 /// How long an endpoint that has answered may take until it has read the rest of the request.
@@ -111,13 +111,6 @@ impl Lease {
     /// It carried requests before: it may have been closed meanwhile.
     pub fn is_used(&self) -> bool {
         self.again
-    }
-
-    pub fn version(&self) -> Version {
-        match self.kind {
-            Kind::Http1(_) => Version::Http1,
-            Kind::Http2(_) => Version::Http2,
-        }
     }
 
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, NotSent> {

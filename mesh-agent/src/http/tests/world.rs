@@ -377,8 +377,16 @@ impl World {
     /// Everything that comes until the end, or until nothing has come for a while.
     pub async fn raw(&self, sent: &[u8]) -> (String, bool) {
         let mut client = self.open(Spoken::Http1);
-        client.write_all(sent).await.unwrap();
+        // It may be closed before all of it was read.
+        let _ = client.write_all(sent).await;
         said(&mut client).await
+    }
+
+    /// Where a server listens.
+    pub fn http_address(&self, number: usize) -> SocketAddr {
+        let snapshot = self.store.snapshot();
+        let workload = snapshot.workload(&format!("Kubernetes//Pod/shop/w{number}")).expect("a server");
+        SocketAddr::new(workload.addresses[0], workload.services[&cart()][0].target)
     }
 
     pub fn counts(&self, route: &str) -> Routed {

@@ -1,0 +1,180 @@
+//! Connections to endpoints: how many there are, who shares them, when they end.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Version};
+use http_body_util::Full;
+use mesh_common::model::traffic::{ConnectionPool, HttpUpgrade, Millis, TrafficPolicy};
+use tokio::task::JoinSet;
+
+use super::world::*;
+
+fn pool(pool: ConnectionPool) -> TrafficPolicy {
+    TrafficPolicy { pool, ..TrafficPolicy::default() }
+}
+
+/// Answers after a while.
+async fn slow(world: &World, version: Version, millis: u64) {
+    world
+        .handled(version, move |_| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Ok(answer(200, "slow"))
+            })
+        })
+        .await;
+}
+
+/// So many at once, each on a connection of its own; statuses and flags.
+async fn at_once(world: &World, count: usize) -> Vec<(u16, Option<String>)> {
+    let mut running = JoinSet::new();
+    for _ in 0..count {
+        let mut client = world.client().await;
+        running.spawn(async move {
+            let request = get("/").map(|body| Full::new(Bytes::from(body)));
+            let answer = collected(client.send_request(request).await.unwrap()).await;
+            (answer.status, answer.flag())
+        });
+    }
+    running.join_all().await
+}
+
+fn overflowed(answers: &[(u16, Option<String>)]) -> usize {
+    answers.iter().filter(|answer| **answer == (503, Some("UO".into()))).count()
+}
+
+#[tokio::test]
+async fn one_connection_carries_request_after_request() {
+    for body in ["hello", ""] {
+        let world = World::new();
+        world.server(move |_| answer(200, body)).await;
+        for _ in 0..20 {
+            assert_eq!(world.status("/").await.0, 200);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(world.dial.dialled.lock().unwrap().len(), 1, "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_connection_that_may_not_be_one_more() {
+    let world = World::new();
+    slow(&world, Version::HTTP_11, 20).await;
+    world.rules(vec![], pool(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
+    let answers = at_once(&world, 5).await;
+    assert!(answers.iter().all(|answer| answer.0 == 200), "{answers:?}");
+    assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_beyond_a_bound_is_refused_at_once() {
+    let world = World::new();
+    slow(&world, Version::HTTP_11, 300).await;
+    let bounds = ConnectionPool { max_connections: Some(1), max_pending: Some(1), ..ConnectionPool::default() };
+    world.rules(vec![], pool(bounds));
+    let answers = at_once(&world, 5).await;
+    // One waits at most: for its connection first, for another's after that.
+    assert!((3..=4).contains(&overflowed(&answers)), "{answers:?}");
+    let world = World::new();
+    slow(&world, Version::HTTP_11, 300).await;
+    world.rules(vec![], pool(ConnectionPool { max_requests: Some(2), ..ConnectionPool::default() }));
+    assert_eq!(overflowed(&at_once(&world, 5).await), 3);
+    assert_eq!(overflowed(&at_once(&world, 2).await), 0, "they are free again");
+}
+
+#[tokio::test]
+async fn a_connection_carries_no_more_requests_than_it_may() {
+    for (version, upgrade) in [(Version::HTTP_11, HttpUpgrade::Default), (Version::HTTP_2, HttpUpgrade::Always)] {
+        let world = World::new();
+        match version {
+            Version::HTTP_2 => world.server2(|_| answer(200, "")).await,
+            _ => world.server(|_| answer(200, "")).await,
+        };
+        let bounds = ConnectionPool { max_requests_per_connection: Some(2), upgrade, ..ConnectionPool::default() };
+        world.rules(vec![], pool(bounds));
+        for _ in 0..6 {
+            assert_eq!(world.status("/").await.0, 200);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let on = |number| world.log.all().iter().filter(|seen| seen.connection == number).count();
+        assert_eq!([on(0), on(1), on(2)], [2, 2, 2], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn many_requests_share_a_connection_of_http2() {
+    let world = World::new();
+    slow(&world, Version::HTTP_2, 20).await;
+    world.rules(vec![], pool(ConnectionPool { upgrade: HttpUpgrade::Always, ..ConnectionPool::default() }));
+    let answers = at_once(&world, 30).await;
+    assert!(answers.iter().all(|answer| answer.0 == 200));
+    assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
+    let world = World::new();
+    slow(&world, Version::HTTP_2, 200).await;
+    let bounds = ConnectionPool { upgrade: HttpUpgrade::Always, max_streams: Some(10), ..ConnectionPool::default() };
+    world.rules(vec![], pool(bounds));
+    let answers = at_once(&world, 30).await;
+    assert!(answers.iter().all(|answer| answer.0 == 200));
+    assert_eq!(world.dial.dialled.lock().unwrap().len(), 3, "ten streams each");
+}
+
+#[tokio::test]
+async fn idle_connections_end_and_what_nobody_uses_is_forgotten() {
+    let world = World::with_server().await;
+    world.rules(vec![], pool(ConnectionPool { http_idle_timeout: Some(Millis(1)), ..ConnectionPool::default() }));
+    assert_eq!(world.status("/").await.0, 200);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    world.http.sweep();
+    until(|| world.dial.ended.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(world.status("/").await.0, 200);
+    assert_eq!(world.dial.dialled.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_change_that_denies_ends_connections() {
+    let world = World::new();
+    world.handled(Version::HTTP_11, |_| Box::pin(std::future::pending())).await;
+    let mut client = world.client::<Full<Bytes>>().await;
+    let request = get("/").map(|body| Full::new(Bytes::from(body)));
+    let answer = tokio::spawn(async move { client.send_request(request).await.unwrap().status() });
+    until(|| !world.dial.dialled.lock().unwrap().is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    world.dial.denied.notify_waiters();
+    assert_eq!(answer.await.unwrap(), 503);
+    until(|| world.dial.ended.load(Ordering::SeqCst) == 1).await;
+}
+
+#[tokio::test]
+async fn changes_take_effect_between_two_requests_of_a_connection() {
+    let world = World::with_server().await;
+    let mut client = world.client::<Full<Bytes>>().await;
+    let ask = async |client: &mut hyper::client::conn::http1::SendRequest<Full<Bytes>>| {
+        client.ready().await.unwrap();
+        let request = get("/").map(|body| Full::new(Bytes::from(body)));
+        collected(client.send_request(request).await.unwrap()).await
+    };
+    assert_eq!(ask(&mut client).await.status, 200);
+    world.server(|_| answer(201, "new")).await;
+    world.forget(0);
+    assert_eq!(ask(&mut client).await.status, 201, "an endpoint that has gone is not used again");
+    let action = mesh_common::model::traffic::DirectResponse { status: 418, body: None };
+    world.rules(vec![route("r", mesh_common::model::traffic::Action::Respond(action))], TrafficPolicy::default());
+    assert_eq!(ask(&mut client).await.status, 418);
+    world.rules(vec![], TrafficPolicy::default());
+    world.forget(1);
+    assert_eq!(ask(&mut client).await.flag(), Some("UH".into()));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_early_does_not_hold_up_the_next_request() {
+    // Answers at the head, and never reads the body.
+    let world = World::new();
+    world.handled(Version::HTTP_11, |_| Box::pin(async { Ok(answer(200, "early")) })).await;
+    let body: &'static str = "x".repeat(4 << 20).leak();
+    let post = || Request::post("/").header("host", "cart").body(body).unwrap();
+    let mut client = world.client::<Full<Bytes>>().await;
+    // Whether the answer or the end comes first is for the endpoint's kernel to say.
+    let _ = client.send_request(post().map(|body| Full::new(Bytes::from(body)))).await;
+    assert_eq!(world.status("/").await.0, 200);
+}
