@@ -8,19 +8,28 @@ use crate::http_cast::{HttpCast, PORT};
 const LAST: &str = include_str!("../samples/004-2-circuit-breaking.yaml");
 const FIRST: &str = include_str!("../samples/001-4-circuit-breaking.yaml");
 
+/// `room` requests at once have a connection or may wait for one.
+fn overflows(service: &str, sample: &str, room: u32) -> Result<()> {
+    let mut cast = HttpCast::meshed("http overflow", service, "default")?;
+    cast.rules("sample", sample)?;
+    // A request waits while its connection is made, too: they do not come all at the same moment.
+    let slow = Ask { ramp_ms: 1500, ..Ask::service(&cast.service).header("x-delay", "2500") };
+    let answers = cast.client.ask_http(&slow.many(room + 35, room + 35))?;
+    assert_eq!(answers.lost(), 0, "{:?}", answers.failed);
+    let seen = (answers.status(200), answers.status(503), answers.flag("UO"));
+    assert_eq!(seen, (room, 35, 35), "{:?} {:?}", answers.by_status, answers.by_flag);
+    assert!(answers.ms[34] < 2000.0, "at once: {:?}", &answers.ms[..36]);
+    Ok(())
+}
+
 #[test]
 fn what_is_too_many_is_answered_at_once() -> Result<()> {
-    for (service, sample, room) in [("inventory-service", LAST, 125), ("payment-service", FIRST, 200)] {
-        let mut cast = HttpCast::meshed("http overflow", service, "default")?;
-        cast.rules("sample", sample)?;
-        let (count, slow) = (room + 35, Ask::service(&cast.service).header("x-delay", "1500"));
-        let answers = cast.client.ask_http(&slow.many(count, count))?;
-        assert_eq!(answers.lost(), 0, "{:?}", answers.failed);
-        let seen = (answers.status(200), answers.status(503), answers.flag("UO"));
-        assert_eq!(seen, (room, 35, 35), "{service}: {:?} {:?}", answers.by_status, answers.by_flag);
-        assert!(answers.ms[34] < 1400.0, "at once: {:?}", &answers.ms[..35]);
-    }
-    Ok(())
+    overflows("inventory-service", LAST, 100 + 25)
+}
+
+#[test]
+fn what_is_too_many_for_the_first_sample_is() -> Result<()> {
+    overflows("payment-service", FIRST, 100 + 100)
 }
 
 /// `again`: the sample with shorter times.
