@@ -26,7 +26,13 @@ fn ninety_ten((service, sample): (&str, &str), http2: bool) -> Result<()> {
 
     cast.rules("subsets", &subsets(service, [("v1", "v1"), ("v2", "v2")]))?;
     let answers = cast.client.ask_http(&Ask { timeout_ms: 2500, ..ask }.many(10_000, 8))?;
-    assert_eq!((answers.status(200), answers.of("v1") + answers.of("v2")), (10_000, 10_000), "{:?} {:?}", answers.by_status, answers.failed);
+    assert_eq!(
+        (answers.status(200), answers.of("v1") + answers.of("v2")),
+        (10_000, 10_000),
+        "{:?} {:?}",
+        answers.by_status,
+        answers.failed
+    );
     // Five standard deviations: sqrt(10000 * 0.9 * 0.1) is 30.
     assert!((850..=1150).contains(&answers.of("v2")), "{:?}", answers.by_backend);
     let asked = cast.v2.asked(crate::http_cast::PORT)?;
