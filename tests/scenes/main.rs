@@ -31,6 +31,7 @@ mod doctor;
 mod explain;
 mod forged;
 mod full_table;
+mod gamma;
 mod half_close_reset_slow;
 mod harness;
 mod held_syn;
