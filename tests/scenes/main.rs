@@ -38,6 +38,7 @@ mod held_syn;
 mod http_bytes;
 mod http_cast;
 mod http_faults;
+mod http_grpc;
 mod http_limits;
 mod http_mirror;
 mod http_moved;
