@@ -44,29 +44,9 @@ impl HttpCast {
 
     /// Writes rules; both agents have them when this returns.
     pub fn rules(&mut self, name: &str, yaml: &str) -> Result<()> {
-        self.world.manifests.write(name, yaml)?;
-        self.world.settle()?;
-        // Rules are told after services: when both agents have later ones, they have these.
         self.told += 1;
-        let mark = format!("mark-{}", self.told);
-        let ip = format!("10.96.254.{}", self.told);
-        self.world.manifests.write(
-            "mark",
-            &format!(
-                "apiVersion: v1\nkind: Service\nmetadata: {{ name: {mark}, namespace: settling }}\n\
-                 spec: {{ clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{ port: 1 }}] }}\n---\n\
-                 apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-                 metadata: {{ name: {mark}, namespace: settling }}\n\
-                 spec: {{ hosts: [{mark}], http: [{{ directResponse: {{ status: 418 }} }}] }}\n"
-            ),
-        )?;
-        for node in [A, B] {
-            eventually(format_args!("agent {} has {mark}", node.name()), Patience::LONG, || {
-                let all = self.world.ask_agent(node, &["config", "routes"])?;
-                Ok(all.iter().any(|rules| rules.to_string().contains(&mark)).then_some(()))
-            })?;
-        }
-        Ok(())
+        self.world.manifests.write(name, yaml)?;
+        told(&mut self.world, self.told)
     }
 
     /// What the client's agent says of its open connections to that pod, in lower case.
@@ -81,4 +61,66 @@ impl HttpCast {
             Ok(lines.iter().find(outbound).cloned())
         })
     }
+
+    /// Both pods serve the service's port of this name on `target`.
+    pub fn slices_name(&self, port: &str, target: u16) -> Result<()> {
+        let name = &self.service.name;
+        let endpoint = |pod: &Pod| {
+            format!(
+                "- addresses: ['{}']\n  conditions: {{ ready: true }}\n  nodeName: {}\n  \
+                 targetRef: {{ kind: Pod, namespace: {}, name: {}, uid: {} }}\n",
+                pod.ip,
+                pod.node.name(),
+                pod.namespace,
+                pod.name,
+                pod.uid
+            )
+        };
+        self.world.manifests.write(
+            &format!("endpointslice-{}-{name}", self.service.namespace),
+            &format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  \
+                 namespace: {}\n  labels: {{ kubernetes.io/service-name: {name} }}\naddressType: IPv4\n\
+                 ports: [{{ name: {port}, protocol: TCP, port: {target} }}]\nendpoints:\n{}{}",
+                self.service.namespace,
+                endpoint(&self.v1),
+                endpoint(&self.v2)
+            ),
+        )
+    }
+}
+
+/// Waits until both agents have all rules written so far; another number each time.
+pub fn told(world: &mut World, number: u8) -> Result<()> {
+    world.settle()?;
+    // Rules are told after services: when both agents have later ones, they have these.
+    let mark = format!("mark-{number}");
+    let ip = format!("10.96.254.{number}");
+    world.manifests.write(
+        "mark",
+        &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{ name: {mark}, namespace: settling }}\n\
+             spec: {{ clusterIP: {ip}, clusterIPs: [{ip}], ports: [{{ port: 1 }}] }}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata: {{ name: {mark}, namespace: settling }}\n\
+             spec: {{ hosts: [{mark}], http: [{{ directResponse: {{ status: 418 }} }}] }}\n"
+        ),
+    )?;
+    for node in [A, B] {
+        eventually(format_args!("agent {} has {mark}", node.name()), Patience::LONG, || {
+            let all = world.ask_agent(node, &["config", "routes"])?;
+            Ok(all.iter().any(|rules| rules.to_string().contains(&mark)).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// A DestinationRule of the service that calls versions so.
+pub fn subsets(service: &str, named: [(&str, &str); 2]) -> String {
+    let [(one, v1), (other, v2)] = named;
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+         metadata: {{ name: {service}, namespace: default }}\nspec:\n  host: {service}\n  subsets:\n  \
+         - {{ name: {one}, labels: {{ version: {v1} }} }}\n  - {{ name: {other}, labels: {{ version: {v2} }} }}\n"
+    )
 }

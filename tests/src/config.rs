@@ -65,6 +65,23 @@ pub fn installed(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not installed: cargo xtask setup"))
 }
 
+/// A Python that knows grpcio, and the script for it; `None` on a machine without it, unless `CI` says that everything
+/// must run.
+pub fn grpc_program() -> Result<Option<(PathBuf, PathBuf)>> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = tests.join("grpc/talk.py");
+    let target = programs_dir()?.parent().context("programs without a folder")?.to_owned();
+    let python = target.join("grpc/bin/python3");
+    match python.exists() {
+        true => Ok(Some((python, script))),
+        false => {
+            let must = env::var_os("CI").is_some_and(|value| !matches!(value.to_str(), Some("" | "0" | "false")));
+            ensure!(!must, "there is no {}: cargo xtask setup", python.display());
+            Ok(None)
+        }
+    }
+}
+
 /// How many connections a scene under load makes: MESH_TEST_CONNECTIONS, or few enough for every day.
 pub fn load_connections() -> usize {
     env::var("MESH_TEST_CONNECTIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000)

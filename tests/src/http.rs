@@ -11,8 +11,8 @@ use crate::{Place, Pod, Process, Service, config};
 /// Requests of one kind.
 ///
 /// `{n}` in the path and in values of headers is the request's number. The server does what headers of a request say:
-/// `x-delay` waits these milliseconds, `x-status` answers so, `x-fail` only the first so many requests of one `x-id`
-/// (503 without `x-status`), `x-reset` ends the connection.
+/// `x-delay` waits these milliseconds, `x-status` answers so, `x-reset` ends the connection; with `x-fail` only the first
+/// so many requests of one `x-id` (503 where nothing else is said).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ask {
     pub to: SocketAddr,
@@ -31,6 +31,8 @@ pub struct Ask {
     pub timeout_ms: u64,
     /// Between two requests of one connection.
     pub pause_ms: u64,
+    /// Over which the connections begin, one after the other.
+    pub ramp_ms: u64,
     /// Of the request's body.
     pub body: usize,
     /// Sent over the connection after an answer 101.
@@ -77,6 +79,7 @@ impl Ask {
             fresh: false,
             timeout_ms: 8000,
             pause_ms: 0,
+            ramp_ms: 0,
             body: 0,
             upgraded: None,
         }
@@ -97,6 +100,10 @@ impl Ask {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    pub fn method(self, method: &str) -> Self {
+        Self { method: method.to_owned(), ..self }
     }
 
     pub fn http2(self) -> Self {
@@ -130,6 +137,27 @@ impl Pod {
         let process = self.keep(&format!("http-{port}"), &config::built("mesh-test-app")?, &options)?;
         process.listens(port)?;
         Ok(process)
+    }
+
+    /// The same over TLS, with a certificate of its own making.
+    pub fn https(&self, port: u16) -> Result<Arc<Process>> {
+        let options = ["http", "--tls", "--port", &port.to_string(), "--name", &self.name].map(str::to_owned);
+        let process = self.keep(&format!("https-{port}"), &config::built("mesh-test-app")?, &options)?;
+        process.listens(port)?;
+        Ok(process)
+    }
+
+    /// What curl prints for the host of this name over TLS, whoever it is that answers there.
+    pub fn curl_tls(&self, name: &str, at: SocketAddr) -> Result<String> {
+        let (port, ip) = (at.port(), at.ip());
+        let resolve = format!("{name}:{port}:{ip}");
+        let url = format!("https://{name}:{port}/");
+        let options = ["--silent", "--show-error", "--insecure", "--max-time", "5", "--resolve", &resolve, &url];
+        let options = options.map(str::to_owned);
+        let output = self.output(&config::installed("curl")?, &options, Duration::from_secs(10))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}", errors.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// How often the server on that port of this pod was asked for each path; asked in the pod itself.

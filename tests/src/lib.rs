@@ -36,7 +36,7 @@ pub use apps::{Held, Nginx};
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
 pub use cni::{Called, Plugin};
-pub use config::{BUILT, asked, installed, load_connections, patience, programs_dir, take_programs_from};
+pub use config::{BUILT, asked, grpc_program, installed, load_connections, patience, programs_dir, take_programs_from};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
 pub use http::{Answer, Answers, Ask};

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod dependencies;
 mod generate;
+mod grpc;
 mod image;
 mod kernels;
 mod leftovers;

@@ -25,6 +25,9 @@ pub struct Program {
 
 pub const XZ: Program = Program { binary: "xz", package: "xz-utils", why: "unpacks the Rust source archive" };
 
+/// It brings modules and no program.
+pub const VENV: Program = Program { binary: "python3", package: "python3-venv", why: "holds Python packages of tests" };
+
 const PROGRAMS: &[Program] = &[
     Program { binary: "ip", package: "iproute2", why: "makes nodes and pods" },
     Program { binary: "nginx", package: "nginx-light", why: "a pod" },

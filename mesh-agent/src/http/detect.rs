@@ -99,6 +99,11 @@ impl<T> Peeked<T> {
         Self { first: Vec::new(), taken: 0, io }
     }
 
+    /// Of what follows, to be looked at too.
+    pub fn learn(&mut self, bytes: &[u8]) {
+        self.first.extend_from_slice(bytes);
+    }
+
     /// What was read and not taken yet.
     pub fn first(&self) -> &[u8] {
         &self.first[self.taken..]

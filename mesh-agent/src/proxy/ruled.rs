@@ -13,7 +13,7 @@ use std::{
 use mesh_common::{
     model::{
         ServiceName, Workload,
-        traffic::{Backend, ConnectionMatch, Protocol, Target, TcpRoute},
+        traffic::{Backend, ConnectionMatch, Protocol, Target, TcpRoute, TlsRoute},
     },
     route,
 };
@@ -63,7 +63,8 @@ pub async fn serve(
     let wait = match rules.traffic().protocol(dialled.port()) {
         Protocol::Http | Protocol::Http2 => None,
         Protocol::Auto => Some(FIRST),
-        Protocol::Tcp | Protocol::Tls => return bytes(&dialler, client, service, dialled, None).await,
+        Protocol::Tcp => return bytes(&dialler, client, service, dialled, None).await,
+        Protocol::Tls => return secured(&dialler, client, service, dialled).await,
     };
     let detected = match http::detect(&mut client, wait).await {
         Ok(detected) => detected,
@@ -73,10 +74,11 @@ pub async fn serve(
     match detected {
         Detected::Http1 => requests(dialler, client, service, dialled, Spoken::Http1, counted).await,
         Detected::Http2 => requests(dialler, client, service, dialled, Spoken::Http2, counted).await,
-        Detected::Tls | Detected::Bytes => bytes(&dialler, client, service, dialled, None).await,
+        Detected::Tls => secured(&dialler, client, service, dialled).await,
+        Detected::Bytes => bytes(&dialler, client, service, dialled, None).await,
         Detected::Silent => {
             // Whoever speaks first decides: a server that does speaks no HTTP.
-            let Some(mut way) = connect(&dialler, &service, dialled).await else {
+            let Some(mut way) = connect(&dialler, &service, dialled, None).await else {
                 return client.reset();
             };
             let detected = tokio::select! {
@@ -86,6 +88,7 @@ pub async fn serve(
             match detected {
                 Detected::Http1 => requests(dialler, client, service, dialled, Spoken::Http1, counted).await,
                 Detected::Http2 => requests(dialler, client, service, dialled, Spoken::Http2, counted).await,
+                Detected::Tls => secured(&dialler, client, service, dialled).await,
                 _ => bytes(&dialler, client, service, dialled, Some(way)).await,
             }
         }
@@ -116,6 +119,43 @@ async fn requests(
     http::serve(Arc::new(session), client, spoken, counted.drained()).await;
 }
 
+/// Forwards a connection of TLS, whose server name may decide where to.
+async fn secured(dialler: &Dialler, mut client: Peeked<Socket>, service: ServiceName, dialled: SocketAddr) {
+    let snapshot = dialler.proxy.store.snapshot();
+    let is_told_apart = snapshot.workload(&dialler.pod.uid).is_some_and(|source| {
+        let routes = snapshot.rules(&service).and_then(|rules| rules.view(&source.namespace));
+        routes.is_some_and(|(routes, _)| routes.tls.iter().any(|route| holds(&route.matches, source, dialled)))
+    });
+    // Nothing is waited for where the name says nothing.
+    if !is_told_apart {
+        return bytes(dialler, client, service, dialled, None).await;
+    }
+    let Ok(name) = http::server_name(&mut client).await else { return };
+    let hello = Hello { name };
+    match connect(dialler, &service, dialled, Some(&hello)).await {
+        Some(way) => bytes(dialler, client, service, dialled, Some(way)).await,
+        None => client.reset(),
+    }
+}
+
+/// What a client of TLS said first.
+struct Hello {
+    name: Option<String>,
+}
+
+impl Hello {
+    /// Whether one of these names, as in [`TlsRoute::server_names`], is the one that was said.
+    fn is_to(&self, names: &[String]) -> bool {
+        let said = self.name.as_deref();
+        names.iter().any(|name| match name.strip_prefix('*') {
+            Some("") => true,
+            // There is a label at least below the suffix.
+            Some(suffix) => said.and_then(|said| said.strip_suffix(suffix)).is_some_and(|below| !below.is_empty()),
+            None => said == Some(name),
+        })
+    }
+}
+
 /// Forwards the connection as it is.
 async fn bytes(
     dialler: &Dialler,
@@ -126,14 +166,19 @@ async fn bytes(
 ) {
     let way = match way {
         Some(way) => Some(way),
-        None => connect(dialler, &service, dialled).await,
+        None => connect(dialler, &service, dialled, None).await,
     };
     let Some(Upstream { link, permit, denied, mut flow, held: _held }) = way else { return client.reset() };
     forward(&permit, client, link, denied, &mut flow).await;
 }
 
 /// Chooses an endpoint for a connection of bytes and dials it; `None`: refused and recorded.
-async fn connect(dialler: &Dialler, service: &ServiceName, dialled: SocketAddr) -> Option<Upstream> {
+async fn connect(
+    dialler: &Dialler,
+    service: &ServiceName,
+    dialled: SocketAddr,
+    hello: Option<&Hello>,
+) -> Option<Upstream> {
     let Dialler { proxy, pod, client } = dialler;
     let snapshot = proxy.store.snapshot();
     let own = snapshot.workload(&pod.uid).cloned();
@@ -145,10 +190,10 @@ async fn connect(dialler: &Dialler, service: &ServiceName, dialled: SocketAddr) 
         flow.dropped(reason::WORKLOAD_UNKNOWN, format!("{} is not in the configuration", pod.uid));
         return None;
     };
-    let backend = match backend(&snapshot, service, &own, dialled) {
+    let backend = match backend(&snapshot, service, &own, dialled, hello) {
         Ok(backend) => backend,
-        Err(why) => {
-            flow.dropped(reason::NO_BACKEND, why);
+        Err((code, why)) => {
+            flow.dropped(code, why);
             return None;
         }
     };
@@ -181,17 +226,8 @@ async fn connect(dialler: &Dialler, service: &ServiceName, dialled: SocketAddr) 
     Some(way)
 }
 
-/// Whom the routes name for a connection.
-fn backend(
-    snapshot: &Snapshot,
-    service: &ServiceName,
-    source: &Workload,
-    dialled: SocketAddr,
-) -> Result<Backend, String> {
-    let own = Backend { service: service.clone(), port: None, subset: None };
-    let Some((routes, _)) = snapshot.rules(service).and_then(|rules| rules.view(&source.namespace)) else {
-        return Ok(own);
-    };
+/// Whether one of the conditions holds, or there is none.
+fn holds(matches: &[ConnectionMatch], source: &Workload, dialled: SocketAddr) -> bool {
     let holds = |matched: &ConnectionMatch| {
         let ConnectionMatch { port, destination_subnets, source_labels, source_namespace } = matched;
         port.is_none_or(|port| port == dialled.port())
@@ -199,14 +235,44 @@ fn backend(
             && source_labels.iter().all(|(key, value)| source.labels.get(key) == Some(value))
             && source_namespace.as_ref().is_none_or(|namespace| *namespace == source.namespace)
     };
-    let takes = |route: &&TcpRoute| route.matches.is_empty() || route.matches.iter().any(holds);
-    let Some(route) = routes.tcp.iter().find(takes) else { return Ok(own) };
-    let Some(place) = route::choose(&route.backends, fastrand::u32(..)) else {
-        return Err(format!("route {} leads nowhere: it has no backend, or none of any weight", route.name));
+    matches.is_empty() || matches.iter().any(holds)
+}
+
+/// Whom the routes name for a connection: a route of TLS first, if it began with a hello, then one of connections.
+fn backend(
+    snapshot: &Snapshot,
+    service: &ServiceName,
+    source: &Workload,
+    dialled: SocketAddr,
+    hello: Option<&Hello>,
+) -> Result<Backend, (&'static str, String)> {
+    let own = Backend { service: service.clone(), port: None, subset: None };
+    let Some((routes, _)) = snapshot.rules(service).and_then(|rules| rules.view(&source.namespace)) else {
+        return Ok(own);
     };
-    match &route.backends[place].target {
+    let tls = hello.and_then(|hello| {
+        let takes = |route: &&TlsRoute| holds(&route.matches, source, dialled) && hello.is_to(&route.server_names);
+        routes.tls.iter().find(takes).map(|route| (&route.name, &route.backends))
+    });
+    let tcp = || {
+        let takes = |route: &&TcpRoute| holds(&route.matches, source, dialled);
+        routes.tcp.iter().find(takes).map(|route| (&route.name, &route.backends))
+    };
+    let (name, backends) = match (tls.or_else(tcp), hello) {
+        (Some(found), _) => found,
+        (None, None) => return Ok(own),
+        (None, Some(hello)) => {
+            let said = hello.name.as_deref().unwrap_or("no name");
+            return Err((reason::NO_ROUTE, format!("no route of {service} takes connections to {said}")));
+        }
+    };
+    let Some(place) = route::choose(backends, fastrand::u32(..)) else {
+        let why = format!("route {name} leads nowhere: it has no backend, or none of any weight");
+        return Err((reason::NO_BACKEND, why));
+    };
+    match &backends[place].target {
         Target::Backend(backend) => Ok(backend.clone()),
-        Target::Invalid { why, .. } => Err(format!("route {}: {why}", route.name)),
+        Target::Invalid { why, .. } => Err((reason::NO_BACKEND, format!("route {name}: {why}"))),
     }
 }
 

@@ -20,6 +20,8 @@ codes! {
     NO_HEALTHY_ENDPOINT,
     /// The rules of the service lead to a service or subset that is not there.
     NO_BACKEND,
+    /// The rules of the service take connections of other server names only.
+    NO_ROUTE,
     /// A bound that the service's rules set is reached.
     OVERFLOW,
     /// A rate limit of the destination is reached, by what is no HTTP: a connection counts as a request.

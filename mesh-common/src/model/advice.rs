@@ -52,6 +52,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "A rule sends the connection to a service, port or subset that is not there. `meshctl analyze` names the \
              object and its field; a subset is defined by a DestinationRule that holds for the client."
         }
+        "NO_ROUTE" => {
+            "The service's rules choose by the server name of TLS (SNI), and none names that which the client said. See \
+             `meshctl config routes`, and the name that the client asks for."
+        }
         "OVERFLOW" => {
             "The client has as many connections to the service as its DestinationRule permits \
              (`connectionPool.tcp.maxConnections`). Raise it, or see why connections are not closed."

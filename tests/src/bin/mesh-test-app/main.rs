@@ -80,6 +80,9 @@ enum Verb {
         port: u16,
         #[arg(long)]
         name: String,
+        /// Over TLS
+        #[arg(long)]
+        tls: bool,
     },
     /// Client: sends requests as this JSON says, prints one line of JSON of what came of them
     Ask {
@@ -135,7 +138,7 @@ fn main() -> Result<()> {
         Verb::Doors(doors) => knock::doors(&doors),
         Verb::Knock { to } => knock::knock(&to),
         Verb::Hbone { plan } => hbone::run(&plan),
-        Verb::Http { port, name } => http::serve(port, name),
+        Verb::Http { port, name, tls } => http::serve(port, name, tls),
         Verb::Ask { plan } => http::ask(&plan),
         Verb::Forge { from, to } => forge::syn(from, to),
         Verb::Hold { to, until } => dial::hold(to, until.as_deref()),

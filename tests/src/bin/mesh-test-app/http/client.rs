@@ -44,10 +44,12 @@ pub async fn ask(ask: Ask) -> Result<Answers> {
     let (ask, next) = (Arc::new(ask), Arc::new(AtomicU32::new(0)));
     let answers = Arc::new(Mutex::new(Answers::default()));
     let mut clients = JoinSet::new();
-    for _ in 0..ask.connections {
+    for client in 0..ask.connections {
         let (ask, next, answers) = (Arc::clone(&ask), Arc::clone(&next), Arc::clone(&answers));
         clients.spawn(async move {
             let mut sender = None;
+            let late = ask.ramp_ms * u64::from(client) / u64::from(ask.connections);
+            tokio::time::sleep(Duration::from_millis(late)).await;
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= ask.count {

@@ -1,6 +1,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
+    os::fd::AsFd as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
@@ -12,12 +13,14 @@ use anyhow::{Context, Result};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::watch,
 };
+use tokio_rustls::TlsAcceptor;
 
 type Bytes = bytes::Bytes;
 
@@ -31,35 +34,61 @@ struct Server {
     status: AtomicU16,
 }
 
-pub fn serve(port: u16, name: String) -> Result<()> {
+pub fn serve(port: u16, name: String, tls: bool) -> Result<()> {
     crate::bench::raise_descriptors()?;
     let server = Server { name, asked: Mutex::default(), failed: Mutex::default(), status: AtomicU16::new(0) };
     let server = Arc::new(server);
+    let tls = tls.then(acceptor).transpose()?;
     super::runtime()?.block_on(async {
         let listener = TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("listen on {port}"))?;
         loop {
             let (stream, _) = listener.accept().await.context("accept")?;
-            tokio::spawn(connection(Arc::clone(&server), stream));
+            let (server, tls) = (Arc::clone(&server), tls.clone());
+            tokio::spawn(async move {
+                match tls {
+                    None => plain(server, stream).await,
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            connection(server, stream, false).await;
+                        }
+                    }
+                }
+            });
         }
     })
 }
 
-async fn connection(server: Arc<Server>, stream: TcpStream) {
+fn acceptor() -> Result<TlsAcceptor> {
+    let made = rcgen::generate_simple_self_signed(["example.com".to_owned()]).context("make a certificate")?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).map_err(anyhow::Error::msg)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+async fn plain(server: Arc<Server>, stream: TcpStream) {
     // Fails only for a stream that is gone already.
     let _ = stream.set_nodelay(true);
     let mut first = [0; 3];
     let is_http2 = stream.peek(&mut first).await.is_ok() && first == *b"PRI";
+    let Ok(held) = stream.as_fd().try_clone_to_owned() else { return };
+    if connection(server, stream, is_http2).await {
+        // Close without lingering: the kernel sends RST instead of FIN.
+        let _ = rustix::net::sockopt::set_socket_linger(&held, Some(Duration::ZERO));
+    }
+}
+
+/// `true`: it was cut.
+async fn connection<S>(server: Arc<Server>, stream: S, is_http2: bool) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (cut, mut is_cut) = watch::channel(false);
     let answer = service_fn(move |request| {
         let (server, cut) = (Arc::clone(&server), cut.clone());
         async move { Ok::<_, Infallible>(server.answer(request, &cut).await) }
     });
-    let zero = Some(Duration::ZERO);
-    // Unless it ends in order, it ends with a reset.
-    let lingering = rustix::net::sockopt::set_socket_linger(&stream, zero);
-    if lingering.is_err() {
-        return;
-    }
     let io = TokioIo::new(stream);
     let served = async {
         match is_http2 {
@@ -68,8 +97,8 @@ async fn connection(server: Arc<Server>, stream: TcpStream) {
         }
     };
     tokio::select! {
-        _ = served => {}
-        _ = is_cut.wait_for(|cut| *cut) => {}
+        _ = served => false,
+        _ = is_cut.wait_for(|cut| *cut) => true,
     }
 }
 
@@ -86,9 +115,6 @@ impl Server {
         *lock(&self.asked).entry(path).or_default() += 1;
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let number = |name: &str| header(name).and_then(|text| text.parse::<u32>().ok());
-        if let Some(delay) = number("x-delay") {
-            tokio::time::sleep(Duration::from_millis(delay.into())).await;
-        }
         let fails = match (number("x-fail"), header("x-id")) {
             (Some(times), Some(id)) => {
                 let mut failed = lock(&self.failed);
@@ -96,8 +122,12 @@ impl Server {
                 *already += 1;
                 *already <= times
             }
-            _ => number("x-status").is_some(),
+            _ => header("x-status").is_some(),
         };
+        let is_slow = header("x-fail").is_none() || fails;
+        if let Some(delay) = number("x-delay").filter(|_| is_slow) {
+            tokio::time::sleep(Duration::from_millis(delay.into())).await;
+        }
         if header("x-reset").is_some() && (number("x-fail").is_none() || fails) {
             cut.send_replace(true);
             std::future::pending::<()>().await;
