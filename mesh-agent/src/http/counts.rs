@@ -16,7 +16,14 @@ const ROUTES: usize = 4096;
 
 /// Of one agent.
 #[derive(Debug, Default)]
-pub struct Counts(Mutex<HashMap<(ServiceName, String), Arc<RouteCounts>>>);
+pub struct Counts(Mutex<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    /// Two steps, so that a request looks up without making a key.
+    services: HashMap<ServiceName, HashMap<String, Arc<RouteCounts>>>,
+    routes: usize,
+}
 
 /// Of one route.
 #[derive(Debug, Default)]
@@ -48,18 +55,26 @@ pub struct Routed {
 impl Counts {
     pub fn of(&self, service: &ServiceName, route: &str) -> Arc<RouteCounts> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (service.clone(), route.to_owned());
-        if let Some(known) = all.get(&key) {
+        let All { services, routes } = &mut *all;
+        if let Some(known) = services.get(service).and_then(|known| known.get(route)) {
             return Arc::clone(known);
         }
-        let key = if all.len() < ROUTES { key } else { (service.clone(), String::new()) };
-        Arc::clone(all.entry(key).or_default())
+        let name = if *routes < ROUTES { route } else { "" };
+        let known = services.entry(service.clone()).or_default().entry(name.to_owned());
+        Arc::clone(known.or_insert_with(|| {
+            *routes += 1;
+            Arc::default()
+        }))
     }
 
     /// In the order of services and routes.
     pub fn all(&self) -> Vec<Routed> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut routed: Vec<_> = all.iter().map(|((service, route), counts)| counts.now(service, route)).collect();
+        let each = |(service, known)| -> Vec<Routed> {
+            let known: &HashMap<String, Arc<RouteCounts>> = known;
+            known.iter().map(|(route, counts)| counts.now(service, route)).collect()
+        };
+        let mut routed: Vec<_> = all.services.iter().flat_map(each).collect();
         routed.sort_by(|a, b| (&a.service, &a.route).cmp(&(&b.service, &b.route)));
         routed
     }

@@ -24,13 +24,16 @@ use crate::{
 
 /// Of one pod.
 #[derive(Debug, Default)]
-pub struct Destinations(Mutex<HashMap<Key, Arc<Destination>>>);
+pub struct Destinations(Mutex<HashMap<ServiceName, Vec<Known>>>);
 
-/// An address family is part of it: a client that dialled in one gets endpoints of it first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    backend: Backend,
+/// A destination of a service. There are few of each: a request looks through them without making a key.
+#[derive(Debug)]
+struct Known {
+    port: u16,
+    subset: Option<String>,
+    /// A client that dialled in one address family gets endpoints of it first.
     ipv4: bool,
+    destination: Arc<Destination>,
 }
 
 /// A port of a service, or of a subset of it.
@@ -40,7 +43,7 @@ pub struct Destination {
     pub cluster: Arc<Cluster>,
     pub pool: Arc<Pool>,
     policy: ArcSwap<TrafficPolicy>,
-    known: ArcSwap<Known>,
+    made: ArcSwap<Made>,
     /// By the policy; `Err`: no connection can be had, and why.
     secure: ArcSwap<Option<Result<Arc<Secure>, String>>>,
     /// Endpoints are asked whether they are well.
@@ -51,13 +54,13 @@ pub struct Destination {
 
 /// Of which configuration the destination was made.
 #[derive(Debug)]
-struct Known {
+struct Made {
     generation: u64,
     service: Arc<Service>,
     rules: Option<Arc<Rules>>,
     endpoints: Option<Group<Workload>>,
     source: Arc<Workload>,
-    by_address: Arc<HashMap<SocketAddr, Arc<Workload>>>,
+    by_address: Arc<HashMap<SocketAddr, Arc<Endpoint>>>,
     protocol: Protocol,
 }
 
@@ -95,9 +98,13 @@ impl Destinations {
         can_dial: impl Fn(std::net::IpAddr) -> bool,
     ) -> Result<Arc<Destination>, Missing> {
         let port = backend.port.unwrap_or(dialled.port());
-        let key = Key { backend: Backend { port: Some(port), ..backend.clone() }, ipv4: dialled.is_ipv4() };
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        if let Some(known) = known.filter(|known| known.known.load().generation == snapshot.generation()) {
+        let is_it = |one: &&Known| one.port == port && one.subset == backend.subset && one.ipv4 == dialled.is_ipv4();
+        let find = |all: &HashMap<_, Vec<Known>>| {
+            let found = all.get(&backend.service)?.iter().find(is_it)?;
+            Some(Arc::clone(&found.destination))
+        };
+        let known = find(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(known) = known.filter(|known| known.made.load().generation == snapshot.generation()) {
             known.used.store(true, Ordering::Relaxed);
             return Ok(known);
         }
@@ -124,11 +131,13 @@ impl Destinations {
             dialled: SocketAddr::new(dialled.ip(), port),
         };
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let destination = match all.get(&key) {
-            Some(known) => Arc::clone(known),
+        let destination = match find(&all) {
+            Some(known) => known,
             None => {
-                let new = Arc::new(Destination::new(&now));
-                all.insert(key, Arc::clone(&new));
+                let destination = Arc::new(Destination::new(&now));
+                let (subset, ipv4, new) = (backend.subset.clone(), dialled.is_ipv4(), Arc::clone(&destination));
+                let known = Known { port, subset, ipv4, destination };
+                all.entry(backend.service.clone()).or_default().push(known);
                 new
             }
         };
@@ -140,12 +149,16 @@ impl Destinations {
 
     pub(super) fn sweep(&self) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, destination| {
+        let stays = |Known { destination, .. }: &mut Known| {
             destination.pool.sweep(&destination.policy.load().pool);
             let counts = destination.cluster.counts(Instant::now());
             let idle = counts.requests == 0 && counts.connections == 0;
             // What nobody asks for and nobody uses is as good as new when somebody comes.
             destination.used.swap(false, Ordering::Relaxed) || !idle || Arc::strong_count(destination) > 1
+        };
+        all.retain(|_, known| {
+            known.retain_mut(stays);
+            !known.is_empty()
         });
     }
 }
@@ -171,7 +184,7 @@ impl Now<'_> {
 impl Destination {
     fn new(now: &Now<'_>) -> Self {
         let policy = Arc::new(now.policy.cloned().unwrap_or_default());
-        let known = Known {
+        let made = Made {
             // Of none: it is refreshed at once.
             generation: u64::MAX,
             service: Arc::clone(now.service),
@@ -186,7 +199,7 @@ impl Destination {
             cluster: Arc::new(Cluster::new(Arc::clone(&policy), now.client())),
             pool: Arc::default(),
             policy: ArcSwap::new(policy),
-            known: ArcSwap::from_pointee(known),
+            made: ArcSwap::from_pointee(made),
             secure: ArcSwap::default(),
             checked: AtomicBool::new(false),
             used: AtomicBool::new(true),
@@ -195,7 +208,7 @@ impl Destination {
 
     /// Two requests may do this at once: both come to the same.
     fn refresh(&self, now: &Now<'_>, can_dial: impl Fn(std::net::IpAddr) -> bool) {
-        let before = self.known.load();
+        let before = self.made.load();
         let name = &self.service;
         let endpoints = now.snapshot.shared_endpoints(name);
         let is_same = |one: Option<&Group<Workload>>, other: Option<&Group<Workload>>| match (one, other) {
@@ -243,10 +256,13 @@ impl Destination {
                     weight: 1,
                 })
                 .collect();
-            let by_address = found.into_iter().map(|(workload, address)| (address, Arc::clone(workload)));
+            let by_address = found.into_iter().map(|(workload, address)| {
+                let (workload, service) = (Arc::clone(workload), self.service.clone());
+                (address, Arc::new(Endpoint { workload, address, service }))
+            });
             (Arc::new(by_address.collect()), Some(list))
         };
-        let known = Known {
+        let made = Made {
             generation,
             service: Arc::clone(now.service),
             rules: now.rules.cloned(),
@@ -255,7 +271,7 @@ impl Destination {
             by_address,
             protocol: now.rules.map_or(Protocol::Auto, |rules| rules.traffic().protocol(now.dialled.port())),
         };
-        self.known.store(Arc::new(known));
+        self.made.store(Arc::new(made));
         if let Some(list) = list {
             self.cluster.set_endpoints(&list, Instant::now());
             self.pool.retain(|address| list.iter().any(|endpoint| endpoint.address == address));
@@ -272,23 +288,16 @@ impl Destination {
     }
 
     /// All endpoints there are.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
-        let known = self.known.load();
-        let endpoint = |(address, workload): (&SocketAddr, &Arc<Workload>)| Endpoint {
-            workload: Arc::clone(workload),
-            address: *address,
-            service: self.service.clone(),
-        };
-        known.by_address.iter().map(endpoint).collect()
+    pub fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.made.load().by_address.values().cloned().collect()
     }
 
     pub fn protocol(&self) -> Protocol {
-        self.known.load().protocol
+        self.made.load().protocol
     }
 
     /// The endpoint at an address that was chosen; `None`: it has just gone.
-    pub fn endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
-        let workload = self.known.load().by_address.get(&address).cloned()?;
-        Some(Endpoint { workload, address, service: self.service.clone() })
+    pub fn endpoint(&self, address: SocketAddr) -> Option<Arc<Endpoint>> {
+        self.made.load().by_address.get(&address).cloned()
     }
 }

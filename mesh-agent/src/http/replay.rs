@@ -13,17 +13,21 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{sync::watch, time::Instant};
 
-use super::body::BoxError;
+use super::body::{BoxError, RequestBody};
 
 /// Bytes of one request that are kept; one with more is not sent again once that much of it has gone out.
 pub const KEPT: usize = 64 * 1024;
 
-/// A body, of which several tries are made.
+/// A body, of which several tries are made. Most requests have none: then there is nothing to share.
 #[derive(Clone, Debug)]
-pub struct Replay(Arc<Shared>);
+pub enum Replay {
+    /// Since when that is known.
+    Nothing(Instant),
+    Kept(Arc<Shared>),
+}
 
 #[derive(Debug)]
-struct Shared {
+pub struct Shared {
     state: Mutex<State>,
     /// When all of it was there.
     ended: watch::Sender<Option<Instant>>,
@@ -58,27 +62,38 @@ pub struct Try {
 
 impl Replay {
     pub fn new(body: Incoming) -> Self {
-        let (done, hint) = (body.is_end_stream(), body.size_hint());
-        let state = State { body, pieces: Vec::new(), kept: 0, trailers: None, done, gone: false, newest: 0 };
-        Self(Arc::new(Shared { state: Mutex::new(state), ended: watch::Sender::new(done.then(Instant::now)), hint }))
+        if body.is_end_stream() {
+            return Self::Nothing(Instant::now());
+        }
+        let hint = body.size_hint();
+        let state = State { body, pieces: Vec::new(), kept: 0, trailers: None, done: false, gone: false, newest: 0 };
+        Self::Kept(Arc::new(Shared { state: Mutex::new(state), ended: watch::Sender::new(None), hint }))
     }
 
     /// The next try's. The one before it gets nothing more.
-    pub fn next(&self) -> Try {
-        let mut state = self.0.state();
+    pub fn next(&self) -> RequestBody {
+        let Self::Kept(shared) = self else { return RequestBody::Whole(None) };
+        let mut state = shared.state();
         state.newest += 1;
         let (number, ended) = (state.newest, state.done && state.pieces.is_empty() && state.trailers.is_none());
-        Try { shared: Arc::clone(&self.0), number, next: 0, trailers_told: false, ended }
+        RequestBody::Try(Try { shared: Arc::clone(shared), number, next: 0, trailers_told: false, ended })
     }
 
     /// All that was read of it is still here.
     pub fn can_replay(&self) -> bool {
-        !self.0.state().gone
+        match self {
+            Self::Nothing(_) => true,
+            Self::Kept(shared) => !shared.state().gone,
+        }
     }
 
     /// Resolves when the client has sent all of it, to the time when that was so.
     pub async fn ended(&self) -> Instant {
-        match self.0.ended.subscribe().wait_for(Option::is_some).await.ok().and_then(|ended| *ended) {
+        let shared = match self {
+            Self::Nothing(since) => return *since,
+            Self::Kept(shared) => shared,
+        };
+        match shared.ended.subscribe().wait_for(Option::is_some).await.ok().and_then(|ended| *ended) {
             Some(ended) => ended,
             None => unreachable!("the sender lives as long as this does"),
         }
@@ -87,7 +102,8 @@ impl Replay {
     /// All of it, once the client has sent it; `None`: it is more than is kept.
     pub async fn whole(&self) -> Option<Bytes> {
         self.ended().await;
-        let state = self.0.state();
+        let Self::Kept(shared) = self else { return Some(Bytes::new()) };
+        let state = shared.state();
         match (state.gone, state.pieces.as_slice()) {
             (true, _) => None,
             (false, [one]) => Some(one.clone()),
@@ -97,7 +113,10 @@ impl Replay {
 
     /// When the client had sent all of it; `None`: it still sends.
     pub fn ended_at(&self) -> Option<Instant> {
-        *self.0.ended.borrow()
+        match self {
+            Self::Nothing(since) => Some(*since),
+            Self::Kept(shared) => *shared.ended.borrow(),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ struct Answer {
 
 /// Whether it is well.
 pub async fn ask<C: Connect>(
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     kind: CheckKind,
     secure: Option<Result<Arc<Secure>, String>>,
     connect: C,
@@ -43,7 +43,7 @@ pub async fn ask<C: Connect>(
 
 /// `None`: it could not be asked, or its answer was none.
 async fn asked<C: Connect>(
-    endpoint: Endpoint,
+    endpoint: Arc<Endpoint>,
     kind: CheckKind,
     secure: Option<Result<Arc<Secure>, String>>,
     connect: C,

@@ -19,7 +19,7 @@ use super::{
     super::{
         Connect, Destination, Session,
         answer::flag,
-        body::{RequestBody, ResponseBody, Streamed},
+        body::{ResponseBody, Streamed},
         counts::RouteCounts,
         message, mirror,
         pool::{Lease, NoConnection, NotSent, Version, Wanted},
@@ -266,7 +266,7 @@ impl<C: Connect> Attempts<'_, C> {
             let mut parts = request.parts.clone();
             let form = message::Form { version, secure: tls.is_some(), upgrades: request.asked.upgrades };
             message::address(&mut parts, authority, path.clone(), form);
-            match lease.send(Request::from_parts(parts, RequestBody::Try(body.next()))).await {
+            match lease.send(Request::from_parts(parts, body.next())).await {
                 Ok(response) => return Ok((response, lease)),
                 // It was closed while it rested: nothing was sent.
                 Err(NotSent::Unsent) if lease.is_used() && stale < STALE => stale += 1,
