@@ -109,7 +109,8 @@ fn all(values: &Values) -> usize {
 
 #[test]
 fn every_object_has_the_fields_of_its_kind() {
-    // The namespace, the RateLimitPolicy's definition, two accounts, two roles and their bindings, Deployment, Service, budget, DaemonSet.
+    // The namespace, the RateLimitPolicy's definition, two accounts, two roles and their bindings, Deployment, Service,
+    // budget, DaemonSet.
     assert_eq!(all(&Values::default()), 12);
     assert_eq!(all(&changed()), 15, "and the PodMonitors, and the CA's Certificate");
 }

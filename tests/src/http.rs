@@ -11,8 +11,8 @@ use crate::{Place, Pod, Process, Service, config};
 /// Requests of one kind.
 ///
 /// `{n}` in the path and in values of headers is the request's number. The server does what headers of a request say:
-/// `x-delay` waits these milliseconds, `x-status` answers so, `x-reset` ends the connection; with `x-fail` only the first
-/// so many requests of one `x-id` (503 where nothing else is said).
+/// `x-delay` waits these milliseconds, `x-status` answers so, `x-reset` ends the connection; with `x-fail` only the
+/// first so many requests of one `x-id` (503 where nothing else is said).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ask {
     pub to: SocketAddr,

@@ -38,8 +38,8 @@ pub enum Command {
     L4(Arguments),
     /// Two pods of one node: messages, bytes, connections, first ones too, and how many go straight from pod to pod
     SameNode(Arguments),
-    /// HTTP between two nodes: with rules for the service, as bytes, without a mesh, and by a pair of Envoys. What a match
-    /// of a route alone costs says `cargo bench -p mesh-common --features route`
+    /// HTTP between two nodes: with rules for the service, as bytes, without a mesh, and by a pair of Envoys. What a
+    /// match of a route alone costs says `cargo bench -p mesh-common --features route`
     Http(Http),
     /// The controller on a cluster of 1,000 services and 2,000 pods, and how soon agents hear of a change (MESH_KUBE)
     Cluster(Arguments),

@@ -1,5 +1,5 @@
-//! Who is left alone for a while: Envoy's outlier detection by failures in a row. Its clock is a tick every interval, at
-//! which endpoints come back and are forgiven; nothing runs for it, ticks that passed are made up for when somebody
+//! Who is left alone for a while: Envoy's outlier detection by failures in a row. Its clock is a tick every interval,
+//! at which endpoints come back and are forgiven; nothing runs for it, ticks that passed are made up for when somebody
 //! asks.
 
 use std::{

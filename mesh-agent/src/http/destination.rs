@@ -1,4 +1,5 @@
-//! One pod's view of the services that it dials: who may be chosen, how much is under way, and the connections there are.
+//! One pod's view of the services that it dials: who may be chosen, how much is under way, and the connections there
+//! are.
 
 use std::{
     collections::HashMap,

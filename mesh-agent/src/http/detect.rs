@@ -39,8 +39,8 @@ pub struct Peeked<T> {
     pub io: T,
 }
 
-/// Looks at what comes first; it is read again afterwards. `wait` bounds how long a first byte is waited for; `None`: as
-/// long as it takes. It may be given up at any time: nothing is lost.
+/// Looks at what comes first; it is read again afterwards. `wait` bounds how long a first byte is waited for; `None`:
+/// as long as it takes. It may be given up at any time: nothing is lost.
 ///
 /// # Errors
 /// If the client is gone.

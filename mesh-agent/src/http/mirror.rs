@@ -24,8 +24,8 @@ const LONGEST: Duration = Duration::from_secs(15);
 /// Copies of one client's connection that are under way; what comes beyond is not copied.
 pub const AT_ONCE: usize = 128;
 
-/// Sends a copy on its way. It carries the body only if all of it is there within the bound of what is kept; one that is
-/// larger is not copied.
+/// Sends a copy on its way. It carries the body only if all of it is there within the bound of what is kept; one that
+/// is larger is not copied.
 pub fn copy<C: Connect>(
     session: &Arc<Session<C>>,
     request: &Understood,

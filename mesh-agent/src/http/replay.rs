@@ -190,6 +190,6 @@ impl Body for Try {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.shared.hint.clone()
+        self.shared.hint
     }
 }

@@ -29,7 +29,8 @@ const HEADERS: usize = 128;
 const STREAMS: u32 = 100;
 /// Unread bytes of a stream.
 const WINDOW: u32 = 1 << 20;
-/// Streams that a client resets before they are looked at (CVE-2023-44487), and that break the protocol (CVE-2025-8671).
+/// Streams that a client resets before they are looked at (CVE-2023-44487), and that break the protocol
+/// (CVE-2025-8671).
 const RESETS: usize = 100;
 
 /// Serves a client until it is done. When `ends` resolves, it takes no more requests.

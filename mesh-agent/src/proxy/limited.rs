@@ -1,10 +1,10 @@
-//! A permitted connection to a pod's port of which the requests are limited: HTTP is counted by requests, everything else
-//! as one request by connection.
+//! A permitted connection to a pod's port of which the requests are limited: HTTP is counted by requests, everything
+//! else as one request by connection.
 //!
 //! Whoever speaks first decides where nobody says what is spoken: a server that does speaks no HTTP, but for HTTP/2, of
-//! which a server may say its settings (RFC 9113, 3.4) before it has heard the client. Nothing is waited for but that one
-//! of them speaks. On a port that is declared as HTTP, what is neither HTTP/2 nor TLS is read as HTTP/1.1, and refused
-//! (400) if it is none: a client that begins in another way must not go past the limits.
+//! which a server may say its settings (RFC 9113, 3.4) before it has heard the client. Nothing is waited for but that
+//! one of them speaks. On a port that is declared as HTTP, what is neither HTTP/2 nor TLS is read as HTTP/1.1, and
+//! refused (400) if it is none: a client that begins in another way must not go past the limits.
 
 use std::{
     future::Future,
@@ -32,8 +32,8 @@ use crate::{
     telemetry::{Live, OpenFlow, reason},
 };
 
-/// Serves both ends, the client's and the application's. The client is at `address`; `denied` resolves if a later change
-/// denies the connection.
+/// Serves both ends, the client's and the application's. The client is at `address`; `denied` resolves if a later
+/// change denies the connection.
 pub async fn serve<T: End + 'static>(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,

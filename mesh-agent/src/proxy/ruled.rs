@@ -1,5 +1,5 @@
-//! A connection of a pod of this node to a service that has rules: its requests are routed one by one, or its bytes as a
-//! whole.
+//! A connection of a pod of this node to a service that has rules: its requests are routed one by one, or its bytes as
+//! a whole.
 
 use std::{
     io,

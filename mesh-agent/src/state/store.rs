@@ -62,7 +62,6 @@ pub enum Kind {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "short-lived, and most objects are workloads")]
 pub enum Object {
     Workload(Workload),
     Service(Service),

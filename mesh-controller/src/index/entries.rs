@@ -1,6 +1,6 @@
 //! ServiceEntries among everything else: what they add to the mesh, and what they may not take. An address of a pod, of
-//! a service of Kubernetes or of a node is never an entry's, however old that is: whoever owned it would be sent what is
-//! meant for others. Among entries the oldest owns an address, and a name as far as other namespaces see it.
+//! a service of Kubernetes or of a node is never an entry's, however old that is: whoever owned it would be sent what
+//! is meant for others. Among entries the oldest owns an address, and a name as far as other namespaces see it.
 
 mod join;
 

@@ -1,6 +1,6 @@
 //! What routes of the Gateway API (HTTPRoute, GRPCRoute, TLSRoute, TCPRoute) have in common, as a mesh reads them
-//! (GAMMA, GEP-1426): they are about services, named in `parentRefs`. Parents of other kinds, a Gateway's above all, are
-//! the business of others and are passed over.
+//! (GAMMA, GEP-1426): they are about services, named in `parentRefs`. Parents of other kinds, a Gateway's above all,
+//! are the business of others and are passed over.
 //!
 //! - A route in its service's own namespace holds for all clients, one of another namespace for clients of that
 //!   namespace only.

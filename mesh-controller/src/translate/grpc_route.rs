@@ -1,7 +1,7 @@
 //! `GRPCRoute` (gateway.networking.k8s.io, v1) for services. What holds for all routes: see [`super::gateway`].
 //!
-//! - A request's path is `/<service>/<method>`. A match takes precedence by the number of characters of its service, then
-//!   of its method, then by the number of its headers; then as with HTTPRoutes.
+//! - A request's path is `/<service>/<method>`. A match takes precedence by the number of characters of its service,
+//!   then of its method, then by the number of its headers; then as with HTTPRoutes.
 //! - What cannot be sent anywhere is answered 503, which gRPC's clients read as UNAVAILABLE.
 //! - Filters may be RequestHeaderModifier, ResponseHeaderModifier and RequestMirror.
 //!

@@ -1,4 +1,5 @@
-//! `HTTPRoute` (gateway.networking.k8s.io, v1 and v1beta1) for services. What holds for all routes: see [`super::gateway`].
+//! `HTTPRoute` (gateway.networking.k8s.io, v1 and v1beta1) for services. What holds for all routes: see
+//! [`super::gateway`].
 //!
 //! - A match takes precedence by its path: Exact, then RegularExpression by its length (the specification leaves it to
 //!   implementations), then PathPrefix by its length; then by a method, by the number of headers, of query parameters.
@@ -6,10 +7,10 @@
 //! - Regular expressions are RE2's, and match the whole path or value.
 //! - A condition that cannot be read counts for nothing but its rule's refusal: the rule keeps the others.
 //! - `sessionPersistence`, and filters that are none of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect,
-//!   URLRewrite, RequestMirror and CORS: the first is reported and without effect, a rule with one of the others answers
-//!   500, as the specification asks for.
-//! - A backend's own filters may be RequestHeaderModifier and ResponseHeaderModifier; requests that would go to a backend
-//!   with others are answered 500.
+//!   URLRewrite, RequestMirror and CORS: the first is reported and without effect, a rule with one of the others
+//!   answers 500, as the specification asks for.
+//! - A backend's own filters may be RequestHeaderModifier and ResponseHeaderModifier; requests that would go to a
+//!   backend with others are answered 500.
 
 mod matches;
 

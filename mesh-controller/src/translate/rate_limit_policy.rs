@@ -2,20 +2,22 @@
 //!
 //! ```yaml
 //! spec:
-//!   selector: {matchLabels: {app: cart}}   # or targetRefs: [{kind: Service, name: cart}]; neither: all of the namespace
-//!   ports: [8080]                          # of the workload; none: all
+//!   selector: {matchLabels: {app: cart}}   # or targetRefs: [{kind: Service, name: cart}]; neither: all of the
+//!   namespace ports: [8080]                          # of the workload; none: all
 //!   local:                                 # counted by the agent of each workload's node
 //!     total: {requests: 100, interval: 1s, burst: 200}
 //!     identity: {requests: 10}
 //!     overrides:
 //!     - {requests: 50, clientRefs: [{kind: ServiceAccount, name: web}], identities: [cluster.local/ns/a/sa/b]}
 //!   rules:                                 # the same for some requests, beside `local`
-//!   - {name: search, ports: [8080], matches: [{path: {prefix: /search}, methods: [GET]}], local: {total: {requests: 5}}}
+//!   - {name: search, ports: [8080], matches: [{path: {prefix: /search}, methods: [GET]}], local: {total: {requests:
+//!     5}}}
 //! ```
 //!
 //! A policy of the root namespace selects in every namespace. Without an interval it is a second, without a burst what
 //! an interval has. A limit that cannot be read is left out and reported, and so is the whole rule whose condition
-//! cannot be: it would refuse requests that nobody wanted limited. A policy whose selector cannot be read limits nobody.
+//! cannot be: it would refuse requests that nobody wanted limited. A policy whose selector cannot be read limits
+//! nobody.
 
 mod limits;
 mod requests;

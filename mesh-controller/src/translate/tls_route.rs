@@ -1,9 +1,9 @@
 //! `TLSRoute` (gateway.networking.k8s.io, v1, v1alpha3 and v1alpha2) for services. What holds for all routes: see
 //! [`super::gateway`].
 //!
-//! `hostnames` are the server names of the client's hello: without them a route could not differ from a TCPRoute, and for
-//! services too Istio reads them so. None: every name. A name that cannot be read makes the route one for every name,
-//! which refuses: what it should have taken must not go elsewhere.
+//! `hostnames` are the server names of the client's hello: without them a route could not differ from a TCPRoute, and
+//! for services too Istio reads them so. None: every name. A name that cannot be read makes the route one for every
+//! name, which refuses: what it should have taken must not go elsewhere.
 
 use serde_json::Value;
 

@@ -1,5 +1,5 @@
-//! `cargo xtask bench http`: requests between two nodes, 1 KB each answer. Without a mesh; by this mesh with rules for the
-//! service, and as bytes; and by a pair of Envoys with the same rules. Every side in every round, by turns.
+//! `cargo xtask bench http`: requests between two nodes, 1 KB each answer. Without a mesh; by this mesh with rules for
+//! the service, and as bytes; and by a pair of Envoys with the same rules. Every side in every round, by turns.
 
 mod envoy;
 mod goals;

@@ -44,9 +44,9 @@ pub struct Reached {
 }
 
 impl Limiters {
-    /// Those of the pod with this key, as the configuration of this generation has them. While it says the same, they are
-    /// the same ones; when it changes, what is alike stays as full as it was. An older configuration than the newest that
-    /// was asked for changes nothing any more.
+    /// Those of the pod with this key, as the configuration of this generation has them. While it says the same, they
+    /// are the same ones; when it changes, what is alike stays as full as it was. An older configuration than the
+    /// newest that was asked for changes nothing any more.
     pub fn of_pod(&self, key: &str, generation: u64, inbound: &Inbound) -> Arc<Limits> {
         let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let buckets = match pods.get_mut(key) {
@@ -86,8 +86,8 @@ impl Limits {
         self.count(request.port, |number| self.matches[number].matches(request), identity, now)
     }
 
-    /// Counts a connection of which the requests, if it has any, cannot be told: as one request. Limits with conditions on
-    /// requests do not count it.
+    /// Counts a connection of which the requests, if it has any, cannot be told: as one request. Limits with conditions
+    /// on requests do not count it.
     pub fn connection(&self, port: u16, identity: Option<&str>, now: Instant) -> Result<(), Reached> {
         self.count(port, |number| self.inbound.limits[number].matches.is_empty(), identity, now)
     }

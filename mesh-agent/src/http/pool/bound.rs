@@ -1,5 +1,5 @@
-//! A connection's bytes, which end when its permission does, whoever reads them by then: an upgrade takes them away from
-//! hyper.
+//! A connection's bytes, which end when its permission does, whoever reads them by then: an upgrade takes them away
+//! from hyper.
 
 use std::{
     future::Future,

@@ -1,5 +1,5 @@
-//! What could be read in two ways is not passed on. Each row: bytes of a client, the answer's status (0: none), and what
-//! the endpoint got, byte by byte (`|`: CRLF).
+//! What could be read in two ways is not passed on. Each row: bytes of a client, the answer's status (0: none), and
+//! what the endpoint got, byte by byte (`|`: CRLF).
 
 mod http1;
 mod http2;

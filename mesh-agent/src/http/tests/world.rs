@@ -46,8 +46,6 @@ use crate::{
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub type Error = std::io::Error;
 pub type Out = BoxBody<Bytes, Error>;
-pub type Handler = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response<Out>, Error>> + Send + Sync>;
-
 /// Nothing here takes longer, unless the machine does.
 pub const LONG: Duration = Duration::from_secs(20);
 

@@ -1,5 +1,5 @@
-//! The cases of `tests/gamma`, played by what agents are told: YAML is translated and merged, and what agents compile of
-//! it takes the requests of the table.
+//! The cases of `tests/gamma`, played by what agents are told: YAML is translated and merged, and what agents compile
+//! of it takes the requests of the table.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 

@@ -1,12 +1,12 @@
 //! Routes of the Gateway API, together: which of them hold for a service, in which order, and where they lead.
 //!
-//! - Clients of a namespace that has routes for another namespace's service have those, at the ports that they are about,
-//!   in place of the service's own routes (GEP-1426).
-//! - Routes of one kind are mixed at a port by the precedence of their conditions. If routes of several kinds are about a
-//!   port, one kind holds there: GRPCRoute or HTTPRoute, whichever kind has the oldest route, then TLSRoute, then TCPRoute.
-//!   Of several TCPRoutes the oldest holds. What does not hold anywhere is `Conflicted`.
-//! - Nothing that speaks HTTP is routed at a port that is said to be TCP or TLS, and so on: such a route is not attached
-//!   to it.
+//! - Clients of a namespace that has routes for another namespace's service have those, at the ports that they are
+//!   about, in place of the service's own routes (GEP-1426).
+//! - Routes of one kind are mixed at a port by the precedence of their conditions. If routes of several kinds are about
+//!   a port, one kind holds there: GRPCRoute or HTTPRoute, whichever kind has the oldest route, then TLSRoute, then
+//!   TCPRoute. Of several TCPRoutes the oldest holds. What does not hold anywhere is `Conflicted`.
+//! - Nothing that speaks HTTP is routed at a port that is said to be TCP or TLS, and so on: such a route is not
+//!   attached to it.
 //! - A backend in another namespace needs a ReferenceGrant there; but for a service that is the route's parent as well:
 //!   it is where the request goes anyway.
 

@@ -133,6 +133,7 @@ impl Parts {
     }
 
     /// Whether it says TLS for some port that the mesh does not speak anyway.
+    #[cfg(test)]
     pub fn has_tls(&self) -> bool {
         [&self.own].into_iter().chain(self.ports.values()).any(|settings| {
             let tls: Option<UpstreamTls> = settings.tls.clone().and_then(Tls::upstream);

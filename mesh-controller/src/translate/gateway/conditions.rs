@@ -50,8 +50,8 @@ impl Draft<'_> {
     }
 }
 
-/// Every match of a rule, read by `one`. A rule without any has one that says nothing, which takes every request: so has
-/// one whose list cannot be read.
+/// Every match of a rule, read by `one`. A rule without any has one that says nothing, which takes every request: so
+/// has one whose list cannot be read.
 pub fn lenient_matches(
     draft: &mut Draft<'_>,
     written: Option<&Value>,

@@ -1,5 +1,5 @@
-//! A pair of Envoys, one on each node: its program from the PyPI wheel, its certificates signed by the world's authority.
-//! Clients dial it themselves, so nothing redirects on its side.
+//! A pair of Envoys, one on each node: its program from the PyPI wheel, its certificates signed by the world's
+//! authority. Clients dial it themselves, so nothing redirects on its side.
 
 use std::{
     fs,

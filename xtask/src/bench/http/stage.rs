@@ -1,5 +1,5 @@
-//! Who takes part: a client on one node and a server on the other, in the mesh and outside it. The server in the mesh has
-//! two services: one with rules, one of which nothing is said.
+//! Who takes part: a client on one node and a server on the other, in the mesh and outside it. The server in the mesh
+//! has two services: one with rules, one of which nothing is said.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as cheap as can be: a server whose answer never changes, and a client that looks at lengths only. Both are one
-//! thread around epoll, so that what a proxy costs is not lost in what they cost.
+//! HTTP/1.1 as cheap as can be: a server whose answer never changes, and a client that looks at lengths only. Both are
+//! one thread around epoll, so that what a proxy costs is not lost in what they cost.
 
 use std::{
     collections::HashMap,
@@ -86,8 +86,8 @@ impl Asked {
     }
 }
 
-/// One request after the other on each of so many connections: `rate` a second, `count` with those of the warm-up, times
-/// in microseconds, errors. An answer other than 200 is an error.
+/// One request after the other on each of so many connections: `rate` a second, `count` with those of the warm-up,
+/// times in microseconds, errors. An answer other than 200 is an error.
 pub fn load(
     to: SocketAddr,
     host: &str,
