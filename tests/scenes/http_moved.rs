@@ -3,7 +3,7 @@
 use std::thread;
 
 use anyhow::Result;
-use mesh_tests::{A, Ask, B};
+use mesh_tests::{A, Ask, B, Patience, eventually};
 
 use crate::http_cast::{HttpCast, PORT, subsets};
 
@@ -59,8 +59,10 @@ fn who_has_no_rules_pays_nothing_and_strangers_come_as_before() -> Result<()> {
 
     // Connections that stay meet the next rules.
     let client = cast.client.clone();
-    let held = Ask { pause_ms: 100, ..Ask::service(&cast.service).many(30, 1) };
+    let held = Ask { pause_ms: 100, ..Ask::service(&cast.service).path("/held").many(30, 1) };
     let held = thread::spawn(move || client.ask_http(&held));
+    let begun = || Ok(cast.v1.asked(PORT)?.contains_key("/held").then_some(()));
+    eventually("it has begun", Patience::SHORT, begun)?;
     cast.rules("weights", &weights(100))?;
     let answers = held.join().expect("the client's thread ends in order")?;
     assert_eq!((answers.status(200), answers.lost()), (30, 0), "{answers:?}");
