@@ -8,8 +8,6 @@
 //!
 //! An object of another namespace than the service's holds for clients of its own namespace only.
 
-#[cfg(test)]
-mod conformance;
 pub mod gateway;
 mod limits;
 mod overlap;
@@ -144,4 +142,4 @@ fn hosts<'a>(services: &'a Services<'_>, ruled: &Ruled, faults: &mut Faults) -> 
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

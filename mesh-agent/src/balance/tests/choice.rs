@@ -1,3 +1,5 @@
+//! Every algorithm, and slow start.
+
 use std::{collections::BTreeSet, time::Duration};
 
 use mesh_common::model::traffic::{Balancing, TrafficPolicy, Warmup};

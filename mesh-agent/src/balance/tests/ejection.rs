@@ -1,3 +1,5 @@
+//! Outliers: who is left alone, for how long, and who comes back.
+
 use mesh_common::model::traffic::{ActiveCheck, CheckKind};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! How much may be under way.
+
 use mesh_common::model::traffic::{ConnectionPool, RetryBudget};
 
 use super::*;

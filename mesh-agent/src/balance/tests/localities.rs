@@ -1,3 +1,5 @@
+//! Near and far endpoints.
+
 use mesh_common::model::traffic::{Balancing, LocalityFailover, LocalityPolicy, LocalityWeights};
 
 use super::*;

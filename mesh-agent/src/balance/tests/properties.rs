@@ -1,3 +1,5 @@
+//! What holds whatever happens, by chance.
+
 use mesh_common::model::traffic::TokenBucket;
 use proptest::{collection::vec, prelude::*};
 

@@ -1,3 +1,5 @@
+//! Token buckets and rate limits.
+
 use mesh_common::model::traffic::{LimitOverride, Origin, RateLimit, TokenBucket};
 
 use super::*;

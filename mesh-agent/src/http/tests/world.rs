@@ -413,7 +413,6 @@ pub struct Answer {
     pub version: Version,
     pub headers: HeaderMap,
     pub body: Bytes,
-    pub trailers: Option<HeaderMap>,
 }
 
 impl Answer {
@@ -429,9 +428,8 @@ impl Answer {
 pub async fn collected(response: Response<Incoming>) -> Answer {
     let (parts, body) = response.into_parts();
     let collected = timeout(LONG, body.collect()).await.expect("in time").expect("a whole body");
-    let trailers = collected.trailers().cloned();
     let (status, version, headers) = (parts.status.as_u16(), parts.version, parts.headers);
-    Answer { status, version, headers, body: collected.to_bytes(), trailers }
+    Answer { status, version, headers, body: collected.to_bytes() }
 }
 
 pub fn get(path: &str) -> Request<&'static str> {

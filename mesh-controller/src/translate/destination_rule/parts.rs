@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::model::traffic::{
-    ActiveCheck, Algorithm, Balancing, ConnectionPool, Outlier, RetryBudget, Subset, TrafficPolicy, UpstreamTls,
+    ActiveCheck, Algorithm, Balancing, ConnectionPool, Outlier, RetryBudget, Subset, TrafficPolicy,
 };
 use serde_json::Value;
 
@@ -136,7 +136,7 @@ impl Parts {
     #[cfg(test)]
     pub fn has_tls(&self) -> bool {
         [&self.own].into_iter().chain(self.ports.values()).any(|settings| {
-            let tls: Option<UpstreamTls> = settings.tls.clone().and_then(Tls::upstream);
+            let tls = settings.tls.clone().and_then(Tls::upstream);
             tls.is_some()
         })
     }

@@ -6,7 +6,7 @@ use mesh_common::model::traffic::{Action, Protocol, Target};
 
 use super::*;
 use crate::{
-    index::traffic::conformance::gathered,
+    index::traffic::tests::conformance::gathered,
     source::CustomKind,
     status::Extent,
     translate::{http_route::http_route, reference_grant::ReferenceGrant},

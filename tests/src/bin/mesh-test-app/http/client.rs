@@ -1,3 +1,5 @@
+//! A client that sends many requests and counts their answers.
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,

@@ -1,3 +1,5 @@
+//! A server that says what it was asked, and fails as it is told.
+
 use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,

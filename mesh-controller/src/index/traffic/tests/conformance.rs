@@ -13,7 +13,7 @@ use mesh_common::{
 };
 use serde::Deserialize;
 
-use super::{
+use super::super::{
     Policies, Services, assemble,
     gateway::{Gathered, Known, gather},
 };
