@@ -48,6 +48,28 @@ fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     Ok(())
 }
 
+/// A server of HTTP/2 sends its settings when it likes.
+#[test]
+fn settings_are_not_taken_for_a_server_that_speaks_first() -> Result<()> {
+    let mut cast = HttpCast::meshed("http settings", "web", "default")?;
+    cast.rules("subsets", &subsets("web", [("v1", "v1"), ("v2", "v2")]))?;
+    cast.rules("routes", UPGRADED)?;
+    for pod in [&cast.v1, &cast.v2] {
+        pod.only_http2(7003)?;
+    }
+    let pods = [&*cast.v1, &*cast.v2];
+    // Nobody says what it speaks.
+    cast.world.change_service(&cast.service, &pods, &[("ports", "[{ name: web, port: 80, targetPort: 7003 }]")])?;
+    cast.slices_name("web", 7003)?;
+    cast.world.settle()?;
+    for silent_ms in [0, 100] {
+        let ask = Ask { http2: true, silent_ms, fresh: true, ..Ask::service(&cast.service).many(8, 1) };
+        let answers = cast.client.ask_http(&ask)?;
+        assert_eq!(answers.of("v2"), 8, "silent for {silent_ms} ms: {answers:?}");
+    }
+    Ok(())
+}
+
 const WEIGHED: &str = "
 apiVersion: networking.istio.io/v1
 kind: VirtualService

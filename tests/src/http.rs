@@ -31,6 +31,8 @@ pub struct Ask {
     pub timeout_ms: u64,
     /// Between two requests of one connection.
     pub pause_ms: u64,
+    /// Between a connect and the first byte.
+    pub silent_ms: u64,
     /// Over which the connections begin, one after the other.
     pub ramp_ms: u64,
     /// Of the request's body.
@@ -79,6 +81,7 @@ impl Ask {
             fresh: false,
             timeout_ms: 8000,
             pause_ms: 0,
+            silent_ms: 0,
             ramp_ms: 0,
             body: 0,
             upgraded: None,
@@ -135,6 +138,14 @@ impl Pod {
     pub fn http(&self, port: u16) -> Result<Arc<Process>> {
         let options = ["http", "--port", &port.to_string(), "--name", &self.name].map(str::to_owned);
         let process = self.keep(&format!("http-{port}"), &config::built("mesh-test-app")?, &options)?;
+        process.listens(port)?;
+        Ok(process)
+    }
+
+    /// The same, and HTTP/2 alone: it sends its settings first.
+    pub fn only_http2(&self, port: u16) -> Result<Arc<Process>> {
+        let options = ["http", "--http2", "--port", &port.to_string(), "--name", &self.name].map(str::to_owned);
+        let process = self.keep(&format!("http2-{port}"), &config::built("mesh-test-app")?, &options)?;
         process.listens(port)?;
         Ok(process)
     }

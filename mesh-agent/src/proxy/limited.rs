@@ -134,7 +134,7 @@ where
 }
 
 /// Whether a server's first bytes begin a frame of settings (RFC 9113, 6.5), which is shorter than 64 KiB.
-fn is_settings(first: &[u8]) -> bool {
+pub(super) fn is_settings(first: &[u8]) -> bool {
     const FRAME: [Option<u8>; 9] = [Some(0), None, None, Some(4), Some(0), Some(0), Some(0), Some(0), Some(0)];
     !first.is_empty() && first.iter().zip(FRAME).all(|(byte, wanted)| wanted.is_none_or(|wanted| wanted == *byte))
 }

@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     Proxy,
     forward::{End, Socket, forward, socket},
+    limited::is_settings,
     live::Counted,
     resolve::route_to,
     upstream::{self, Link, Upstream},
@@ -77,13 +78,21 @@ pub async fn serve(
         Detected::Tls => secured(&dialler, client, service, dialled).await,
         Detected::Bytes => bytes(&dialler, client, service, dialled, None).await,
         Detected::Silent => {
-            // Whoever speaks first decides: a server that does speaks no HTTP.
+            // Whoever speaks first decides: a server that does speaks no HTTP, but for the settings of HTTP/2, which need
+            // not wait for the client's.
             let Some(mut way) = connect(&dialler, &service, dialled, None).await else {
                 return client.reset();
             };
             let detected = tokio::select! {
-                _ = way.link.fill_buf() => Detected::Bytes,
-                detected = http::detect(&mut client, None) => detected.unwrap_or(Detected::Bytes),
+                first = way.link.fill_buf() => match first {
+                    Ok(first) if is_settings(first) => None,
+                    Ok(_) | Err(_) => Some(Detected::Bytes),
+                },
+                detected = http::detect(&mut client, None) => Some(detected.unwrap_or(Detected::Bytes)),
+            };
+            let detected = match detected {
+                Some(detected) => detected,
+                None => http::detect(&mut client, None).await.unwrap_or(Detected::Bytes),
             };
             match detected {
                 Detected::Http1 => requests(dialler, client, service, dialled, Spoken::Http1, counted).await,

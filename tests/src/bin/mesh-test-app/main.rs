@@ -83,6 +83,9 @@ enum Verb {
         /// Over TLS
         #[arg(long)]
         tls: bool,
+        /// HTTP/2 alone, which begins with the server's settings
+        #[arg(long)]
+        http2: bool,
     },
     /// Client: sends requests as this JSON says, prints one line of JSON of what came of them
     Ask {
@@ -138,7 +141,7 @@ fn main() -> Result<()> {
         Verb::Doors(doors) => knock::doors(&doors),
         Verb::Knock { to } => knock::knock(&to),
         Verb::Hbone { plan } => hbone::run(&plan),
-        Verb::Http { port, name, tls } => http::serve(port, name, tls),
+        Verb::Http { port, name, tls, http2 } => http::serve(port, name, tls, http2),
         Verb::Ask { plan } => http::ask(&plan),
         Verb::Forge { from, to } => forge::syn(from, to),
         Verb::Hold { to, until } => dial::hold(to, until.as_deref()),

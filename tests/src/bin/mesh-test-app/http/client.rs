@@ -100,6 +100,7 @@ fn count(answers: &mut Answers, told: Result<(Answer, bool)>, ms: f64) {
 
 async fn connect(ask: &Ask) -> Result<Sender> {
     let stream = TcpStream::connect(ask.to).await.context("connect")?;
+    tokio::time::sleep(Duration::from_millis(ask.silent_ms)).await;
     stream.set_nodelay(true).context("TCP_NODELAY")?;
     let io = TokioIo::new(stream);
     // The connection's own error is seen by the request.

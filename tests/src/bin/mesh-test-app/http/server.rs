@@ -36,7 +36,8 @@ struct Server {
     status: AtomicU16,
 }
 
-pub fn serve(port: u16, name: String, tls: bool) -> Result<()> {
+/// `http2`: nothing else is spoken, and its settings are sent before the client has said a word.
+pub fn serve(port: u16, name: String, tls: bool, http2: bool) -> Result<()> {
     crate::bench::raise_descriptors()?;
     let server = Server { name, asked: Mutex::default(), failed: Mutex::default(), status: AtomicU16::new(0) };
     let server = Arc::new(server);
@@ -48,7 +49,7 @@ pub fn serve(port: u16, name: String, tls: bool) -> Result<()> {
             let (server, tls) = (Arc::clone(&server), tls.clone());
             tokio::spawn(async move {
                 match tls {
-                    None => plain(server, stream).await,
+                    None => plain(server, stream, http2).await,
                     Some(tls) => {
                         if let Ok(stream) = tls.accept(stream).await {
                             connection(server, stream, false).await;
@@ -69,11 +70,11 @@ fn acceptor() -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-async fn plain(server: Arc<Server>, stream: TcpStream) {
+async fn plain(server: Arc<Server>, stream: TcpStream, http2: bool) {
     // Fails only for a stream that is gone already.
     let _ = stream.set_nodelay(true);
     let mut first = [0; 3];
-    let is_http2 = stream.peek(&mut first).await.is_ok() && first == *b"PRI";
+    let is_http2 = http2 || (stream.peek(&mut first).await.is_ok() && first == *b"PRI");
     let Ok(held) = stream.as_fd().try_clone_to_owned() else { return };
     if connection(server, stream, is_http2).await {
         // Close without lingering: the kernel sends RST instead of FIN.
