@@ -55,6 +55,12 @@ fn dialled(ctx: &SockOpsContext) {
     let published = match state.kind {
         kind::REDIRECTED | kind::UPSTREAM | kind::OWN => publish(&key, state),
         kind::ATTEST => attest(&key, state, AGENT_WATCHES),
+        kind::DIRECT if has_left(&key) => {
+            // It goes on as it would, had the pod left a moment before its connect: it proves nothing, and the target's
+            // policies decide about a stranger.
+            // SAFETY: checked for null in `stored`
+            return unsafe { clear_socket_state(sk) };
+        }
         kind::DIRECT => direct::dialled(ctx, &key, state),
         kind::OBSERVED => return direct::observed(ctx, &key, state, direction::OUTBOUND),
         _ => return,
@@ -77,6 +83,13 @@ fn dialled(ctx: &SockOpsContext) {
             refused(counter, key.netns, pod, key.local, key.remote);
         }
     }
+}
+
+/// The agent has taken the pod out of the mesh since the connect hook let it dial.
+#[inline(always)]
+fn has_left(key: &FlowKey) -> bool {
+    // SAFETY: only whether there is one
+    unsafe { PODS.get(key.netns) }.is_none()
 }
 
 #[inline(always)]
