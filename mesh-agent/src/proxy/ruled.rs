@@ -78,8 +78,8 @@ pub async fn serve(
         Detected::Tls => secured(&dialler, client, service, dialled).await,
         Detected::Bytes => bytes(&dialler, client, service, dialled, None).await,
         Detected::Silent => {
-            // Whoever speaks first decides: a server that does speaks no HTTP, but for the settings of HTTP/2, which need
-            // not wait for the client's.
+            // Whoever speaks first decides: a server that does speaks no HTTP, but for the settings of HTTP/2, which
+            // need not wait for the client's.
             let Some(mut way) = connect(&dialler, &service, dialled, None).await else {
                 return client.reset();
             };
