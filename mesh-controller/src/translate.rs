@@ -4,7 +4,6 @@ mod affinity;
 pub mod authorization_policy;
 pub mod backend_tls_policy;
 pub mod destination_rule;
-pub mod duration;
 pub mod endpoint_slice;
 pub mod fields;
 pub mod gateway;

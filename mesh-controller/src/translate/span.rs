@@ -64,13 +64,32 @@ mod tests {
             ("100ms", 100),
             ("1s500ms", 1_500),
             ("2500us", 3),
+            (".5s", 500),
+            ("1m0.010s", 60_010),
             ("8760h", LONGEST.0),
         ] {
             assert_eq!(parse(text), Ok(Millis(millis)), "{text}");
         }
-        for text in ["", "s", "30", "-1s", "1 s", "1d", "1..5s", "1e9s", "8761h", "1us", "∞s", "9".repeat(80).as_str()]
-        {
-            assert!(parse(text).is_err(), "{text}");
+        for text in [
+            "",
+            "s",
+            "30",
+            "-1s",
+            "1 s",
+            "1d",
+            "1..5s",
+            "1e9s",
+            "8761h",
+            "1us",
+            "∞s",
+            "infs",
+            ".s",
+            "1s2",
+            "1µ",
+            "9".repeat(80).as_str(),
+        ] {
+            let why = parse(text).expect_err(text);
+            assert!(why.starts_with(&format!("`{}", text.chars().take(5).collect::<String>())), "{why}");
         }
     }
 }

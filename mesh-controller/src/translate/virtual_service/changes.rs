@@ -13,7 +13,7 @@ use super::{
     destinations::port,
     part::{Found, Part},
 };
-use crate::{status::Fault, translate::duration::duration};
+use crate::{status::Fault, translate::span};
 
 /// Headers of one edit.
 const HEADERS: usize = 128;
@@ -266,7 +266,7 @@ fn read_cors(rules: &mut Rules<'_>, part: &mut Part) -> Result<Cors, Fault> {
         }
     };
     let max_age: Option<String> = part.take("maxAge")?;
-    let max_age = max_age.map(|text| duration(&text).map_err(|why| Fault::new(part.field("maxAge"), why)));
+    let max_age = max_age.map(|text| span::parse(&text).map_err(|why| Fault::new(part.field("maxAge"), why)));
     let unmatched: Option<String> = part.take("unmatchedPreflights")?;
     let forward_unmatched_preflights = match unmatched.as_deref() {
         None | Some("UNSPECIFIED" | "FORWARD") => true,

@@ -9,7 +9,7 @@ use super::{
     Rules, destinations,
     part::{Found, Part},
 };
-use crate::{status::Fault, translate::duration::duration};
+use crate::{status::Fault, translate::span};
 
 /// More tries are an attack on one's own backend.
 const ATTEMPTS: u32 = 100;
@@ -46,7 +46,7 @@ struct Percentage {
 /// `None` where nobody says, and for 0.
 pub fn time(part: &mut Part, name: &str) -> Result<Option<Millis>, Fault> {
     let text: Option<String> = part.take(name)?;
-    let time = text.map(|text| duration(&text).map_err(|why| Fault::new(part.field(name), why)));
+    let time = text.map(|text| span::parse(&text).map_err(|why| Fault::new(part.field(name), why)));
     Ok(time.transpose()?.filter(|time| time.0 > 0))
 }
 
