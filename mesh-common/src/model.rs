@@ -7,8 +7,10 @@ mod decision;
 mod explain;
 mod identity;
 mod observe;
+mod passing;
 mod policy;
 mod service;
+mod token;
 mod topology;
 pub mod traffic;
 mod trust;
@@ -18,12 +20,17 @@ mod workload;
 pub use accounts::Accounts;
 pub use advice::{LOSSES, advice};
 pub use authorize::{Connection, Denied, Permit, Reason, authorize};
-pub use decision::{Asked, Decision};
+pub use decision::{Asked, Decision, Passed};
 pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};
 pub use identity::{Identity, IdentityError};
 pub use observe::{Observation, ObservedAs, observe};
-pub use policy::{Action, Clause, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch};
+pub use passing::{Passing, RequestFacts, Requested};
+pub use policy::{
+    Action, ClaimCondition, Clause, HeaderCondition, HttpMatch, Match, PathPattern, Policy, PolicyName, Rule, Scope,
+    ServiceAccountMatch, StringMatch,
+};
 pub use service::{Affinity, AffinityError, NameError, Service, ServiceName, ServicePort};
+pub use token::Token;
 pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};
 pub use trust::TrustBundle;
 pub use validity::Validity;

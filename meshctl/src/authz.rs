@@ -63,7 +63,12 @@ fn pod_of_namespace(text: &str) -> Result<String, String> {
 /// another node knows, which does not decide.
 pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
     let Question::Check(Check { source, destination, port, verbose }) = question;
-    let asked = AuthzQuery { source: source.clone(), destination: destination.clone(), port: (*port).into() };
+    let asked = AuthzQuery {
+        source: source.clone(),
+        destination: destination.clone(),
+        port: (*port).into(),
+        ..AuthzQuery::default()
+    };
     let (items, complete) = servers.ask(query::Kind::Authz(asked)).all().await;
     let answers = items.into_iter().filter_map(|(node, kind)| match kind {
         item::Kind::Authz(answer) => Some((node, answer)),

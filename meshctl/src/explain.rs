@@ -68,7 +68,7 @@ pub async fn run<W: Write>(
 }
 
 fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>) -> Result<(), Failure> {
-    let Explanation { flow, policies: considered, summary } = explanation;
+    let Explanation { flow, policies: considered, summary, nearest: _ } = explanation;
     let flow = flow.clone().unwrap_or_default();
     if screen.format != Format::Table {
         let object = json!({

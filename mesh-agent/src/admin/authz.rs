@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mesh_common::{
-    model::{Connection, Workload},
+    model::{Connection, Passed, Workload},
     proto::nodemesh::{AuthzAnswer, AuthzQuery, Verdict},
 };
 use tonic::Status;
@@ -43,7 +43,7 @@ pub fn answer(admin: &Admin, query: &AuthzQuery) -> Result<AuthzAnswer, Status> 
         rule: -1,
         ..AuthzAnswer::default()
     };
-    let decision = snapshot.decide(destination, &connection);
+    let decision = snapshot.decide(destination, &connection, Passed::BYTES);
     let considered = decision.asked.as_ref().map(|asked| asked.explain()).unwrap_or_default();
     answer.policies = considered.into_iter().map(explain::policy).collect();
     let (policy, rule) = match decision.outcome {

@@ -23,6 +23,7 @@ pub fn answer(admin: &Admin, query: &ExplainQuery) -> Option<Explanation> {
         flow: Some(flows::message(&admin.node, &flow)),
         summary: summary(&flow, &considered, &snapshot),
         policies: considered.into_iter().map(policy).collect(),
+        nearest: None,
     })
 }
 

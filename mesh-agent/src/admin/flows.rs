@@ -145,6 +145,7 @@ pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         tls_version: tls_version.to_owned(),
         tls_cipher: tls_cipher.to_owned(),
         observations: observations.iter().map(observation).collect(),
+        http: None,
         tcp: tcp.map(|Tcp { rtt, retransmits }| nodemesh::Tcp {
             rtt_us: u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX),
             retransmits,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::{
     abi::action,
-    model::{Connection, Decision, Denied, Identity, Reason},
+    model::{Connection, Decision, Denied, Identity, Passed, Reason},
 };
 
 use crate::{pods::Pod, state::Snapshot};
@@ -63,7 +63,7 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
         return unknown();
     }
     let connection = Connection { source_identity: identity.clone(), source_ip: *source_ip, destination: *destination };
-    let decision = snapshot.decide(workload, &connection);
+    let decision = snapshot.decide(workload, &connection, Passed::BYTES);
     let limited = !snapshot.inbound(target).limits.is_empty();
     let agent_only = destination.port() == hbone_port || limited || !decision.observations.is_empty();
     let tls = snapshot.same_node_tls(source) || snapshot.same_node_tls(target);

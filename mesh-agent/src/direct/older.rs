@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_common::model::{self, Decision};
+use mesh_common::model::{self, Decision, Passed};
 
 use super::Direct;
 use crate::{
@@ -166,6 +166,6 @@ impl Tracked {
 fn denied(snapshot: &Snapshot, pod: &Pod, open: &Connection) -> Option<Decision> {
     let workload = snapshot.workload(&pod.uid)?;
     let asked = model::Connection { source_identity: None, source_ip: open.remote.ip(), destination: open.local };
-    let decision = snapshot.decide(workload, &asked);
+    let decision = snapshot.decide(workload, &asked, Passed::BYTES);
     decision.outcome.is_err().then_some(decision)
 }

@@ -17,7 +17,7 @@ use mesh_common::{
         Affinity, AffinityKey, Backend, BackendKey, Counter, Ip, PodEntry, Service, SockAddr, Verdict, VerdictKey,
         action,
     },
-    model::Connection,
+    model::{Connection, Passed},
     verdict::{Connect, Lives, Outcome, Permit, Routes, TCP, connect},
 };
 use slow::{Act, Answer, Mesh};
@@ -277,7 +277,7 @@ fn judged(snapshot: &Snapshot, mesh: &Mesh, pair: &Pair) -> (Judged, Answer) {
     if let Some(outcome) = &answer.outcome {
         let Pair { target, identity, source_ip, destination, .. } = pair;
         let asked = Connection { source_identity: identity.clone(), source_ip: *source_ip, destination: *destination };
-        let agent = snapshot.decide(snapshot.workload(target).expect("it decides"), &asked).outcome;
+        let agent = snapshot.decide(snapshot.workload(target).expect("it decides"), &asked, Passed::BYTES).outcome;
         assert_eq!(reference::Outcome::of(&agent), *outcome, "{pair:?}");
         assert_eq!(judged.decision.outcome, agent, "{pair:?}");
     }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::StatusCode;
-use mesh_common::model::{Connection, Denied, Identity, Permit, Workload};
+use mesh_common::model::{Connection, Denied, Identity, Passed, Permit, Workload};
 use tokio::net::TcpStream;
 
 use super::{
@@ -252,7 +252,7 @@ fn decide(
         return (flow, Err(Refusal { status: StatusCode::FORBIDDEN, reason: reason::WORKLOAD_UNKNOWN }));
     };
     let connection = Connection { source_identity: identity, source_ip: client.ip(), destination };
-    let decision = snapshot.decide(&workload, &connection);
+    let decision = snapshot.decide(&workload, &connection, Passed::BYTES);
     flow.decided(&decision);
     match decision.outcome {
         Ok(permit) => (flow, Ok(Permitted { permit, connection, workload, snapshot })),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_common::model::{Connection, Decision, Denied, Reason, traffic::Protocol};
+use mesh_common::model::{Connection, Decision, Denied, Passed, Reason, traffic::Protocol};
 
 use crate::state::{Snapshot, Store};
 
@@ -34,7 +34,7 @@ pub async fn denied_later(store: &Store, mut decided: Arc<Snapshot>, uid: String
         if !snapshot.decides_like(&decided, &uid, connection.source_identity.as_ref()) {
             match snapshot.workload(&uid) {
                 Some(workload) => {
-                    let decision = snapshot.decide(workload, &connection);
+                    let decision = snapshot.decide(workload, &connection, Passed::BYTES);
                     if decision.outcome.is_err() {
                         return decision;
                     }
@@ -62,7 +62,7 @@ pub async fn limited_later(store: &Store, uid: &str, connection: &Connection) ->
     let limited = changes.wait_for(counts).await.map(|snapshot| Arc::clone(&snapshot));
     match limited {
         Ok(snapshot) => match snapshot.workload(uid) {
-            Some(workload) => snapshot.decide(workload, connection),
+            Some(workload) => snapshot.decide(workload, connection, Passed::BYTES),
             None => nobody_knows(snapshot.generation()),
         },
         // The agent is shutting down, which ends the connection in its own way.

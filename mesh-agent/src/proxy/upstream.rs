@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use mesh_common::model::{Connection, Decision, Permit, Workload};
+use mesh_common::model::{Connection, Decision, Passed, Permit, Workload};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -128,7 +128,7 @@ async fn local_pod(
         return Err(Refused(reason::CONNECT));
     };
     let connection = Connection { source_identity: Some(pod.identity.clone()), source_ip, destination: target };
-    let decision = snapshot.decide(workload, &connection);
+    let decision = snapshot.decide(workload, &connection, Passed::BYTES);
     flow.decided(&decision);
     // The kernel shall know it of those to come.
     proxy.direct.learn(pod, &target_pod, target);

@@ -9,8 +9,8 @@ use std::{
 };
 
 use mesh_common::model::{
-    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Policy, PolicyName, Reason, SameNode,
-    Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::Inbound,
+    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Passed, Passing, Policy, PolicyName,
+    Reason, SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::Inbound,
 };
 
 use super::{
@@ -198,7 +198,7 @@ impl Snapshot {
 
     /// What is done with requests to the pod of this node with that uid.
     pub fn inbound(&self, uid: &str) -> &Inbound {
-        static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new() };
+        static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new() };
         self.pods.get(uid).map_or(&NOTHING, |pod| &pod.inbound)
     }
 
@@ -235,7 +235,7 @@ impl Snapshot {
     /// May this connection reach this workload? See [`mesh_common::model::authorize`]. Nothing is permitted before it
     /// was said what policies there are, nor to an identity whose ServiceAccount is gone. Accounts are of the
     /// destination's own trust domain; about others nothing is known.
-    pub fn decide(&self, destination: &Workload, connection: &Connection) -> Decision {
+    pub fn decide(&self, destination: &Workload, connection: &Connection, passed: Passed) -> Decision {
         let refused = |denied| Decision {
             outcome: Err(denied),
             observations: Vec::new(),
@@ -253,7 +253,7 @@ impl Snapshot {
         }
         let Applicable { policies, unknown } = self.policies_of(destination);
         if policies.is_empty() && unknown.is_none() {
-            let outcome = authorize(std::iter::empty(), None, connection);
+            let outcome = authorize(std::iter::empty(), None, connection, &Passing::Open);
             return Decision { outcome, observations: Vec::new(), asked: None, generation: self.generation };
         }
         let asked = Asked {
@@ -262,6 +262,7 @@ impl Snapshot {
             // By the name that the user gave it, where this node is told.
             strict_by: self.pods.get(&destination.uid).and_then(|pod| pod.strict_by.clone()),
             connection: connection.clone(),
+            passed,
         };
         asked.decide(self.generation)
     }
@@ -269,7 +270,7 @@ impl Snapshot {
     /// As [`Snapshot::decide`], without what explains it.
     #[cfg(test)]
     pub fn authorize(&self, destination: &Workload, connection: &Connection) -> Result<Permit, Denied> {
-        self.decide(destination, connection).outcome
+        self.decide(destination, connection, Passed::BYTES).outcome
     }
 
     /// Whether decisions about this workload and `source` are what they were: neither it, nor a policy that applies to

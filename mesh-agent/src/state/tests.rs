@@ -7,8 +7,8 @@ use std::{
 };
 
 use mesh_common::model::{
-    Accounts, Action, Clause, Connection, Identity, LocalPod, Locality, Match, Mode, Policy, PolicyName, Reason, Rule,
-    SameNode, Scope, Service, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
+    Accounts, Action, Clause, Connection, Identity, LocalPod, Locality, Match, Mode, Passed, Policy, PolicyName,
+    Reason, Rule, SameNode, Scope, Service, ServiceName, ServicePort, StringMatch, Tunnel, Workload, WorkloadKind,
 };
 
 use super::{Delta, Kind, Object, Reach, Snapshot, Store, Unreadable, store::StoreError};
@@ -329,7 +329,7 @@ fn an_identity_ends_with_its_account() {
     let target = workload("a", "10.0.0.1");
     let of = |text: &str| format!("spiffe://cluster.local/ns/{text}");
     let refused = |snapshot: &Snapshot, identity: &str| {
-        let decision = snapshot.decide(&target, &from(identity));
+        let decision = snapshot.decide(&target, &from(identity), Passed::BYTES);
         decision.outcome.err().map(|denied| (denied.reason, denied.to_string()))
     };
     // Nobody says which exist.

@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{Action, Identity, Policy, PolicyName};
+use super::{Action, Identity, Passing, Policy, PolicyName};
 
 /// What is known of a connection when it must be decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
-/// Decides one connection. `policies` are those that apply to the destination workload, in a stable order;
+/// Decides one connection, or one request on it. `policies` are those that apply to the destination workload, in a stable order;
 /// `unknown` is the first that it names and nobody has.
 ///
 /// STRICT travels as a DENY policy on clients without identity, under the names of [`Policy::is_strict_mtls`].
@@ -129,6 +129,7 @@ pub fn authorize<'a>(
     policies: impl Iterator<Item = &'a Policy> + Clone,
     unknown: Option<&PolicyName>,
     connection: &Connection,
+    passing: &Passing<'_>,
 ) -> Result<Permit, Denied> {
     if let Some(name) = unknown {
         return Err(Denied { policy: Some(name.clone()), ..Denied::without_policy(Reason::PolicyUnknown) });
@@ -136,7 +137,7 @@ pub fn authorize<'a>(
     let enforced = policies.filter(|p| p.is_enforced());
 
     for policy in enforced.clone().filter(|p| p.action == Action::Deny) {
-        if let Some(rule) = policy.matching_rule(connection) {
+        if let Some(rule) = policy.matching_rule(connection, passing) {
             let strict = policy.is_strict_mtls();
             return Err(Denied {
                 policy: Some(policy.name.clone()),
@@ -147,7 +148,7 @@ pub fn authorize<'a>(
     }
     let mut first_allow = None;
     for policy in enforced.filter(|p| p.action == Action::Allow) {
-        if let Some(rule) = policy.matching_rule(connection) {
+        if let Some(rule) = policy.matching_rule(connection, passing) {
             return Ok(Permit { policy: Some(policy.name.clone()), rule: Some(rule) });
         }
         first_allow.get_or_insert(&policy.name);

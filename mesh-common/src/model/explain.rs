@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr};
 use ipnet::IpNet;
 
 use super::{
-    Action, Connection, Identity, Match, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch,
+    Action, Connection, Identity, Match, Passing, Policy, PolicyName, Rule, Scope, ServiceAccountMatch, StringMatch,
     policy::covers,
 };
 
@@ -68,12 +68,14 @@ pub fn explain<'a>(
     policies: impl Iterator<Item = &'a Policy> + Clone,
     unknown: Option<&PolicyName>,
     connection: &Connection,
+    passing: &Passing<'_>,
 ) -> Vec<Considered> {
     let missing = unknown.map(|name| Considered { name: name.clone(), known: None, decided: true, rules: Vec::new() });
     let with = |action| policies.clone().filter(move |policy| policy.is_enforced() && policy.action == action);
     let idle = policies.clone().filter(|policy| !policy.is_enforced());
     let ordered = with(Action::Deny).chain(with(Action::Allow)).chain(idle);
-    let mut all: Vec<_> = missing.into_iter().chain(ordered.map(|policy| considered(policy, connection))).collect();
+    let mut all: Vec<_> =
+        missing.into_iter().chain(ordered.map(|policy| considered(policy, connection, passing))).collect();
     if unknown.is_none() {
         let enforced = |c: &Considered, action| c.known.is_some_and(|known| !known.dry_run && known.action == action);
         let matched = |c: &Considered| c.rules.iter().any(|rule| rule.matched);
@@ -89,14 +91,14 @@ pub fn explain<'a>(
     all
 }
 
-fn considered(policy: &Policy, connection: &Connection) -> Considered {
+fn considered(policy: &Policy, connection: &Connection, passing: &Passing<'_>) -> Considered {
     let Policy { name, scope, action, rules, dry_run } = policy;
     let known = Known { action: *action, scope: *scope, dry_run: *dry_run, strict: policy.is_strict_mtls() };
-    let rules = rules.iter().map(|rule| considered_rule(rule, connection)).collect();
+    let rules = rules.iter().map(|rule| considered_rule(rule, *action, connection, passing)).collect();
     Considered { name: name.clone(), known: Some(known), decided: false, rules }
 }
 
-fn considered_rule(rule: &Rule, connection: &Connection) -> ConsideredRule {
+fn considered_rule(rule: &Rule, action: Action, connection: &Connection, passing: &Passing<'_>) -> ConsideredRule {
     let is_port = |m: &Match| !m.destination_ports.is_empty() || !m.not_destination_ports.is_empty();
     let first_is_port = rule.clauses.first().is_some_and(|clause| clause.matches.iter().any(is_port));
     let clauses: Vec<_> = rule
@@ -107,7 +109,8 @@ fn considered_rule(rule: &Rule, connection: &Connection) -> ConsideredRule {
             // `from` is the first clause, `to` comes next, then one clause for each `when`.
             let source = clause.matches.iter().any(is_source);
             let place = Place { when: index > 1 || (index == 1 && (source || first_is_port)) };
-            let matches: Vec<_> = clause.matches.iter().map(|m| considered_match(m, place, connection)).collect();
+            let matches: Vec<_> =
+                clause.matches.iter().map(|m| considered_match(m, place, action, connection, passing)).collect();
             ConsideredClause { matched: matches.is_empty() || matches.iter().any(|m| m.matched), matches }
         })
         .collect();
@@ -140,7 +143,13 @@ impl Place {
     }
 }
 
-fn considered_match(m: &Match, place: Place, connection: &Connection) -> ConsideredMatch {
+fn considered_match(
+    m: &Match,
+    place: Place,
+    action: Action,
+    connection: &Connection,
+    passing: &Passing<'_>,
+) -> ConsideredMatch {
     if *m == Match::nobody() {
         let http = ConsideredCondition {
             field: "(HTTP conditions)".to_owned(),
@@ -163,6 +172,7 @@ fn considered_match(m: &Match, place: Place, connection: &Connection) -> Conside
         not_destination_ports,
         service_accounts,
         not_service_accounts,
+        http,
     } = m;
     let identity = connection.source_identity.as_ref();
     let principal = identity.map(Identity::principal);
@@ -194,6 +204,14 @@ fn considered_match(m: &Match, place: Place, connection: &Connection) -> Conside
     let name = ["", "", "destination.ip"];
     let (yes, no) = (nets(destination_ips), nets(not_destination_ips));
     all.both(name, &yes, &no, &destination.to_string(), |net| net.covers(destination));
+    if let Some(http) = http {
+        all.conditions.push(ConsideredCondition {
+            field: "(HTTP conditions)".to_owned(),
+            values: vec!["of a request".to_owned()],
+            actual: String::new(),
+            holds: http.matches(action, connection, passing),
+        });
+    }
     ConsideredMatch { matched: all.conditions.iter().all(|condition| condition.holds), conditions: all.conditions }
 }
 

@@ -1,6 +1,6 @@
 //! What policies that are not enforced say of a connection that was decided without them.
 
-use super::{Action, Connection, Denied, Permit, Policy, PolicyName, Reason};
+use super::{Action, Connection, Denied, Passing, Permit, Policy, PolicyName, Reason};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
@@ -18,7 +18,8 @@ pub enum ObservedAs {
     Audited,
 }
 
-/// Every AUDIT policy that matches, and every dry run that would have turned the decision.
+/// Every AUDIT policy that matches, and every dry run that would have turned the decision. While it is open what passes
+/// ([`Passing::Open`]), policies that ask for requests say nothing yet.
 ///
 /// As in Istio a DENY is tried alone, and the ALLOW policies are tried together: a dry-run ALLOW that does not match
 /// refuses nobody whom another one permits. Nothing is allocated where every policy is enforced.
@@ -26,12 +27,14 @@ pub fn observe<'a>(
     policies: impl Iterator<Item = &'a Policy> + Clone,
     outcome: &Result<Permit, Denied>,
     connection: &Connection,
+    passing: &Passing<'_>,
 ) -> Vec<Observation> {
-    let observing = policies.filter(|policy| !policy.is_enforced());
+    let open = matches!(passing, Passing::Open);
+    let observing = policies.filter(move |policy| !policy.is_enforced() && !(open && policy.asks_requests()));
     let mut allows = observing.clone().filter(|policy| policy.action == Action::Allow);
-    let allowed = allows.any(|policy| policy.matching_rule(connection).is_some());
+    let allowed = allows.any(|policy| policy.matching_rule(connection, passing).is_some());
     let says = |policy: &Policy| {
-        let rule = policy.matching_rule(connection);
+        let rule = policy.matching_rule(connection, passing);
         let (observed_as, would_refuse) = match (policy.action, outcome, rule) {
             (Action::Audit, _, Some(_)) => (ObservedAs::Audited, false),
             (Action::Deny, Ok(_), Some(_)) => (ObservedAs::DryRun, true),

@@ -1,12 +1,18 @@
-//! L4 authorisation policies as data. Rules are OR-ed, the clauses of a rule AND-ed, the matches of a clause OR-ed;
+//! Authorisation policies as data. Rules are OR-ed, the clauses of a rule AND-ed, the matches of a clause OR-ed;
 //! within a match the kinds of condition are AND-ed and the values of one kind OR-ed.
+
+mod http;
+
+pub use http::{ClaimCondition, HeaderCondition, HttpMatch, PathPattern};
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    Connection,
+    Connection, Passing,
     service::{NameError, split_name},
 };
 
@@ -71,9 +77,12 @@ pub struct Match {
     pub not_destination_ports: Vec<u16>,
     pub service_accounts: Vec<ServiceAccountMatch>,
     pub not_service_accounts: Vec<ServiceAccountMatch>,
+    /// What only a request can answer. Boxed, since most policies have none.
+    pub http: Option<Box<HttpMatch>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum StringMatch {
     Exact(String),
     Prefix(String),
@@ -122,8 +131,25 @@ impl Policy {
     }
 
     /// The first rule that matches, from 0.
-    pub fn matching_rule(&self, connection: &Connection) -> Option<usize> {
-        self.rules.iter().position(|rule| rule.matches(connection))
+    pub fn matching_rule(&self, connection: &Connection, passing: &Passing<'_>) -> Option<usize> {
+        self.rules.iter().position(|rule| rule.matches(self.action, connection, passing))
+    }
+
+    /// It has conditions beyond those of L4.
+    pub fn asks(&self) -> bool {
+        self.rules.iter().any(Rule::asks)
+    }
+
+    /// Some of its conditions only a request can answer.
+    pub fn asks_requests(&self) -> bool {
+        let matches = self.rules.iter().flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
+        matches.filter_map(|m| m.http.as_deref()).any(HttpMatch::asks_requests)
+    }
+
+    /// Some of its conditions are about the server name in TLS of the application's own.
+    pub fn asks_server_name(&self) -> bool {
+        let matches = self.rules.iter().flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
+        matches.filter_map(|m| m.http.as_deref()).any(HttpMatch::asks_server_name)
     }
 }
 
@@ -141,16 +167,21 @@ impl StringMatch {
 }
 
 impl Rule {
-    /// A rule without clauses matches every connection.
-    pub fn matches(&self, connection: &Connection) -> bool {
-        self.clauses.iter().all(|clause| clause.matches(connection))
+    /// It has conditions beyond those of L4.
+    pub fn asks(&self) -> bool {
+        self.clauses.iter().flat_map(|clause| &clause.matches).any(|m| m.http.is_some())
+    }
+
+    /// A rule without clauses matches every connection. `action` is the policy's: it says what an open question counts as.
+    pub fn matches(&self, action: Action, connection: &Connection, passing: &Passing<'_>) -> bool {
+        self.clauses.iter().all(|clause| clause.matches(action, connection, passing))
     }
 }
 
 impl Clause {
     /// A clause without matches matches every connection.
-    pub fn matches(&self, connection: &Connection) -> bool {
-        self.matches.is_empty() || self.matches.iter().any(|m| m.matches(connection))
+    pub fn matches(&self, action: Action, connection: &Connection, passing: &Passing<'_>) -> bool {
+        self.matches.is_empty() || self.matches.iter().any(|m| m.matches(action, connection, passing))
     }
 }
 
@@ -158,11 +189,15 @@ impl Match {
     /// Matches no connection, also for readers that know nothing of it: it stands for conditions that only an HTTP
     /// request could meet.
     pub fn nobody() -> Self {
-        let anywhere = [Ipv4Net::default().into(), Ipv6Net::default().into()];
-        Self { not_destination_ips: anywhere.into(), ..Self::default() }
+        Self { not_destination_ips: anywhere(), ..Self::default() }
     }
 
-    pub fn matches(&self, connection: &Connection) -> bool {
+    /// Matches every connection, also for readers that skip a match without conditions.
+    pub fn everybody() -> Self {
+        Self { source_ips: anywhere(), ..Self::default() }
+    }
+
+    pub fn matches(&self, action: Action, connection: &Connection, passing: &Passing<'_>) -> bool {
         let identity = connection.source_identity.as_ref();
         let principal = identity.map(super::Identity::principal);
         let namespace = identity.map(super::Identity::namespace);
@@ -188,7 +223,12 @@ impl Match {
             && !self.not_destination_ports.contains(&port)
             && (self.service_accounts.is_empty() || account(&self.service_accounts))
             && !account(&self.not_service_accounts)
+            && self.http.as_deref().is_none_or(|http| http.matches(action, connection, passing))
     }
+}
+
+fn anywhere() -> Vec<IpNet> {
+    vec![Ipv4Net::default().into(), Ipv6Net::default().into()]
 }
 
 /// `ip` is canonical. A network of IPv4-mapped addresses is the IPv4 network that it stands for; no other IPv6 network

@@ -9,6 +9,7 @@ mod limit;
 mod policy;
 mod request;
 mod route;
+mod token;
 
 pub use limit::{Inbound, LimitOverride, RateLimit, TokenBucket};
 pub use policy::{
@@ -22,6 +23,8 @@ pub use route::{
     OverlaidFault, PathRewrite, Percent, Redirect, RedirectPort, Retries, RetryOn, RetryWordError, Rewrite, Target,
     WeightedBackend,
 };
+
+pub use token::{ClaimHeader, TokenHeader, TokenRule};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -34,8 +34,9 @@ impl TryFrom<wire::Authorization> for Policy {
             (true, Action::Allow, true) => Action::Audit,
             (true, _, true) => return Err(WireError::new("audit", "needs action ALLOW")),
         };
-        let rules = message
-            .rules
+        let http = !message.http_rules.is_empty();
+        let rules = if http { message.http_rules } else { message.rules };
+        let rules = rules
             .into_iter()
             .enumerate()
             .map(|(r, rule)| {
@@ -43,7 +44,9 @@ impl TryFrom<wire::Authorization> for Policy {
                     .clauses
                     .into_iter()
                     .enumerate()
-                    .map(|(c, clause)| clause_of(&format!("rules[{r}].clauses[{c}]"), clause))
+                    .map(|(c, clause)| {
+                        clause_of(&format!("{}[{r}].clauses[{c}]", if http { "http_rules" } else { "rules" }), clause)
+                    })
                     .collect::<Result<_, _>>()?;
                 Ok(Rule { clauses })
             })
@@ -89,6 +92,7 @@ fn match_of(field: &str, message: wire::Match) -> Result<Match, WireError> {
         not_destination_ports,
         service_accounts,
         not_service_accounts,
+        http,
     } = message;
     Ok(Match {
         namespaces: strings(field, "namespaces", namespaces)?,
@@ -103,6 +107,7 @@ fn match_of(field: &str, message: wire::Match) -> Result<Match, WireError> {
         not_destination_ports: ports(field, "not_destination_ports", &not_destination_ports)?,
         service_accounts: accounts(field, "service_accounts", service_accounts)?,
         not_service_accounts: accounts(field, "not_service_accounts", not_service_accounts)?,
+        http: if http.is_empty() { None } else { Some(super::traffic::read(&format!("{field}.http"), &http)?) },
     })
 }
 
@@ -170,6 +175,7 @@ impl From<&Policy> for wire::Authorization {
             Scope::WorkloadSelector => wire::Scope::WorkloadSelector,
         };
         let audit = *action == Action::Audit;
+        let all = || rules.iter().map(wire_rule).collect();
         let action = match action {
             Action::Allow | Action::Audit => wire::Action::Allow,
             Action::Deny => wire::Action::Deny,
@@ -179,21 +185,44 @@ impl From<&Policy> for wire::Authorization {
             namespace: name.namespace.clone(),
             scope: scope.into(),
             action: action.into(),
-            rules: rules
-                .iter()
-                .map(|rule| wire::Rule {
-                    clauses: rule
-                        .clauses
-                        .iter()
-                        .map(|clause| wire::Clause { matches: clause.matches.iter().map(wire_match).collect() })
-                        .collect(),
-                })
-                .collect(),
+            rules: if policy.asks() { narrowed(policy).iter().map(wire_rule).collect() } else { all() },
+            http_rules: if policy.asks() { all() } else { Vec::new() },
             // Who does not know what AUDIT is enforces nothing.
             dry_run: *dry_run || audit,
             audit,
         }
     }
+}
+
+/// The rules for readers that know no HTTP. A rule keeps its place. An ALLOW or AUDIT rule with conditions on requests
+/// matches nobody; a DENY rule matches by its other conditions alone, and everybody if it has none.
+fn narrowed(policy: &Policy) -> Vec<Rule> {
+    let nobody = || Rule { clauses: vec![Clause { matches: vec![Match::nobody()] }] };
+    let rule = |rule: &Rule| {
+        if !rule.asks() {
+            return rule.clone();
+        }
+        if policy.action != Action::Deny {
+            return nobody();
+        }
+        let clauses = rule.clauses.iter().filter_map(|clause| {
+            let matches: Vec<_> = clause.matches.iter().map(|m| Match { http: None, ..m.clone() }).collect();
+            // An alternative without conditions makes the others idle.
+            matches.iter().all(|m| *m != Match::default()).then_some(Clause { matches })
+        });
+        let clauses: Vec<_> = clauses.collect();
+        if clauses.is_empty() {
+            Rule { clauses: vec![Clause { matches: vec![Match::everybody()] }] }
+        } else {
+            Rule { clauses }
+        }
+    };
+    policy.rules.iter().map(rule).collect()
+}
+
+fn wire_rule(rule: &Rule) -> wire::Rule {
+    let clause = |clause: &Clause| wire::Clause { matches: clause.matches.iter().map(wire_match).collect() };
+    wire::Rule { clauses: rule.clauses.iter().map(clause).collect() }
 }
 
 fn wire_match(m: &Match) -> wire::Match {
@@ -210,6 +239,7 @@ fn wire_match(m: &Match) -> wire::Match {
         not_destination_ports,
         service_accounts,
         not_service_accounts,
+        http,
     } = m;
     wire::Match {
         namespaces: wire_strings(namespaces),
@@ -224,6 +254,7 @@ fn wire_match(m: &Match) -> wire::Match {
         not_destination_ports: not_destination_ports.iter().map(|p| u32::from(*p)).collect(),
         service_accounts: wire_accounts(service_accounts),
         not_service_accounts: wire_accounts(not_service_accounts),
+        http: http.as_deref().map(super::traffic::written).unwrap_or_default(),
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn wire_labels(labels: &Labels) -> Vec<workload::Extension> {
     vec![workload::Extension { name: LABELS.to_owned(), config: Some(config) }]
 }
 
-fn read<T: DeserializeOwned>(field: &str, bytes: &[u8]) -> Result<T, WireError> {
+pub(super) fn read<T: DeserializeOwned>(field: &str, bytes: &[u8]) -> Result<T, WireError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let path = e.path().to_string();
@@ -63,7 +63,7 @@ fn read<T: DeserializeOwned>(field: &str, bytes: &[u8]) -> Result<T, WireError> 
     Ok(value)
 }
 
-fn written(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn written(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data with keys that are texts or numbers")
 }
 

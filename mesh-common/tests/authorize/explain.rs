@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mesh_common::model::{
-    Action, Asked, Clause, Connection, Considered, Denied, Match, ObservedAs, Permit, Policy, PolicyName, Reason, Rule,
-    Scope, ServiceAccountMatch, StringMatch, authorize, explain, observe,
+    Action, Asked, Clause, Connection, Considered, Denied, Match, ObservedAs, Passed, Passing, Permit, Policy,
+    PolicyName, Reason, Rule, Scope, ServiceAccountMatch, StringMatch, authorize, explain, observe,
 };
 use proptest::{option, prelude::*, test_runner::TestRunner};
 
@@ -38,8 +38,8 @@ fn the_explanation_shows_the_decision_and_every_rule_as_it_is() {
     let unknown = option::weighted(0.05, Just(PolicyName { namespace: "a".into(), name: "unknown".into() }));
     TestRunner::new(config())
         .run(&(generate::policies(), unknown, generate::connection()), |(policies, unknown, connection)| {
-            let all = explain(policies.iter(), unknown.as_ref(), &connection);
-            let outcome = authorize(policies.iter(), unknown.as_ref(), &connection);
+            let all = explain(policies.iter(), unknown.as_ref(), &connection, &Passing::BYTES);
+            let outcome = authorize(policies.iter(), unknown.as_ref(), &connection, &Passing::BYTES);
             prop_assert_eq!(shown(&all), decided(&outcome));
             prop_assert_eq!(all.len(), policies.len() + usize::from(unknown.is_some()));
             for policy in &policies {
@@ -48,7 +48,7 @@ fn the_explanation_shows_the_decision_and_every_rule_as_it_is() {
                         && c.rules
                             .iter()
                             .map(|rule| rule.matched)
-                            .eq(policy.rules.iter().map(|r| r.matches(&connection)))
+                            .eq(policy.rules.iter().map(|r| r.matches(policy.action, &connection, &Passing::BYTES)))
                 };
                 prop_assert!(all.iter().any(|c| same(&c)), "{:?} in {:?}", policy, all);
             }
@@ -76,8 +76,8 @@ fn observations_are_the_decisions_that_would_have_turned() {
     let seen = std::cell::RefCell::new([0; 4]);
     TestRunner::new(config())
         .run(&(generate::policies(), generate::connection()), |(policies, connection)| {
-            let outcome = authorize(policies.iter(), None, &connection);
-            let said = observe(policies.iter(), &outcome, &connection);
+            let outcome = authorize(policies.iter(), None, &connection, &Passing::BYTES);
+            let said = observe(policies.iter(), &outcome, &connection, &Passing::BYTES);
             let permitted = |policies: &[Policy]| {
                 matches!(reference::decide(policies, None, &connection), reference::Outcome::Permitted(_))
             };
@@ -90,7 +90,8 @@ fn observations_are_the_decisions_that_would_have_turned() {
             let allows = enforced(&|_, p| p.action == Action::Allow);
             let mut wanted = 0;
             for (i, policy) in policies.iter().enumerate() {
-                let rule = policy.rules.iter().position(|rule| rule.matches(&connection));
+                let rule =
+                    policy.rules.iter().position(|rule| rule.matches(policy.action, &connection, &Passing::BYTES));
                 let want = match policy.action {
                     Action::Audit => rule.map(|_| (ObservedAs::Audited, false)),
                     _ if !policy.dry_run => None,
@@ -160,7 +161,7 @@ fn conditions_bear_the_names_of_the_yaml() {
     let when = Match { source_ips: vec!["10.0.0.0/8".parse().expect("a network")], ..Match::default() };
     let at = Match { not_destination_ips: vec!["10.0.0.1/32".parse().expect("a network")], ..Match::default() };
     let policy = policy("p", Action::Deny, vec![from, to, when, at]);
-    let all = explain([&policy].into_iter(), None, &cart());
+    let all = explain([&policy].into_iter(), None, &cart(), &Passing::BYTES);
     let rule = &all[0].rules[0];
     let said: Vec<_> = rule
         .clauses
@@ -187,7 +188,7 @@ fn conditions_bear_the_names_of_the_yaml() {
 #[test]
 fn a_rule_of_http_conditions_says_so() {
     let policy = policy("p", Action::Allow, vec![Match::nobody()]);
-    let all = explain([&policy].into_iter(), None, &cart());
+    let all = explain([&policy].into_iter(), None, &cart(), &Passing::BYTES);
     let m = &all[0].rules[0].clauses[0].matches[0];
     assert!(!m.matched && m.conditions[0].field == "(HTTP conditions)", "{m:?}");
     assert!(all[0].decided, "an ALLOW that does not match refuses");
@@ -203,6 +204,7 @@ fn strict_bears_the_name_of_the_users_peer_authentication() {
         unknown: None,
         strict_by: Some(name.clone()),
         connection: Connection { source_identity: None, ..cart() },
+        passed: Passed::Open,
     };
     let all = asked.explain();
     assert_eq!((&all[0].name, all[0].decided), (&name, true));
@@ -210,6 +212,6 @@ fn strict_bears_the_name_of_the_users_peer_authentication() {
     let denied = decision.outcome.expect_err("no identity");
     assert_eq!((denied.reason, denied.policy), (Reason::PlaintextStrict, Some(name)));
     assert!(decision.asked.is_some() && decision.generation == 7);
-    let nothing = Asked { policies: vec![], unknown: None, strict_by: None, connection: cart() };
+    let nothing = Asked { policies: vec![], unknown: None, strict_by: None, connection: cart(), passed: Passed::Open };
     assert!(nothing.decide(7).asked.is_none(), "what nobody was asked about is not kept");
 }

@@ -108,6 +108,7 @@ fn one_match() -> impl Strategy<Value = Match> {
             not_destination_ports: rest.1,
             service_accounts: rest.2,
             not_service_accounts: rest.3,
+            http: None,
         };
         if m == Match::default() {
             m.destination_ports = vec![fallback];

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use generate::{connection, policies, service, workload};
 use mesh_common::{
-    model::{Policy, PolicyName, Service, Workload, authorize},
+    model::{Passing, Policy, PolicyName, Service, Workload, authorize},
     proto::{security, workload as wire},
 };
 use proptest::{
@@ -29,7 +29,7 @@ fn decides_as_the_reference_does() {
     let outcomes = RefCell::new(std::collections::BTreeMap::<String, u32>::new());
     TestRunner::new(config())
         .run(&(policies(), unknown, connection()), |(policies, unknown, connection)| {
-            let got = authorize(policies.iter(), unknown.as_ref(), &connection);
+            let got = authorize(policies.iter(), unknown.as_ref(), &connection, &Passing::BYTES);
             let want = reference::decide(&policies, unknown.as_ref(), &connection);
             let kind = match &want {
                 reference::Outcome::Permitted(None) => "no ALLOW policy".to_owned(),

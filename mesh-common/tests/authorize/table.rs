@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use mesh_common::model::{
-    Action, Clause, Connection, Denied, Match, Permit, Policy, PolicyName, Reason, Rule, Scope, ServiceAccountMatch,
-    StringMatch, authorize,
+    Action, Clause, Connection, Denied, Match, Passing, Permit, Policy, PolicyName, Reason, Rule, Scope,
+    ServiceAccountMatch, StringMatch, authorize,
 };
 
 fn policy(name: &str, action: Action, matches: Vec<Match>) -> Policy {
@@ -36,7 +36,7 @@ fn cart() -> Connection {
 }
 
 fn decide(policies: &[Policy], connection: &Connection) -> Result<Permit, Denied> {
-    authorize(policies.iter(), None, connection)
+    authorize(policies.iter(), None, connection, &Passing::BYTES)
 }
 
 fn reason(policies: &[Policy], connection: &Connection) -> Reason {
@@ -93,7 +93,7 @@ fn strict_is_told_from_policy_by_name() {
 fn an_unknown_policy_denies_whatever_the_others_say() {
     let unknown = PolicyName { namespace: "shop".into(), name: "later".into() };
     let allow = policy("allow", Action::Allow, vec![ports(&[80])]);
-    let denied = authorize([allow].iter(), Some(&unknown), &cart()).expect_err("denied");
+    let denied = authorize([allow].iter(), Some(&unknown), &cart(), &Passing::BYTES).expect_err("denied");
     assert_eq!(denied, Denied { policy: Some(unknown), ..Denied::without_policy(Reason::PolicyUnknown) });
 }
 
@@ -117,8 +117,8 @@ fn a_client_without_identity_has_nothing_that_a_condition_could_name() {
         Match { service_accounts: vec![account.clone()], ..Match::default() },
     ];
     for m in positive {
-        assert!(m.matches(&cart()), "{m:?}");
-        assert!(!m.matches(&from(None)), "{m:?}");
+        assert!(m.matches(Action::Allow, &cart(), &Passing::BYTES), "{m:?}");
+        assert!(!m.matches(Action::Allow, &from(None), &Passing::BYTES), "{m:?}");
     }
     let negative = [
         Match { not_namespaces: exact("shop"), ..Match::default() },
@@ -127,8 +127,8 @@ fn a_client_without_identity_has_nothing_that_a_condition_could_name() {
         Match { not_service_accounts: vec![account], ..Match::default() },
     ];
     for m in negative {
-        assert!(!m.matches(&cart()), "{m:?}");
-        assert!(m.matches(&from(None)), "{m:?}");
+        assert!(!m.matches(Action::Allow, &cart(), &Passing::BYTES), "{m:?}");
+        assert!(m.matches(Action::Allow, &from(None), &Passing::BYTES), "{m:?}");
     }
 }
 
@@ -145,12 +145,19 @@ fn a_mapped_address_is_the_ipv4_address_on_either_side() {
         let destination = Match { destination_ips: net(text), ..Match::default() };
         let not = Match { not_source_ips: net(text), ..Match::default() };
         for connection in [&mapped, &cart()] {
-            assert!(source.matches(connection) && destination.matches(connection), "{text}");
-            assert!(!not.matches(connection), "{text}");
+            assert!(
+                source.matches(Action::Allow, connection, &Passing::BYTES)
+                    && destination.matches(Action::Allow, connection, &Passing::BYTES),
+                "{text}"
+            );
+            assert!(!not.matches(Action::Allow, connection, &Passing::BYTES), "{text}");
         }
     }
     for text in ["::/0", "10.0.1.0/24", "::ffff:10.0.1.0/120"] {
-        assert!(!Match { source_ips: net(text), ..Match::default() }.matches(&mapped), "{text}");
+        assert!(
+            !Match { source_ips: net(text), ..Match::default() }.matches(Action::Allow, &mapped, &Passing::BYTES),
+            "{text}"
+        );
     }
 }
 

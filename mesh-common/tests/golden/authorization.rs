@@ -61,11 +61,13 @@ fn authorization_with_every_condition() {
                         not_destination_ports: vec![443],
                         service_accounts: account("n", "a"),
                         not_service_accounts: account("m", "b"),
+                        http: Vec::new(),
                     }],
                 }],
             }],
             dry_run: true,
             audit: false,
+            http_rules: Vec::new(),
         },
     );
 }

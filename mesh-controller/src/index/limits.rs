@@ -27,7 +27,7 @@ pub fn limit(drafts: &mut BTreeMap<&str, Draft<'_>>, objects: &Objects<'_>, prob
             problems.extend(policy.map(|Read { object, value: _ }| object.problem(fault)));
         }
         if !limits.is_empty() {
-            local.inbound = Inbound { protocols: protocols(&draft.services, &services), limits };
+            local.inbound = Inbound { protocols: protocols(&draft.services, &services), limits, tokens: Vec::new() };
         }
     }
 }

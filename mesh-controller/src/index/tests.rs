@@ -241,7 +241,7 @@ fn peer_authentication_by_port() {
             destination: ("10.0.0.1".parse::<IpAddr>().expect("address"), port).into(),
         };
         let policies = world.workloads[CART].policies.iter().map(|name| &*world.policies[name]);
-        mesh_common::model::authorize(policies, None, &connection).is_err()
+        mesh_common::model::authorize(policies, None, &connection, &mesh_common::model::Passing::BYTES).is_err()
     };
     let anyone = Some("spiffe://cluster.local/ns/x/sa/y");
     let open = peer(
@@ -321,7 +321,10 @@ fn a_version_that_is_not_read_refuses() {
         source_ip: "10.0.1.1".parse().expect("address"),
         destination: ("10.0.0.1".parse::<IpAddr>().expect("address"), 80).into(),
     };
-    assert!(mesh_common::model::authorize([&**served].into_iter(), None, &connection).is_err());
+    assert!(
+        mesh_common::model::authorize([&**served].into_iter(), None, &connection, &mesh_common::model::Passing::BYTES)
+            .is_err()
+    );
     assert!(said(&world)[0].contains("AuthorizationPolicy shop/p: apiVersion: "), "{:?}", said(&world));
 }
 

@@ -37,7 +37,7 @@ fn considered() -> ConsideredPolicy {
 
 fn explanation() -> item::Kind {
     let summary = "Refused: no ALLOW rule matches.".into();
-    item::Kind::Explanation(Explanation { flow: Some(refused()), policies: vec![considered()], summary })
+    item::Kind::Explanation(Explanation { flow: Some(refused()), policies: vec![considered()], summary, nearest: None })
 }
 
 #[tokio::test]

@@ -75,6 +75,7 @@ impl Dice {
             not_destination_ports: self.some(port),
             service_accounts: self.some(account),
             not_service_accounts: self.some(account),
+            http: None,
         }
     }
 

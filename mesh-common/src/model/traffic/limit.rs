@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Millis, Origin, Protocol, RequestMatch};
+use super::{Millis, Origin, Protocol, RequestMatch, TokenRule};
 
 /// What the agent of a workload's node does with requests to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct Inbound {
     pub protocols: BTreeMap<u16, Protocol>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<RateLimit>,
+    /// Which tokens requests may bear. None: nobody looks for tokens, and no request has a principal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<TokenRule>,
 }
 
 /// One limit; all that are about a workload hold at once. Above it the answer is 429 with `Retry-After`.

@@ -18,6 +18,10 @@ pub struct Authorization {
     /// does not know this field enforces nothing.
     #[prost(bool, tag = "1000")]
     pub audit: bool,
+    /// Of this project, and unknown elsewhere: if there are any, they stand in the place of `rules`, which are then a narrower
+    /// form for readers that know no HTTP: it permits nothing that these do not.
+    #[prost(message, repeated, tag = "1001")]
+    pub http_rules: ::prost::alloc::vec::Vec<Rule>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Rule {
@@ -58,6 +62,10 @@ pub struct Match {
     pub service_accounts: ::prost::alloc::vec::Vec<ServiceAccountMatch>,
     #[prost(message, repeated, tag = "12")]
     pub not_service_accounts: ::prost::alloc::vec::Vec<ServiceAccountMatch>,
+    /// Of this project, in http_rules only: JSON, the fields of `HttpMatch` in mesh-common/src/model/policy/http.rs. Empty:
+    /// no such condition. A field that the reader does not know makes it refuse the resource.
+    #[prost(bytes = "vec", tag = "1000")]
+    pub http: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Address {

@@ -153,7 +153,7 @@ pub struct End {
     #[prost(string, tag = "1")]
     pub error: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControllerMessage {
     #[prost(uint64, tag = "1")]
     pub id: u64,
@@ -162,7 +162,7 @@ pub struct ControllerMessage {
 }
 /// Nested message and enum types in `ControllerMessage`.
 pub mod controller_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "2")]
         Ask(super::Query),
@@ -172,7 +172,7 @@ pub mod controller_message {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cancel {}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Query {
     /// Only this node; empty: all that the server can reach.
     #[prost(string, tag = "1")]
@@ -182,7 +182,7 @@ pub struct Query {
 }
 /// Nested message and enum types in `Query`.
 pub mod query {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Kind {
         #[prost(message, tag = "2")]
         Status(super::StatusQuery),
@@ -264,7 +264,7 @@ pub struct ConfigQuery {
     pub namespace: ::prost::alloc::string::String,
 }
 /// May `source` reach `port` of `destination`?
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AuthzQuery {
     /// A pod "namespace/name", or "spiffe://..." for an identity; empty: a client without identity.
     #[prost(string, tag = "1")]
@@ -274,6 +274,29 @@ pub struct AuthzQuery {
     pub destination: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
     pub port: u32,
+    /// Of a request; empty: a connection is meant.
+    #[prost(string, tag = "4")]
+    pub method: ::prost::alloc::string::String,
+    /// As the client writes it, with its query; empty: "/".
+    #[prost(string, tag = "5")]
+    pub path: ::prost::alloc::string::String,
+    /// Host or :authority; empty: the destination's address and port.
+    #[prost(string, tag = "6")]
+    pub host: ::prost::alloc::string::String,
+    /// More than one of a name is possible.
+    #[prost(message, repeated, tag = "7")]
+    pub headers: ::prost::alloc::vec::Vec<Header>,
+    /// A JSON Web Token, as in "authorization: Bearer".
+    #[prost(string, tag = "8")]
+    pub token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Header {
+    /// In lower case.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Item {
@@ -537,6 +560,34 @@ pub struct Flow {
     /// What the kernel measured; absent where the agent carried the bytes.
     #[prost(message, optional, tag = "22")]
     pub tcp: ::core::option::Option<Tcp>,
+    /// The record is of a request; absent: of a connection.
+    #[prost(message, optional, tag = "23")]
+    pub http: ::core::option::Option<HttpRequest>,
+}
+/// One request, as it was passed on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpRequest {
+    #[prost(string, tag = "1")]
+    pub method: ::prost::alloc::string::String,
+    /// Without its query, which may hold secrets.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+    /// 0: there was no answer.
+    #[prost(uint32, tag = "4")]
+    pub status: u32,
+    /// "HTTP/1.1" or "HTTP/2"
+    #[prost(string, tag = "5")]
+    pub version: ::prost::alloc::string::String,
+    /// "issuer/subject" of the token that was verified; empty: none.
+    #[prost(string, tag = "6")]
+    pub principal: ::prost::alloc::string::String,
+    /// Envoy's, of answers that the agent gave itself.
+    #[prost(string, tag = "7")]
+    pub flags: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub request_id: ::prost::alloc::string::String,
 }
 /// One TCP connection, as the kernel saw it from this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -614,6 +665,20 @@ pub struct Explanation {
     /// One sentence.
     #[prost(string, tag = "3")]
     pub summary: ::prost::alloc::string::String,
+    /// Of a refusal by policy: the rule that would have permitted it with the fewest changes.
+    #[prost(message, optional, tag = "4")]
+    pub nearest: ::core::option::Option<NearestRule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NearestRule {
+    /// "namespace/name"
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub rule: u32,
+    /// That do not hold.
+    #[prost(message, repeated, tag = "3")]
+    pub missing: ::prost::alloc::vec::Vec<ConsideredCondition>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConsideredPolicy {
@@ -788,6 +853,8 @@ pub struct AuthzAnswer {
     /// Every policy that was asked, as in Explanation.
     #[prost(message, repeated, tag = "10")]
     pub policies: ::prost::alloc::vec::Vec<ConsideredPolicy>,
+    #[prost(message, optional, tag = "11")]
+    pub nearest: ::core::option::Option<NearestRule>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

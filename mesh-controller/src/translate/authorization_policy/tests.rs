@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mesh_common::model::{Connection, Identity, authorize};
+use mesh_common::model::{Connection, Identity, Passing, authorize};
 
 use super::*;
 use crate::{
@@ -34,7 +34,7 @@ fn from(identity: Option<&str>, ip: &str, port: u16) -> Connection {
 
 /// The number of the rule that matches.
 fn matching(policy: &AuthorizationPolicy, connection: &Connection) -> Option<usize> {
-    policy.policy.rules.iter().position(|rule| rule.matches(connection))
+    policy.policy.rules.iter().position(|rule| rule.matches(policy.policy.action, connection, &Passing::BYTES))
 }
 
 const CART: Option<&str> = Some("spiffe://cluster.local/ns/shop/sa/cart");
@@ -116,12 +116,12 @@ fn conditions_of_every_kind() {
 fn no_rules_and_empty_rules() {
     let anyone = from(None, "1.1.1.1", 1);
     let (nothing, _) = translated("  {}");
-    assert!(authorize([&*nothing.policy].into_iter(), None, &anyone).is_err());
+    assert!(authorize([&*nothing.policy].into_iter(), None, &anyone, &Passing::BYTES).is_err());
     let (all, _) = translated("  rules: [{}]");
     assert_eq!(all.policy.rules, [Rule::default()]);
-    assert!(authorize([&*all.policy].into_iter(), None, &anyone).is_ok());
+    assert!(authorize([&*all.policy].into_iter(), None, &anyone, &Passing::BYTES).is_ok());
     let (never, _) = translated("  action: DENY");
-    assert!(authorize([&*never.policy].into_iter(), None, &anyone).is_ok());
+    assert!(authorize([&*never.policy].into_iter(), None, &anyone, &Passing::BYTES).is_ok());
 }
 
 #[test]
@@ -171,9 +171,9 @@ fn what_cannot_be_honoured_refuses() {
     ] {
         let (policy, said) = translated(spec);
         assert!(said[0].starts_with(field), "{spec}: {said:?}");
-        let verdict = authorize([&*policy.policy].into_iter(), None, &from(CART, "10.0.0.1", 80));
+        let verdict = authorize([&*policy.policy].into_iter(), None, &from(CART, "10.0.0.1", 80), &Passing::BYTES);
         assert!(verdict.is_err(), "{spec} lets traffic through");
-        let verdict = authorize([&*policy.policy].into_iter(), None, &from(None, "fd00::1", 80));
+        let verdict = authorize([&*policy.policy].into_iter(), None, &from(None, "fd00::1", 80), &Passing::BYTES);
         assert!(verdict.is_err(), "{spec} lets traffic through");
     }
 }
@@ -184,11 +184,11 @@ fn audit_refuses_nobody_and_is_no_problem() {
     assert_eq!(said, [] as [String; 0]);
     assert_eq!((policy.policy.action, policy.policy.dry_run), (Action::Audit, false));
     assert_eq!(matching(&policy, &from(CART, "10.0.0.1", 80)), Some(0));
-    assert!(authorize([&*policy.policy].into_iter(), None, &from(CART, "10.0.0.1", 80)).is_ok());
+    assert!(authorize([&*policy.policy].into_iter(), None, &from(CART, "10.0.0.1", 80), &Passing::BYTES).is_ok());
     // One that cannot be honoured refuses nobody either, and is told.
     let (policy, said) = translated("  action: AUDIT\n  rules: [{form: []}]");
     assert!(said[0].contains("until that is mended it audits nothing"), "{said:?}");
-    assert!(authorize([&*policy.policy].into_iter(), None, &from(None, "10.0.0.1", 80)).is_ok());
+    assert!(authorize([&*policy.policy].into_iter(), None, &from(None, "10.0.0.1", 80), &Passing::BYTES).is_ok());
 }
 
 #[test]
