@@ -7,7 +7,7 @@ mod buffer;
 mod dial;
 mod forward;
 mod inbound;
-mod limited;
+mod read;
 mod live;
 mod outbound;
 mod reauthorize;

@@ -9,6 +9,7 @@ mod cors;
 mod fault;
 mod headers;
 mod index;
+pub mod path;
 mod plan;
 mod redirect;
 mod retry;

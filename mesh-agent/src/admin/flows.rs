@@ -82,6 +82,20 @@ fn wire(node: &str, flow: &Flow) -> nodemesh::Item {
     nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(message(node, flow))) }
 }
 
+fn request(http: &HttpRequest) -> nodemesh::HttpRequest {
+    let HttpRequest { method, path, host, status, version, principal, flags, request_id } = http;
+    nodemesh::HttpRequest {
+        method: method.clone(),
+        path: path.clone(),
+        host: host.clone(),
+        status: (*status).into(),
+        version: (*version).to_owned(),
+        principal: principal.clone().unwrap_or_default(),
+        flags: flags.unwrap_or_default().to_owned(),
+        request_id: request_id.clone().unwrap_or_default(),
+    }
+}
+
 /// In the words of the wire.
 pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
     let Flow {
@@ -109,6 +123,7 @@ pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         // Explained on demand.
         asked: _,
         tcp,
+        http,
     } = flow;
     let path = match path {
         None => nodemesh::Path::Unspecified,
@@ -145,7 +160,7 @@ pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         tls_version: tls_version.to_owned(),
         tls_cipher: tls_cipher.to_owned(),
         observations: observations.iter().map(observation).collect(),
-        http: None,
+        http: http.as_deref().map(request),
         tcp: tcp.map(|Tcp { rtt, retransmits }| nodemesh::Tcp {
             rtt_us: u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX),
             retransmits,

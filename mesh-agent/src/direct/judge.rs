@@ -63,9 +63,10 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
         return unknown();
     }
     let connection = Connection { source_identity: identity.clone(), source_ip: *source_ip, destination: *destination };
-    let decision = snapshot.decide(workload, &connection, Passed::BYTES);
-    let limited = !snapshot.inbound(target).limits.is_empty();
-    let agent_only = destination.port() == hbone_port || limited || !decision.observations.is_empty();
+    let passed = snapshot.passed_at_first(workload, destination.port());
+    let reads = matches!(passed, Passed::Open);
+    let decision = snapshot.decide(workload, &connection, passed);
+    let agent_only = destination.port() == hbone_port || reads || !decision.observations.is_empty();
     let tls = snapshot.same_node_tls(source) || snapshot.same_node_tls(target);
     let action = match &decision.outcome {
         _ if agent_only || tls => action::REDIRECT,
@@ -74,8 +75,8 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
         Err(denied) if denied.reason == Reason::PolicyUnknown => action::REDIRECT,
         Err(_) => action::DENY,
     };
-    // What must be counted by requests cannot go on as bytes.
-    Judged { action, ends: decision.outcome.is_err() || tls || limited, decision }
+    // What must be looked into cannot go on as bytes past the agent.
+    Judged { action, ends: decision.outcome.is_err() || tls || reads, decision }
 }
 
 /// Whether what was judged of the pair in `earlier` holds in `now` without asking any policy.
@@ -86,5 +87,5 @@ pub fn is_alike(now: &Snapshot, earlier: &Snapshot, pair: &Pair) -> bool {
         && owner(now) == owner(earlier)
         && now.workload(source).is_some() == earlier.workload(source).is_some()
         && [source, target].iter().all(|uid| now.same_node_tls(uid) == earlier.same_node_tls(uid))
-        && now.inbound(target).limits.is_empty() == earlier.inbound(target).limits.is_empty()
+        && now.has_inbound_of(earlier, target)
 }

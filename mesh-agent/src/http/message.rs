@@ -1,10 +1,14 @@
 //! One reading of a request, and its form on another connection. What two servers could read differently is refused.
 
+use std::borrow::Cow;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
     request::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
+
+use mesh_common::route::path::{PathFault, normal};
 
 use super::pool;
 
@@ -33,6 +37,8 @@ pub enum Malformed {
     Coding,
     #[error("the path has bytes that no path may have")]
     Path,
+    #[error("{0}")]
+    Escaped(#[from] PathFault),
     #[error("a header has bytes that no header may have")]
     Header,
 }
@@ -55,11 +61,13 @@ pub struct Asked {
     pub upgrades: bool,
 }
 
-/// Reads what a client sent. After it, `parts` has no headers that are about its connection. `host` is for a client of
-/// HTTP/1.0, which need not name one.
+/// Reads what a client sent. After it, `parts` has no headers that are about its connection, and its path is normal
+/// ([`normal`]): routes, limits and policies see what the application will. `host` is for a client of HTTP/1.0, which
+/// need not name one.
 pub fn read(parts: &mut Parts, host: &str) -> Result<Asked, Malformed> {
     let asked = Asked { authority: authority(parts, host)?, upgrades: upgrades(parts) };
     check(parts)?;
+    settle(parts)?;
     let upgrade = parts.headers.get(header::UPGRADE).cloned();
     strip(&mut parts.headers);
     if let (true, Some(upgrade)) = (asked.upgrades, upgrade) {
@@ -120,11 +128,26 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     };
     // What `http` lets pass and servers read in their own ways: `\\` as `/`, a zero as the end.
     let odd = path.bytes().any(|byte| matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`'));
-    if !form || odd || whole.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) || path.contains("%00") {
+    if !form || odd || whole.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
         return Err(Malformed::Path);
     }
     let is_bad = |value: &HeaderValue| value.as_bytes().iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
     if parts.headers.values().any(is_bad) { Err(Malformed::Header) } else { Ok(()) }
+}
+
+/// Writes the path in its one form.
+fn settle(parts: &mut Parts) -> Result<(), Malformed> {
+    let Some(whole) = parts.uri.path_and_query().filter(|whole| whole.path().starts_with('/')) else { return Ok(()) };
+    if let Cow::Owned(path) = normal(whole.path())? {
+        let path = match whole.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| Malformed::Path)?);
+        parts.uri = Uri::from_parts(uri).map_err(|_| Malformed::Path)?;
+    }
+    Ok(())
 }
 
 /// `Connection: upgrade` with `Upgrade`, or CONNECT.

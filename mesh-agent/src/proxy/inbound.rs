@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 use super::{
     Proxy, dial,
     forward::{End, Socket, forward, refuse, socket},
-    limited,
     live::Counted,
-    reauthorize::{denied_later, limited_later},
+    read,
+    reauthorize::{denied_later, read_later},
 };
 use crate::{
     pods::Pod,
@@ -149,7 +149,7 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     }
 }
 
-/// Forwards what was permitted: as bytes, or by requests if they are limited.
+/// Forwards what was permitted: as bytes, or by requests if they are to be looked at.
 async fn pass(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
@@ -160,14 +160,16 @@ async fn pass(
 ) {
     let Permitted { permit, connection, workload, snapshot } = permitted;
     let uid = workload.uid.as_str();
-    let denied = denied_later(&proxy.store, Arc::clone(&snapshot), uid.to_owned(), connection.clone());
-    if snapshot.inbound(uid).limits_port(connection.destination.port()) {
-        return limited::serve(proxy, pod, (&permit, &connection), client, (downstream, server), denied, flow).await;
+    if snapshot.reads(&workload, connection.destination.port()) {
+        let permitted = Permitted { permit, connection, workload, snapshot };
+        return read::serve(proxy, pod, &permitted, client, (downstream, server), flow).await;
     }
     let ends = async {
         tokio::select! {
-            denied = denied => denied,
-            limited = limited_later(&proxy.store, uid, &connection) => limited,
+            // What is read from now on is not denied: its client opens another.
+            biased;
+            read = read_later(&proxy.store, uid, &connection) => read,
+            denied = denied_later(&proxy.store, Arc::clone(&snapshot), (uid, &connection), Passed::BYTES) => denied,
         }
     };
     forward(&permit, downstream, server, ends, &mut flow).await;
@@ -214,11 +216,11 @@ struct Refusal {
 }
 
 /// What was permitted, and by what.
-struct Permitted {
-    permit: Permit,
-    connection: Connection,
-    workload: Arc<Workload>,
-    snapshot: Arc<Snapshot>,
+pub(super) struct Permitted {
+    pub permit: Permit,
+    pub connection: Connection,
+    pub workload: Arc<Workload>,
+    pub snapshot: Arc<Snapshot>,
 }
 
 type Decided = Result<Permitted, Refusal>;
@@ -252,7 +254,8 @@ fn decide(
         return (flow, Err(Refusal { status: StatusCode::FORBIDDEN, reason: reason::WORKLOAD_UNKNOWN }));
     };
     let connection = Connection { source_identity: identity, source_ip: client.ip(), destination };
-    let decision = snapshot.decide(&workload, &connection, Passed::BYTES);
+    let passed = snapshot.passed_at_first(&workload, destination.port());
+    let decision = snapshot.decide(&workload, &connection, passed);
     flow.decided(&decision);
     match decision.outcome {
         Ok(permit) => (flow, Ok(Permitted { permit, connection, workload, snapshot })),

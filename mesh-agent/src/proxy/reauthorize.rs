@@ -24,17 +24,32 @@ fn nobody_knows(generation: u64) -> Decision {
     Decision { outcome, observations: Vec::new(), asked: None, generation }
 }
 
-/// Resolves when the configuration no longer permits `connection` to the workload with this uid. It was permitted by
-/// `decided`, and is decided again only after a change of that workload, of a policy that applies to it, or of the
-/// accounts of the source's namespace.
-pub async fn denied_later(store: &Store, mut decided: Arc<Snapshot>, uid: String, connection: Connection) -> Decision {
+/// Decides by the newest configuration.
+pub fn decide_now(store: &Store, uid: &str, connection: &Connection, passed: Passed) -> (Arc<Snapshot>, Decision) {
+    let snapshot = store.snapshot();
+    let decision = match snapshot.workload(uid) {
+        Some(workload) => snapshot.decide(workload, connection, passed),
+        None => nobody_knows(snapshot.generation()),
+    };
+    (snapshot, decision)
+}
+
+/// Resolves when the configuration no longer permits `connection` to the workload with this uid, which `passed` is known
+/// of. It was permitted by `decided`, and is decided again only after a change of that workload, of a policy that applies
+/// to it, or of the accounts of the source's namespace.
+pub async fn denied_later(
+    store: &Store,
+    mut decided: Arc<Snapshot>,
+    (uid, connection): (&str, &Connection),
+    passed: Passed,
+) -> Decision {
     let mut changes = store.subscribe();
     loop {
         let snapshot = changes.borrow_and_update().clone();
-        if !snapshot.decides_like(&decided, &uid, connection.source_identity.as_ref()) {
-            match snapshot.workload(&uid) {
+        if !snapshot.decides_like(&decided, uid, connection.source_identity.as_ref()) {
+            match snapshot.workload(uid) {
                 Some(workload) => {
-                    let decision = snapshot.decide(workload, &connection, Passed::BYTES);
+                    let decision = snapshot.decide(workload, connection, passed.clone());
                     if decision.outcome.is_err() {
                         return decision;
                     }
@@ -50,22 +65,29 @@ pub async fn denied_later(store: &Store, mut decided: Arc<Snapshot>, uid: String
     }
 }
 
-/// Resolves when the workload's limits begin to count requests to `port`: what goes on as bytes since before that, they
-/// could not count. The connection ends, as one that goes past the agent does, and its client opens another.
-pub async fn limited_later(store: &Store, uid: &str, connection: &Connection) -> Decision {
+/// Resolves when what goes to the workload's port begins to be read: what goes on as bytes since before that, nobody could
+/// count or judge. The connection ends, as one that goes past the agent does, and its client opens another.
+pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> Decision {
     let port = connection.destination.port();
-    let counts = |snapshot: &Arc<Snapshot>| {
-        let inbound = snapshot.inbound(uid);
-        inbound.limits_port(port) && !matches!(inbound.protocol(port), Protocol::Tcp | Protocol::Tls)
-    };
+    let mut decided: Option<Arc<Snapshot>> = None;
     let mut changes = store.subscribe();
-    let limited = changes.wait_for(counts).await.map(|snapshot| Arc::clone(&snapshot));
-    match limited {
-        Ok(snapshot) => match snapshot.workload(uid) {
-            Some(workload) => snapshot.decide(workload, connection, Passed::BYTES),
-            None => nobody_knows(snapshot.generation()),
-        },
-        // The agent is shutting down, which ends the connection in its own way.
-        Err(_) => std::future::pending().await,
+    loop {
+        let snapshot = changes.borrow_and_update().clone();
+        let alike = decided.as_ref().is_some_and(|decided| {
+            snapshot.decides_like(decided, uid, None) && snapshot.has_inbound_of(decided, uid)
+        });
+        if !alike && let Some(workload) = snapshot.workload(uid) {
+            // Where bytes are declared a limit counts connections, and this one was there before.
+            let counts_only = matches!(snapshot.inbound(uid).protocol(port), Protocol::Tcp | Protocol::Tls)
+                && !snapshot.policies_of(workload).policies.iter().any(|policy| policy.asks_server_name());
+            if !counts_only && snapshot.reads(workload, port) {
+                return snapshot.decide(workload, connection, Passed::Open);
+            }
+        }
+        decided = Some(snapshot);
+        if changes.changed().await.is_err() {
+            // The agent is shutting down, which ends the connection in its own way.
+            std::future::pending::<()>().await;
+        }
     }
 }

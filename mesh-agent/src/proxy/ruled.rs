@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Proxy,
     forward::{End, Socket, forward, socket},
-    limited::is_settings,
+    read::is_settings,
     live::Counted,
     resolve::route_to,
     upstream::{self, Link, Upstream},

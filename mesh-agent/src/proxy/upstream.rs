@@ -15,7 +15,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     Proxy, dial,
     forward::{End, Socket},
-    reauthorize::{denied_later, forgotten, limited_later},
+    reauthorize::{denied_later, forgotten, read_later},
     resolve::Route,
 };
 use crate::{
@@ -64,10 +64,10 @@ pub async fn connect(
             flow.dropped(reason, why);
             Err(Refused(reason))
         }
-        // TLS within the node too, or requests to count: as between nodes, and the agent's other hand decides.
+        // TLS within the node too, or requests to look at: as between nodes, and the agent's other hand decides.
         Route::Local { workload, target }
             if [&pod.uid, &workload.uid].iter().any(|uid| snapshot.same_node_tls(uid))
-                || snapshot.inbound(&workload.uid).limits_port(target.port()) =>
+                || snapshot.reads(&workload, target.port()) =>
         {
             flow.destination = Party::of(&workload, target);
             tunnel(proxy, pod, snapshot, &workload, target, flow).await
@@ -139,8 +139,10 @@ async fn local_pod(
             let (source, target) = (pod.uid.clone(), workload.uid.clone());
             let denied = Box::pin(async move {
                 tokio::select! {
-                    limited = limited_later(&proxy.store, &target, &connection) => limited,
-                    denied = denied_later(&proxy.store, decided, target.clone(), connection.clone()) => denied,
+                    // What is read from now on is not denied: its client opens another.
+                    biased;
+                    read = read_later(&proxy.store, &target, &connection) => read,
+                    denied = denied_later(&proxy.store, decided, (&target, &connection), Passed::BYTES) => denied,
                     denied = forgotten(&proxy.store, &source) => denied,
                 }
             });

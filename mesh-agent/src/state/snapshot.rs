@@ -10,7 +10,7 @@ use std::{
 
 use mesh_common::model::{
     Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Passed, Passing, Policy, PolicyName,
-    Reason, SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::Inbound,
+    Reason, SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::{Inbound, Protocol},
 };
 
 use super::{
@@ -200,6 +200,33 @@ impl Snapshot {
     pub fn inbound(&self, uid: &str) -> &Inbound {
         static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new() };
         self.pods.get(uid).map_or(&NOTHING, |pod| &pod.inbound)
+    }
+
+    /// The same is done with requests to the pod of this node with that uid.
+    pub fn has_inbound_of(&self, other: &Self, uid: &str) -> bool {
+        match (self.pods.get(uid), other.pods.get(uid)) {
+            (Some(now), Some(then)) => Arc::ptr_eq(now, then) || now.inbound == then.inbound,
+            (now, then) => now.is_none() == then.is_none(),
+        }
+    }
+
+    /// Whether what a connection to this port carries must be looked into: to count requests, to read tokens, or because
+    /// a policy asks for more than a connection tells by itself.
+    pub fn reads(&self, workload: &Workload, port: u16) -> bool {
+        let inbound = self.inbound(&workload.uid);
+        let policies = || self.policies_of(workload).policies.into_iter();
+        inbound.limits_port(port)
+            || match inbound.protocol(port) {
+                Protocol::Tcp | Protocol::Tls => policies().any(|policy| policy.asks_server_name()),
+                Protocol::Auto | Protocol::Http | Protocol::Http2 => {
+                    !inbound.tokens.is_empty() || policies().any(|policy| policy.asks())
+                }
+            }
+    }
+
+    /// What is known of a connection to this port before it carries anything.
+    pub fn passed_at_first(&self, workload: &Workload, port: u16) -> Passed {
+        if self.reads(workload, port) { Passed::Open } else { Passed::BYTES }
     }
 
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> Applicable<'a> {

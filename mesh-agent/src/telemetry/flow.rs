@@ -43,6 +43,25 @@ pub struct Flow {
     pub asked: Option<Arc<Asked>>,
     /// What the kernel measured of it; `None` where it was not asked.
     pub tcp: Option<Tcp>,
+    /// The record is of a request; `None`: of a connection.
+    pub http: Option<Box<HttpRequest>>,
+}
+
+/// One request, as it is passed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpRequest {
+    pub method: String,
+    /// Without its query, which may hold secrets.
+    pub path: String,
+    pub host: String,
+    /// 0: there was no answer.
+    pub status: u16,
+    pub version: &'static str,
+    /// Of the token that was verified.
+    pub principal: Option<String>,
+    /// Envoy's, of answers that the agent gave itself.
+    pub flags: Option<&'static str>,
+    pub request_id: Option<String>,
 }
 
 /// One TCP connection, as the kernel of the dialling pod saw it.
@@ -129,6 +148,7 @@ impl Flow {
             observations: Vec::new(),
             asked: None,
             tcp: None,
+            http: None,
         }
     }
 

@@ -157,11 +157,14 @@ impl FlowLog {
         lines.1 < LINES_A_SECOND
     }
 
-    /// Of a connection that ended.
+    /// Of a connection that ended, or of a request.
     pub fn write(&self, flow: Flow) {
-        metrics::closed(&flow);
+        match &flow.http {
+            None => metrics::closed(&flow),
+            Some(_) => metrics::decided(&flow),
+        }
         if !flow.verdict.is_bad() {
-            tracing::debug!(target: "access", id = flow.id, "connection ended");
+            tracing::debug!(target: "access", id = flow.id, "connection or request ended");
         } else if self.may_log() {
             tracing::info!(
                 target: "access",
@@ -171,7 +174,9 @@ impl FlowLog {
                 source = %flow.source.address.map(|a| a.to_string()).unwrap_or_default(),
                 destination = %flow.destination.address.map(|a| a.to_string()).unwrap_or_default(),
                 error = flow.error.as_deref(),
-                "connection refused or failed"
+                // Debug escapes what a client may have put in.
+                request = flow.http.as_ref().map(|http| format!("{:?} {:?}", http.method, http.path)),
+                "connection or request refused or failed"
             );
         }
         let flow = Arc::new(flow);
@@ -179,9 +184,12 @@ impl FlowLog {
         if dropped {
             metrics::flows_lost("replaced", 1);
         }
-        let evicted = locked(&self.edges).ended(&flow);
-        if evicted > 0 {
-            metrics::edges_evicted(evicted);
+        // A request is no connection more.
+        if flow.http.is_none() {
+            let evicted = locked(&self.edges).ended(&flow);
+            if evicted > 0 {
+                metrics::edges_evicted(evicted);
+            }
         }
         // Nobody may be following.
         let _ = self.feed.send(flow);

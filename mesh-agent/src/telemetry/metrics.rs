@@ -84,6 +84,11 @@ pub(super) fn closed(flow: &Flow) {
     if let Some(tcp) = flow.tcp {
         measured(flow, tcp);
     }
+    decided(flow);
+}
+
+/// What policies said of a connection or a request.
+pub(super) fn decided(flow: &Flow) {
     let policy = flow.policy.as_ref().map(ToString::to_string).unwrap_or_default();
     verdict(flow.verdict, policy, flow.reason.as_deref().unwrap_or_default().to_owned(), "false");
     // Beside the connection's own verdict, so that a sum without dry runs counts connections.

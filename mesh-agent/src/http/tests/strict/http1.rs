@@ -40,8 +40,10 @@ fn refused(rest: &str, status: u16) -> Row {
 fn targets() -> Vec<Row> {
     vec![
         line("GET / HTTP/1.1", 200, "GET / HTTP/1.1"),
-        line("GET /a/../b//c?x=/../y HTTP/1.1", 200, "GET /a/../b//c?x=/../y HTTP/1.1"),
-        line("GET /%2e%2e/%2F%5c HTTP/1.1", 200, "GET /%2e%2e/%2F%5c HTTP/1.1"),
+        line("GET /a/../b//c?x=/../y HTTP/1.1", 200, "GET /b//c?x=/../y HTTP/1.1"),
+        line("GET /%2e%2e/%2F%5c HTTP/1.1", 200, "GET /%2F%5c HTTP/1.1"),
+        line("GET /%6cogin/./%zz HTTP/1.1", 400, ""),
+        line("GET /x/%2E./%6cogin/.?%2e HTTP/1.1", 200, "GET /login/?%2e HTTP/1.1"),
         line("GET /a;b=c,d HTTP/1.1", 200, "GET /a;b=c,d HTTP/1.1"),
         line("GET /?q={\"a\":1}\\ HTTP/1.1", 400, ""),
         line("GET /?q={a} HTTP/1.1", 200, "GET /?q={a} HTTP/1.1"),

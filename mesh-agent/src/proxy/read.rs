@@ -1,13 +1,13 @@
-//! A permitted connection to a pod's port of which the requests are limited: HTTP is counted by requests, everything
-//! else as one request by connection.
+//! A permitted connection to a pod's port of which it matters what it carries: limits count requests, tokens are read from
+//! them, or a policy asks for more than a connection tells by itself. HTTP is decided and counted by requests, everything
+//! else once more as bytes, and counted as one request.
 //!
 //! Whoever speaks first decides where nobody says what is spoken: a server that does speaks no HTTP, but for HTTP/2, of
 //! which a server may say its settings (RFC 9113, 3.4) before it has heard the client. Nothing is waited for but that
 //! one of them speaks. On a port that is declared as HTTP, what is neither HTTP/2 nor TLS is read as HTTP/1.1, and
-//! refused (400) if it is none: a client that begins in another way must not go past the limits.
+//! refused (400) if it is none: a client that begins in another way must not go past the rules.
 
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -16,12 +16,14 @@ use std::{
     time::Instant,
 };
 
-use mesh_common::model::{Connection, Decision, Permit, traffic::Protocol};
+use mesh_common::model::{Connection, Passed, traffic::Protocol};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Proxy, dial,
     forward::{End, Socket, forward},
+    inbound::Permitted,
+    reauthorize::{decide_now, denied_later},
 };
 use crate::{
     http::{
@@ -29,59 +31,72 @@ use crate::{
         inbound::{Arrived, Dial, spiffe},
     },
     pods::Pod,
-    telemetry::{Live, OpenFlow, reason},
+    telemetry::{Flow, Live, OpenFlow, reason},
 };
 
-/// Serves both ends, the client's and the application's. The client is at `address`; `denied` resolves if a later
-/// change denies the connection.
+/// Serves both ends, the client's and the application's. The client is at `address`.
 pub async fn serve<T: End + 'static>(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
-    (permit, connection): (&Permit, &Connection),
+    permitted: &Permitted,
     address: SocketAddr,
     (client, mut server): (T, Socket),
-    denied: impl Future<Output = Decision>,
     mut flow: OpenFlow,
 ) {
-    let Connection { source_identity: identity, source_ip: _, destination } = connection;
+    let Permitted { permit: _, connection, workload, snapshot } = permitted;
+    let (uid, port) = (workload.uid.as_str(), connection.destination.port());
     let mut client = Peeked::new(client);
-    let mut denied = pin!(denied);
+    let decided = Arc::clone(snapshot);
+    let mut denied = pin!(denied_later(&proxy.store, decided, (uid, connection), Passed::Open));
     // Ends that are dropped before their time reset.
     client.arm(true);
     server.arm(true);
-    let snapshot = proxy.store.snapshot();
-    let protocol = snapshot.inbound(&pod.uid).protocol(destination.port());
-    let spoken = tokio::select! {
+    let protocol = snapshot.inbound(uid).protocol(port);
+    let heard = async {
+        let said = spoken(&mut client, &mut server, protocol).await;
+        let asked = snapshot.policies_of(workload).policies.iter().any(|policy| policy.asks_server_name());
+        let name = if said == Said::Bytes && asked { http::server_name(&mut client).await.ok().flatten() } else { None };
+        (said, name)
+    };
+    let (said, server_name) = tokio::select! {
         decision = denied.as_mut() => return flow.decided(&decision),
-        spoken = spoken(&mut client, &mut server, protocol) => spoken,
+        heard = heard => heard,
     };
-    let spoken = match spoken {
-        Said::Http(spoken) => spoken,
-        Said::Bytes => {
-            let limits = proxy.http.limiters.of_pod(&pod.key(), snapshot.generation(), snapshot.inbound(&pod.uid));
-            let identity = identity.as_ref().map(spiffe);
-            if let Err(reached) = limits.connection(destination.port(), identity.as_deref(), Instant::now()) {
-                let why = format!("{} permits no more for {} s", reached.policy, reached.retry_after);
-                flow.dropped(reason::RATE_LIMITED, why);
-                client.reset();
-                server.reset();
-                return;
-            }
-            return forward(permit, client, server, denied, &mut flow).await;
+    let Said::Http(spoken) = said else {
+        let passed = Passed::Bytes { server_name };
+        let (snapshot, decision) = decide_now(&proxy.store, uid, connection, passed.clone());
+        let outcome = decision.outcome.clone();
+        // Where nobody has said anything, nobody is refused anything.
+        if outcome.is_ok() || said == Said::Bytes {
+            flow.decided(&decision);
         }
-        Said::Nothing => return forward(permit, client, server, denied, &mut flow).await,
+        let Ok(permit) = outcome else {
+            client.reset();
+            return server.reset();
+        };
+        if said == Said::Bytes
+            && let Err(reached) = count(proxy, pod, connection)
+        {
+            flow.dropped(reason::RATE_LIMITED, reached);
+            client.reset();
+            return server.reset();
+        }
+        let denied = denied_later(&proxy.store, snapshot, (uid, connection), passed);
+        return forward(&permit, client, server, denied, &mut flow).await;
     };
+    let live = flow.live();
     let arrived = Arrived {
         http: Arc::clone(&proxy.http),
         store: Arc::clone(&proxy.store),
+        flows: Arc::clone(&proxy.flows),
+        flow: Arc::new(Flow::clone(&flow)),
         key: pod.key(),
-        uid: pod.uid.clone(),
-        port: destination.port(),
+        uid: uid.to_owned(),
         client: address,
-        identity: identity.clone(),
+        connection: connection.clone(),
     };
-    let client = Watched { io: Closing(client), live: flow.live() };
-    let again = Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: *destination, client: address };
+    let client = Watched { io: Closing(client), live };
+    let again = Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: connection.destination, client: address };
     let drained = proxy.live.next_drain();
     let ends = async {
         tokio::select! { () = pod.unhooked() => {}, () = drained => {} }
@@ -90,6 +105,15 @@ pub async fn serve<T: End + 'static>(
         () = http::inbound::serve(arrived, client, Closing(server), again, spoken, ends) => {}
         decision = denied => flow.decided(&decision),
     }
+}
+
+/// Counts a connection of bytes against the pod's limits; the error says which is reached.
+fn count(proxy: &Proxy, pod: &Pod, connection: &Connection) -> Result<(), String> {
+    let snapshot = proxy.store.snapshot();
+    let limits = proxy.http.limiters.of_pod(&pod.key(), snapshot.generation(), snapshot.inbound(&pod.uid));
+    let identity = connection.source_identity.as_ref().map(spiffe);
+    let counted = limits.connection(connection.destination.port(), identity.as_deref(), Instant::now());
+    counted.map_err(|reached| format!("{} permits no more for {} s", reached.policy, reached.retry_after))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
