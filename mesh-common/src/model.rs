@@ -6,6 +6,8 @@ mod authorize;
 mod decision;
 mod explain;
 mod identity;
+mod json;
+mod keys;
 mod observe;
 mod passing;
 mod policy;
@@ -23,6 +25,8 @@ pub use authorize::{Connection, Denied, Permit, Reason, authorize};
 pub use decision::{Asked, Decision, Passed};
 pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};
 pub use identity::{Identity, IdentityError};
+pub use json::read_strictly;
+pub use keys::{KeyMaterial, KeySet, KeySetError, MAX_KEY_SET, MAX_KEYS, PublicKey};
 pub use observe::{Observation, ObservedAs, observe};
 pub use passing::{Passing, RequestFacts, Requested};
 pub use policy::{
