@@ -82,6 +82,8 @@ pub struct Http {
     pub counts: Counts,
     /// Limits of requests to pods of this node.
     pub limiters: inbound::Limiters,
+    /// Who may ask pods of this node for what.
+    pub deciders: inbound::Deciders,
 }
 
 impl Http {
@@ -98,6 +100,7 @@ impl Http {
     pub fn forget(&self, key: &str) {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         self.limiters.forget(key);
+        self.deciders.forget(key);
     }
 
     /// To be called now and then: closes connections that nobody has used for long, and forgets destinations.

@@ -10,7 +10,7 @@ pub mod reason;
 mod tests;
 
 pub use edges::{Edge, Totals};
-pub use flow::{Direction, Flow, Party, Path, Security, Tcp, Verdict};
+pub use flow::{Direction, Flow, HttpRequest, Party, Path, Security, Tcp, Verdict};
 pub use flows::{FlowLog, Live, OpenFlow};
 pub use metrics::{
     Metrics, audit_fault, direct_connections, flows_lost, kernel_counters, map_entries, older_connections, opened,

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Answer, QUEUE};
-use crate::telemetry::{Direction, Flow, FlowLog, Party, Path, Security, Tcp, Verdict, flows_lost};
+use crate::telemetry::{Direction, Flow, FlowLog, HttpRequest, Party, Path, Security, Tcp, Verdict, flows_lost};
 
 /// The kept records that match, and with `follow` those that come after them.
 pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {

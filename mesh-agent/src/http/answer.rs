@@ -9,6 +9,9 @@ use super::body::ResponseBody;
 /// The header that says which flag it was.
 pub const FLAG_HEADER: HeaderName = HeaderName::from_static("nodemesh-flag");
 
+/// The header with the stable code of a refusal.
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("nodemesh-reason");
+
 /// Envoy's response flags (`%RESPONSE_FLAGS%`), as far as there is something for them here.
 pub mod flag {
     /// No route matches.
@@ -28,6 +31,8 @@ pub mod flag {
     pub const DELAY: &str = "DI";
     pub const ABORT: &str = "FI";
     pub const RATE_LIMITED: &str = "RL";
+    /// A policy refuses the request, or its token is not right.
+    pub const UNAUTHORIZED: &str = "UAEX";
     /// The client has gone.
     pub const CLIENT_GONE: &str = "DC";
     /// The endpoint's answer is none that can be passed on.

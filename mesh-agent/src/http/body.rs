@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::{sync::oneshot, time::Sleep};
 
 use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 
@@ -39,6 +39,8 @@ pub struct Streamed {
     /// Until here the whole answer must have come.
     pub deadline: Option<Pin<Box<Sleep>>>,
     pub lease: Option<Lease>,
+    /// Resolves when the answer may not go on.
+    pub cut: Option<oneshot::Receiver<&'static str>>,
     /// Counts as a request under way while this lives.
     pub _held: Box<dyn Send>,
     pub counts: Arc<RouteCounts>,
@@ -59,6 +61,12 @@ impl Streamed {
         {
             self.broken(flag::TIMEOUT);
             return Poll::Ready(Some(Err("the route's time is over".into())));
+        }
+        if let Some(cut) = &mut self.cut
+            && let Poll::Ready(Ok(code)) = Pin::new(cut).poll(cx)
+        {
+            self.broken(flag::UNAUTHORIZED);
+            return Poll::Ready(Some(Err(code.into())));
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {

@@ -1,33 +1,38 @@
-//! HTTP on its way into a pod of this node that has rate limits: each request is counted, and passed on as it is or
-//! refused. One client's connection has one to the application, in the version that the client speaks.
+//! HTTP on its way into a pod of this node of which requests matter: each is decided by the pod's policies, with the token
+//! that it bears, counted against its limits, and passed on or refused. One client's connection has one to the
+//! application, in the version that the client speaks.
 //!
-//! Nothing is changed in a message but what is about one connection (RFC 9110, 7.6), as for requests that are routed.
-//! What two servers could read differently is refused (400), whether there is a limit for it or not.
+//! What is decided is what is passed on: a request is read once (`message`), its path has one form, and what its client
+//! may not say is taken out before anybody is asked. What two servers could read differently is refused (400). Of what is
+//! under way everything is asked again when the configuration changes, and ends with the token that permitted it.
 
 mod application;
+mod decider;
 mod limits;
 #[cfg(test)]
 mod tests;
+mod told;
+mod under_way;
 
 use std::{
     future::Future,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use mesh_common::{
-    model::{Identity, ServiceName, traffic::Labels},
+    model::{Connection, Decision, Identity, RequestFacts, Requested, ServiceName, Token, traffic::Labels},
     route,
 };
 use tokio::sync::watch;
 
 use super::{
     Http, Io, Spoken,
-    answer::{FLAG_HEADER, flag, own},
+    answer::{FLAG_HEADER, REASON_HEADER, flag, own},
     body::{ResponseBody, Streamed},
     counts::RouteCounts,
     exchange::{Answered, Counted},
@@ -35,10 +40,16 @@ use super::{
     serve::serve_by,
     upgrade,
 };
-use crate::state::{Snapshot, Store};
+use crate::{
+    state::{Snapshot, Store},
+    telemetry::{Flow, FlowLog, HttpRequest, reason},
+};
 pub use application::Dial;
 use application::{Application, NoAnswer};
+pub use decider::Deciders;
+use decider::{Decider, Unauthorized};
 pub use limits::{Limiters, Limits, Reached};
+use under_way::{Cut, UnderWay};
 
 /// The name under which requests to pods are counted, beside those of routes.
 const ROUTE: &str = "inbound";
@@ -51,14 +62,15 @@ const EXHAUSTED: u8 = 8;
 pub struct Arrived {
     pub http: Arc<Http>,
     pub store: Arc<Store>,
+    pub flows: Arc<FlowLog>,
+    /// The connection's record so far: requests have its ends and its way.
+    pub flow: Arc<Flow>,
     /// The pod's key, and the uid of its workload.
     pub key: String,
     pub uid: String,
-    /// The application's.
-    pub port: u16,
     pub client: SocketAddr,
-    /// What the client proved.
-    pub identity: Option<Identity>,
+    /// What the client proved, and the application's address.
+    pub connection: Connection,
 }
 
 /// One client's connection.
@@ -74,8 +86,31 @@ struct Session<D> {
     limits: Mutex<Option<(u64, Arc<Limits>)>>,
     /// Requests without an answer.
     waiting: watch::Sender<u32>,
-    /// Both ends of an HTTP/1.1 connection that has become another protocol's.
-    switched: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
+    /// Those that were permitted and are not over.
+    under_way: Arc<UnderWay>,
+    /// Both ends of an HTTP/1.1 connection that has become another protocol's, with what it was permitted by.
+    switched: Mutex<Option<(OnUpgrade, OnUpgrade, Permitted)>>,
+}
+
+/// A request that may go on.
+#[derive(Default)]
+struct Permitted {
+    /// What is to be heard of it.
+    heard: Option<Box<(Decision, Arc<RequestFacts>)>>,
+    held: Option<under_way::Held>,
+    cut: Option<Cut>,
+}
+
+/// Resolves when the request is to end, with a stable code.
+async fn ended(cut: &mut Option<Cut>) -> &'static str {
+    match cut {
+        Some(cut) => match cut.await {
+            Ok(code) => code,
+            // Nobody ends it any more.
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
 }
 
 /// Serves a client until it is done, with `server` as the first connection to the application. When `ends` resolves, it
@@ -95,10 +130,11 @@ pub async fn serve(
     let service = service(&arrived);
     let counts = arrived.http.counts.of(&service, ROUTE);
     let host = service.hostname;
-    let identity = arrived.identity.as_ref().map(spiffe);
-    let (limits, waiting, switched) = (Mutex::default(), watch::Sender::new(0), Mutex::default());
-    let session = Arc::new(Session { arrived, identity, host, counts, application, limits, waiting, switched });
-    let cut = Cut(&session.application);
+    let identity = arrived.connection.source_identity.as_ref().map(spiffe);
+    let (limits, waiting, switched, under_way) = Default::default();
+    let session =
+        Arc::new(Session { arrived, identity, host, counts, application, limits, waiting, under_way, switched });
+    let cut = Cutting(&session.application);
     let answer = {
         let session = Arc::clone(&session);
         move |request| {
@@ -109,22 +145,29 @@ pub async fn serve(
     let ends = async {
         tokio::select! { () = ends => {}, () = session.over() => {} }
     };
-    serve_by(answer, client, spoken, ends).await;
-    let switched = session.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((client, server)) = switched
-        && let (Ok(client), Ok(server)) = tokio::join!(client, server)
-    {
-        // An end that breaks ends both: they close when they drop.
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
-    }
+    let served = async {
+        serve_by(answer, client, spoken, ends).await;
+        let switched = session.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((client, server, mut permitted)) = switched
+            && let (Ok(client), Ok(server)) = tokio::join!(client, server)
+        {
+            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+            tokio::select! {
+                // An end that breaks ends both: they close when they drop.
+                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                _ = ended(&mut permitted.cut) => {}
+            }
+        }
+    };
+    tokio::select! { () = served => {}, () = session.ask_again() => {} }
     session.application.leave().await;
     drop(cut);
 }
 
 /// Streams of HTTP/2 live in tasks of their own, and hold the session a little longer.
-struct Cut<'a, D: Dial>(&'a Application<D>);
+struct Cutting<'a, D: Dial>(&'a Application<D>);
 
-impl<D: Dial> Drop for Cut<'_, D> {
+impl<D: Dial> Drop for Cutting<'_, D> {
     fn drop(&mut self) {
         self.0.cut();
     }
@@ -153,12 +196,13 @@ pub fn spiffe(identity: &Identity) -> String {
 }
 
 /// Under whose name the requests are counted: the first service that leads to the port, or else the pod's own.
-fn service(Arrived { store, uid, port, .. }: &Arrived) -> ServiceName {
+fn service(Arrived { store, uid, connection, .. }: &Arrived) -> ServiceName {
+    let port = connection.destination.port();
     let snapshot = store.snapshot();
     let Some(workload) = snapshot.workload(uid) else {
         return ServiceName { namespace: String::new(), hostname: uid.clone() };
     };
-    let leads = workload.services.iter().find(|(_, ports)| ports.iter().any(|service| service.target == *port));
+    let leads = workload.services.iter().find(|(_, ports)| ports.iter().any(|service| service.target == port));
     let own = || ServiceName { namespace: workload.namespace.clone(), hostname: workload.name.clone() };
     leads.map_or_else(own, |(name, _)| name.clone())
 }
@@ -171,6 +215,61 @@ impl<D: Dial> Session<D> {
         let Answered { response, flag } = self.answered(request).await;
         counted.1 = Some((response.status().as_u16(), flag));
         response
+    }
+
+    /// Never resolves: ends what is under way when it is no longer permitted, or its token is over.
+    async fn ask_again(&self) {
+        let mut changes = self.arrived.store.subscribe();
+        changes.mark_unchanged();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        // The agent is shutting down, which ends the connection in its own way.
+                        std::future::pending::<()>().await;
+                    }
+                    let snapshot = changes.borrow_and_update().clone();
+                    let decider = self.decider(&snapshot);
+                    self.under_way.cut(|facts| {
+                        let decision = decider.decide_again(&self.arrived.connection, facts).err()?;
+                        self.record(facts, |flow| flow.decided(&decision), 0, None);
+                        decision.outcome.err().map(|denied| denied.reason.code())
+                    });
+                }
+                () = self.under_way.expired() => {
+                    let now = SystemTime::now();
+                    self.under_way.cut(|facts| {
+                        let code = under_way::is_over(facts, now).then_some(reason::JWT_EXPIRED)?;
+                        self.record(facts, |flow| flow.dropped(code, "its token is over"), 0, None);
+                        Some(code)
+                    });
+                }
+            }
+        }
+    }
+
+    /// Writes the record of a request.
+    fn record(&self, facts: &RequestFacts, what: impl FnOnce(&mut Flow), status: u16, flag: Option<&'static str>) {
+        let Arrived { flow, flows, .. } = &self.arrived;
+        let now = SystemTime::now();
+        let mut record = Flow::clone(flow);
+        (record.id, record.start, record.end) = (flows.next_id(), now, now);
+        record.undecided();
+        record.http = Some(Box::new(HttpRequest {
+            method: facts.method.clone(),
+            path: facts.path.clone(),
+            host: facts.host.clone(),
+            status,
+            version: match self.application.spoken() {
+                Spoken::Http1 => "HTTP/1.1",
+                Spoken::Http2 => "HTTP/2",
+            },
+            principal: facts.token.as_ref().map(|token| token.principal.clone()),
+            flags: flag,
+            request_id: None,
+        }));
+        what(&mut record);
+        flows.write(record);
     }
 
     /// Resolves when the application has ended its connection, and the client's is to end too.
@@ -199,7 +298,12 @@ impl<D: Dial> Session<D> {
                 return answered;
             }
         };
-        if let Err(reached) = self.count(&parts, asked.authority.as_str()) {
+        let snapshot = self.arrived.store.snapshot();
+        let mut permitted = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
+            Ok(permitted) => permitted,
+            Err((why, facts)) => return self.unauthorized(&why, &facts, grpc, http2),
+        };
+        if let Err(reached) = self.count(&snapshot, &parts, asked.authority.as_str()) {
             return limited(&reached, grpc);
         }
         let method = parts.method.clone();
@@ -208,18 +312,29 @@ impl<D: Dial> Session<D> {
         let form = message::Form { version, secure: false, upgrades: asked.upgrades };
         message::address(&mut parts, &asked.authority, path, form);
         let downstream = parts.extensions.remove::<OnUpgrade>();
-        let response = match self.application.send(Request::from_parts(parts, body)).await {
+        let sent = tokio::select! {
+            sent = self.application.send(Request::from_parts(parts, body)) => sent,
+            code = ended(&mut permitted.cut) => return refused(StatusCode::FORBIDDEN, code, grpc),
+        };
+        let response = match sent {
             Ok(response) => response,
             Err(why) => return failed(&why, grpc),
         };
+        if let Some((decision, facts)) = permitted.heard.take().map(|heard| *heard) {
+            self.record(&facts, |flow| flow.decided(&decision), response.status().as_u16(), None);
+        }
         let (mut parts, incoming) = response.into_parts();
         let agreed = upgrade::is_agreed(&method, parts.status);
         if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
             let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
             match http2 {
-                true => upgrade::join(downstream, upstream, ()),
+                true => {
+                    let Permitted { held, mut cut, heard: _ } = permitted;
+                    upgrade::join(downstream, upstream, held, async move { drop(ended(&mut cut).await) });
+                }
                 false => {
-                    *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some((downstream, upstream));
+                    let switched = (downstream, upstream, permitted);
+                    *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
                 }
             }
             let mut response = Response::new(ResponseBody::Empty);
@@ -240,15 +355,80 @@ impl<D: Dial> Session<D> {
         parts.version = Version::HTTP_11;
         let counts = Arc::clone(&self.counts);
         let streamed =
-            Streamed { body: incoming, deadline: None, lease: None, _held: Box::new(()), counts, over: false };
+            Streamed { body: incoming, deadline: None, lease: None, _held: Box::new(permitted.held), cut: permitted.cut, counts, over: false };
         Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
     }
 
-    fn count(&self, parts: &http::request::Parts, authority: &str) -> Result<(), Reached> {
-        let snapshot = self.arrived.store.snapshot();
-        let known = snapshot.workload_by_address(self.arrived.client.ip());
+    /// Makes of a request's head what is passed on, and decides about that.
+    fn permitted(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        parts: &mut http::request::Parts,
+        authority: &str,
+    ) -> Result<Permitted, (Unauthorized, RequestFacts)> {
+        let Arrived { client, uid, connection, .. } = &self.arrived;
+        let own = snapshot.workload(uid).map(|own| &own.identity);
+        told::tell(&mut parts.headers, client.ip(), connection.source_identity.as_ref(), own);
+        let decider = self.decider(snapshot);
+        if !decider.is_asked() {
+            return Ok(Permitted::default());
+        }
+        let host = authority.to_ascii_lowercase();
+        let verified = decider.verify(parts);
+        let token: Option<Arc<Token>> = verified.as_ref().ok().cloned().flatten();
+        let request = Requested {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            host: &host,
+            headers: &parts.headers,
+            token: token.as_deref(),
+        };
+        let facts = || decider.facts(&request, token.as_ref());
+        verified.map_err(|why| (why, facts()))?;
+        let heard = decider.decide(connection, &request, token.as_ref()).map_err(|why| (why, facts()))?;
+        let facts = Arc::new(facts());
+        let (held, cut) = self.under_way.begin(Arc::clone(&facts));
+        Ok(Permitted { heard: heard.map(|decision| Box::new((decision, facts))), held: Some(held), cut: Some(cut) })
+    }
+
+    fn decider(&self, snapshot: &Arc<Snapshot>) -> Arc<Decider> {
+        let Arrived { http, key, uid, .. } = &self.arrived;
+        http.deciders.of_pod(key, uid, snapshot)
+    }
+
+    /// The answer to a request that may not go on, which is recorded.
+    fn unauthorized(&self, why: &Unauthorized, facts: &RequestFacts, grpc: bool, http2: bool) -> Answered {
+        match why {
+            Unauthorized::Token(token) => {
+                let (status, headers, text) = token.answer();
+                self.record(facts, |flow| flow.dropped(token.0, text), status.as_u16(), Some(flag::UNAUTHORIZED));
+                let mut answered = refused(status, token.0, grpc);
+                answered.response.headers_mut().extend(headers);
+                answered
+            }
+            Unauthorized::Path(fault) => {
+                let status = StatusCode::BAD_REQUEST;
+                self.record(facts, |flow| flow.dropped(reason::PATH_AMBIGUOUS, fault), 400, Some(flag::PROTOCOL));
+                let mut answered = Answered::own(status, flag::PROTOCOL, &fault.to_string(), grpc);
+                if !http2 {
+                    answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
+                }
+                answered
+            }
+            Unauthorized::Denied(decision) => {
+                let status = StatusCode::FORBIDDEN;
+                self.record(facts, |flow| flow.decided(decision), status.as_u16(), Some(flag::UNAUTHORIZED));
+                let code = decision.outcome.as_ref().err().map_or(reason::INTERNAL, |denied| denied.reason.code());
+                refused(status, code, grpc)
+            }
+        }
+    }
+
+    fn count(&self, snapshot: &Snapshot, parts: &http::request::Parts, authority: &str) -> Result<(), Reached> {
+        let Arrived { client, connection: Connection { source_identity: identity, destination, .. }, .. } = &self.arrived;
+        let known = snapshot.workload_by_address(client.ip());
         // An address says nothing beside an identity.
-        let known = known.filter(|known| Some(&known.identity) == self.arrived.identity.as_ref());
+        let known = known.filter(|known| Some(&known.identity) == identity.as_ref());
         let nobody = Labels::new();
         let request = route::Request {
             method: &parts.method,
@@ -257,11 +437,11 @@ impl<D: Dial> Session<D> {
             scheme: "http",
             authority,
             headers: &parts.headers,
-            port: self.arrived.port,
+            port: destination.port(),
             source_labels: known.map_or(&nobody, |known| &known.labels),
-            source_namespace: self.arrived.identity.as_ref().map_or("", Identity::namespace),
+            source_namespace: identity.as_ref().map_or("", Identity::namespace),
         };
-        self.limits(&snapshot).request(&request, self.identity.as_deref(), Instant::now())
+        self.limits(snapshot).request(&request, self.identity.as_deref(), Instant::now())
     }
 
     /// Those of the newest configuration.
@@ -278,6 +458,13 @@ impl<D: Dial> Session<D> {
             }
         }
     }
+}
+
+/// What a client hears that may not ask for this: a code, and nothing of what would have been needed.
+fn refused(status: StatusCode, code: &'static str, grpc: bool) -> Answered {
+    let mut answered = Answered::own(status, flag::UNAUTHORIZED, &format!("access denied: {code}"), grpc);
+    answered.response.headers_mut().insert(REASON_HEADER, HeaderValue::from_static(code));
+    answered
 }
 
 fn limited(Reached { retry_after, policy: _ }: &Reached, grpc: bool) -> Answered {

@@ -1,5 +1,7 @@
 //! Connections that become another protocol's: WebSocket and what else HTTP/1.1 upgrades to, and CONNECT.
 
+use std::future::Future;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -22,13 +24,21 @@ pub fn keep_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Copies both ways once both sides have switched. `held` lives as long as that.
-pub fn join(downstream: OnUpgrade, upstream: OnUpgrade, held: impl Send + 'static) {
+/// Copies both ways once both sides have switched, until `ends` resolves. `held` lives as long as that.
+pub fn join(
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    held: impl Send + 'static,
+    ends: impl Future<Output = ()> + Send + 'static,
+) {
     tokio::spawn(async move {
         let _held = held;
         let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
         let (mut client, mut server) = (TokioIo::new(downstream), TokioIo::new(upstream));
-        // An end that breaks ends both: they close when they drop.
-        let _ = copy_bidirectional(&mut client, &mut server).await;
+        tokio::select! {
+            // An end that breaks ends both: they close when they drop.
+            _ = copy_bidirectional(&mut client, &mut server) => {}
+            () = ends => {}
+        }
     });
 }

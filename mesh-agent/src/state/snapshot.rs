@@ -202,6 +202,11 @@ impl Snapshot {
         self.pods.get(uid).map_or(&NOTHING, |pod| &pod.inbound)
     }
 
+    /// By the name that the user gave it, the PeerAuthentication that makes the pod of this node with that uid STRICT.
+    pub fn strict_by(&self, uid: &str) -> Option<&PolicyName> {
+        self.pods.get(uid).and_then(|pod| pod.strict_by.as_ref())
+    }
+
     /// The same is done with requests to the pod of this node with that uid.
     pub fn has_inbound_of(&self, other: &Self, uid: &str) -> bool {
         match (self.pods.get(uid), other.pods.get(uid)) {
@@ -287,7 +292,7 @@ impl Snapshot {
             policies: policies.into_iter().cloned().collect(),
             unknown: unknown.cloned(),
             // By the name that the user gave it, where this node is told.
-            strict_by: self.pods.get(&destination.uid).and_then(|pod| pod.strict_by.clone()),
+            strict_by: self.strict_by(&destination.uid).cloned(),
             connection: connection.clone(),
             passed,
         };

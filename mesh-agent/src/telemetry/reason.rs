@@ -26,6 +26,8 @@ codes! {
     OVERFLOW,
     /// A rate limit of the destination is reached, by what is no HTTP: a connection counts as a request.
     RATE_LIMITED,
+    /// A policy asks for paths, and the request's could be read in ways that nobody can decide about.
+    PATH_AMBIGUOUS,
     /// The destination did not take the connection.
     CONNECT,
     /// There is no valid certificate for the pod.

@@ -119,7 +119,7 @@ impl<C: Connect> Attempts<'_, C> {
                 let agreed = upgrade::is_agreed(&request.parts.method, parts.status);
                 if let (true, true, Some(downstream)) = (agreed, request.asked.upgrades, downstream) {
                     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-                    upgrade::join(downstream, upstream, (lease, held));
+                    upgrade::join(downstream, upstream, (lease, held), std::future::pending());
                     let mut response = Response::new(ResponseBody::Empty);
                     upgrade::keep_headers(&mut parts.headers);
                     (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
@@ -136,7 +136,7 @@ impl<C: Connect> Attempts<'_, C> {
                 parts.version = http::Version::HTTP_11;
                 let counts = Arc::clone(self.counts);
                 let streamed =
-                    Streamed { body: incoming, deadline, lease: Some(lease), _held: held, counts, over: false };
+                    Streamed { body: incoming, deadline, lease: Some(lease), cut: None, _held: held, counts, over: false };
                 Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
             }
             Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),
