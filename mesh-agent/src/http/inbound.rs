@@ -330,7 +330,9 @@ impl<D: Dial> Session<D> {
             match http2 {
                 true => {
                     let Permitted { held, mut cut, heard: _ } = permitted;
-                    upgrade::join(downstream, upstream, held, async move { drop(ended(&mut cut).await) });
+                    upgrade::join(downstream, upstream, held, async move {
+                        ended(&mut cut).await;
+                    });
                 }
                 false => {
                     let switched = (downstream, upstream, permitted);
@@ -354,8 +356,15 @@ impl<D: Dial> Session<D> {
         // Each side's connection has its own version.
         parts.version = Version::HTTP_11;
         let counts = Arc::clone(&self.counts);
-        let streamed =
-            Streamed { body: incoming, deadline: None, lease: None, _held: Box::new(permitted.held), cut: permitted.cut, counts, over: false };
+        let streamed = Streamed {
+            body: incoming,
+            deadline: None,
+            lease: None,
+            _held: Box::new(permitted.held),
+            cut: permitted.cut,
+            counts,
+            over: false,
+        };
         Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
     }
 
@@ -388,6 +397,13 @@ impl<D: Dial> Session<D> {
         let heard = decider.decide(connection, &request, token.as_ref()).map_err(|why| (why, facts()))?;
         let facts = Arc::new(facts());
         let (held, cut) = self.under_way.begin(Arc::clone(&facts));
+        // A change that came between was not asked about this one.
+        let newest = self.decider(&self.arrived.store.snapshot());
+        if !Arc::ptr_eq(&newest, &decider)
+            && let Err(decision) = newest.decide_again(connection, &facts)
+        {
+            return Err((Unauthorized::Denied(decision), RequestFacts::clone(&facts)));
+        }
         Ok(Permitted { heard: heard.map(|decision| Box::new((decision, facts))), held: Some(held), cut: Some(cut) })
     }
 
@@ -425,7 +441,8 @@ impl<D: Dial> Session<D> {
     }
 
     fn count(&self, snapshot: &Snapshot, parts: &http::request::Parts, authority: &str) -> Result<(), Reached> {
-        let Arrived { client, connection: Connection { source_identity: identity, destination, .. }, .. } = &self.arrived;
+        let Arrived { client, connection: Connection { source_identity: identity, destination, .. }, .. } =
+            &self.arrived;
         let known = snapshot.workload_by_address(client.ip());
         // An address says nothing beside an identity.
         let known = known.filter(|known| Some(&known.identity) == identity.as_ref());

@@ -55,7 +55,8 @@ pub async fn serve<T: End + 'static>(
     let heard = async {
         let said = spoken(&mut client, &mut server, protocol).await;
         let asked = snapshot.policies_of(workload).policies.iter().any(|policy| policy.asks_server_name());
-        let name = if said == Said::Bytes && asked { http::server_name(&mut client).await.ok().flatten() } else { None };
+        let name =
+            if said == Said::Bytes && asked { http::server_name(&mut client).await.ok().flatten() } else { None };
         (said, name)
     };
     let (said, server_name) = tokio::select! {
@@ -96,7 +97,8 @@ pub async fn serve<T: End + 'static>(
         connection: connection.clone(),
     };
     let client = Watched { io: Closing(client), live };
-    let again = Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: connection.destination, client: address };
+    let again =
+        Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: connection.destination, client: address };
     let drained = proxy.live.next_drain();
     let ends = async {
         tokio::select! { () = pod.unhooked() => {}, () = drained => {} }

@@ -73,9 +73,9 @@ pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> De
     let mut changes = store.subscribe();
     loop {
         let snapshot = changes.borrow_and_update().clone();
-        let alike = decided.as_ref().is_some_and(|decided| {
-            snapshot.decides_like(decided, uid, None) && snapshot.has_inbound_of(decided, uid)
-        });
+        let alike = decided
+            .as_ref()
+            .is_some_and(|decided| snapshot.decides_like(decided, uid, None) && snapshot.has_inbound_of(decided, uid));
         if !alike && let Some(workload) = snapshot.workload(uid) {
             // Where bytes are declared a limit counts connections, and this one was there before.
             let counts_only = matches!(snapshot.inbound(uid).protocol(port), Protocol::Tcp | Protocol::Tls)

@@ -26,8 +26,8 @@ use tokio::{
 use super::{
     Proxy,
     forward::{End, Socket, forward, socket},
-    read::is_settings,
     live::Counted,
+    read::is_settings,
     resolve::route_to,
     upstream::{self, Link, Upstream},
 };

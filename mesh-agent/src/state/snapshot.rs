@@ -10,7 +10,8 @@ use std::{
 
 use mesh_common::model::{
     Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Passed, Passing, Policy, PolicyName,
-    Reason, SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload, authorize, traffic::{Inbound, Protocol},
+    Reason, SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload, authorize,
+    traffic::{Inbound, Protocol},
 };
 
 use super::{

@@ -135,8 +135,15 @@ impl<C: Connect> Attempts<'_, C> {
                 // Each side's connection has its own version.
                 parts.version = http::Version::HTTP_11;
                 let counts = Arc::clone(self.counts);
-                let streamed =
-                    Streamed { body: incoming, deadline, lease: Some(lease), cut: None, _held: held, counts, over: false };
+                let streamed = Streamed {
+                    body: incoming,
+                    deadline,
+                    lease: Some(lease),
+                    cut: None,
+                    _held: held,
+                    counts,
+                    over: false,
+                };
                 Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
             }
             Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),

@@ -1,7 +1,7 @@
 //! Who may ask a pod for what: the policies that apply to it and the tokens that it takes, as one configuration says.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -9,8 +9,8 @@ use std::{
 use http::{HeaderMap, HeaderName, request::Parts};
 use mesh_common::{
     model::{
-        Asked, Connection, Decision, Denied, Passed, Passing, Permit, Policy, PolicyName, RequestFacts, Requested, Token,
-        authorize,
+        Asked, Connection, Decision, Denied, Passed, Passing, Permit, Policy, PolicyName, RequestFacts, Requested,
+        Token, authorize,
     },
     route::path::{PathFault, readings},
 };
@@ -38,7 +38,7 @@ pub struct Decider {
     /// Some policy asks for paths.
     asks_paths: bool,
     /// Those that policies ask for.
-    headers: BTreeSet<HeaderName>,
+    headers: HashSet<HeaderName>,
 }
 
 /// Why a request may not go on.
@@ -164,7 +164,9 @@ impl Decider {
         let Requested { method, path, host, headers, token: _ } = *request;
         let mut kept = HeaderMap::new();
         for name in &self.headers {
-            headers.get_all(name).iter().for_each(|value| drop(kept.append(name, value.clone())));
+            for value in headers.get_all(name) {
+                kept.append(name, value.clone());
+            }
         }
         RequestFacts {
             method: method.to_owned(),

@@ -1,5 +1,7 @@
 //! A real client and a real application over TCP, with the agent between them.
 
+mod authorization;
+
 use std::{
     io,
     net::SocketAddr,
@@ -27,7 +29,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::state::{Object, tests::put};
+use crate::{
+    state::{Object, tests::put},
+    telemetry::{Direction, Party},
+};
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
@@ -136,7 +141,7 @@ struct Between {
 async fn between(app: SocketAddr, spoken: Spoken, limits: Vec<RateLimit>) -> Between {
     let (store, http) = (Arc::new(Store::default()), Arc::new(Http::default()));
     limited(&store, limits);
-    let (client, agent) = joined(&store, &http, app, spoken, None).await;
+    let (client, agent) = joined(&store, &http, app, spoken, None, &FlowLog::new()).await;
     Between { client, store, http, agent }
 }
 
@@ -146,18 +151,26 @@ async fn joined(
     app: SocketAddr,
     spoken: Spoken,
     identity: Option<Identity>,
+    flows: &Arc<FlowLog>,
 ) -> (TcpStream, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
+    let (source, own) = (Party::stranger(peer), Party::stranger(SocketAddr::from(([10, 0, 0, 1], 80))));
+    let connection = Connection {
+        source_identity: identity,
+        source_ip: peer.ip(),
+        destination: SocketAddr::from(([10, 0, 0, 1], 80)),
+    };
     let arrived = Arrived {
         http: Arc::clone(http),
         store: Arc::clone(store),
+        flow: Arc::new(Flow::new(1, SystemTime::now(), Direction::Inbound, source, own)),
+        flows: Arc::clone(flows),
         key: "a".into(),
         uid: UID.into(),
-        port: 80,
         client: peer,
-        identity,
+        connection,
     };
     let server = TcpStream::connect(app).await.unwrap();
     let http = Arc::clone(http);
@@ -240,10 +253,10 @@ async fn what_passes_is_as_it_was_but_for_what_is_about_the_connection() {
     }
     let response = http1(client).await.send_request(request).await.unwrap();
     let (method, uri, headers) = sees.recv().await.unwrap();
-    assert_eq!((method.as_str(), uri.as_str()), ("REPORT", "/a%20b/../c?x=1&y=%2F"));
+    assert_eq!((method.as_str(), uri.as_str()), ("REPORT", "/c?x=1&y=%2F"));
     let mut headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     headers.sort_unstable();
-    assert_eq!(headers, [("accept", "*/*"), ("x-a", "1"), ("x-a", "2")]);
+    assert_eq!(headers, [("accept", "*/*"), ("x-a", "1"), ("x-a", "2"), ("x-forwarded-for", "127.0.0.1")]);
     assert_eq!(response.status(), 418);
     assert_eq!(response.headers().get_all("set-cookie").iter().count(), 2);
     assert!(!response.headers().contains_key("keep-alive"));
@@ -375,7 +388,7 @@ async fn identities_are_counted_over_all_their_connections() {
     let mut passed = Vec::new();
     for account in [Some("web"), Some("web"), Some("web"), Some("pay"), None] {
         let identity = account.map(|account| Identity::new("cluster.local", "shop", account).unwrap());
-        let (client, _) = joined(&store, &http, app.address, Spoken::Http1, identity).await;
+        let (client, _) = joined(&store, &http, app.address, Spoken::Http1, identity, &FlowLog::new()).await;
         passed.push(http1(client).await.send_request(get("/")).await.unwrap().status().as_u16());
     }
     assert_eq!(passed, [200, 200, 429, 200, 200]);

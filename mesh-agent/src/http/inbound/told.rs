@@ -24,7 +24,8 @@ const OWN: [&str; 8] = [
 /// Takes out what a client says of itself, and says what is so: its address, and what it proved (`URI`) to whom (`By`)
 /// in Envoy's words.
 pub fn tell(headers: &mut HeaderMap, client: IpAddr, identity: Option<&Identity>, own: Option<&Identity>) {
-    let forged: Vec<HeaderName> = headers.keys().filter(|name| OWN.iter().any(|own| is_read_as(name, own))).cloned().collect();
+    let forged: Vec<HeaderName> =
+        headers.keys().filter(|name| OWN.iter().any(|own| is_read_as(name, own))).cloned().collect();
     forged.iter().for_each(|name| drop(headers.remove(name)));
     let client = HeaderValue::try_from(client.to_canonical().to_string()).expect("addresses are visible characters");
     headers.insert(FORWARDED_FOR, client);
@@ -63,7 +64,8 @@ mod tests {
         let cart: Identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
         let web: Identity = "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap();
         tell(&mut headers, "::ffff:10.0.0.7".parse().unwrap(), Some(&web), Some(&cart));
-        let mut told: Vec<_> = headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let mut told: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
         told.sort();
         assert_eq!(
             told,

@@ -53,7 +53,8 @@ impl UnderWay {
 
     /// Ends those that `denied` has a code for.
     pub fn cut(&self, mut denied: impl FnMut(&Arc<RequestFacts>) -> Option<&'static str>) {
-        let all: Vec<_> = self.locked().1.iter().map(|(number, request)| (*number, Arc::clone(&request.facts))).collect();
+        let all: Vec<_> =
+            self.locked().1.iter().map(|(number, request)| (*number, Arc::clone(&request.facts))).collect();
         for (number, facts) in all {
             if let Some(code) = denied(&facts)
                 && let Some(request) = self.locked().1.remove(&number)
@@ -68,10 +69,7 @@ impl UnderWay {
     pub async fn expired(&self) {
         loop {
             let began = self.began.notified();
-            let tokens = self.locked();
-            let ends = tokens.1.values().filter_map(|request| end(&request.facts)).min();
-            drop(tokens);
-            let Some(ends) = ends else {
+            let Some(ends) = self.next_end() else {
                 began.await;
                 continue;
             };
@@ -84,6 +82,10 @@ impl UnderWay {
                 Err(_) => return,
             }
         }
+    }
+
+    fn next_end(&self) -> Option<SystemTime> {
+        self.locked().1.values().filter_map(|request| end(&request.facts)).min()
     }
 
     fn locked(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Request>)> {

@@ -1,0 +1,227 @@
+//! Who may ask for what, over both versions, and what becomes of requests that were permitted when that changes.
+
+use mesh_common::model::{
+    Action, Clause, HeaderCondition, HttpMatch, Match, PathPattern, Policy, PolicyName, Rule, Scope, StringMatch,
+    traffic::TokenRule,
+};
+
+use super::*;
+use crate::{state::tests::workload, telemetry::Verdict};
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
+    let from = Match {
+        principals: vec![StringMatch::Exact(format!("cluster.local/ns/shop/sa/{principal}"))],
+        ..Match::default()
+    };
+    let methods = methods.iter().map(|method| StringMatch::Exact((*method).to_owned())).collect();
+    let to = HttpMatch { methods, paths: vec![path], ..HttpMatch::default() };
+    let to = Match { http: Some(Box::new(to)), ..Match::default() };
+    Rule { clauses: vec![Clause { matches: vec![from] }, Clause { matches: vec![to] }] }
+}
+
+fn prefix(path: &str) -> PathPattern {
+    PathPattern::Text(StringMatch::Prefix(path.to_owned()))
+}
+
+fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Object {
+    let name = PolicyName { namespace: "shop".into(), name: name.into() };
+    Object::Policy(Policy { name, scope: Scope::Namespace, action, rules, dry_run: false })
+}
+
+/// The agent of a pod with these policies.
+struct Judge {
+    store: Arc<Store>,
+    http: Arc<Http>,
+    flows: Arc<FlowLog>,
+}
+
+impl Judge {
+    fn new(policies: Vec<Object>) -> Self {
+        let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new() };
+        limited(&judge.store, Vec::new());
+        let own =
+            mesh_common::model::Workload { namespace: "shop".into(), uid: UID.into(), ..workload("a", "10.0.0.1") };
+        put(&judge.store, [Object::Workload(own)]);
+        put(&judge.store, policies);
+        judge
+    }
+
+    async fn client(&self, app: &App, spoken: Spoken, identity: &str) -> TcpStream {
+        let identity = Some(identity.parse().unwrap());
+        joined(&self.store, &self.http, app.address, spoken, identity, &self.flows).await.0
+    }
+
+    fn records(&self) -> Vec<(Verdict, String, String)> {
+        let said = |flow: &Arc<Flow>| {
+            let http = flow.http.as_ref().expect("of a request");
+            let reason = flow.reason.as_deref().unwrap_or_default().to_owned();
+            (flow.verdict, reason, format!("{} {} {}", http.method, http.path, http.status))
+        };
+        self.flows.newest().iter().map(said).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_decided_by_who_asks_for_what() {
+    let allow = || policy("read", Action::Allow, vec![rule("web", &["GET"], prefix("/api/"))]);
+    for spoken in [Spoken::Http1, Spoken::Http2] {
+        let judge = Judge::new(vec![allow()]);
+        let app = App::new(|_| async { Response::new(text("hello")) }, spoken).await;
+        let client = judge.client(&app, spoken, WEB).await;
+        let ask = |method: &'static str, path: &'static str| {
+            let mut request = if spoken == Spoken::Http1 { get(path) } else { over2(path) };
+            *request.method_mut() = method.parse().unwrap();
+            request
+        };
+        let mut one = None;
+        let mut two = None;
+        match spoken {
+            Spoken::Http1 => one = Some(http1(client).await),
+            Spoken::Http2 => two = Some(http2(client).await),
+        }
+        for (method, path, status) in [
+            ("GET", "/api/v1", 200),
+            ("POST", "/api/v1", 403),
+            ("GET", "/admin", 403),
+            ("GET", "/api/../admin", 403),
+            ("GET", "/%61pi/v1", 200),
+            ("GET", "/api/%2e%2e/admin", 403),
+            // What this agent passes on is permitted, and what others may take it for is not.
+            ("GET", "/api/..%2fadmin", 403),
+            ("GET", "/api/..;/admin", 403),
+            ("GET", "/api/%252e%252e/admin", 403),
+            ("GET", "/api/a%2fb", 200),
+            ("GET", "/api/%2500", 400),
+        ] {
+            let response = match (&mut one, &mut two) {
+                (Some(send), _) => send.send_request(ask(method, path)).await,
+                (_, Some(send)) => send.send_request(ask(method, path)).await,
+                _ => unreachable!("one of both"),
+            };
+            let response = response.unwrap();
+            assert_eq!(response.status(), status, "{spoken:?} {method} {path}");
+            if status == 403 {
+                assert_eq!(response.headers()["nodemesh-reason"], "POLICY_NO_ALLOW");
+                assert_eq!(response.headers()["nodemesh-flag"], "UAEX");
+                assert_eq!(read(response).await, "access denied: POLICY_NO_ALLOW\n");
+            } else if status == 200 {
+                read(response).await;
+            } else {
+                // A path that may be anything ends an HTTP/1.1 connection.
+                break;
+            }
+        }
+        assert_eq!(app.seen().1, 3, "{spoken:?}: the application saw a request that it must not");
+        let records = judge.records();
+        assert_eq!(records[0], (Verdict::Dropped, "POLICY_NO_ALLOW".into(), "POST /api/v1 403".into()));
+        assert_eq!(records.last().unwrap().1, "PATH_AMBIGUOUS");
+        let explained = judge.flows.newest()[0].asked.as_ref().unwrap().explain();
+        assert!(!explained[0].rules[0].matched && explained[0].decided, "{explained:?}");
+    }
+}
+
+#[tokio::test]
+async fn grpc_clients_hear_that_permission_is_denied() {
+    let judge = Judge::new(vec![policy("read", Action::Allow, vec![rule("web", &["GET"], prefix("/"))])]);
+    let app = App::new(|_| async { Response::new(text("hello")) }, Spoken::Http2).await;
+    let mut send = http2(judge.client(&app, Spoken::Http2, WEB).await).await;
+    let mut call = over2("/shop.Cart/Add");
+    *call.method_mut() = http::Method::POST;
+    call.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    let refused = send.send_request(call).await.unwrap();
+    assert_eq!((refused.status().as_u16(), refused.headers()["grpc-status"].as_bytes()), (200, &b"7"[..]));
+    assert_eq!(refused.headers()["nodemesh-reason"], "POLICY_NO_ALLOW");
+}
+
+#[tokio::test]
+async fn applications_hear_who_asks_from_the_agent_alone() {
+    let (seen, mut sees) = mpsc::unbounded_channel();
+    let answer = move |request: Request<Incoming>| {
+        seen.send(request.headers().clone()).unwrap();
+        async { Response::new(text("")) }
+    };
+    // A policy must not take a client's word for who forwarded the request either.
+    let condition = HeaderCondition {
+        name: "x-forwarded-for".into(),
+        values: vec![StringMatch::Exact("10.9.9.9".into())],
+        not_values: Vec::new(),
+    };
+    let matched = HttpMatch { headers: vec![condition], ..HttpMatch::default() };
+    let matched = Match { http: Some(Box::new(matched)), ..Match::default() };
+    let deny = Rule { clauses: vec![Clause { matches: vec![matched] }] };
+    let judge = Judge::new(vec![policy("far", Action::Deny, vec![deny])]);
+    let app = App::new(answer, Spoken::Http1).await;
+    let mut send = http1(judge.client(&app, Spoken::Http1, WEB).await).await;
+    let mut request = get("/");
+    for name in ["x-forwarded-client-cert", "X-Forwarded-Client-Cert", "x_forwarded_client_cert", "x-forwarded-for"] {
+        let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+        request.headers_mut().append(name, HeaderValue::from_static("10.9.9.9"));
+    }
+    assert_eq!(send.send_request(request).await.unwrap().status(), 200);
+    let headers = sees.recv().await.unwrap();
+    let told = headers.get_all("x-forwarded-client-cert").iter().collect::<Vec<_>>();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].to_str().unwrap().ends_with(&format!(";URI={WEB}")), "{told:?}");
+    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert!(!headers.contains_key("x_forwarded_client_cert"));
+}
+
+#[tokio::test]
+async fn what_a_change_denies_ends_and_nothing_else() {
+    let policies = |paths: &[&str]| {
+        let rules = paths.iter().map(|path| rule("web", &["GET"], prefix(path))).collect();
+        policy("read", Action::Allow, rules)
+    };
+    let judge = Judge::new(vec![policies(&["/a", "/b"])]);
+    let endless = |request: Request<Incoming>| async move {
+        let path = request.uri().path().as_bytes()[1];
+        let pieces = futures::stream::unfold((), move |()| async move {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok(http_body::Frame::data(Bytes::from(vec![path; 10]))), ()))
+        });
+        Response::new(BodyExt::boxed(StreamBody::new(pieces)))
+    };
+    let app = App::new(endless, Spoken::Http2).await;
+    let mut send = http2(judge.client(&app, Spoken::Http2, WEB).await).await;
+    let mut a = send.send_request(over2("/a")).await.unwrap().into_body();
+    let mut b = send.send_request(over2("/b")).await.unwrap().into_body();
+    assert!(a.frame().await.unwrap().is_ok() && b.frame().await.unwrap().is_ok());
+    put(&judge.store, [policies(&["/b"])]);
+    let ended = timeout(SOON, async { while a.frame().await.is_some_and(|frame| frame.is_ok()) {} }).await;
+    assert!(ended.is_ok(), "a stream that is denied goes on");
+    assert!(b.frame().await.unwrap().is_ok(), "one that is permitted has ended");
+    assert_eq!(judge.records(), [(Verdict::Dropped, "POLICY_NO_ALLOW".into(), "GET /a 0".into())]);
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_right_is_refused_and_none_is_left_to_policies() {
+    let token = TokenRule {
+        origin: Origin { object: "RequestAuthentication shop/a".into(), field: String::new() },
+        issuer: "https://issuer".into(),
+        audiences: Vec::new(),
+        keys: Some(r#"{"keys":[]}"#.into()),
+        from_headers: Vec::new(),
+        from_params: Vec::new(),
+        from_cookies: Vec::new(),
+        payload_header: None,
+        claim_headers: Vec::new(),
+        forward: false,
+    };
+    let judge = Judge::new(Vec::new());
+    let Some(pod) = judge.store.snapshot().local_pod("shop", "a").map(|pod| LocalPod::clone(pod)) else {
+        unreachable!()
+    };
+    let inbound = Inbound { tokens: vec![token], ..Inbound::default() };
+    put(&judge.store, [Object::LocalPod(LocalPod { inbound, ..pod })]);
+    let app = App::new(|_| async { Response::new(text("hello")) }, Spoken::Http1).await;
+    let mut send = http1(judge.client(&app, Spoken::Http1, WEB).await).await;
+    assert_eq!(send.send_request(get("/")).await.unwrap().status(), 200, "nobody asks for a token");
+    let mut request = get("/");
+    request.headers_mut().insert("authorization", HeaderValue::from_static("Bearer a.b.c"));
+    let refused = send.send_request(request).await.unwrap();
+    assert_eq!(refused.status(), 401);
+    assert_eq!(refused.headers()["www-authenticate"], "Bearer error=\"invalid_token\"");
+    assert_eq!(app.seen().1, 1);
+}
