@@ -105,3 +105,105 @@ impl<'a> Rules<'a> {
         self.all.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesh_common::model::traffic::{Inbound, Protocol};
+
+    use super::*;
+    use crate::index::{
+        Redirection, World,
+        tests::{CART, SHOP, objects, settings},
+    };
+
+    const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk"}]}"#;
+
+    fn object(namespace: &str, name: &str, spec: &str) -> String {
+        format!(
+            "---\n{{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {{name: {name}, namespace: \
+             {namespace}}}, spec: {{{spec}}}}}\n"
+        )
+    }
+
+    fn rules(issuer: &str) -> String {
+        format!("jwtRules: [{{issuer: {issuer}, jwksUri: 'https://{issuer}.example/'}}]")
+    }
+
+    fn world(text: &str, sets: Sets) -> World {
+        let update = Update { key_sets: Arc::new(sets), ..objects(text) };
+        let world = World::new(&settings(), &update, &Redirection::default());
+        assert_eq!(world.key_sets.keys().collect::<Vec<_>>(), wanted(&settings(), &update).keys().collect::<Vec<_>>());
+        world
+    }
+
+    fn issuers(world: &World) -> Vec<&str> {
+        world.local_pods["a"][CART].inbound.tokens.iter().map(|rule| rule.issuer.as_str()).collect()
+    }
+
+    #[test]
+    fn a_pod_is_told_of_the_rules_that_select_it_by_their_objects_names() {
+        let text = [
+            SHOP,
+            &object("shop", "z", &rules("all")),
+            &object("shop", "b", &format!("selector: {{matchLabels: {{app: cart}}}}, {}", rules("labelled"))),
+            &object("shop", "a", &format!("targetRefs: [{{kind: Service, name: cart}}], {}", rules("serving"))),
+            &object("shop", "c", &format!("targetRefs: [{{kind: Service, name: pay}}], {}", rules("other"))),
+            &object("shop", "d", &format!("selector: {{matchLabels: {{app: pay}}}}, {}", rules("others"))),
+            &object("web", "e", &rules("elsewhere")),
+            &object("istio-system", "f", &rules("mesh")),
+        ]
+        .concat();
+        let found = world(&text, Sets::new());
+        assert_eq!(found.problems, []);
+        assert_eq!(issuers(&found), ["mesh", "serving", "labelled", "all"]);
+        assert_eq!(found.local_pods["a"][CART].inbound.protocols, [(8080, Protocol::Http)].into());
+        assert!(found.local_pods["a"][CART].inbound.tokens.iter().all(|rule| rule.keys.is_none()), "not fetched yet");
+        let client = found.local_pods["b"].values().next().expect("the client");
+        assert_eq!(client.inbound.tokens.len(), 2, "of the namespace and of the mesh");
+        assert_eq!(found.key_sets.len(), 7);
+        let none = world(SHOP, Sets::new());
+        assert_eq!(none.local_pods["a"][CART].inbound, Inbound::default());
+        assert!(found.written.keys().filter(|key| key.kind == "RequestAuthentication").count() == 7, "for conditions");
+    }
+
+    #[test]
+    fn keys_are_told_as_they_are_fetched_and_what_is_wrong_is_reported() {
+        let text = [SHOP, &object("shop", "a", &rules("one"))].concat();
+        let set = |keys: Option<&str>, why: Option<&str>| -> Sets {
+            [("https://one.example/".to_owned(), Fetched { keys: keys.map(Into::into), why: why.map(Into::into) })]
+                .into()
+        };
+        let told = |sets: Sets| {
+            let world = world(&text, sets);
+            let said: Vec<_> = world.problems.iter().map(ToString::to_string).collect();
+            (world.local_pods["a"][CART].inbound.tokens[0].keys.clone(), said.join("\n"))
+        };
+        assert_eq!(told(set(Some(KEYS), None)), (Some(KEYS.to_owned()), String::new()));
+        let (keys, said) = told(set(Some(KEYS), Some("the answer is 500")));
+        assert_eq!(keys.as_deref(), Some(KEYS));
+        assert!(said.contains("spec.jwtRules[0].jwksUri: the answer is 500; the keys of before count"), "{said}");
+        let (keys, said) = told(set(None, Some("the answer is 500")));
+        assert_eq!(keys, None);
+        assert!(
+            said.ends_with("spec.jwtRules[0].jwksUri: the answer is 500; tokens of this issuer are refused"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn bounds_refuse_what_is_beyond_them() {
+        let of = |from: usize, to: usize| {
+            let rules =
+                (from..to).map(|number| format!("{{issuer: i{number}, jwksUri: 'https://i{number}.example/'}}"));
+            format!("jwtRules: [{}]", rules.collect::<Vec<_>>().join(", "))
+        };
+        let many: Vec<_> = (0..5).map(|at| object("shop", &format!("o{at}"), &of(at * 60, at * 60 + 60))).collect();
+        let world = world(&[SHOP, &many.concat()].concat(), Sets::new());
+        assert_eq!((world.key_sets.len(), issuers(&world).len()), (MAX_URIS, 60));
+        let said = |what: &str| world.problems.iter().filter(|problem| problem.why.contains(what)).count();
+        assert_eq!(said("other URIs are fetched already"), 300 - MAX_URIS);
+        assert_eq!(said("has more than 64 rules"), 8, "of both pods, each of four objects");
+    }
+}

@@ -51,6 +51,7 @@ enum Answer {
 impl Fetcher {
     /// Trusts what the system trusts. `api` is the host of the Kubernetes API, if there is one.
     pub fn new(api: Option<String>) -> Self {
+        let api = api.map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let names = api.is_some().then(|| Api { host: "kubernetes.default.svc".into(), must_be_known: false });
         let api = api.map(|host| Api { host, must_be_known: true }).into_iter().chain(names).collect();
         Self { tls: trusting_the_system(), api, besides: Vec::new() }

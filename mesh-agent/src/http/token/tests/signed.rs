@@ -54,6 +54,8 @@ fn an_algorithm_is_never_confused_with_another() {
         ("RS256", "RSA-OAEP", JWT_ALGORITHM),
     ] {
         assert_eq!(verdict(&KNOWN.token_of(signer, &header(says), &body)), Err(code), "{signer} that says {says:?}");
+        let attack = format!("a request's token signed by {signer} that says {says:?}");
+        crate::refused::row("X17", &attack, "401", code, "http/token/tests/signed.rs");
     }
 }
 
