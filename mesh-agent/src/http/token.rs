@@ -5,7 +5,7 @@
 //! - A request may bear one token. The same one in two places is one; two that differ are refused, wherever they are.
 //! - A place belongs to the rules that name it: a token of another issuer there is refused.
 //! - Of rules of one issuer, one must accept the token.
-//! - `exp`, `nbf` and `iat` count with [`SKEW`] of tolerance. A token without `exp` is accepted, as Istio does.
+//! - `exp`, `nbf` and `iat` count with 60 seconds of tolerance. A token without `exp` is accepted, as Istio does.
 //! - Every refusal is 401, for the audience too.
 //! - `crit` and `b64` (RFC 7515, 4.1.11; RFC 7797) are not understood, so a token that has them is refused. `jwk`, `jku`,
 //!   `x5c` and `x5u` are not looked at: keys are those of the configuration.
@@ -28,7 +28,6 @@ use mesh_common::model::{
 use crate::telemetry::reason;
 use cache::Cache;
 use places::Places;
-pub use verify::SKEW;
 use verify::{Parsed, Rule};
 
 /// Of a token, bytes.

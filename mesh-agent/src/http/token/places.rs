@@ -98,7 +98,9 @@ impl Places {
             let kept: Vec<_> = values.filter(|value| matches!(after(prefixes, value.as_bytes()), Ok(None))).collect();
             let kept: Vec<HeaderValue> = kept.into_iter().cloned().collect();
             parts.headers.remove(name);
-            kept.into_iter().for_each(|value| drop(parts.headers.append(name, value)));
+            for value in kept {
+                parts.headers.append(name, value);
+            }
         }
         if pairs(parts.uri.query()).any(|pair| self.param(pair).is_some()) {
             let kept: Vec<_> = pairs(parts.uri.query()).filter(|pair| self.param(pair).is_none()).collect();

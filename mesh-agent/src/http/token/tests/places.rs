@@ -170,7 +170,9 @@ fn the_application_sees_what_the_rule_says() {
                 "cookie" => drop(parts.headers.insert("cookie", value(&format!("a=b; session={token};c=d")))),
                 _ => {}
             }
-            forged.iter().for_each(|name| drop(parts.headers.append(*name, value("root"))));
+            for name in forged {
+                parts.headers.append(name, value("root"));
+            }
             let before = parts.clone();
             let verified = tokens.read(&parts, at(NOW)).expect("good");
             tokens.apply(&mut parts, verified.as_deref());
