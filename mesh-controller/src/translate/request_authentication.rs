@@ -18,7 +18,7 @@ use mesh_common::model::{
 };
 use serde_json::Value;
 
-use super::{Labels, Selector, Settings, created, fields::Fields, hosts, pod::Pod, selects};
+use super::{Labels, Selector, Settings, fields::Fields, hosts, pod::Pod, selects};
 use crate::{
     names,
     source::{Custom, Key},
