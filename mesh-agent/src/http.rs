@@ -19,7 +19,6 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
-#[cfg_attr(not(test), expect(dead_code, reason = "inbound requests are not asked for tokens yet"))]
 pub mod token;
 mod upgrade;
 
