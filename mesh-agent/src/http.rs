@@ -19,6 +19,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
+pub mod token;
 mod upgrade;
 
 pub use counts::{Counts, Routed};

@@ -1,6 +1,6 @@
 //! Wiring: source -> publisher -> servers.
 
-use std::{fs, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{fs, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use kube::Client;
@@ -14,6 +14,8 @@ use crate::{
     ca::{self, Authority, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     enrolment::Writer,
+    index,
+    jwks::{Fetcher, Keeper as KeySets, Pace, Wanted},
     leader::{self, Duties, Election, Leading},
     link::Links,
     monitoring,
@@ -26,6 +28,9 @@ use crate::{
 
 /// Reports that may wait to be published.
 const REPORTS: usize = 64;
+
+/// How long a start waits for keys of issuers of tokens.
+const FIRST_KEYS: Duration = Duration::from_secs(10);
 
 /// A running controller; dropping it ends it.
 #[derive(Debug)]
@@ -46,7 +51,7 @@ impl App {
     pub async fn start(config: &Run) -> Result<Self> {
         private_folder(&config.state)?;
         let settings = config.settings();
-        let (source, memory, first) = Source::open(config).await?;
+        let (source, memory, mut first) = Source::open(config).await?;
         let replica = leader::replica()?;
         let mut tasks = JoinSet::new();
         if let Some(address) = config.agents.metrics {
@@ -65,7 +70,14 @@ impl App {
             tasks.spawn(ending(duties.run(leading.clone()), "the certificate authority is no longer looked after"));
         }
         let authenticator = authenticator(config).await?;
+        let (mut key_sets, fetched) = KeySets::new(Fetcher::new(source.api_host().await), Pace::default());
+        // Agents that were told of keys by another replica shall not lose them for a moment.
+        key_sets.first(&index::wanted(&settings, &first), FIRST_KEYS).await;
+        first.key_sets = fetched.borrow().clone();
         let (publisher, published) = Publisher::new(settings, memory, &first)?;
+        let (want, wanted) = watch::channel(Wanted::new());
+        let publisher = publisher.fetching(fetched, want);
+        tasks.spawn(ending(key_sets.run(wanted), "the keys of issuers are no longer fetched"));
         let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);
         let publisher = publisher.trusting(trust).on_demand_above(config.on_demand_above);
         tasks.spawn(async move {
@@ -163,6 +175,17 @@ impl Source {
                 let (kubernetes, first) = Kubernetes::open(client.clone()).await;
                 Ok((Self::Kubernetes(client, Box::new(kubernetes)), Memory::annotations(), first))
             }
+        }
+    }
+}
+
+impl Source {
+    /// Of the Kubernetes API, if there is one.
+    async fn api_host(&self) -> Option<String> {
+        match self {
+            Self::Directory(_) => None,
+            // It was found when the source was opened.
+            Self::Kubernetes(..) => kube::Config::infer().await.ok()?.cluster_url.host().map(str::to_owned),
         }
     }
 }

@@ -13,12 +13,14 @@ mod policies;
 pub mod redirection;
 #[cfg(test)]
 pub mod tests;
+mod tokens;
 pub mod traffic;
 
 pub use accounts::account;
 pub use cache::Cache;
 pub use delta::Delta;
 pub use redirection::{PodName, Redirected, Redirection, Report, annotated};
+pub use tokens::wanted;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,12 +38,13 @@ use cache::{Known, Translated, Value};
 use draft::{Draft, Local, Made};
 
 use crate::{
+    jwks::Wanted,
     source::{Hidden, Key, Kind, Object, Update},
     status::{Problem, parents::ParentStatus},
     translate::{
         Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, node,
-        peer_authentication, pod, rate_limit_policy, reference_grant, same_node, service, service_entry,
-        virtual_service,
+        peer_authentication, pod, rate_limit_policy, reference_grant, request_authentication, same_node, service,
+        service_entry, virtual_service,
     },
 };
 
@@ -72,6 +75,8 @@ pub struct World {
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
     /// Every such route, in the version of which that holds.
     pub routes: BTreeMap<Key, Written>,
+    /// Key sets of issuers of tokens that are to be fetched, and how long that may take.
+    pub key_sets: Wanted,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
 }
@@ -117,6 +122,7 @@ struct Objects<'a> {
     reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
     rate_limit_policies: Vec<Read<'a, rate_limit_policy::RateLimitPolicy>>,
+    request_authentications: Vec<Read<'a, request_authentication::RequestAuthentication>>,
     /// Of services, and of all that speaks of traffic to them.
     traffic: Vec<&'a Arc<Translated>>,
     service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
@@ -143,7 +149,9 @@ impl World {
         let entries = entries::join(settings, &mut world, &mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
-        limits::limit(&mut drafts, &objects, &mut problems);
+        let sets = &update.key_sets;
+        let tokens = tokens::Rules::new(&objects.request_authentications, sets, &mut world.key_sets, &mut problems);
+        limits::limit(&mut drafts, &objects, &tokens, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -271,6 +279,7 @@ impl<'a> Objects<'a> {
         let all = all.chain(self.virtual_services.iter().map(|read| read.object));
         let all = all.chain(self.destination_rules.iter().map(|read| read.object));
         let all = all.chain(self.rate_limit_policies.iter().map(|read| read.object));
+        let all = all.chain(self.request_authentications.iter().map(|read| read.object));
         let all = all.chain(self.service_entries.iter().map(|read| read.object));
         versions(all)
     }
@@ -330,6 +339,7 @@ impl<'a> Objects<'a> {
                 Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
                 Value::ServiceEntry(value) => by_kind.service_entries.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
+                Value::RequestAuthentication(value) => by_kind.request_authentications.push(Read { object, value }),
                 Value::RateLimitPolicy(value) => by_kind.rate_limit_policies.push(Read { object, value }),
             }
         }

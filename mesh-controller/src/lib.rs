@@ -8,6 +8,7 @@ mod ca;
 mod config;
 mod enrolment;
 mod index;
+mod jwks;
 mod leader;
 mod link;
 mod monitoring;

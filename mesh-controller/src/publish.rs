@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     index::{Cache, PodName, Redirection, Report, World, annotated},
+    jwks::{Sets, Wanted},
     serve::Catalog,
     source::Update,
     tokens::write_private,
@@ -86,6 +87,8 @@ pub struct Publisher {
     published: watch::Sender<Arc<Published>>,
     /// Whose signatures count, if an authority says so.
     trust: Option<watch::Receiver<TrustBundle>>,
+    /// Key sets of issuers of tokens, if somebody fetches them, and who is told which are wanted.
+    key_sets: Option<(watch::Receiver<Arc<Sets>>, watch::Sender<Wanted>)>,
 }
 
 impl Memory {
@@ -202,7 +205,7 @@ impl Publisher {
         let redirection = Redirection { remembered: memory.load()?, ..Redirection::default() };
         let (published, receiver) = watch::channel(Arc::default());
         let cache = Cache::default();
-        let mut publisher = Self { settings, memory, cache, redirection, published, trust: None };
+        let mut publisher = Self { settings, memory, cache, redirection, published, trust: None, key_sets: None };
         publisher.publish(first);
         Ok((publisher, receiver))
     }
@@ -211,6 +214,13 @@ impl Publisher {
     pub fn trusting(mut self, trust: watch::Receiver<TrustBundle>) -> Self {
         self.trust = Some(trust);
         self.publish_trust();
+        self
+    }
+
+    /// Publishes these key sets with later states, and says which are wanted. The first state has those of its update.
+    pub fn fetching(mut self, sets: watch::Receiver<Arc<Sets>>, wanted: watch::Sender<Wanted>) -> Self {
+        wanted.send_replace(self.published.borrow().world.key_sets.clone());
+        self.key_sets = Some((sets, wanted));
         self
     }
 
@@ -254,7 +264,8 @@ impl Publisher {
                     Some(_) => {}
                     None => return,
                 },
-                () = changed(&mut self.trust) => self.publish_trust(),
+                () = changed(self.trust.as_mut()) => self.publish_trust(),
+                () = changed(self.key_sets.as_mut().map(|(sets, _)| sets)) => waits = true,
                 () = tokio::time::sleep_until(next), if waits => {
                     let start = Instant::now();
                     let update = updates.borrow_and_update().clone();
@@ -273,7 +284,9 @@ impl Publisher {
     }
 
     fn publish(&mut self, update: &Update) {
-        let update = &Update { now: Timestamp::now(), ..update.clone() };
+        let fetched = self.key_sets.as_mut().map(|(sets, _)| sets.borrow_and_update().clone());
+        let key_sets = fetched.unwrap_or_else(|| update.key_sets.clone());
+        let update = &Update { now: Timestamp::now(), key_sets, ..update.clone() };
         let before = self.published.borrow().clone();
         self.memory.learn(update, &mut self.redirection.remembered);
         let world = World::with(&self.settings, update, &self.redirection, &mut self.cache);
@@ -287,6 +300,15 @@ impl Publisher {
         }
         for namespace in before.world.bypassed.keys().filter(|namespace| !world.bypassed.contains_key(*namespace)) {
             tracing::warn!(target: "audit", namespace, "no longer bypassed");
+        }
+        if let Some((_, wanted)) = &self.key_sets {
+            wanted.send_if_modified(|known| {
+                let news = *known != world.key_sets;
+                if news {
+                    known.clone_from(&world.key_sets);
+                }
+                news
+            });
         }
         // Before anybody is told: what is said must still hold after a crash.
         self.memory.keep(&world.redirected, &self.redirection.remembered);
@@ -307,8 +329,8 @@ impl Publisher {
 }
 
 /// Never, if there is nothing that could change.
-async fn changed(trust: &mut Option<watch::Receiver<TrustBundle>>) {
-    if let Some(receiver) = trust
+async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
+    if let Some(receiver) = receiver
         && receiver.changed().await.is_ok()
     {
         return;

@@ -30,7 +30,10 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use crate::status::{Fault, Problem};
+use crate::{
+    jwks::Sets,
+    status::{Fault, Problem},
+};
 
 const POD: &str = "Pod";
 const SERVICE_ACCOUNT: &str = "ServiceAccount";
@@ -47,6 +50,8 @@ pub struct Update {
     pub has_accounts: bool,
     /// The time for which all this is read.
     pub now: Timestamp,
+    /// Key sets of issuers of tokens, as far as they were fetched. No source says them.
+    pub key_sets: Arc<Sets>,
 }
 
 /// Pods of which the source cannot tell whether they are gone.
@@ -188,6 +193,7 @@ impl Update {
             hidden: Hidden::default(),
             has_accounts,
             now: Timestamp::now(),
+            key_sets: Arc::default(),
         }
     }
 }

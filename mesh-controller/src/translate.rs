@@ -20,6 +20,7 @@ mod probe;
 pub mod protocol;
 pub mod rate_limit_policy;
 pub mod reference_grant;
+pub mod request_authentication;
 pub mod same_node;
 pub mod service;
 pub mod service_entry;

@@ -36,14 +36,14 @@ const CLUSTER: &[Rule] = &[
     },
     Rule {
         group: "security.istio.io",
-        resources: &["authorizationpolicies", "peerauthentications"],
+        resources: &["authorizationpolicies", "peerauthentications", "requestauthentications"],
         verbs: READ,
         why: "the policies",
         ..Rule::NONE
     },
     Rule {
         group: "security.istio.io",
-        resources: &["authorizationpolicies/status", "peerauthentications/status"],
+        resources: &["authorizationpolicies/status", "peerauthentications/status", "requestauthentications/status"],
         verbs: &["patch"],
         why: "says on a policy whether it is accepted, and on how many nodes it is in force",
         ..Rule::NONE

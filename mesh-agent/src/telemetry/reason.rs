@@ -84,6 +84,26 @@ codes! {
     CERT_CHAIN_TOO_LONG,
     /// The peer's certificate cannot be used for another reason: unreadable, or a certificate authority's.
     CERT_INVALID,
+    /// A request's token has not the form of one, or there are claims or headers in it that cannot be understood.
+    JWT_MALFORMED,
+    /// A request bears two tokens that differ.
+    JWT_SEVERAL,
+    /// A request's token names an algorithm that is not accepted.
+    JWT_ALGORITHM,
+    /// No rule accepts tokens of the issuer, in the place where the token is.
+    JWT_ISSUER,
+    /// A request's token is for others.
+    JWT_AUDIENCE,
+    /// A request's token is over.
+    JWT_EXPIRED,
+    /// A request's token is not valid yet, or issued in the future.
+    JWT_NOT_YET_VALID,
+    /// The keys of the token's issuer could not be had or read.
+    JWT_KEYS,
+    /// The issuer has no key of this `kid` for this algorithm.
+    JWT_KEY,
+    /// The signature of a request's token is wrong.
+    JWT_SIGNATURE,
     /// One end reset the connection.
     RESET,
     /// The agent's own fault; the flow's error says more.

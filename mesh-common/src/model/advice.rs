@@ -84,6 +84,35 @@ pub fn advice(code: &str) -> Option<&'static str> {
              pod dials too many addresses at once that nobody dialled before. Is the controller connected (`meshctl \
              status`)?"
         }
+        // Tokens of requests
+        "JWT_MALFORMED" | "JWT_ALGORITHM" => {
+            "The request's token is no JSON Web Token as RequestAuthentication accepts it: see what the client puts where \
+             tokens are looked for. Accepted are RS, PS and ES with 256 or 384 bits, RS512, PS512 and EdDSA."
+        }
+        "JWT_SEVERAL" => "The request bears two tokens that differ. Let the client send one, in one place.",
+        "JWT_ISSUER" => {
+            "No RequestAuthentication of the workload accepts tokens of that issuer in that place. Compare `iss` of the \
+             token with `jwtRules[].issuer`, and where the rule looks for tokens."
+        }
+        "JWT_AUDIENCE" => {
+            "None of the token's `aud` is among the rule's `audiences`. Ask the issuer for another token."
+        }
+        "JWT_EXPIRED" | "JWT_NOT_YET_VALID" => {
+            "The request's token is over, or of the future. Does the client renew it, and do the clocks of issuer and node \
+             agree?"
+        }
+        "JWT_KEYS" => {
+            "The issuer's keys could not be had, so none of its tokens counts. `kubectl describe` the RequestAuthentication \
+             and `meshctl analyze` say why."
+        }
+        "JWT_KEY" => {
+            "The issuer's keys have none of the token's `kid` and `alg`. New keys of a `jwksUri` are seen within minutes; \
+             otherwise another issuer signed, or the rule's `jwks` is old."
+        }
+        "JWT_SIGNATURE" => {
+            "The token's signature is not by the issuer's key. Somebody changed or forged it, or the rule has another \
+             issuer's keys."
+        }
         "RESET" => "One end reset the connection. The mesh let it pass: look at the two programs.",
         "INTERNAL" => "A fault of the agent itself. The record's error and the agent's log say more.",
         // TLS and HTTP/2 between agents

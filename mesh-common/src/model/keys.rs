@@ -35,20 +35,11 @@ pub struct PublicKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyMaterial {
     /// Of 2048 to 8192 bits.
-    Rsa {
-        n: Vec<u8>,
-        e: Vec<u8>,
-    },
+    Rsa { n: Vec<u8>, e: Vec<u8> },
     /// 32 bytes each.
-    P256 {
-        x: Vec<u8>,
-        y: Vec<u8>,
-    },
+    P256 { x: Vec<u8>, y: Vec<u8> },
     /// 48 bytes each.
-    P384 {
-        x: Vec<u8>,
-        y: Vec<u8>,
-    },
+    P384 { x: Vec<u8>, y: Vec<u8> },
     /// 32 bytes.
     Ed25519(Vec<u8>),
 }
@@ -124,8 +115,7 @@ impl PublicKey {
 
     /// Whether signatures by this algorithm (RFC 7518, 3.1) may be verified with this key.
     pub fn is_for(&self, algorithm: &str) -> bool {
-        self.material.algorithms().contains(&algorithm)
-            && self.algorithm.as_ref().is_none_or(|only| only == algorithm)
+        self.material.algorithms().contains(&algorithm) && self.algorithm.as_ref().is_none_or(|only| only == algorithm)
     }
 
     fn written(&self) -> Value {

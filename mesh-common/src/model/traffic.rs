@@ -24,7 +24,7 @@ pub use route::{
     WeightedBackend,
 };
 
-pub use token::{ClaimHeader, TokenHeader, TokenRule};
+pub use token::{ClaimHeader, MAX_TOKEN_RULES, TokenHeader, TokenRule, token_header};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -42,7 +42,7 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
         CustomKind::HttpRoute | CustomKind::GrpcRoute | CustomKind::TcpRoute | CustomKind::TlsRoute => {
             walk.route(&custom.spec);
         }
-        CustomKind::BackendTlsPolicy => {
+        CustomKind::BackendTlsPolicy | CustomKind::RequestAuthentication => {
             for (i, target) in items(&custom.spec["targetRefs"]) {
                 walk.named(format!("spec.targetRefs[{i}]"), target, "Service");
             }

@@ -21,6 +21,7 @@ use crate::{
         pod::{Pod, pod},
         rate_limit_policy::{RateLimitPolicy, rate_limit_policy},
         reference_grant::{ReferenceGrant, reference_grant},
+        request_authentication::{RequestAuthentication, request_authentication},
         same_node,
         service::{Service, service},
         service_entry::{ServiceEntry, service_entry},
@@ -70,6 +71,7 @@ pub enum Value {
     ReferenceGrant(Box<ReferenceGrant>),
     BackendTlsPolicy(Box<BackendTlsPolicy>),
     RateLimitPolicy(Box<RateLimitPolicy>),
+    RequestAuthentication(Box<RequestAuthentication>),
     ServiceEntry(Box<ServiceEntry>),
 }
 
@@ -148,6 +150,9 @@ impl Translated {
             }
             Kind::Custom(CustomKind::RateLimitPolicy, custom) => {
                 Value::RateLimitPolicy(Box::new(rate_limit_policy(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::RequestAuthentication, custom) => {
+                Value::RequestAuthentication(Box::new(request_authentication(settings, custom, &mut faults)))
             }
             Kind::Custom(CustomKind::ServiceEntry, custom) => {
                 Value::ServiceEntry(Box::new(service_entry(settings, custom, &mut faults)))

@@ -7,13 +7,18 @@ use mesh_common::model::{
     traffic::{Inbound, Protocol},
 };
 
-use super::{Objects, Read, draft::Draft, traffic};
+use super::{Objects, Read, draft::Draft, tokens::Rules, traffic};
 use crate::{status::Problem, translate::service::Service};
 
-/// Fills the limits of the pods that have an agent. Of a pod without limits nothing is said: nothing is done with its
-/// requests. To be called when the pods' services are known.
-pub fn limit(drafts: &mut BTreeMap<&str, Draft<'_>>, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
-    if objects.rate_limit_policies.is_empty() {
+/// Fills the limits and the rules for tokens of the pods that have an agent. Of a pod without either nothing is said:
+/// nothing is done with its requests. To be called when the pods' services are known.
+pub fn limit(
+    drafts: &mut BTreeMap<&str, Draft<'_>>,
+    objects: &Objects<'_>,
+    rules: &Rules<'_>,
+    problems: &mut Vec<Problem>,
+) {
+    if objects.rate_limit_policies.is_empty() && rules.is_empty() {
         return;
     }
     let policies: Vec<_> = objects.rate_limit_policies.iter().map(|read| read.value).collect();
@@ -26,8 +31,9 @@ pub fn limit(drafts: &mut BTreeMap<&str, Draft<'_>>, objects: &Objects<'_>, prob
             let policy = objects.rate_limit_policies.iter().find(|read| read.value.object == key);
             problems.extend(policy.map(|Read { object, value: _ }| object.problem(fault)));
         }
-        if !limits.is_empty() {
-            local.inbound = Inbound { protocols: protocols(&draft.services, &services), limits, tokens: Vec::new() };
+        let tokens = rules.of(draft.pod, draft.services.keys(), problems);
+        if !limits.is_empty() || !tokens.is_empty() {
+            local.inbound = Inbound { protocols: protocols(&draft.services, &services), limits, tokens };
         }
     }
 }

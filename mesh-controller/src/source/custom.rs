@@ -20,6 +20,7 @@ pub struct Custom {
 pub enum CustomKind {
     PeerAuthentication,
     AuthorizationPolicy,
+    RequestAuthentication,
     VirtualService,
     DestinationRule,
     ServiceEntry,
@@ -38,9 +39,10 @@ const GATEWAY: &str = "gateway.networking.k8s.io";
 const OWN: &str = "nodemesh.io";
 
 impl CustomKind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
+        Self::RequestAuthentication,
         Self::VirtualService,
         Self::DestinationRule,
         Self::ServiceEntry,
@@ -77,6 +79,7 @@ impl CustomKind {
         match self {
             Self::PeerAuthentication => ("PeerAuthentication", "peerauthentications", SECURITY, V1),
             Self::AuthorizationPolicy => ("AuthorizationPolicy", "authorizationpolicies", SECURITY, V1),
+            Self::RequestAuthentication => ("RequestAuthentication", "requestauthentications", SECURITY, V1),
             Self::VirtualService => ("VirtualService", "virtualservices", NETWORKING, ISTIO),
             Self::DestinationRule => ("DestinationRule", "destinationrules", NETWORKING, ISTIO),
             Self::ServiceEntry => ("ServiceEntry", "serviceentries", NETWORKING, ISTIO),

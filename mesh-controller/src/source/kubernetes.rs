@@ -288,6 +288,7 @@ impl Kubernetes {
             hidden: Hidden { any: false, pods },
             has_accounts: true,
             now: Timestamp::now(),
+            key_sets: Arc::default(),
         }
     }
 

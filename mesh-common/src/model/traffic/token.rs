@@ -1,8 +1,39 @@
 //! Which JSON Web Tokens requests to a workload may bear (RequestAuthentication).
 
+use http::{HeaderName, header};
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
+
+/// Rules of one pod: agents keep a set of them as the bits of one number.
+pub const MAX_TOKEN_RULES: usize = 64;
+
+/// What no rule may read or write: it is about the connection or the message, so a claim there would change what a
+/// request is.
+const NEVER: [HeaderName; 10] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::TRAILER,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// A header that a rule names, for a token or for what is in one.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn token_header(name: &str) -> Result<HeaderName, String> {
+    match HeaderName::try_from(name) {
+        Ok(known) if NEVER.contains(&known) => Err(format!("`{known}` says what a message is, and nothing of tokens")),
+        Ok(known) => Ok(known),
+        Err(_) => Err(format!("`{name}` is no header name")),
+    }
+}
 
 /// One issuer. A request whose token is not right by the rule of its issuer, or of an issuer without a rule, is refused
 /// (401); one without a token has no principal, and policies decide about it.

@@ -1,0 +1,278 @@
+//! Issuers that are away, slow, huge, elsewhere, or have new keys.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn keys(id: &str) -> String {
+    format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","x":"CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk"{id}}}]}}"#)
+}
+
+fn named(id: &str) -> String {
+    keys(&format!(r#","kid":"{id}""#))
+}
+
+fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+}
+
+fn moved(to: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
+}
+
+/// Answers every request by its path until it drops.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+impl Server {
+    async fn start<F, A>(answer: F) -> Self
+    where
+        F: Fn(String, TcpStream) -> A + Clone + Send + Sync + 'static,
+        A: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut under_way = JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (answer, count) = (answer.clone(), Arc::clone(&count));
+                under_way.spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = stream.read_u8().await else { return };
+                        head.push(byte);
+                    }
+                    count.fetch_add(1, SeqCst);
+                    let head = String::from_utf8(head).expect("a request is text");
+                    let path = head.split(' ').nth(1).expect("a path").to_owned();
+                    answer(path, stream).await;
+                });
+            }
+        });
+        Self { address, asked, _task: task }
+    }
+
+    /// Says what is in a table.
+    async fn saying(answers: Vec<(&'static str, String)>) -> Self {
+        Self::start(move |path, mut stream| {
+            let found = answers.iter().find(|(known, _)| *known == path).map(|(_, answer)| answer.clone());
+            async move {
+                let answer = found.unwrap_or_else(|| "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".into());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        })
+        .await
+    }
+
+    fn uri(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn fetcher(&self) -> Fetcher {
+        Fetcher::permitting(vec![self.address])
+    }
+
+    async fn fetch(&self, path: &str) -> Result<String, String> {
+        self.fetcher().fetch(&self.uri(path), PATIENCE).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_a_key_set_is_fetched_and_nothing_else() {
+    let chunked = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{}\r\n0\r\n\r\n",
+        named("a").len(),
+        named("a")
+    );
+    let server = Server::saying(vec![
+        ("/", ok(&named("a"))),
+        ("/nameless", ok(&keys(""))),
+        ("/chunked", chunked),
+        ("/until-the-end", format!("HTTP/1.0 200 OK\r\n\r\n{}", named("a"))),
+        ("/garbage", ok("<html>")),
+        ("/bytes", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into()),
+        ("/no-key", ok(r#"{"keys":[{"kty":"oct","k":"AA"}]}"#)),
+        ("/fault", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into()),
+        ("/short", "HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n{}".into()),
+        ("/no-http", "SSH-2.0-x\r\n".into()),
+    ])
+    .await;
+    for path in ["/", "/chunked", "/until-the-end"] {
+        let set = server.fetch(path).await.expect(path);
+        assert!(set.contains(r#""kid":"a""#), "{path}: {set}");
+    }
+    assert!(server.fetch("/nameless").await.is_ok_and(|set| !set.contains("kid")), "a key needs no name");
+    for (path, why) in [
+        ("/garbage", "the answer is no JSON"),
+        ("/bytes", "the answer is no JSON"),
+        ("/no-key", "the answer has no key that can be used"),
+        ("/fault", "the answer is 500"),
+        ("/nowhere", "the answer is 404"),
+        ("/short", "the answer broke off"),
+        ("/no-http", "HTTP failed"),
+    ] {
+        let refused = server.fetch(path).await.expect_err(path);
+        assert!(refused.starts_with(why), "{path}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_away_slow_or_endless_costs_no_more_than_was_agreed() {
+    let gone = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        listener.local_addr().expect("an address")
+    };
+    let refused = Fetcher::permitting(vec![gone]).fetch(&format!("http://{gone}/"), PATIENCE).await;
+    assert!(refused.expect_err("away").starts_with("cannot connect"));
+    let refused = Fetcher::new(None).fetch("http://no-such-host.invalid/", PATIENCE).await;
+    assert!(refused.expect_err("no name").starts_with("its host is not found"));
+
+    let server = Server::start(|path, mut stream| async move {
+        if path == "/silent" {
+            return std::future::pending().await;
+        }
+        let endless = path == "/endless";
+        let head = if path == "/huge" { format!("content-length: {}\r\n", MAX + 1) } else { String::new() };
+        let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n").as_bytes()).await;
+        let piece = vec![b' '; if endless || path == "/huge" { 65_536 } else { 1 }];
+        while stream.write_all(&piece).await.is_ok() {
+            if path == "/drops" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    })
+    .await;
+    for path in ["/silent", "/drops"] {
+        let begun = Instant::now();
+        let refused = server.fetcher().fetch(&server.uri(path), Duration::from_millis(300)).await;
+        assert_eq!(refused.expect_err(path), "there was no answer within 300ms");
+        assert!(begun.elapsed() < PATIENCE);
+    }
+    for path in ["/endless", "/huge"] {
+        assert_eq!(server.fetch(path).await.expect_err(path), format!("the answer has more than {MAX} bytes"));
+    }
+}
+
+const MAX: usize = mesh_common::model::MAX_KEY_SET;
+
+#[tokio::test]
+async fn a_redirect_is_looked_at_like_the_first_address() {
+    let other = Server::saying(vec![("/", ok(&named("stolen")))]).await;
+    let server = Server::saying(vec![
+        ("/1", moved("/2")),
+        ("/2", moved("3")),
+        ("/3", moved("?4")),
+        ("/3?4", ok(&named("a"))),
+        ("/0", moved("/1")),
+        ("/circle", moved("/circle")),
+        ("/loopback", moved(&other.uri("/"))),
+        ("/name", moved(&format!("http://localhost:{}/", other.address.port()))),
+        ("/metadata", moved("http://169.254.169.254/latest/meta-data/")),
+        ("/file", moved("file:///etc/passwd")),
+        ("/nowhere", "HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n".into()),
+    ])
+    .await;
+    assert!(server.fetch("/1").await.is_ok_and(|set| set.contains("\"a\"")), "three of them");
+    for (path, why) in [
+        ("/0", "there are more than 3 redirects"),
+        ("/circle", "there are more than 3 redirects"),
+        ("/loopback", "nothing is fetched from 127.0.0.1: it is a loopback address"),
+        ("/name", "nothing is fetched from "),
+        ("/metadata", "nothing is fetched from 169.254.169.254: it is a link-local address"),
+        ("/file", "a redirect to what "),
+        ("/nowhere", "a redirect to nowhere"),
+    ] {
+        let refused = server.fetch(path).await.expect_err(path);
+        assert!(refused.starts_with(why), "{path}: {refused}");
+    }
+    assert_eq!(other.asked.load(SeqCst), 0, "nobody connected");
+    // What runs in a cluster permits none of it to begin with.
+    for uri in [server.uri("/3?4"), format!("http://localhost:{}/3?4", server.address.port())] {
+        let refused = Fetcher::new(None).fetch(&uri, PATIENCE).await.expect_err("loopback");
+        assert!(refused.starts_with("nothing is fetched from "), "{uri}: {refused}");
+    }
+    let api = Fetcher::new(Some("10.96.0.1".into())).fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE).await;
+    assert_eq!(api.expect_err("the API"), "nothing is fetched from 10.96.0.1: it is the API server's");
+}
+
+/// One that says what it is told to.
+async fn changing(body: &Arc<Mutex<String>>) -> Server {
+    let body = Arc::clone(body);
+    Server::start(move |_, mut stream| {
+        let answer = body.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        async move {
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await
+}
+
+async fn until(told: &mut watch::Receiver<Arc<Sets>>, what: &str, holds: impl Fn(&Sets) -> bool) -> Arc<Sets> {
+    let waited = timeout(PATIENCE, told.wait_for(|sets| holds(sets))).await;
+    waited.unwrap_or_else(|_| panic!("{what} never came")).expect("the keeper runs").clone()
+}
+
+#[tokio::test]
+async fn keys_rotate_outlive_a_failure_and_end() {
+    let body = Arc::new(Mutex::new(ok(&named("old"))));
+    let say = |text: String| *body.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    let server = changing(&body).await;
+    let (uri, away) = (server.uri("/"), "http://no-such-host.invalid/".to_owned());
+    let pace = Pace {
+        refresh: Duration::from_millis(50),
+        again: Duration::from_millis(20),
+        again_at_most: Duration::from_millis(50),
+        keep: Duration::from_millis(1500),
+    };
+    let (mut keeper, mut told) = Keeper::new(server.fetcher(), pace);
+    let wanted: Wanted = [(uri.clone(), Millis(5000)), (away.clone(), Millis(5000))].into();
+    keeper.first(&wanted, PATIENCE).await;
+    let has = |sets: &Sets, id: &str| {
+        sets.get(&uri).and_then(|set| set.keys.as_ref()).is_some_and(|keys| keys.contains(&format!("\"{id}\"")))
+    };
+    {
+        let first = told.borrow();
+        assert!(has(&first, "old"), "{first:?}");
+        let none = &first[&away];
+        assert!(none.keys.is_none() && none.why.is_some(), "{none:?}");
+    }
+    let (want, wanting) = watch::channel(wanted);
+    let mut running = JoinSet::new();
+    running.spawn(keeper.run(wanting));
+
+    say(ok(&named("new")));
+    until(&mut told, "the new key", |sets| has(sets, "new") && !has(sets, "old")).await;
+    say("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into());
+    let kept = until(&mut told, "the failure", |sets| sets[&uri].why.is_some()).await;
+    assert!(has(&kept, "new"), "the last good one counts");
+    until(&mut told, "the end of the last good one", |sets| sets[&uri].keys.is_none()).await;
+    say(ok(&named("newer")));
+    let well = until(&mut told, "the key after that", |sets| has(sets, "newer")).await;
+    assert_eq!(well[&uri].why, None);
+
+    want.send_replace(Wanted::new());
+    until(&mut told, "nothing", Sets::is_empty).await;
+    drop(want);
+    let ended = timeout(PATIENCE, running.join_next()).await.expect("it ends with who wants");
+    assert!(matches!(ended, Some(Ok(()))));
+}
