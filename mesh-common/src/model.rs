@@ -25,6 +25,7 @@ pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredM
 pub use identity::{Identity, IdentityError};
 pub use observe::{Observation, ObservedAs, observe};
 pub use passing::{Passing, RequestFacts, Requested};
+pub(crate) use policy::http as http_policy;
 pub use policy::{
     Action, ClaimCondition, Clause, HeaderCondition, HttpMatch, Match, PathPattern, Policy, PolicyName, Rule, Scope,
     ServiceAccountMatch, StringMatch,
