@@ -41,13 +41,9 @@ mod tests {
     #[test]
     fn each_value_is_asked_and_all_joined() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("x-a", b"one".as_slice()),
-            ("x-a", b"two"),
-            ("x-empty", b""),
-            ("x-raw", b"be\xffend"),
-            ("host", b"other"),
-        ] {
+        for (name, value) in
+            [("x-a", b"one".as_slice()), ("x-a", b"two"), ("x-empty", b""), ("x-raw", b"be\xffend"), ("host", b"other")]
+        {
             let value = HeaderValue::from_bytes(value).expect("a value");
             headers.append(HeaderName::from_static(name), value);
         }

@@ -25,7 +25,8 @@ pub(crate) fn fits(want: &StringMatch, token: Option<&Token>) -> bool {
 
 fn parts(token: &Token) -> (&str, &str) {
     let subject = token.claims.get("sub").and_then(|subject| subject.as_str());
-    let certain = subject.and_then(|subject| token.principal.strip_suffix(subject)?.strip_suffix('/').zip(Some(subject)));
+    let certain =
+        subject.and_then(|subject| token.principal.strip_suffix(subject)?.strip_suffix('/').zip(Some(subject)));
     certain.or_else(|| token.principal.rsplit_once('/')).unwrap_or_default()
 }
 
