@@ -21,7 +21,10 @@ pub use accounts::Accounts;
 pub use advice::{LOSSES, advice};
 pub use authorize::{Connection, Denied, Permit, Reason, authorize};
 pub use decision::{Asked, Decision, Passed};
-pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};
+pub use explain::{
+    Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, Nearest, explain,
+    nearest,
+};
 pub use identity::{Identity, IdentityError};
 pub use observe::{Observation, ObservedAs, observe};
 pub use passing::{Passing, RequestFacts, Requested};

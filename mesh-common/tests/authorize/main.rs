@@ -2,6 +2,7 @@
 
 mod explain;
 mod generate;
+mod nearest;
 mod reference;
 mod requests;
 mod rules;

@@ -11,9 +11,11 @@ const WORDS: [&str; 2] = ["scope", "permission"];
 impl ClaimCondition {
     /// `None`: the request bears no token.
     pub fn holds(&self, token: Option<&Token>) -> bool {
-        both(&self.values, &self.not_values, |want: &StringMatch| {
-            texts(&self.path, token, |text| want.matches(Some(text)))
-        })
+        both(&self.values, &self.not_values, |want| self.fits(want, token))
+    }
+
+    pub(crate) fn fits(&self, want: &StringMatch, token: Option<&Token>) -> bool {
+        texts(&self.path, token, |text| want.matches(Some(text)))
     }
 }
 

@@ -7,7 +7,11 @@ use crate::model::{Requested, StringMatch};
 
 impl HeaderCondition {
     pub fn holds(&self, request: &Requested<'_>) -> bool {
-        both(&self.values, &self.not_values, |want| values(&self.name, request, |value| fits(want, value)))
+        both(&self.values, &self.not_values, |want| self.fits(want, request))
+    }
+
+    pub(crate) fn fits(&self, want: &StringMatch, request: &Requested<'_>) -> bool {
+        values(&self.name, request, |value| fits(want, value))
     }
 }
 
