@@ -351,13 +351,9 @@ impl<F: FnMut(Place) -> bool> Search<'_, F> {
 
     fn bucket(&mut self, index: &Index, hash: u64) {
         match index.buckets.get(&hash) {
-            None => {}
             Some(Bucket::Few(list)) => self.list(list),
-            Some(Bucket::Many { lowest, index }) => {
-                if *lowest < self.best {
-                    self.index(index);
-                }
-            }
+            Some(Bucket::Many { lowest, index }) if *lowest < self.best => self.index(index),
+            Some(Bucket::Many { .. }) | None => {}
         }
     }
 
