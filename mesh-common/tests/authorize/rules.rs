@@ -3,11 +3,19 @@
 
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
+use http::HeaderMap;
 use mesh_common::{
     authz::Rules,
-    model::{Passed, Passing, Policy, PolicyName, authorize, observe},
+    model::{
+        Action, Clause, Connection, HeaderCondition, HttpMatch, Match, Passed, Passing, PathPattern, Policy,
+        PolicyName, Requested, Rule, Scope, StringMatch, authorize, observe,
+    },
 };
-use proptest::{collection, option, prelude::*, test_runner::TestRunner};
+use proptest::{
+    collection, option,
+    prelude::*,
+    test_runner::{Config, TestRunner},
+};
 
 use crate::{
     config,
@@ -73,4 +81,55 @@ fn what_is_not_known_yet_refuses_nothing_that_a_request_could_be_permitted() {
         })
         .expect("they are in order");
     assert!(counts.borrow().iter().all(|count| *count >= 20), "every case is met: {counts:?}");
+}
+
+/// Rules of three clauses each, of so few values that many rules share each: only all three tell them apart.
+fn crowded() -> impl Strategy<Value = Vec<Policy>> {
+    let rule = (0..6_u8, 0..6_u8, 0..6_u8).prop_map(|(account, path, header)| {
+        let principals = vec![StringMatch::Exact(format!("td/ns/a/sa/x{account}"))];
+        let paths = vec![PathPattern::Text(StringMatch::Prefix(format!("/{path}/")))];
+        let values = vec![StringMatch::Exact(header.to_string())];
+        let headers = vec![HeaderCondition { name: "x-a".into(), values, not_values: vec![] }];
+        let http = |http| Match { http: Some(Box::new(http)), ..Match::default() };
+        let from = Match { principals, ..Match::default() };
+        let to = http(HttpMatch { paths, ..HttpMatch::default() });
+        let when = http(HttpMatch { headers, ..HttpMatch::default() });
+        Rule { clauses: [from, to, when].map(|m| Clause { matches: vec![m] }).to_vec() }
+    });
+    let policy = (collection::vec(rule, 60..100), any::<bool>()).prop_map(|(rules, deny)| Policy {
+        name: PolicyName { namespace: "a".into(), name: "p".into() },
+        scope: Scope::Namespace,
+        action: if deny { Action::Deny } else { Action::Allow },
+        rules,
+        dry_run: false,
+    });
+    collection::vec(policy, 1..4)
+}
+
+#[test]
+fn rules_that_share_each_of_their_keys_are_told_apart_by_all_of_them() {
+    let found = RefCell::new([0; 2]);
+    TestRunner::new(Config { cases: 30, failure_persistence: None, ..Config::default() })
+        .run(&crowded(), |policies| {
+            let rules = Rules::new(&shared(&policies));
+            for (account, path, header) in (0..216).map(|n| (n / 36, n / 6 % 6, n % 6)) {
+                let connection = Connection {
+                    source_identity: Some(format!("spiffe://td/ns/a/sa/x{account}").parse().expect("an identity")),
+                    source_ip: [10, 0, 0, 9].into(),
+                    destination: ([10, 0, 0, 1], 80).into(),
+                };
+                let mut headers = HeaderMap::new();
+                headers.insert("x-a", header.to_string().parse().expect("a value"));
+                let path = format!("/{path}/x");
+                let request = Requested { method: "GET", path: &path, host: "a", headers: &headers, token: None };
+                let passing = Passing::Request(&request);
+                let want = authorize(policies.iter(), None, &connection, &passing);
+                let rule = want.as_ref().map_or_else(|denied| denied.rule, |permit| permit.rule());
+                found.borrow_mut()[usize::from(rule.is_some())] += 1;
+                prop_assert_eq!(rules.decide(None, &connection, &passing), want);
+            }
+            Ok(())
+        })
+        .expect("both agree");
+    assert!(found.borrow().iter().all(|count| *count > 500), "found and not: {found:?}");
 }
