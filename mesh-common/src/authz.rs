@@ -96,7 +96,7 @@ impl Rules {
         }
     }
 
-    /// As [`observe`](crate::model::observe); where every policy is enforced it costs nothing.
+    /// As [`observe`]; where every policy is enforced it costs nothing.
     pub fn observe(
         &self,
         outcome: &Result<Permit, Denied>,
