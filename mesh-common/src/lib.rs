@@ -6,6 +6,8 @@ pub mod abi;
 pub mod verdict;
 
 #[cfg(feature = "model")]
+pub mod authz;
+#[cfg(feature = "model")]
 pub mod model;
 #[cfg(feature = "proto")]
 pub mod proto;

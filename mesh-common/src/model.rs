@@ -23,12 +23,16 @@ pub use accounts::Accounts;
 pub use advice::{LOSSES, advice};
 pub use authorize::{Connection, Denied, Permit, Reason, authorize};
 pub use decision::{Asked, Decision, Passed};
-pub use explain::{Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, explain};
+pub use explain::{
+    Considered, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredRule, Known, Nearest, explain,
+    nearest,
+};
 pub use identity::{Identity, IdentityError};
 pub use json::read_strictly;
 pub use keys::{KeyMaterial, KeySet, KeySetError, MAX_KEY_SET, MAX_KEYS, PublicKey};
 pub use observe::{Observation, ObservedAs, observe};
 pub use passing::{Passing, RequestFacts, Requested};
+pub(crate) use policy::http as http_policy;
 pub use policy::{
     Action, ClaimCondition, Clause, HeaderCondition, HttpMatch, Match, PathPattern, Policy, PolicyName, Rule, Scope,
     ServiceAccountMatch, StringMatch,

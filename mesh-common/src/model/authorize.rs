@@ -18,7 +18,8 @@ pub struct Connection {
     pub destination: SocketAddr,
 }
 
-/// The proof that a connection was decided and may go on. Only [`authorize`] makes one of a decision.
+/// The proof that a connection was decided and may go on. Only [`authorize`] and
+/// [`Rules`](crate::authz::Rules) make one of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     policy: Option<PolicyName>,
@@ -60,6 +61,16 @@ impl Permit {
         Self { policy: None, rule: None }
     }
 
+    /// By this rule of an ALLOW policy.
+    pub(crate) fn by(policy: &Policy, rule: usize) -> Self {
+        Self { policy: Some(policy.name.clone()), rule: Some(rule) }
+    }
+
+    /// No ALLOW policy applies.
+    pub(crate) fn without_policy() -> Self {
+        Self { policy: None, rule: None }
+    }
+
     /// The ALLOW policy that matched; `None` if no ALLOW policy applies.
     pub fn policy(&self) -> Option<&PolicyName> {
         self.policy.as_ref()
@@ -75,6 +86,26 @@ impl Denied {
     /// No policy is to blame.
     pub fn without_policy(reason: Reason) -> Self {
         Self { reason, policy: None, rule: None, revoked: None }
+    }
+
+    /// By this rule of a DENY policy.
+    pub(crate) fn by(policy: &Policy, rule: usize) -> Self {
+        let strict = policy.is_strict_mtls();
+        Self {
+            policy: Some(policy.name.clone()),
+            rule: (!strict).then_some(rule),
+            ..Self::without_policy(if strict { Reason::PlaintextStrict } else { Reason::PolicyDeny })
+        }
+    }
+
+    /// The policy applies, and what it says is not known.
+    pub(crate) fn unknown(name: &PolicyName) -> Self {
+        Self { policy: Some(name.clone()), ..Self::without_policy(Reason::PolicyUnknown) }
+    }
+
+    /// No ALLOW rule matched; `first` is the first of their policies.
+    pub(crate) fn no_allow(first: &PolicyName) -> Self {
+        Self { policy: Some(first.clone()), ..Self::without_policy(Reason::PolicyNoAllow) }
     }
 
     /// The ServiceAccount of the client's identity is gone.
@@ -121,8 +152,9 @@ impl fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
-/// Decides one connection, or one request on it. `policies` are those that apply to the destination workload, in a stable order;
-/// `unknown` is the first that it names and nobody has.
+/// Decides one connection, or one request on it. `policies` are those that apply to the destination workload, in a
+/// stable order; `unknown` is the first that it names and nobody has. [`Rules`](crate::authz::Rules) answers the same in
+/// less time.
 ///
 /// STRICT travels as a DENY policy on clients without identity, under the names of [`Policy::is_strict_mtls`].
 pub fn authorize<'a>(
@@ -132,30 +164,25 @@ pub fn authorize<'a>(
     passing: &Passing<'_>,
 ) -> Result<Permit, Denied> {
     if let Some(name) = unknown {
-        return Err(Denied { policy: Some(name.clone()), ..Denied::without_policy(Reason::PolicyUnknown) });
+        return Err(Denied::unknown(name));
     }
     let enforced = policies.filter(|p| p.is_enforced());
 
     for policy in enforced.clone().filter(|p| p.action == Action::Deny) {
         if let Some(rule) = policy.matching_rule(connection, passing) {
-            let strict = policy.is_strict_mtls();
-            return Err(Denied {
-                policy: Some(policy.name.clone()),
-                rule: (!strict).then_some(rule),
-                ..Denied::without_policy(if strict { Reason::PlaintextStrict } else { Reason::PolicyDeny })
-            });
+            return Err(Denied::by(policy, rule));
         }
     }
     let mut first_allow = None;
     for policy in enforced.filter(|p| p.action == Action::Allow) {
         if let Some(rule) = policy.matching_rule(connection, passing) {
-            return Ok(Permit { policy: Some(policy.name.clone()), rule: Some(rule) });
+            return Ok(Permit::by(policy, rule));
         }
         first_allow.get_or_insert(&policy.name);
     }
     match first_allow {
-        None => Ok(Permit { policy: None, rule: None }),
-        Some(name) => Err(Denied { policy: Some(name.clone()), ..Denied::without_policy(Reason::PolicyNoAllow) }),
+        None => Ok(Permit::without_policy()),
+        Some(name) => Err(Denied::no_allow(name)),
     }
 }
 

@@ -1,6 +1,11 @@
 //! A decision taken apart: every policy, rule, clause, match and condition, with what the connection has and whether
 //! it holds. It is worked out from the conditions up; a test holds it against [`super::authorize`].
 
+mod http;
+mod nearest;
+
+pub use nearest::{Nearest, nearest};
+
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
@@ -57,7 +62,7 @@ pub struct ConsideredCondition {
     /// Where the clause could be either (the first of its sort in a rule), the name below `from` or `to` is used.
     pub field: String,
     pub values: Vec<String>,
-    /// What the connection has; empty: nothing.
+    /// What the connection or request has; empty: nothing. Secrets are shown as `(set)`.
     pub actual: String,
     pub holds: bool,
 }
@@ -99,8 +104,9 @@ fn considered(policy: &Policy, connection: &Connection, passing: &Passing<'_>) -
 }
 
 fn considered_rule(rule: &Rule, action: Action, connection: &Connection, passing: &Passing<'_>) -> ConsideredRule {
-    let is_port = |m: &Match| !m.destination_ports.is_empty() || !m.not_destination_ports.is_empty();
-    let first_is_port = rule.clauses.first().is_some_and(|clause| clause.matches.iter().any(is_port));
+    let first = |is: fn(&Match) -> bool| rule.clauses.first().is_some_and(|clause| clause.matches.iter().any(is));
+    // Without a source in front, what comes second can be `to` only if nothing else stands there.
+    let first_is_last = first(is_operation) || !first(is_source);
     let clauses: Vec<_> = rule
         .clauses
         .iter()
@@ -108,7 +114,7 @@ fn considered_rule(rule: &Rule, action: Action, connection: &Connection, passing
         .map(|(index, clause)| {
             // `from` is the first clause, `to` comes next, then one clause for each `when`.
             let source = clause.matches.iter().any(is_source);
-            let place = Place { when: index > 1 || (index == 1 && (source || first_is_port)) };
+            let place = Place { when: index > 1 || (index == 1 && (source || first_is_last)) };
             let matches: Vec<_> =
                 clause.matches.iter().map(|m| considered_match(m, place, action, connection, passing)).collect();
             ConsideredClause { matched: matches.is_empty() || matches.iter().any(|m| m.matched), matches }
@@ -124,6 +130,13 @@ fn is_source(m: &Match) -> bool {
     strings.iter().any(|list| !list.is_empty())
         || [source_ips, not_source_ips].iter().any(|list| !list.is_empty())
         || accounts.iter().any(|list| !list.is_empty())
+        || m.http.as_deref().is_some_and(http::is_source)
+}
+
+fn is_operation(m: &Match) -> bool {
+    !m.destination_ports.is_empty()
+        || !m.not_destination_ports.is_empty()
+        || m.http.as_deref().is_some_and(http::is_operation)
 }
 
 /// Where a clause stands in the YAML.
@@ -205,12 +218,8 @@ fn considered_match(
     let (yes, no) = (nets(destination_ips), nets(not_destination_ips));
     all.both(name, &yes, &no, &destination.to_string(), |net| net.covers(destination));
     if let Some(http) = http {
-        all.conditions.push(ConsideredCondition {
-            field: "(HTTP conditions)".to_owned(),
-            values: vec!["of a request".to_owned()],
-            actual: String::new(),
-            holds: http.matches(action, connection, passing),
-        });
+        all.place = place;
+        all.http(http, action, connection, passing);
     }
     ConsideredMatch { matched: all.conditions.iter().all(|condition| condition.holds), conditions: all.conditions }
 }

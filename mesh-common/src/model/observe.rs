@@ -30,7 +30,7 @@ pub fn observe<'a>(
     passing: &Passing<'_>,
 ) -> Vec<Observation> {
     let open = matches!(passing, Passing::Open);
-    let observing = policies.filter(move |policy| !policy.is_enforced() && !(open && policy.asks_requests()));
+    let observing = policies.filter(move |policy| !(policy.is_enforced() || open && policy.asks_requests()));
     let mut allows = observing.clone().filter(|policy| policy.action == Action::Allow);
     let allowed = allows.any(|policy| policy.matching_rule(connection, passing).is_some());
     let says = |policy: &Policy| {

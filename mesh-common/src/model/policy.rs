@@ -1,7 +1,7 @@
 //! Authorisation policies as data. Rules are OR-ed, the clauses of a rule AND-ed, the matches of a clause OR-ed;
 //! within a match the kinds of condition are AND-ed and the values of one kind OR-ed.
 
-mod http;
+pub(crate) mod http;
 
 pub use http::{ClaimCondition, HeaderCondition, HttpMatch, PathPattern};
 
@@ -199,7 +199,9 @@ impl Match {
 
     pub fn matches(&self, action: Action, connection: &Connection, passing: &Passing<'_>) -> bool {
         let identity = connection.source_identity.as_ref();
-        let principal = identity.map(super::Identity::principal);
+        // A text of its own is made only for who asks for it.
+        let asks_principal = !self.principals.is_empty() || !self.not_principals.is_empty();
+        let principal = identity.filter(|_| asks_principal).map(super::Identity::principal);
         let namespace = identity.map(super::Identity::namespace);
         let strings = |set: &[StringMatch], value: Option<&str>| set.iter().any(|m| m.matches(value));
         let nets = |set: &[IpNet], ip: IpAddr| set.iter().any(|net| covers(net, ip));

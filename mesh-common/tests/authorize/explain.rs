@@ -8,7 +8,10 @@ use mesh_common::model::{
 };
 use proptest::{option, prelude::*, test_runner::TestRunner};
 
-use crate::{config, generate, reference};
+use crate::{
+    config, generate, reference,
+    requests::{passed, with},
+};
 
 /// Permitted by this rule of an ALLOW policy, or denied by a policy and, if one matched, its rule.
 type Shown = Result<Option<(String, usize)>, (Option<String>, Option<usize>)>;
@@ -37,36 +40,40 @@ fn decided(outcome: &Result<Permit, Denied>) -> Shown {
 fn the_explanation_shows_the_decision_and_every_rule_as_it_is() {
     let unknown = option::weighted(0.05, Just(PolicyName { namespace: "a".into(), name: "unknown".into() }));
     TestRunner::new(config())
-        .run(&(generate::policies(), unknown, generate::connection()), |(policies, unknown, connection)| {
-            let all = explain(policies.iter(), unknown.as_ref(), &connection, &Passing::BYTES);
-            let outcome = authorize(policies.iter(), unknown.as_ref(), &connection, &Passing::BYTES);
-            prop_assert_eq!(shown(&all), decided(&outcome));
-            prop_assert_eq!(all.len(), policies.len() + usize::from(unknown.is_some()));
-            for policy in &policies {
-                let same = |c: &&Considered| {
-                    c.name == policy.name
-                        && c.rules
-                            .iter()
-                            .map(|rule| rule.matched)
-                            .eq(policy.rules.iter().map(|r| r.matches(policy.action, &connection, &Passing::BYTES)))
-                };
-                prop_assert!(all.iter().any(|c| same(&c)), "{:?} in {:?}", policy, all);
-            }
-            // What holds is what a reader adds up from the conditions.
-            for rule in all.iter().flat_map(|c| &c.rules) {
-                for clause in &rule.clauses {
-                    for m in &clause.matches {
-                        prop_assert_eq!(m.matched, m.conditions.iter().all(|condition| condition.holds));
-                    }
-                    prop_assert_eq!(
-                        clause.matched,
-                        clause.matches.is_empty() || clause.matches.iter().any(|m| m.matched)
-                    );
+        .run(
+            &(generate::policies(), unknown, generate::connection(), passed()),
+            |(policies, unknown, connection, passed)| {
+                let (all, outcome) = with(&passed, |passing| {
+                    let all = explain(policies.iter(), unknown.as_ref(), &connection, passing);
+                    (all, authorize(policies.iter(), unknown.as_ref(), &connection, passing))
+                });
+                prop_assert_eq!(shown(&all), decided(&outcome));
+                prop_assert_eq!(all.len(), policies.len() + usize::from(unknown.is_some()));
+                for policy in &policies {
+                    let matches =
+                        |rule: &Rule| with(&passed, |passing| rule.matches(policy.action, &connection, passing));
+                    let same = |c: &&Considered| {
+                        c.name == policy.name
+                            && c.rules.iter().map(|rule| rule.matched).eq(policy.rules.iter().map(matches))
+                    };
+                    prop_assert!(all.iter().any(|c| same(&c)), "{:?} in {:?}", policy, all);
                 }
-                prop_assert_eq!(rule.matched, rule.clauses.iter().all(|clause| clause.matched));
-            }
-            Ok(())
-        })
+                // What holds is what a reader adds up from the conditions.
+                for rule in all.iter().flat_map(|c| &c.rules) {
+                    for clause in &rule.clauses {
+                        for m in &clause.matches {
+                            prop_assert_eq!(m.matched, m.conditions.iter().all(|condition| condition.holds));
+                        }
+                        prop_assert_eq!(
+                            clause.matched,
+                            clause.matches.is_empty() || clause.matches.iter().any(|m| m.matched)
+                        );
+                    }
+                    prop_assert_eq!(rule.matched, rule.clauses.iter().all(|clause| clause.matched));
+                }
+                Ok(())
+            },
+        )
         .expect("both agree");
 }
 
@@ -79,7 +86,10 @@ fn observations_are_the_decisions_that_would_have_turned() {
             let outcome = authorize(policies.iter(), None, &connection, &Passing::BYTES);
             let said = observe(policies.iter(), &outcome, &connection, &Passing::BYTES);
             let permitted = |policies: &[Policy]| {
-                matches!(reference::decide(policies, None, &connection), reference::Outcome::Permitted(_))
+                matches!(
+                    reference::decide(policies, None, &connection, &Passed::BYTES),
+                    reference::Outcome::Permitted(_)
+                )
             };
             // As Istio tries them: one DENY alone, all ALLOW policies together.
             let enforced = |which: &dyn Fn(usize, &Policy) -> bool| {

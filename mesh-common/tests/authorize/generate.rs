@@ -10,6 +10,8 @@ use mesh_common::model::{
 };
 use proptest::{collection, option, prelude::*, sample::select};
 
+use crate::requests::http_match;
+
 const NAMESPACES: [&str; 3] = ["a", "ab", "b"];
 const ACCOUNTS: [&str; 2] = ["x", "yx"];
 
@@ -23,7 +25,7 @@ fn ip() -> impl Strategy<Value = IpAddr> {
     select(texts.map(|text| text.parse::<IpAddr>().expect("an address")).to_vec())
 }
 
-fn net() -> impl Strategy<Value = IpNet> {
+pub fn net() -> impl Strategy<Value = IpNet> {
     let texts = [
         "0.0.0.0/0",
         "::/0",
@@ -50,7 +52,7 @@ pub fn connection() -> impl Strategy<Value = Connection> {
     })
 }
 
-fn string(values: &'static [&'static str]) -> impl Strategy<Value = StringMatch> {
+pub fn string(values: &'static [&'static str]) -> impl Strategy<Value = StringMatch> {
     let text = || select(values).prop_map(str::to_owned);
     prop_oneof![
         4 => text().prop_map(StringMatch::Exact),
@@ -84,7 +86,7 @@ fn account() -> impl Strategy<Value = ServiceAccountMatch> {
 }
 
 /// Mostly empty, so that a match has one or two conditions.
-fn some<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
+pub fn some<T: std::fmt::Debug>(value: impl Strategy<Value = T>) -> impl Strategy<Value = Vec<T>> {
     let few = collection::vec(value, 1..3);
     option::weighted(0.12, few).prop_map(Option::unwrap_or_default)
 }
@@ -94,7 +96,8 @@ fn one_match() -> impl Strategy<Value = Match> {
     let strings = (some(namespace()), some(namespace()), some(principal()), some(principal()));
     let nets = (some(net()), some(net()), some(net()), some(net()));
     let rest = (some(port()), some(port()), some(account()), some(account()));
-    (strings, nets, rest, port()).prop_map(|(strings, nets, rest, fallback)| {
+    let http = option::weighted(0.5, http_match().prop_map(Box::new));
+    (strings, nets, rest, port(), http).prop_map(|(strings, nets, rest, fallback, http)| {
         let mut m = Match {
             namespaces: strings.0,
             not_namespaces: strings.1,
@@ -108,7 +111,7 @@ fn one_match() -> impl Strategy<Value = Match> {
             not_destination_ports: rest.1,
             service_accounts: rest.2,
             not_service_accounts: rest.3,
-            http: None,
+            http,
         };
         if m == Match::default() {
             m.destination_ports = vec![fallback];
@@ -139,6 +142,19 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 pub fn policies() -> impl Strategy<Value = Vec<Policy>> {
     collection::vec(policy(), 0..4)
+}
+
+/// Enough of them for an index of several levels.
+pub fn many_policies() -> impl Strategy<Value = Vec<Policy>> {
+    let rules = collection::vec(narrow_rule(), 4..16);
+    let more = (policy(), rules).prop_map(|(policy, rules)| Policy { rules, ..policy });
+    prop_oneof![1 => collection::vec(policy(), 0..10), 2 => collection::vec(more, 0..4)]
+}
+
+/// One or two clauses of one match, so that few rules hold, and those by one key.
+fn narrow_rule() -> impl Strategy<Value = Rule> {
+    let clause = one_match().prop_map(|m| Clause { matches: vec![m] });
+    collection::vec(clause, 1..3).prop_map(|clauses| Rule { clauses })
 }
 
 fn service_port() -> impl Strategy<Value = ServicePort> {

@@ -2,14 +2,17 @@
 
 mod explain;
 mod generate;
+mod nearest;
 mod reference;
+mod requests;
+mod rules;
 mod table;
 
 use std::cell::RefCell;
 
 use generate::{connection, policies, service, workload};
 use mesh_common::{
-    model::{Passing, Policy, PolicyName, Service, Workload, authorize},
+    model::{Passed, Passing, Policy, PolicyName, Service, Workload, authorize},
     proto::{security, workload as wire},
 };
 use proptest::{
@@ -20,7 +23,10 @@ use proptest::{
 use prost::Message;
 
 fn config() -> Config {
-    Config { cases: 2_000, failure_persistence: None, ..Config::default() }
+    // For the length of a real hunt.
+    let cases =
+        std::env::var("MESH_TEST_CASES").map_or(2_000, |cases| cases.parse().expect("MESH_TEST_CASES is a number"));
+    Config { cases, failure_persistence: None, max_global_rejects: u32::MAX, ..Config::default() }
 }
 
 #[test]
@@ -30,7 +36,7 @@ fn decides_as_the_reference_does() {
     TestRunner::new(config())
         .run(&(policies(), unknown, connection()), |(policies, unknown, connection)| {
             let got = authorize(policies.iter(), unknown.as_ref(), &connection, &Passing::BYTES);
-            let want = reference::decide(&policies, unknown.as_ref(), &connection);
+            let want = reference::decide(&policies, unknown.as_ref(), &connection, &Passed::BYTES);
             let kind = match &want {
                 reference::Outcome::Permitted(None) => "no ALLOW policy".to_owned(),
                 reference::Outcome::Permitted(Some(_)) => "an ALLOW policy".to_owned(),

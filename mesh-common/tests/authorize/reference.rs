@@ -1,11 +1,13 @@
 //! The rules again, written for reading only: every condition is worked out on texts and bits, in steps of its own,
 //! and nothing ends early. It shares no code with what it judges.
 
+mod http;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh_common::model::{
-    Action, Connection, Denied, Match, Permit, Policy, PolicyName, ServiceAccountMatch, StringMatch,
+    Action, Connection, Denied, Match, Passed, Permit, Policy, PolicyName, ServiceAccountMatch, StringMatch,
 };
 
 /// Names of policies as texts, and the number of the rule.
@@ -33,7 +35,7 @@ impl Outcome {
     }
 }
 
-pub fn decide(policies: &[Policy], unknown: Option<&PolicyName>, connection: &Connection) -> Outcome {
+pub fn decide(policies: &[Policy], unknown: Option<&PolicyName>, connection: &Connection, passed: &Passed) -> Outcome {
     // All (policy, rule) pairs that match, of policies that are enforced, in order.
     let mut denying = Vec::new();
     let mut allowing = Vec::new();
@@ -48,7 +50,7 @@ pub fn decide(policies: &[Policy], unknown: Option<&PolicyName>, connection: &Co
         for (number, rule) in policy.rules.iter().enumerate() {
             let mut all_clauses = true;
             for clause in &rule.clauses {
-                let holding = clause.matches.iter().filter(|m| holds(m, connection)).count();
+                let holding = clause.matches.iter().filter(|m| holds(m, policy.action, connection, passed)).count();
                 if holding == 0 && !clause.matches.is_empty() {
                     all_clauses = false;
                 }
@@ -91,7 +93,7 @@ fn text(name: &PolicyName) -> String {
 }
 
 /// Each kind of condition is a truth table of (values given, one of them fits).
-fn holds(m: &Match, connection: &Connection) -> bool {
+fn holds(m: &Match, action: Action, connection: &Connection, passed: &Passed) -> bool {
     // The principal taken apart again, so that its three parts come from one text.
     let spiffe = connection.source_identity.as_ref().map(ToString::to_string);
     let principal = spiffe.as_deref().map(|id| &id["spiffe://".len()..]);
@@ -126,6 +128,7 @@ fn holds(m: &Match, connection: &Connection) -> bool {
     ];
     positive.iter().filter(|(given, fits)| *given > 0 && !fits).count() == 0
         && negative.iter().filter(|fits| **fits).count() == 0
+        && m.http.iter().filter(|http| !http::holds(http, action, connection, passed)).count() == 0
 }
 
 fn string_fits(m: &StringMatch, value: Option<&str>) -> bool {

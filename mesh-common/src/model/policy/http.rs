@@ -1,11 +1,33 @@
-//! Conditions that only a request can answer.
+//! Conditions that only a request can answer, as Istio's reference of AuthorizationPolicy has them. Where that leaves a
+//! choice:
+//!
+//! - The remote IP is the connection's own client: `x-forwarded-for` is never believed.
+//! - A missing attribute meets no condition, and every `not_` condition.
+//! - Methods and paths: upper and lower case differ. Paths are without query, as they are passed on.
+//! - Hosts: upper and lower case are one, one trailing dot is no part of the name, and a pattern without port fits the
+//!   host at any port.
+//! - Headers: each value is asked, and all of them joined with `,`; what is no UTF-8 is compared lossily. `*` holds for
+//!   an empty one too. `host` and `:authority` are the request's host, `:method` is its method, in every version of HTTP.
+//! - Request principals: the last `/` of a pattern parts the issuer from the subject, so that nobody gets another issuer's
+//!   name by a subject with `/` in it.
+//! - Claims: of lists each element is asked, of the texts `scope` and `permission` each word besides the whole.
 
-use std::net::IpAddr;
+mod claim;
+mod header;
+mod host;
+mod principal;
+mod template;
 
-use http::HeaderMap;
+use std::{fmt, net::IpAddr};
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+pub(crate) use claim::texts as claim_texts;
+pub(crate) use header::values as header_values;
+pub(crate) use host::{Host, undotted};
+pub(crate) use principal::fits as fits_principal;
+pub(crate) use template::Template;
 
 use super::{Action, StringMatch, covers};
 use crate::model::{Connection, Passing, Requested};
@@ -61,8 +83,8 @@ pub struct HttpMatch {
 #[serde(rename_all = "camelCase")]
 pub enum PathPattern {
     Text(StringMatch),
-    /// `{*}` stands for one segment that is not empty, `{**}` for any number of them, at the end of the pattern only
-    /// followed by fixed ones, as in Envoy's URI templates.
+    /// As Envoy's URI templates: `{*}` stands for one segment that is not empty, `{**}` for any text, an empty one and
+    /// one with `/` too. Fixed text may follow either; behind `{**}` there is nothing else.
     Template(String),
 }
 
@@ -78,7 +100,7 @@ pub struct HeaderCondition {
     pub not_values: Vec<StringMatch>,
 }
 
-/// Each element of a list is asked, and of a text with spaces each word besides.
+/// Each element of a list is asked. Numbers, `true` and `false` are compared as JSON writes them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ClaimCondition {
@@ -97,8 +119,43 @@ impl HttpMatch {
 
     /// There are conditions that are not about the server name.
     pub fn asks_requests(&self) -> bool {
-        let others = Self { server_names: Vec::new(), not_server_names: Vec::new(), ..self.clone() };
-        others != Self::default()
+        let Self {
+            hosts,
+            not_hosts,
+            methods,
+            not_methods,
+            paths,
+            not_paths,
+            request_principals,
+            not_request_principals,
+            remote_ips,
+            not_remote_ips,
+            audiences,
+            not_audiences,
+            presenters,
+            not_presenters,
+            headers,
+            claims,
+            server_names: _,
+            not_server_names: _,
+        } = self;
+        let texts = [
+            hosts,
+            not_hosts,
+            methods,
+            not_methods,
+            request_principals,
+            not_request_principals,
+            audiences,
+            not_audiences,
+            presenters,
+            not_presenters,
+        ];
+        texts.iter().any(|list| !list.is_empty())
+            || [paths, not_paths].iter().any(|list| !list.is_empty())
+            || [remote_ips, not_remote_ips].iter().any(|list| !list.is_empty())
+            || !headers.is_empty()
+            || !claims.is_empty()
     }
 
     pub fn matches(&self, action: Action, connection: &Connection, passing: &Passing<'_>) -> bool {
@@ -116,86 +173,47 @@ impl HttpMatch {
     }
 
     fn request(&self, connection: &Connection, request: &Requested<'_>) -> bool {
-        let Requested { method, path, host, headers, token } = *request;
+        let Requested { method, path, host, headers: _, token } = *request;
         let source = connection.source_ip.to_canonical();
         let net = |net: &IpNet, ip: IpAddr| covers(net, ip);
-        both(&self.hosts, &self.not_hosts, |want| is_host(want, host))
-            && both(&self.methods, &self.not_methods, |want| want.matches(Some(method)))
+        both(&self.methods, &self.not_methods, |want| want.matches(Some(method)))
             && both(&self.paths, &self.not_paths, |want| want.matches(path))
-            && both(&self.remote_ips, &self.not_remote_ips, |want| net(want, source))
-            && both(&self.request_principals, &self.not_request_principals, |want| {
-                want.matches(token.map(|token| token.principal.as_str()))
+            && ((self.hosts.is_empty() && self.not_hosts.is_empty()) || {
+                let host = Host::new(host);
+                both(&self.hosts, &self.not_hosts, |want| host.fits(want))
             })
+            && both(&self.remote_ips, &self.not_remote_ips, |want| net(want, source))
+            && both(&self.request_principals, &self.not_request_principals, |want| fits_principal(want, token))
             && both(&self.audiences, &self.not_audiences, |want| {
                 token.is_some_and(|token| token.audiences.iter().any(|audience| want.matches(Some(audience))))
             })
             && both(&self.presenters, &self.not_presenters, |want| {
                 want.matches(token.and_then(|token| token.presenter.as_deref()))
             })
-            && self.headers.iter().all(|condition| condition.holds(headers))
-            && self.claims.iter().all(|condition| condition.holds(token.map(|token| &token.claims)))
+            && self.headers.iter().all(|condition| condition.holds(request))
+            && self.claims.iter().all(|condition| condition.holds(token))
     }
 }
 
-fn both<T>(yes: &[T], no: &[T], fits: impl Fn(&T) -> bool) -> bool {
+pub(crate) fn both<T>(yes: &[T], no: &[T], fits: impl Fn(&T) -> bool) -> bool {
     (yes.is_empty() || yes.iter().any(&fits)) && !no.iter().any(&fits)
-}
-
-/// With its port, or without if the pattern names none.
-fn is_host(want: &StringMatch, host: &str) -> bool {
-    let bare = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map(|(bare, _)| bare);
-    want.matches(Some(host)) || bare.is_some_and(|bare| want.matches(Some(bare)))
 }
 
 impl PathPattern {
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Text(text) => text.matches(Some(path)),
-            Self::Template(template) => is_template(template, path),
+            Self::Template(template) => Template::new(template).fits(path),
         }
     }
 }
 
-fn is_template(template: &str, path: &str) -> bool {
-    fn fits(template: &[&str], path: &[&str]) -> bool {
-        match template.split_first() {
-            None => path.is_empty(),
-            Some((&"{**}", rest)) => (0..=path.len()).any(|taken| fits(rest, &path[taken..])),
-            Some((&"{*}", rest)) => path.split_first().is_some_and(|(one, path)| !one.is_empty() && fits(rest, path)),
-            Some((want, rest)) => path.split_first().is_some_and(|(one, path)| one == want && fits(rest, path)),
+/// As users write it.
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => text.fmt(f),
+            Self::Template(template) => f.write_str(template),
         }
-    }
-    let template: Vec<_> = template.split('/').collect();
-    fits(&template, &path.split('/').collect::<Vec<_>>())
-}
-
-impl HeaderCondition {
-    pub fn holds(&self, headers: &HeaderMap) -> bool {
-        // What is no text is compared as far as it is: a condition on its beginning or end holds.
-        let values = || headers.get_all(&self.name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-        let joined = (values().count() > 1).then(|| values().collect::<Vec<_>>().join(","));
-        both(&self.values, &self.not_values, |want| {
-            values().any(|value| want.matches(Some(&value)))
-                || joined.as_deref().is_some_and(|all| want.matches(Some(all)))
-        })
-    }
-}
-
-impl ClaimCondition {
-    pub fn holds(&self, claims: Option<&serde_json::Map<String, Value>>) -> bool {
-        let mut path = self.path.iter();
-        let first = path.next().and_then(|name| claims?.get(name));
-        let claim = path.try_fold(first, |value, name| value.map(|value| value.get(name))).flatten();
-        both(&self.values, &self.not_values, |want| claim.is_some_and(|claim| is_claim(want, claim)))
-    }
-}
-
-fn is_claim(want: &StringMatch, claim: &Value) -> bool {
-    match claim {
-        Value::String(text) => want.matches(Some(text)) || text.split(' ').any(|word| want.matches(Some(word))),
-        Value::Bool(value) => want.matches(Some(if *value { "true" } else { "false" })),
-        Value::Number(number) => want.matches(Some(&number.to_string())),
-        Value::Array(list) => list.iter().any(|element| !element.is_array() && is_claim(want, element)),
-        Value::Null | Value::Object(_) => false,
     }
 }
