@@ -10,10 +10,12 @@ use mesh_common::model::{
 use super::{Objects, Read, draft::Draft, traffic};
 use crate::{status::Problem, translate::service::Service};
 
-/// Fills the limits of the pods that have an agent. Of a pod without limits nothing is said: nothing is done with its
-/// requests. To be called when the pods' services are known.
+/// Fills the limits of the pods that have an agent, and what is spoken at their ports. Of a pod that has no limits, and
+/// of which no policy asks what is passed, nothing is said: nobody looks at its requests. To be called when the pods'
+/// services and policies are known.
 pub fn limit(drafts: &mut BTreeMap<&str, Draft<'_>>, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
-    if objects.rate_limit_policies.is_empty() {
+    let asks = |draft: &Draft<'_>| draft.local.as_ref().is_some_and(|local| local.asks);
+    if objects.rate_limit_policies.is_empty() && !drafts.values().any(asks) {
         return;
     }
     let policies: Vec<_> = objects.rate_limit_policies.iter().map(|read| read.value).collect();
@@ -26,7 +28,7 @@ pub fn limit(drafts: &mut BTreeMap<&str, Draft<'_>>, objects: &Objects<'_>, prob
             let policy = objects.rate_limit_policies.iter().find(|read| read.value.object == key);
             problems.extend(policy.map(|Read { object, value: _ }| object.problem(fault)));
         }
-        if !limits.is_empty() {
+        if !limits.is_empty() || local.asks {
             local.inbound = Inbound { protocols: protocols(&draft.services, &services), limits, tokens: Vec::new() };
         }
     }
