@@ -228,7 +228,8 @@ impl World {
                     }
                     let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
                     let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
-                    draft.local = Some(Local { mode, same_node, strict_by: None, inbound: Inbound::default() });
+                    let inbound = Inbound::default();
+                    draft.local = Some(Local { mode, same_node, strict_by: None, asks: false, inbound });
                 }
             }
             drafts.insert(pod.uid.as_str(), draft);

@@ -47,9 +47,14 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
                 walk.named(format!("spec.targetRefs[{i}]"), target, "Service");
             }
         }
+        CustomKind::AuthorizationPolicy => {
+            walk.target("spec.targetRef".into(), &custom.spec["targetRef"]);
+            for (i, target) in items(&custom.spec["targetRefs"]) {
+                walk.target(format!("spec.targetRefs[{i}]"), target);
+            }
+        }
         // They select pods, or speak of what they define themselves.
         CustomKind::PeerAuthentication
-        | CustomKind::AuthorizationPolicy
         | CustomKind::ServiceEntry
         | CustomKind::ReferenceGrant
         | CustomKind::RateLimitPolicy => {}
@@ -128,6 +133,18 @@ impl Walk<'_> {
         let port = reference["port"].as_u64().and_then(|port| u16::try_from(port).ok());
         let section = said("sectionName").map(ToOwned::to_owned);
         self.add(field, format!("{namespace}/{name}"), Some(service_key(&namespace, name)), port, section);
+    }
+
+    /// Of an entry that is missing none can be invented.
+    fn target(&mut self, field: String, target: &Value) {
+        match target["kind"].as_str() {
+            Some("ServiceEntry") => {
+                let name = target["name"].as_str().unwrap_or_default();
+                let entry = format!("ServiceEntry {}/{name}", self.namespace);
+                self.add(field, entry, None, None, None);
+            }
+            _ => self.named(field, target, ""),
+        }
     }
 
     fn add(&mut self, field: String, host: String, service: Option<Key>, port: Option<u16>, port_name: Option<String>) {

@@ -44,6 +44,8 @@ pub struct Local {
     pub mode: Mode,
     pub same_node: SameNode,
     pub strict_by: Option<PolicyName>,
+    /// Some policy that holds for it asks for requests or server names.
+    pub asks: bool,
     pub inbound: Inbound,
 }
 
@@ -91,12 +93,12 @@ impl Draft<'_> {
             && self.services.iter().zip(&workload.services).all(serves)
     }
 
-    fn local_pod(&self, Local { mode, same_node, strict_by, inbound }: &Local) -> LocalPod {
+    fn local_pod(&self, Local { mode, same_node, strict_by, asks: _, inbound }: &Local) -> LocalPod {
         let local = self.pod.local(self.addresses.clone(), *mode, *same_node);
         LocalPod { strict_by: strict_by.clone(), inbound: inbound.clone(), ..local }
     }
 
-    fn is_local(&self, Local { mode, same_node, strict_by, inbound }: &Local, known: &LocalPod) -> bool {
+    fn is_local(&self, Local { mode, same_node, strict_by, asks: _, inbound }: &Local, known: &LocalPod) -> bool {
         known.addresses == self.addresses
             && known.mode == *mode
             && known.same_node == *same_node

@@ -10,15 +10,17 @@ use mesh_common::model::{
 use super::{Objects, Read, draft::Draft, tokens::Rules, traffic};
 use crate::{status::Problem, translate::service::Service};
 
-/// Fills the limits and the rules for tokens of the pods that have an agent. Of a pod without either nothing is said:
-/// nothing is done with its requests. To be called when the pods' services are known.
+/// Fills the limits and the rules for tokens of the pods that have an agent, and what is spoken at their ports. Of a pod
+/// that has neither, and of which no policy asks what is passed, nothing is said: nobody looks at its requests. To be
+/// called when the pods' services and policies are known.
 pub fn limit(
     drafts: &mut BTreeMap<&str, Draft<'_>>,
     objects: &Objects<'_>,
     rules: &Rules<'_>,
     problems: &mut Vec<Problem>,
 ) {
-    if objects.rate_limit_policies.is_empty() && rules.is_empty() {
+    let asks = |draft: &Draft<'_>| draft.local.as_ref().is_some_and(|local| local.asks);
+    if objects.rate_limit_policies.is_empty() && rules.is_empty() && !drafts.values().any(asks) {
         return;
     }
     let policies: Vec<_> = objects.rate_limit_policies.iter().map(|read| read.value).collect();
@@ -32,7 +34,7 @@ pub fn limit(
             problems.extend(policy.map(|Read { object, value: _ }| object.problem(fault)));
         }
         let tokens = rules.of(draft.pod, draft.services.keys(), problems);
-        if !limits.is_empty() || !tokens.is_empty() {
+        if !limits.is_empty() || !tokens.is_empty() || local.asks {
             local.inbound = Inbound { protocols: protocols(&draft.services, &services), limits, tokens };
         }
     }

@@ -1,11 +1,10 @@
 //! Which policies hold for which workloads.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+mod named;
 
-use mesh_common::model::{Policy, PolicyName, Scope};
+use std::{collections::BTreeMap, sync::Arc};
+
+use mesh_common::model::{Policy, PolicyName};
 
 use super::{Objects, Read, World, draft::Draft};
 use crate::{
@@ -14,11 +13,12 @@ use crate::{
         Settings,
         peer_authentication::{Effective, Modes},
         pod::Pod,
-        selects,
     },
 };
+use named::Named;
 
-/// Adds every policy, and names those with a selector in the pods that they select.
+/// Adds every policy, and names those with a selector or targets in the pods that they select. To be called when the
+/// pods' services are known.
 pub fn select(
     settings: &Settings,
     world: &mut World,
@@ -35,13 +35,7 @@ pub fn select(
     }
     let strict_everywhere =
         PolicyName { namespace: settings.root_namespace.clone(), name: Policy::STRICT_STATIC.to_owned() };
-    let mut selecting: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    for Read { object: _, value: authorization } in &objects.authorization_policies {
-        if let (Scope::WorkloadSelector, Some(wanted)) = (authorization.policy.scope, &authorization.selector) {
-            let name = &authorization.policy.name;
-            selecting.entry(name.namespace.as_str()).or_default().push((wanted, name));
-        }
-    }
+    let named = Named::new(settings, world, drafts, objects, problems);
     for draft in drafts.values_mut() {
         let Pod { namespace, labels, .. } = draft.pod;
         draft.policies.extend(match modes.effective(namespace, labels) {
@@ -52,12 +46,14 @@ pub fn select(
         if let Some(local) = &mut draft.local {
             local.strict_by = modes.strict_by(namespace, labels);
         }
-        let namespaces: BTreeSet<&str> = [settings.root_namespace.as_str(), namespace.as_str()].into();
-        let candidates = namespaces.into_iter().filter_map(|namespace| selecting.get(namespace)).flatten();
-        let names = candidates.filter(|(wanted, _)| selects(wanted, labels)).map(|(_, name)| (*name).clone());
+        let (names, asks) = named.of(draft);
+        if let Some(local) = &mut draft.local {
+            local.asks = asks;
+        }
         draft.policies.extend(names);
         // An order that does not depend on that of files.
         draft.policies.sort();
+        draft.policies.dedup();
     }
     let authorizations = objects.authorization_policies.iter().map(|read| read.value.policy.clone());
     // The generated ones last: of two with one name the last is served, and nobody may replace what makes STRICT.

@@ -6,6 +6,7 @@ mod cost;
 mod entries;
 mod faults;
 mod modes;
+mod policies;
 mod routes;
 mod services;
 mod topology;

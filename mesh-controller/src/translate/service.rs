@@ -9,7 +9,7 @@ use mesh_common::model::{
 };
 
 use super::{
-    Settings, address, affinity::affinity, created, is_tcp, load_balancing::load_balancing, pod::Pod, port,
+    Labels, Settings, address, affinity::affinity, created, is_tcp, load_balancing::load_balancing, pod::Pod, port,
     protocol::protocol, traffic::Facts, usable,
 };
 use crate::status::Fault;
@@ -23,6 +23,8 @@ pub struct Service {
     pub service: Arc<model::Service>,
     /// Its endpoints count as healthy, whatever their pods say of themselves.
     pub publish_not_ready: bool,
+    /// Pods of its namespace, ready or not. None: only slices say who serves it.
+    pub selector: Labels,
     pub ports: Vec<Port>,
 }
 
@@ -62,6 +64,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
     Ok(Some(Service {
         created: created(metadata),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        selector: spec.selector.clone().unwrap_or_default(),
         service: Arc::new(model::Service {
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
             addresses: addresses(spec, faults),

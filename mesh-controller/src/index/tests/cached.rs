@@ -53,6 +53,9 @@ fn shops() -> Vec<String> {
             "{SHOP}\n---\n{{apiVersion: v1, kind: Node, metadata: {{name: a, labels: {{topology.kubernetes.io/zone: z}}}}}}\n"
         ),
         policy("AuthorizationPolicy", ""),
+        policy("AuthorizationPolicy", ", rules: [{to: [{operation: {methods: [GET]}}]}]"),
+        policy("AuthorizationPolicy", ", rules: [{to: [{operation: {methods: [GET]}}]}]")
+            .replace("selector: {matchLabels: {app: cart}}", "targetRefs: [{kind: Service, name: cart}]"),
         policy("PeerAuthentication", ", mtls: {mode: STRICT}"),
         // An older pod owns its address.
         format!(
@@ -84,6 +87,10 @@ fn a_state_is_the_same_whatever_was_before() {
                 let known = first_world.workloads.get(uid);
                 assert!(known.is_none_or(|known| known != workload || Arc::ptr_eq(known, workload)), "{uid}");
                 different += usize::from(known != Some(workload));
+            }
+            for (uid, local) in world.local_pods.values().flatten() {
+                let known = first_world.local_pods.values().find_map(|pods| pods.get(uid));
+                assert!(known.is_none_or(|known| known != local || Arc::ptr_eq(known, local)), "{uid}");
             }
             for (name, traffic) in &world.traffic {
                 let known = first_world.traffic.get(name);

@@ -155,6 +155,54 @@ fn cost_of_rules_of_traffic() {
     }
 }
 
+/// The policy of a service, with conditions on requests, in one of the ways to say whom it is about.
+fn policy(service: usize) -> String {
+    let (namespace, workloads) = (
+        format!("n{}", service % 20),
+        match service % 3 {
+            0 => format!("selector: {{matchLabels: {{app: s{service}}}}}"),
+            1 => format!("targetRefs: [{{kind: Service, name: s{service}}}]"),
+            _ => "selector: {matchLabels: {nobody: has}}".to_owned(),
+        },
+    );
+    format!(
+        "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: http{service}, namespace: {namespace}}}, \
+         spec: {{{workloads}, rules: [{{to: [{{operation: {{methods: [GET], paths: ['/api/{{*}}']}}}}]}}]}}}}\n---\n"
+    )
+}
+
+#[test]
+#[ignore = "a measurement, of an optimised build"]
+fn cost_of_policies() {
+    let policies: String = (0..SERVICES).map(policy).collect();
+    let mut objects_of_all = objects(&policies);
+    let mut update = mesh();
+    Arc::make_mut(&mut update.objects).append(Arc::make_mut(&mut objects_of_all.objects));
+    let mut cache = Cache::default();
+    let mut world = World::with(&settings(), &update, &Redirection::default(), &mut cache);
+    let asked = world.local_pods.values().flatten().filter(|(_, local)| !local.inbound.protocols.is_empty()).count();
+    // And the one of the mesh itself.
+    assert_eq!((world.policies.len(), world.problems.len(), asked), (SERVICES + 101, 0, 1334));
+    let [mut translated, mut compared] = [Duration::ZERO; 2];
+    let rounds = 50;
+    for round in 0..rounds {
+        update = change(&update, round);
+        let start = cpu();
+        let next = World::with(&settings(), &update, &Redirection::default(), &mut cache);
+        translated += cpu() - start;
+        let start = cpu();
+        assert!(!next.since(&world).is_empty());
+        compared += cpu() - start;
+        world = next;
+    }
+    let rounds = rounds as u32;
+    println!(
+        "{PODS} pods, {SERVICES} policies with conditions on requests: translated {:?}, compared {:?} a change",
+        translated / rounds,
+        compared / rounds
+    );
+}
+
 #[test]
 #[ignore = "a measurement, of an optimised build"]
 fn cost_of_a_change() {

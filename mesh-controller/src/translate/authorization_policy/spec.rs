@@ -14,7 +14,7 @@ pub type List<T> = Option<Vec<T>>;
 pub struct Spec {
     pub selector: Option<Selector>,
     pub target_ref: Option<Value>,
-    pub target_refs: List<Value>,
+    pub target_refs: Option<Value>,
     pub action: Option<String>,
     pub provider: Option<Value>,
     pub rules: List<RuleSpec>,
@@ -68,6 +68,15 @@ pub struct Operation {
     pub not_methods: List<String>,
     pub paths: List<String>,
     pub not_paths: List<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TargetRef {
+    pub group: Option<String>,
+    pub kind: Option<String>,
+    pub name: Option<String>,
+    pub namespace: Option<String>,
 }
 
 #[derive(Deserialize)]

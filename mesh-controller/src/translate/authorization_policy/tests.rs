@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use mesh_common::model::{Connection, Identity, Passing, authorize};
+mod examples;
+mod fields;
+mod hostile;
+mod wire;
+
+use mesh_common::model::{Connection, Identity, Passing, Requested, Token, authorize};
 
 use super::*;
 use crate::{
@@ -40,6 +45,56 @@ fn matching(policy: &AuthorizationPolicy, connection: &Connection) -> Option<usi
 const CART: Option<&str> = Some("spiffe://cluster.local/ns/shop/sa/cart");
 const EVIL: Option<&str> = Some("spiffe://cluster.local/ns/evil/sa/cart");
 
+/// A request, as far as policies may ask.
+#[derive(Clone, Debug, Default)]
+struct Call {
+    method: &'static str,
+    path: &'static str,
+    host: &'static str,
+    headers: Vec<(&'static str, &'static str)>,
+    token: Option<Token>,
+}
+
+fn call(method: &'static str, path: &'static str) -> Call {
+    Call { method, path, host: "web.shop:8080", ..Call::default() }
+}
+
+impl Call {
+    fn to(self, host: &'static str) -> Self {
+        Self { host, ..self }
+    }
+
+    fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The token has these claims.
+    fn by(self, claims: serde_json::Value) -> Self {
+        let text = |name: &str| claims[name].as_str().map(ToOwned::to_owned);
+        let audiences =
+            claims["aud"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(ToOwned::to_owned));
+        let token = Token {
+            principal: format!("{}/{}", text("iss").unwrap_or_default(), text("sub").unwrap_or_default()),
+            audiences: audiences.collect(),
+            presenter: text("azp"),
+            claims: claims.as_object().cloned().unwrap_or_default(),
+            ..Token::default()
+        };
+        Self { token: Some(token), ..self }
+    }
+}
+
+/// Whether the policies let the request through.
+fn passes(policies: &[&AuthorizationPolicy], connection: &Connection, call: &Call) -> bool {
+    let Call { method, path, host, headers, token } = call;
+    let pairs = headers.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")));
+    let headers: http::HeaderMap = pairs.collect();
+    let requested = Requested { method, path, host, headers: &headers, token: token.as_ref() };
+    let policies = policies.iter().map(|policy| &*policy.policy);
+    authorize(policies, None, connection, &Passing::Request(&requested)).is_ok()
+}
+
 #[test]
 fn the_shape_that_users_write() {
     let (policy, said) = translated(
@@ -52,21 +107,32 @@ fn the_shape_that_users_write() {
       to:
         - operation: {methods: [GET, POST], paths: [/api/v1/*]}
     - from:
-        - source: {principals: [cluster.local/ns/shop/sa/cart]}
+        - source: {principals: [cluster.local/ns/production/sa/inventory-service]}
       to:
-        - operation: {ports: ['8080']}
+        - operation: {methods: [GET], paths: [/api/v1/inventory/*]}
 ",
     );
-    assert_eq!(policy.policy.action, Action::Allow);
-    assert_eq!(policy.policy.scope, Scope::WorkloadSelector);
-    // The rule with HTTP conditions keeps its place and never matches.
-    assert_eq!(policy.policy.rules[0], only(Match::nobody()));
-    let gateway = Some("spiffe://cluster.local/ns/production/sa/api-gateway");
-    assert_eq!(matching(&policy, &from(gateway, "10.0.0.1", 8080)), None);
-    assert_eq!(matching(&policy, &from(CART, "10.0.0.1", 8080)), Some(1));
-    assert_eq!(matching(&policy, &from(CART, "10.0.0.1", 8081)), None);
-    assert_eq!(said.len(), 2);
-    assert!(said[0].starts_with("spec.rules[0].to[0].operation.methods: HTTP"), "{}", said[0]);
+    assert_eq!(said, [] as [String; 0]);
+    assert_eq!((policy.policy.action, policy.policy.scope), (Action::Allow, Scope::WorkloadSelector));
+    assert!(policy.asks && policy.policy.rules.len() == 2);
+    let of =
+        |account: &str| from(Some(&format!("spiffe://cluster.local/ns/production/sa/{account}")), "10.0.0.1", 8080);
+    for (account, method, path, expected) in [
+        ("api-gateway", "GET", "/api/v1/orders", true),
+        ("payment-service", "POST", "/api/v1/orders/7", true),
+        ("api-gateway", "DELETE", "/api/v1/orders", false),
+        ("api-gateway", "GET", "/api/v2/orders", false),
+        ("api-gateway", "GET", "/admin", false),
+        ("inventory-service", "GET", "/api/v1/inventory/7", true),
+        ("inventory-service", "GET", "/api/v1/orders", false),
+        ("inventory-service", "POST", "/api/v1/inventory/7", false),
+        ("other", "GET", "/api/v1/orders", false),
+    ] {
+        assert_eq!(passes(&[&policy], &of(account), &call(method, path)), expected, "{account} {method} {path}");
+    }
+    assert!(!passes(&[&policy], &from(None, "10.0.0.1", 8080), &call("GET", "/api/v1/orders")));
+    // As bytes nothing of it fits.
+    assert_eq!(matching(&policy, &of("api-gateway")), None);
 }
 
 #[test]
@@ -125,31 +191,24 @@ fn no_rules_and_empty_rules() {
 }
 
 #[test]
-fn a_deny_rule_loses_its_http_conditions_only() {
+fn of_bytes_a_deny_rule_goes_by_its_other_conditions() {
     let (policy, said) = translated(
         "
   action: DENY
   rules:
   - from: [{source: {namespaces: [evil], requestPrincipals: ['*']}}]
     to: [{operation: {paths: [/admin]}}]
-  - to: [{operation: {methods: [DELETE]}}]
+  - to: [{operation: {methods: [DELETE], ports: ['80']}}]
 ",
     );
-    assert_eq!(said.len(), 3);
+    assert_eq!(said, [] as [String; 0]);
     assert_eq!(matching(&policy, &from(EVIL, "1.1.1.1", 1)), Some(0));
-    assert_eq!(matching(&policy, &from(CART, "1.1.1.1", 1)), Some(1));
-    assert_eq!(policy.policy.rules[1], only(everybody()));
-    // A source that is left without conditions stands for everybody, whatever the other sources say.
-    let (policy, _) = translated(
-        "
-  action: DENY
-  rules:
-  - from: [{source: {namespaces: [evil]}}, {source: {remoteIpBlocks: [1.2.3.4]}}]
-    to: [{operation: {ports: ['80']}}]
-",
-    );
-    assert_eq!(matching(&policy, &from(CART, "1.1.1.1", 80)), Some(0));
-    assert_eq!(matching(&policy, &from(CART, "1.1.1.1", 81)), None);
+    assert_eq!(matching(&policy, &from(CART, "1.1.1.1", 80)), Some(1));
+    assert_eq!(matching(&policy, &from(CART, "1.1.1.1", 1)), None);
+    assert!(passes(&[&policy], &from(CART, "1.1.1.1", 80), &call("GET", "/admin")));
+    assert!(!passes(&[&policy], &from(CART, "1.1.1.1", 80), &call("DELETE", "/")));
+    // Without a token nobody is a principal.
+    assert!(passes(&[&policy], &from(EVIL, "1.1.1.1", 1), &call("GET", "/admin")));
 }
 
 #[test]
@@ -164,7 +223,6 @@ fn what_cannot_be_honoured_refuses() {
         ("  rules: [{to: [{operation: {ports: [80]}}]}]", "spec.rules[0].to[0].operation.ports[0]: invalid type"),
         ("  rules: [{when: [{key: source.colour, values: [red]}]}]", "spec.rules[0].when[0].key: `source.colour`"),
         ("  rules: [{when: [{key: source.ip}]}]", "spec.rules[0].when[0]: has neither"),
-        ("  targetRefs: [{kind: Service, name: a}]\n  rules: [{}]", "spec.targetRefs: is not supported yet"),
         ("  selector: {matchExpressions: []}\n  rules: [{}]", "spec.selector.matchExpressions: unknown field"),
         ("  action: CUSTOM\n  provider: {name: x}\n  rules: [{}]", "spec.provider: is not supported yet"),
         ("  action: allow\n  rules: [{}]", "spec.action: `allow`"),
@@ -192,11 +250,85 @@ fn audit_refuses_nobody_and_is_no_problem() {
 }
 
 #[test]
+fn audit_and_dry_run_with_conditions_on_requests() {
+    let rules = "  rules: [{to: [{operation: {methods: [GET], paths: ['/user/*']}}]}]";
+    let (audit, said) = translated(&format!("  action: AUDIT\n{rules}"));
+    assert_eq!((said, audit.asks, audit.policy.rules.len()), (Vec::new(), true, 1));
+    assert!(passes(&[&audit], &from(CART, "10.0.0.1", 80), &call("GET", "/user/me")));
+    assert_eq!(matching(&audit, &from(CART, "10.0.0.1", 80)), None);
+    let text = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop, \
+                annotations: {istio.io/dry-run: 'true'}}, spec: {action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}}";
+    let documents = crate::source::parse("p.yaml", text).expect("YAML");
+    let Kind::Custom(CustomKind::AuthorizationPolicy, object) = &documents.objects[0].kind else {
+        panic!("another kind")
+    };
+    let mut faults = Vec::new();
+    let dry = authorization_policy(&settings(), object, &mut faults);
+    assert!(faults.is_empty() && dry.policy.dry_run && dry.asks);
+    assert!(passes(&[&dry], &from(CART, "10.0.0.1", 80), &call("GET", "/a")));
+}
+
+#[test]
 fn a_broken_deny_still_selects_its_workloads() {
     let (policy, said) = translated("  action: DENY\n  selector: {matchLabels: {app: a}}\n  rules: [{form: []}]");
     assert_eq!(policy.policy.scope, Scope::WorkloadSelector);
-    assert_eq!(policy.policy.rules, [only(everybody())]);
+    assert_eq!(policy.policy.rules, [everybody()]);
     assert_eq!(said.len(), 1);
+    let (policy, _) = translated("  action: DENY\n  targetRefs: [{kind: Service, name: a}]\n  rules: [{form: []}]");
+    let target = Target { field: "spec.targetRefs[0]".into(), kind: TargetKind::Service, name: "a".into() };
+    assert_eq!(policy.workloads, Workloads::Targets(vec![target]));
+    assert_eq!(policy.policy.rules, [everybody()]);
+}
+
+#[test]
+fn targets_that_are_none_refuse_in_the_whole_namespace() {
+    let many = vec!["{kind: Service, name: a}"; 17].join(", ");
+    for (targets, field) in [
+        ("targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]", "targetRefs[0].kind: a Gateway"),
+        ("targetRefs: [{kind: Service, name: a}, {kind: GatewayClass, name: a}]", "targetRefs[1].kind: a GatewayClass"),
+        (
+            "targetRef: {kind: Gateway, name: a}",
+            "targetRef.kind: a Gateway cannot be the target: there are no gateways",
+        ),
+        ("targetRefs: [{kind: Pod, name: a}]", "targetRefs[0].kind: `Pod` of group ``"),
+        ("targetRefs: [{kind: Service, group: apps, name: a}]", "targetRefs[0].kind: `Service` of group `apps`"),
+        ("targetRefs: [{kind: ServiceEntry, name: a}]", "targetRefs[0].kind: `ServiceEntry`"),
+        ("targetRefs: [{name: a}]", "targetRefs[0].kind: is missing"),
+        ("targetRefs: [{kind: Service}]", "targetRefs[0].name: `` is no name"),
+        ("targetRefs: [{kind: Service, name: 'a/b'}]", "targetRefs[0].name: `a/b` is no name"),
+        ("targetRefs: [{kind: Service, name: a, sectionName: x}]", "targetRefs[0].sectionName: unknown field"),
+        ("targetRefs: [7]", "targetRefs[0]: "),
+        ("targetRefs: {kind: Service, name: a}", "targetRefs: is no list"),
+        (&format!("targetRefs: [{many}]"), "targetRefs: has 17 items"),
+        (
+            "targetRefs: [{kind: Service, name: a}]\n  selector: {matchLabels: {app: a}}",
+            "targetRefs: stands beside `sel",
+        ),
+        ("targetRef: {kind: Service, name: a}\n  selector: {}", "targetRef: stands beside `selector`"),
+        (
+            "targetRef: {kind: Service, name: a}\n  targetRefs: [{kind: Service, name: b}]",
+            "targetRef: stands beside `tar",
+        ),
+    ] {
+        for action in ["ALLOW", "DENY"] {
+            let (policy, said) = translated(&format!("  action: {action}\n  {targets}\n  rules: [{{}}]"));
+            assert!(said.len() == 1 && said[0].starts_with(&format!("spec.{field}")), "{targets}: {said:?}");
+            assert_eq!((&policy.workloads, policy.policy.scope), (&Workloads::All, Scope::Namespace), "{targets}");
+            assert!(!passes(&[&policy], &from(CART, "10.0.0.1", 80), &call("GET", "/")), "{targets}");
+        }
+    }
+    let (policy, said) = translated("  targetRefs: []\n  targetRef: null\n  selector: {matchLabels: {app: a}}");
+    assert_eq!((said.len(), policy.policy.scope), (0, Scope::WorkloadSelector));
+    // Another namespace's workloads are not this one's to speak of; its own are not meant.
+    let elsewhere = "{kind: Service, name: b, namespace: other}";
+    let (policy, said) =
+        translated(&format!("  targetRefs: [{{kind: Service, name: a, namespace: shop}}, {elsewhere}]"));
+    assert_eq!(said.len(), 1);
+    assert!(said[0].starts_with("spec.targetRefs[1].namespace: is not the policy's own namespace, shop;"), "{said:?}");
+    assert!(matches!(&policy.workloads, Workloads::Targets(targets) if targets.len() == 1));
+    let (policy, said) = translated(&format!("  targetRefs: [{elsewhere}]"));
+    assert!(said[0].ends_with("the policy holds for nobody"), "{said:?}");
+    assert_eq!((policy.workloads, policy.policy.scope), (Workloads::Targets(Vec::new()), Scope::WorkloadSelector));
 }
 
 #[test]

@@ -17,7 +17,7 @@ const GOOD: &str =
 const BAD: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, \
                    metadata: {name: bad, namespace: shop}, spec: {action: CUSTOM}}";
 const PART: &str = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: part, namespace: shop}, \
-                    spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}}";
+                    spec: {rules: [{to: [{operation: {methods: [get]}}]}]}}";
 const OLDER: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
                      metadata: {name: a, namespace: shop}, spec: {mtls: {mode: STRICT}}}";
 const YOUNGER: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
