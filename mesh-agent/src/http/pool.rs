@@ -7,6 +7,7 @@ mod lease;
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -47,7 +48,7 @@ pub enum Version {
 #[derive(Debug, Default)]
 pub struct Pool {
     lanes: Mutex<HashMap<Key, Lane>>,
-    /// A connection came back, or ended.
+    /// A connection came back, or ended. All who wait are told: who it is of use to, nobody knows but they.
     freed: Notify,
 }
 
@@ -91,14 +92,29 @@ pub enum NoConnection {
 }
 
 /// One who makes a connection for all who wait for it.
-struct Opening<'a>(&'a Pool, &'a Key);
+struct Opening<'a>(&'a Pool, Option<&'a Key>);
+
+/// A connection's place among those that there may be. Who waits for one is told when it is free.
+#[derive(Debug)]
+pub struct Place {
+    counts: Option<Connected>,
+    pool: Arc<Pool>,
+}
 
 impl Drop for Opening<'_> {
     fn drop(&mut self) {
-        if let Some(lane) = self.0.lanes().get_mut(self.1) {
+        let Self(pool, Some(key)) = self else { return };
+        if let Some(lane) = pool.lanes().get_mut(key) {
             lane.opening = false;
         }
-        self.0.freed.notify_waiters();
+        pool.wake();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.counts.take());
+        self.pool.wake();
     }
 }
 
@@ -124,28 +140,31 @@ impl Pool {
         // From here on it waits, for a connection of its own or for somebody else's.
         let _waiting = cluster.admit_waiting().map_err(NoConnection::Overflow)?;
         let bound = wanted.settings.connect_timeout.map_or(CONNECT, Into::into);
-        let found = timeout(bound, async {
-            loop {
-                let freed = self.freed.notified();
-                if let Some(lease) = self.known(&wanted, &key) {
-                    return Ok(lease);
-                }
-                let Some(_opening) = self.begin(&wanted, &key) else {
-                    freed.await;
-                    continue;
-                };
-                match cluster.admit_connection() {
-                    Ok(counts) => return self.open(counts, &wanted, &key, connect).await,
-                    // As many as there may be: somebody's will be free.
-                    Err(_) => {
-                        self.evict(&wanted, &key);
-                        drop(_opening);
-                        freed.await;
-                    }
-                }
+        loop {
+            // Before it looks: what is freed after that wakes it, and what it frees itself does not.
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if let Some(lease) = self.known(&wanted, &key) {
+                return Ok(lease);
             }
-        });
-        found.await.unwrap_or(Err(NoConnection::Timeout))
+            if let Some((place, _opening)) = self.begin(cluster, &wanted, &key) {
+                // How long it waits for others is for the request's own times to say.
+                let opened = timeout(bound, self.open(place, &wanted, &key, connect));
+                return opened.await.unwrap_or(Err(NoConnection::Timeout));
+            }
+            freed.await;
+        }
+    }
+
+    /// Whoever waits looks again.
+    pub fn wake(&self) {
+        self.freed.notify_waiters();
+    }
+
+    /// A connection may be made; `None`: there are as many as there may be.
+    pub fn place(self: &Arc<Self>, cluster: &Cluster) -> Option<Place> {
+        let counts = cluster.admit_connection().ok()?;
+        Some(Place { counts: Some(counts), pool: Arc::clone(self) })
     }
 
     /// On a connection that is there.
@@ -173,20 +192,32 @@ impl Pool {
         Lease { kind, pool, key: key.clone(), settings, again }
     }
 
-    /// `None`: somebody else is at it, and it will do for this one too.
-    fn begin<'a>(&'a self, wanted: &Wanted<'_>, key: &'a Key) -> Option<Option<Opening<'a>>> {
-        if wanted.version == Version::Http1 {
-            return Some(None);
-        }
+    /// `None`: somebody else is at it, and it will do for this one too; or there are as many connections as there may
+    /// be, and somebody's will be free.
+    fn begin<'a>(
+        self: &'a Arc<Self>,
+        cluster: &Cluster,
+        wanted: &Wanted<'_>,
+        key: &'a Key,
+    ) -> Option<(Place, Opening<'a>)> {
         let mut lanes = self.lanes();
-        let lane = lanes.entry(key.clone()).or_default();
-        // Made only if it is wanted: it lets go of the place when it drops.
-        (!std::mem::replace(&mut lane.opening, true)).then(|| Some(Opening(self, key)))
+        let shared = wanted.version == Version::Http2;
+        if shared && lanes.get(key).is_some_and(|lane| lane.opening) {
+            return None;
+        }
+        let Some(place) = self.place(cluster) else {
+            evict(&mut lanes, wanted, key);
+            return None;
+        };
+        if shared {
+            lanes.entry(key.clone()).or_default().opening = true;
+        }
+        Some((place, Opening(self, shared.then_some(key))))
     }
 
     async fn open(
         self: &Arc<Self>,
-        counts: Connected,
+        place: Place,
         wanted: &Wanted<'_>,
         key: &Key,
         connect: &impl Connect,
@@ -198,12 +229,7 @@ impl Pool {
             None => io,
         };
         let (io, keeper) = Bound::new(io);
-        let pool = Arc::clone(self);
         let since = Instant::now();
-        let ended = move || {
-            drop(counts);
-            pool.freed.notify_waiters();
-        };
         let kind = match wanted.version {
             Version::Http1 => {
                 let mut builder = http1::Builder::new();
@@ -211,7 +237,7 @@ impl Pool {
                 let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
                 tokio::spawn(async move {
                     keeper.keep(driver.with_upgrades(), until).await;
-                    ended();
+                    drop(place);
                 });
                 Kind::Http1(Some(Box::new(Connection { send, served: 0, since })))
             }
@@ -227,7 +253,7 @@ impl Pool {
                 let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
                 tokio::spawn(async move {
                     keeper.keep(driver, until).await;
-                    ended();
+                    drop(place);
                 });
                 let shared = Arc::new(Shared {
                     connection: Connection { send, served: 0, since },
@@ -243,21 +269,6 @@ impl Pool {
         Ok(self.leased(kind, wanted, key, false))
     }
 
-    /// Closes an idle connection that is of no use here, so that there may be one that is.
-    fn evict(&self, wanted: &Wanted<'_>, but: &Key) {
-        for (key, lane) in self.lanes().iter_mut() {
-            let (one, other) = (wanted.version == Version::Http1, wanted.version == Version::Http2);
-            if (key != but || other) && lane.idle.pop().is_some() {
-                return;
-            }
-            let free = |shared: &Arc<Shared>| (key != but || one) && shared.is_free();
-            if let Some(place) = lane.shared.iter().position(free) {
-                lane.shared.swap_remove(place).retired.store(true, Ordering::Relaxed);
-                return;
-            }
-        }
-    }
-
     /// A connection is free for the next request.
     fn rests(&self, key: &Key, connection: OneByOne) {
         let mut lanes = self.lanes();
@@ -266,7 +277,7 @@ impl Pool {
             lane.idle.push((Instant::now(), connection));
         }
         drop(lanes);
-        self.freed.notify_one();
+        self.wake();
     }
 
     /// Only these endpoints' connections are kept for others; what is under way goes on.
@@ -293,5 +304,20 @@ impl Pool {
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<Key, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes an idle connection that is of no use here, so that there may be one that is.
+fn evict(lanes: &mut HashMap<Key, Lane>, wanted: &Wanted<'_>, but: &Key) {
+    for (key, lane) in lanes {
+        let (one, other) = (wanted.version == Version::Http1, wanted.version == Version::Http2);
+        if (key != but || other) && lane.idle.pop().is_some() {
+            return;
+        }
+        let free = |shared: &Arc<Shared>| (key != but || one) && shared.is_free();
+        if let Some(place) = lane.shared.iter().position(free) {
+            lane.shared.swap_remove(place).retired.store(true, Ordering::Relaxed);
+            return;
+        }
     }
 }

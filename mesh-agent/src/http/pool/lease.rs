@@ -156,7 +156,7 @@ impl Drop for Lease {
         if let Kind::Http2(shared) = &self.kind {
             *shared.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             shared.active.fetch_sub(1, Ordering::Relaxed);
-            self.pool.freed.notify_one();
+            self.pool.wake();
         }
     }
 }

@@ -1,11 +1,17 @@
 //! Connections to endpoints: how many there are, who shares them, when they end.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{atomic::Ordering, mpsc},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::Full;
-use mesh_common::model::traffic::{ConnectionPool, HttpUpgrade, Millis, TrafficPolicy};
+use mesh_common::model::traffic::{
+    Algorithm, Balancing, ConnectionPool, HttpRoute, HttpUpgrade, Millis, Retries, TrafficPolicy, TrustedRoots,
+    UpstreamTls,
+};
 use tokio::task::JoinSet;
 
 use super::world::*;
@@ -24,6 +30,15 @@ async fn slow(world: &World, version: Version, millis: u64) {
             })
         })
         .await;
+}
+
+/// Takes connections, and says nothing.
+async fn silent(world: &World) {
+    let says_nothing = |_, stream| async move {
+        let _stream = stream;
+        std::future::pending().await
+    };
+    world.bytes(says_nothing).await;
 }
 
 /// So many at once, each on a connection of its own; statuses and flags.
@@ -177,4 +192,110 @@ async fn an_endpoint_that_answers_early_does_not_hold_up_the_next_request() {
     // Whether the answer or the end comes first is for the endpoint's kernel to say.
     let _ = client.send_request(post().map(|body| Full::new(Bytes::from(body)))).await;
     assert_eq!(world.status("/").await.0, 200);
+}
+
+/// On a thread of its own: what spins there ends the test all the same.
+fn in_time(story: impl Future<Output = ()> + Send + 'static) {
+    let (told, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(story);
+        let _ = told.send(());
+    });
+    ended.recv_timeout(LONG).expect("it ends, and well");
+}
+
+/// Connections of HTTP/2, no more than one at a time.
+fn one_of_http2(bounds: ConnectionPool) -> TrafficPolicy {
+    let balancing = Balancing { algorithm: Algorithm::RoundRobin, ..Balancing::default() };
+    let bounds = ConnectionPool { max_connections: Some(1), upgrade: HttpUpgrade::Always, ..bounds };
+    TrafficPolicy { balancing, ..pool(bounds) }
+}
+
+#[test]
+fn the_one_connection_of_http2_changes_between_two_endpoints() {
+    in_time(async {
+        let world = World::new();
+        world.server2(|_| answer(200, "")).await;
+        world.server2(|_| answer(200, "")).await;
+        world.rules(vec![], one_of_http2(ConnectionPool::default()));
+        for _ in 0..6 {
+            assert_eq!(world.status("/").await, (200, None));
+        }
+        let at = |server| world.log.all().iter().filter(|seen| seen.server == server).count();
+        assert_eq!((at(0), at(1)), (3, 3));
+    });
+}
+
+#[test]
+fn the_one_connection_of_http2_is_renewed_when_it_has_carried_what_it_may() {
+    in_time(async {
+        let world = World::new();
+        world.server2(|_| answer(200, "")).await;
+        let bounds = ConnectionPool { max_requests_per_connection: Some(1), ..ConnectionPool::default() };
+        world.rules(vec![], one_of_http2(bounds));
+        for _ in 0..4 {
+            assert_eq!(world.status("/").await, (200, None));
+        }
+        assert_eq!(world.dial.dialled.lock().unwrap().len(), 4);
+    });
+}
+
+#[test]
+fn streams_beyond_what_the_one_connection_of_http2_carries_wait() {
+    in_time(async {
+        let world = World::new();
+        slow(&world, Version::HTTP_2, 20).await;
+        world.rules(vec![], one_of_http2(ConnectionPool { max_streams: Some(2), ..ConnectionPool::default() }));
+        let answers = at_once(&world, 9).await;
+        assert!(answers.iter().all(|answer| answer.0 == 200), "{answers:?}");
+        assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
+    });
+}
+
+#[tokio::test]
+async fn the_time_for_connecting_is_none_for_waiting() {
+    for (version, upgrade) in [(Version::HTTP_11, HttpUpgrade::Never), (Version::HTTP_2, HttpUpgrade::Always)] {
+        let world = World::new();
+        slow(&world, version, 300).await;
+        let (max_connections, max_streams) = (Some(1), Some(1));
+        let connect_timeout = Some(Millis(100));
+        let bounds =
+            ConnectionPool { max_connections, max_streams, connect_timeout, upgrade, ..ConnectionPool::default() };
+        world.rules(vec![], pool(bounds));
+        let answers = at_once(&world, 3).await;
+        assert!(answers.iter().all(|answer| answer.0 == 200), "{version:?}: {answers:?}");
+        assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
+    }
+    // Where nobody answers TLS it is over in that time.
+    let world = World::new();
+    silent(&world).await;
+    let tls = UpstreamTls { server_name: Some("a.example".into()), names: vec![], roots: TrustedRoots::Unverified };
+    let bounds = ConnectionPool { connect_timeout: Some(Millis(200)), ..ConnectionPool::default() };
+    let once = Some(Retries { attempts: 0, ..Retries::default() });
+    let route = HttpRoute { retries: once, ..route("r", to_cart()) };
+    world.rules(vec![route], TrafficPolicy { tls: Some(tls), ..one_of_http2(bounds) });
+    let begun = Instant::now();
+    let answers = at_once(&world, 1).await;
+    assert_eq!(answers, [(503, Some("UF".into()))]);
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+}
+
+#[tokio::test]
+async fn a_connection_of_bytes_that_ends_lets_a_request_go_on() {
+    let world = World::with_server().await;
+    world.rules(vec![], pool(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
+    let session = world.session();
+    let snapshot = world.store.snapshot();
+    let source = session.source(&snapshot).unwrap();
+    let destination = session.destination(&snapshot, &source, &session.own_backend()).unwrap();
+    let bytes = destination.pool.place(&destination.cluster).expect("the first");
+    assert!(destination.pool.place(&destination.cluster).is_none());
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(world.dial.dialled.lock().unwrap().is_empty());
+        drop(bytes);
+    };
+    let (answered, ()) = tokio::join!(world.status("/"), end);
+    assert_eq!(answered, (200, None));
 }
