@@ -140,7 +140,7 @@ async fn idle_connections_end_and_what_nobody_uses_is_forgotten() {
     world.rules(vec![], pool(ConnectionPool { http_idle_timeout: Some(Millis(1)), ..ConnectionPool::default() }));
     assert_eq!(world.status("/").await.0, 200);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    world.http.sweep();
+    world.http.sweep(&world.store.snapshot(), Instant::now());
     until(|| world.dial.ended.load(Ordering::SeqCst) == 1).await;
     assert_eq!(world.status("/").await.0, 200);
     assert_eq!(world.dial.dialled.lock().unwrap().len(), 2);
