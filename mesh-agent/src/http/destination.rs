@@ -332,7 +332,7 @@ impl Destination {
         self.made.store(Arc::new(made));
         if let Some(list) = list {
             self.cluster.set_endpoints(&list, Instant::now());
-            self.pool.retain(|address| list.iter().any(|endpoint| endpoint.address == address));
+            self.pool.keep(list.iter().map(|endpoint| endpoint.address).collect());
         }
     }
 
