@@ -26,6 +26,8 @@ use crate::state::{Acts, Rules, Snapshot, View};
 pub use attempt::version;
 use attempt::{Attempts, Plan};
 
+const NOT_CONFIGURED: &str = "the client is not in the configuration";
+
 /// An answer, and the flag that counts for it.
 pub struct Answered {
     pub response: Response<ResponseBody>,
@@ -93,8 +95,7 @@ pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Inco
     };
     let snapshot = session.store.snapshot();
     let Some(source) = session.source(&snapshot) else {
-        const WHY: &str = "the client is not in the configuration";
-        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, WHY);
+        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, NOT_CONFIGURED);
     };
     let request = Understood { parts, asked, grpc, snapshot, source };
     routed(session, request, body).await
@@ -143,12 +144,22 @@ impl Understood {
         }
     }
 
+    /// Time has passed: its route stays, and leads to who is there now. Whether the client still is.
+    fn renew<C: Connect>(&mut self, session: &Session<C>) -> bool {
+        self.snapshot = session.store.snapshot();
+        session.source(&self.snapshot).map(|source| self.source = source).is_some()
+    }
+
     fn path(&self) -> PathAndQuery {
         self.parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
     }
 }
 
-async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body: Incoming) -> Response<ResponseBody> {
+async fn routed<C: Connect>(
+    session: &Arc<Session<C>>,
+    mut request: Understood,
+    body: Incoming,
+) -> Response<ResponseBody> {
     let rules = request.snapshot.rules(&session.service).cloned();
     let Ruling { route, faults, none_matches } = rule(session, &request, rules.as_deref());
     let name = route.map_or("", |(route, ..)| route.name.as_str());
@@ -163,6 +174,10 @@ async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body
             }
             match abort {
                 Some(abort) => aborted(abort, request.grpc),
+                None if delay.is_some() && !request.renew(session) => {
+                    let status = StatusCode::SERVICE_UNAVAILABLE;
+                    Answered::own(status, flag::NO_CLUSTER, NOT_CONFIGURED, request.grpc)
+                }
                 None => {
                     let mut answered = acted(session, request, body, route, &counts).await;
                     answered.flag = answered.flag.or(delay.map(|_| flag::DELAY));

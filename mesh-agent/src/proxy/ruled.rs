@@ -215,7 +215,7 @@ async fn connect(
             return None;
         }
     };
-    let Ok(held) = destination.cluster.admit_connection() else {
+    let Some(held) = destination.pool.place(&destination.cluster) else {
         flow.dropped(reason::OVERFLOW, "there are as many connections to the service as its rules permit");
         return None;
     };

@@ -307,6 +307,10 @@ impl Failed {
                 balance: balance::Outcome::Cancelled,
                 ..Self::connect(flag::OVERFLOW, overflow.to_string(), true)
             },
+            NoConnection::Gone => Self {
+                balance: balance::Outcome::Cancelled,
+                ..Self::connect(flag::NO_HEALTHY_ENDPOINT, format!("the endpoint {address} has just gone"), false)
+            },
             NoConnection::Refused(code) => {
                 Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false)
             }
