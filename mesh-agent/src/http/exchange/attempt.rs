@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,7 +24,7 @@ use super::{
         message, mirror,
         pool::{Lease, NoConnection, NotSent, Version, Wanted},
         replay::Replay,
-        upgrade,
+        upgrade::{self, Switched},
     },
     Answered, Understood, hash,
 };
@@ -123,7 +123,11 @@ impl<C: Connect> Attempts<'_, C> {
                 let agreed = upgrade::is_agreed(&request.parts.method, parts.status);
                 if let (true, true, Some(downstream)) = (agreed, request.asked.upgrades, downstream) {
                     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-                    upgrade::join(downstream, upstream, (lease, held));
+                    let switched = Switched::new(downstream, upstream, (lease, held));
+                    match request.parts.version {
+                        http::Version::HTTP_2 => drop(tokio::spawn(switched.join())),
+                        _ => *session.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
+                    }
                     let mut response = Response::new(ResponseBody::Empty);
                     upgrade::keep_headers(&mut parts.headers);
                     (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);

@@ -18,13 +18,13 @@ use mesh_common::model::traffic::{
     Algorithm, Backend, Balancing, ConnectionPool, HashOn, HttpUpgrade, Millis, Mirror, Percent, TrafficPolicy,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
 use super::world::*;
-use crate::http::Spoken;
+use crate::http::{Spoken, serve};
 
 fn http2() -> TrafficPolicy {
     let pool = ConnectionPool { upgrade: HttpUpgrade::Always, ..ConnectionPool::default() };
@@ -173,6 +173,30 @@ async fn a_connection_becomes_another_protocols_and_is_still_watched() {
     world.dial.denied.notify_waiters();
     assert!(said(&mut client).await.1, "a change that denies ends it");
     assert_eq!(world.dial.ended.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn who_serves_a_client_does_so_until_its_other_protocol_ends() {
+    let world = World::new();
+    echo(&world).await;
+    for leaves in [true, false] {
+        let (mut client, server) = duplex(64 * 1024);
+        let session = Arc::new(world.session());
+        let serving = tokio::spawn(serve(session, server, Spoken::Http1, std::future::pending()));
+        let ended = world.dial.ended.load(Ordering::SeqCst);
+        let asked = b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nfirst";
+        client.write_all(asked).await.unwrap();
+        assert!(said(&mut client).await.0.ends_with("earlyfirst"));
+        assert!(!serving.is_finished(), "the connection counts");
+        if leaves {
+            drop(client);
+            timeout(LONG, serving).await.expect("it ends with the client").unwrap();
+        } else {
+            serving.abort();
+            assert!(said(&mut client).await.1, "it ends when nobody serves it any more");
+        }
+        until(|| world.dial.ended.load(Ordering::SeqCst) == ended + 1).await;
+    }
 }
 
 #[tokio::test]
