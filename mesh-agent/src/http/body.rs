@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 
@@ -37,7 +36,7 @@ pub enum ResponseBody {
 pub struct Streamed {
     pub body: Incoming,
     /// Until here the whole answer must have come.
-    pub deadline: Option<Pin<Box<Sleep>>>,
+    pub deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub lease: Option<Lease>,
     /// Counts as a request under way while this lives.
     pub _held: Box<dyn Send>,

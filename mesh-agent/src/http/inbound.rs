@@ -18,7 +18,6 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use mesh_common::{
     model::{Identity, ServiceName, traffic::Labels},
     route,
@@ -33,7 +32,7 @@ use super::{
     exchange::{Answered, Counted},
     message, pool,
     serve::serve_by,
-    upgrade,
+    upgrade::{self, Switched},
 };
 use crate::state::{Snapshot, Store};
 pub use application::Dial;
@@ -74,8 +73,8 @@ struct Session<D> {
     limits: Mutex<Option<(u64, Arc<Limits>)>>,
     /// Requests without an answer.
     waiting: watch::Sender<u32>,
-    /// Both ends of an HTTP/1.1 connection that has become another protocol's.
-    switched: Mutex<Option<(OnUpgrade, OnUpgrade)>>,
+    /// An HTTP/1.1 connection that has become another protocol's.
+    switched: Mutex<Option<Switched>>,
 }
 
 /// Serves a client until it is done, with `server` as the first connection to the application. When `ends` resolves, it
@@ -111,11 +110,8 @@ pub async fn serve(
     };
     serve_by(answer, client, spoken, ends).await;
     let switched = session.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some((client, server)) = switched
-        && let (Ok(client), Ok(server)) = tokio::join!(client, server)
-    {
-        // An end that breaks ends both: they close when they drop.
-        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+    if let Some(switched) = switched {
+        switched.join().await;
     }
     session.application.leave().await;
     drop(cut);
@@ -216,11 +212,10 @@ impl<D: Dial> Session<D> {
         let agreed = upgrade::is_agreed(&method, parts.status);
         if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
             let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
+            let switched = Switched::new(downstream, upstream, ());
             match http2 {
-                true => upgrade::join(downstream, upstream, ()),
-                false => {
-                    *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some((downstream, upstream));
-                }
+                true => drop(tokio::spawn(switched.join())),
+                false => *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
             }
             let mut response = Response::new(ResponseBody::Empty);
             upgrade::keep_headers(&mut parts.headers);

@@ -1,5 +1,7 @@
 //! Connections that become another protocol's: WebSocket and what else HTTP/1.1 upgrades to, and CONNECT.
 
+use std::fmt;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -22,13 +24,30 @@ pub fn keep_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Copies both ways once both sides have switched. `held` lives as long as that.
-pub fn join(downstream: OnUpgrade, upstream: OnUpgrade, held: impl Send + 'static) {
-    tokio::spawn(async move {
-        let _held = held;
-        let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
+/// Both ends of a connection that has become another protocol's, and what lives as long as that.
+pub struct Switched {
+    downstream: OnUpgrade,
+    upstream: OnUpgrade,
+    _held: Box<dyn Send>,
+}
+
+impl Switched {
+    pub fn new(downstream: OnUpgrade, upstream: OnUpgrade, held: impl Send + 'static) -> Self {
+        Self { downstream, upstream, _held: Box::new(held) }
+    }
+
+    /// Copies both ways once both sides have switched, until both have ended.
+    pub async fn join(self) {
+        let Self { downstream, upstream, _held } = self;
+        let Ok((downstream, upstream)) = tokio::try_join!(downstream, upstream) else { return };
         let (mut client, mut server) = (TokioIo::new(downstream), TokioIo::new(upstream));
         // An end that breaks ends both: they close when they drop.
         let _ = copy_bidirectional(&mut client, &mut server).await;
-    });
+    }
+}
+
+impl fmt::Debug for Switched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switched").finish_non_exhaustive()
+    }
 }

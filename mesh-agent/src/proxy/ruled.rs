@@ -124,6 +124,7 @@ async fn requests(
         dialled,
         connect: dialler,
         mirrors: Arc::new(Semaphore::new(http::MIRRORS)),
+        switched: Default::default(),
     };
     http::serve(Arc::new(session), client, spoken, counted.drained()).await;
 }

@@ -329,6 +329,7 @@ impl World {
             dialled: "10.96.0.1:80".parse().unwrap(),
             connect: self.dial.clone(),
             mirrors: Arc::new(Semaphore::new(16)),
+            switched: Mutex::default(),
         }
     }
 
