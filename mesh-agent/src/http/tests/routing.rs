@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use mesh_common::model::traffic::{
 };
 
 use super::world::*;
+use crate::state::{Object, Rules, tests::put};
 
 fn on(matched: RequestMatch, name: &str, status: u16) -> mesh_common::model::traffic::HttpRoute {
     let action = Action::Respond(DirectResponse { status, body: Some(name.to_owned()) });
@@ -28,6 +30,24 @@ async fn without_routes_the_service_itself_is_asked() {
     assert_eq!((seen.uri.as_str(), seen.headers["host"].to_str().unwrap()), ("/a?b=c", "cart"));
     let counted = world.counts("");
     assert_eq!((counted.requests, counted.active, counted.answers), (1, 0, [0, 0, 1, 0, 0, 0]));
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_read_let_nothing_pass() {
+    let world = World::with_server().await;
+    let unreadable = Rules::unreadable(cart(), "rules.quota: unknown field");
+    put(&world.store, [Object::Traffic(Arc::new(unreadable))]);
+    let answer = world.ask(get("/")).await;
+    assert_eq!((answer.status, answer.flag().as_deref()), (500, Some("NC")));
+    assert!(String::from_utf8_lossy(&answer.body).contains("rules.quota: unknown field"));
+    // Nor from elsewhere: a route of another service leads there.
+    let (snapshot, session) = (world.store.snapshot(), world.session());
+    let source = session.source(&snapshot).unwrap();
+    let destination = session.destination(&snapshot, &source, &session.own_backend()).unwrap();
+    assert!(destination.secure().unwrap().unwrap_err().contains("cannot be read"));
+    assert_eq!(world.log.count(), 0);
+    world.rules(vec![], TrafficPolicy::default());
+    assert_eq!(world.status("/").await.0, 200);
 }
 
 #[tokio::test]
