@@ -28,6 +28,8 @@ pub use hello::server_name;
 pub use mirror::AT_ONCE as MIRRORS;
 pub use serve::{Spoken, serve};
 pub use session::Session;
+#[cfg(test)]
+pub use tls::Secure;
 
 use std::{
     collections::HashMap,

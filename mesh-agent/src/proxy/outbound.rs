@@ -93,7 +93,7 @@ pub async fn redirected(
     );
     flow.service = service;
     match upstream::connect(proxy, pod, &snapshot, client, route, flow).await {
-        Ok(Upstream { link, permit, denied, mut flow, held: _held }) => {
+        Ok(Upstream { link, permit, denied, mut flow }) => {
             forward(&permit, socket(stream), link, denied, &mut flow).await;
         }
         Err(_) => refuse(&stream),
