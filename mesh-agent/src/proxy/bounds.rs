@@ -10,7 +10,7 @@ use std::{
 use mesh_common::model::traffic::ConnectionPool;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::telemetry::reason;
+use crate::{direct, telemetry::reason};
 
 /// None: for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,9 +20,22 @@ pub struct Bounds {
     pub longest: Option<Duration>,
 }
 
+/// What ends a connection though nobody denies it.
+#[derive(Default)]
+pub struct Ends {
+    pub bounds: Bounds,
+    /// Resolves when the connection goes past rules that are newer: it ends when it is quiet, or after a while.
+    pub outdated: Option<Outdated>,
+}
+
+pub type Outdated = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Looks after one connection.
 pub struct Clock {
     bounds: Bounds,
+    outdated: Option<Outdated>,
+    /// It is outdated: these are no bounds of the user's.
+    is_outdated: bool,
     began: Instant,
     /// The last time that a byte was seen to have passed.
     active: Instant,
@@ -38,9 +51,9 @@ impl From<&ConnectionPool> for Bounds {
 }
 
 impl Clock {
-    pub fn new(bounds: Bounds) -> Self {
+    pub fn new(Ends { bounds, outdated }: Ends) -> Self {
         let began = Instant::now();
-        Self { bounds, began, active: began, bytes: 0, sleep: None }
+        Self { bounds, outdated, is_outdated: false, began, active: began, bytes: 0, sleep: None }
     }
 
     /// When a bound is reached unless something passes, and which.
@@ -52,6 +65,13 @@ impl Clock {
 
     /// Ready when a bound is reached, with its code and what to say. `bytes` have passed until now.
     pub fn poll(&mut self, cx: &mut Context<'_>, bytes: u64) -> Poll<(&'static str, String)> {
+        if let Some(outdated) = &mut self.outdated
+            && outdated.as_mut().poll(cx).is_ready()
+        {
+            self.bounds = Bounds { idle: Some(direct::QUIET), longest: Some(direct::LONGEST) };
+            (self.is_outdated, self.outdated, self.sleep) = (true, None, None);
+            (self.began, self.active) = (Instant::now(), Instant::now());
+        }
         if self.bounds == Bounds::default() {
             return Poll::Pending;
         }
@@ -63,6 +83,9 @@ impl Clock {
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
             ready!(sleep.as_mut().poll(cx));
             if at <= Instant::now() {
+                if self.is_outdated {
+                    return Poll::Ready((reason::RULES_NEWER, reason::OUTDATED.to_owned()));
+                }
                 let why = match code {
                     reason::IDLE_TIMEOUT => "nothing has passed for as long as the service's rules permit",
                     _ => "it has lasted as long as the service's rules permit",
@@ -82,7 +105,7 @@ mod tests {
 
     fn clock(idle: u64, longest: u64) -> Clock {
         let span = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
-        Clock::new(Bounds { idle: span(idle), longest: span(longest) })
+        Clock::new(Ends { bounds: Bounds { idle: span(idle), longest: span(longest) }, outdated: None })
     }
 
     #[tokio::test]
@@ -112,6 +135,19 @@ mod tests {
         }
         poll_fn(|cx| clock.poll(cx, 3)).await;
         assert!(last.elapsed() >= Duration::from_millis(200) && began.elapsed() >= Duration::from_millis(410));
+    }
+
+    #[tokio::test]
+    async fn what_is_outdated_ends_in_a_quiet_moment() {
+        let (now, outdated) = tokio::sync::oneshot::channel::<()>();
+        let outdated = Box::pin(async move { drop(outdated.await) });
+        let mut clock = Clock::new(Ends { bounds: Bounds::default(), outdated: Some(outdated) });
+        assert!(poll_fn(|cx| Poll::Ready(clock.poll(cx, 1))).await.is_pending());
+        let began = Instant::now();
+        now.send(()).unwrap();
+        let (code, _) = poll_fn(|cx| clock.poll(cx, 1)).await;
+        assert_eq!(code, reason::RULES_NEWER);
+        assert!(began.elapsed() >= direct::QUIET);
     }
 
     #[tokio::test]

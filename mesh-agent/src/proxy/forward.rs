@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::client::TlsStream;
 
 use super::{
-    bounds::{Bounds, Clock},
+    bounds::{Clock, Ends},
     buffer::Buffer,
 };
 use crate::{
@@ -240,12 +240,12 @@ pub async fn forward(
     denied: impl Future<Output = Decision>,
     flow: &mut OpenFlow,
 ) {
-    forward_within(Bounds::default(), permit, client, server, denied, flow).await;
+    forward_until(Ends::default(), permit, client, server, denied, flow).await;
 }
 
-/// The same, for no longer than `bounds` permit.
-pub async fn forward_within(
-    bounds: Bounds,
+/// The same, for no longer than `ends` says.
+pub async fn forward_until(
+    ends: Ends,
     _permit: &Permit,
     mut client: impl End,
     mut server: impl End,
@@ -257,7 +257,7 @@ pub async fn forward_within(
     server.arm(true);
     let (mut there, mut back) = (Direction::new(&live.sent), Direction::new(&live.received));
     let mut denied = pin!(denied);
-    let mut clock = Clock::new(bounds);
+    let mut clock = Clock::new(ends);
     let outcome = {
         let (client, server, there, back) = (&mut client, &mut server, &mut there, &mut back);
         poll_fn(|cx| {

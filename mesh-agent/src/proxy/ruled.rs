@@ -122,7 +122,7 @@ async fn undecided(
             return secured(&dialler, client, service, dialled).await;
         }
         Detected::Bytes | Detected::Silent => match way {
-            Ok(way) => return way.forward(client).await,
+            Ok(way) => return way.forward(client, None).await,
             Err(no_way) => {
                 no_way.record(&dialler, &service, dialled);
                 return client.reset();

@@ -36,6 +36,8 @@ codes! {
     IDLE_TIMEOUT,
     /// The connection has lasted as long as the service's rules permit.
     DURATION_OVER,
+    /// The service got rules for requests after the connection began, which went past them and was ended.
+    RULES_NEWER,
     /// There is no valid certificate for the pod.
     NO_CERTIFICATE,
     /// The other end's agent refused the tunnelled connection and named no reason that is known here.
@@ -95,6 +97,9 @@ codes! {
     /// The agent's own fault; the flow's error says more.
     INTERNAL,
 }
+
+/// What records say beside [`RULES_NEWER`].
+pub const OUTDATED: &str = "the service has got rules for requests since it began, and it went past them";
 
 /// The code that a peer's agent named, if it is one of ours.
 pub fn known(text: &str) -> Option<&'static str> {

@@ -80,6 +80,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The connection has lasted as long as the service's DestinationRule permits \
              (`connectionPool.tcp.maxConnectionDuration`); its client opens another."
         }
+        "RULES_NEWER" => {
+            "The service got routes or other rules for requests after the connection began. It went past them, so it was \
+             ended in a quiet moment, or after half a minute; its client opens another."
+        }
         "NO_CERTIFICATE" => {
             "There is no valid certificate for the pod on this node. See `meshctl identity`: its state says why."
         }

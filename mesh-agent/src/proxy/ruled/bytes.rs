@@ -10,7 +10,7 @@ use std::{
 use mesh_common::{
     model::{
         ServiceName, Workload,
-        traffic::{Backend, ConnectionMatch, Target, TcpRoute, TlsRoute},
+        traffic::{Backend, ConnectionMatch, Protocol, Target, TcpRoute, TlsRoute},
     },
     route,
 };
@@ -21,8 +21,9 @@ use crate::{
     balance::{self, Connected, Picked},
     http::{Destination, Endpoint, Peeked},
     proxy::{
-        bounds::Bounds,
-        forward::{End as _, Socket, forward_within},
+        bounds::{Bounds, Ends, Outdated},
+        forward::{End as _, Socket, forward_until},
+        reauthorize::outdated,
         resolve::route_to,
         upstream::{self, Link, Upstream},
     },
@@ -77,7 +78,15 @@ pub async fn forwarded(
     hello: Option<&Hello>,
 ) {
     match connect(dialler, service, dialled, hello, true).await {
-        Ok(way) => way.forward(client).await,
+        Ok(way) => {
+            let Dialler { proxy, pod, client: _ } = dialler;
+            let rules = proxy.store.snapshot().rules(service).cloned();
+            let protocol = rules.map(|rules| rules.traffic().protocol(dialled.port()));
+            // What was looked into is no HTTP, whatever the rules.
+            let unseen = protocol.is_none_or(|protocol| matches!(protocol, Protocol::Tcp | Protocol::Tls));
+            let outdated = || outdated(Arc::clone(&proxy.store), pod.uid.clone(), service.clone(), dialled.port());
+            way.forward(client, unseen.then(|| Box::pin(outdated()) as Outdated)).await;
+        }
         Err(no_way) => {
             no_way.record(dialler, service, dialled);
             client.reset();
@@ -158,7 +167,7 @@ impl NoWay {
 
 impl Dialled {
     /// Forwards the client's bytes.
-    pub async fn forward(mut self, mut client: Peeked<Socket>) {
+    pub async fn forward(mut self, mut client: Peeked<Socket>, outdated: Option<Outdated>) {
         if self.counts.is_none() {
             match self.destination.cluster.admit_connection() {
                 Ok(counts) => self.counts = Some(counts),
@@ -172,7 +181,7 @@ impl Dialled {
         }
         let bounds = Bounds::from(&self.destination.policy().pool);
         let Upstream { link, permit, denied, mut flow } = self.upstream;
-        forward_within(bounds, &permit, client, link, denied, &mut flow).await;
+        forward_until(Ends { bounds, outdated }, &permit, client, link, denied, &mut flow).await;
     }
 }
 
