@@ -12,6 +12,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{direct, telemetry::reason};
 
+/// What records say of it.
+pub const IDLE: &str = "nothing has passed for as long as the service's rules permit";
+
 /// None: for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bounds {
@@ -87,7 +90,7 @@ impl Clock {
                     return Poll::Ready((reason::RULES_NEWER, reason::OUTDATED.to_owned()));
                 }
                 let why = match code {
-                    reason::IDLE_TIMEOUT => "nothing has passed for as long as the service's rules permit",
+                    reason::IDLE_TIMEOUT => IDLE,
                     _ => "it has lasted as long as the service's rules permit",
                 };
                 return Poll::Ready((code, why.to_owned()));

@@ -17,6 +17,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Semaphore,
+    time::timeout,
 };
 
 use super::{
@@ -94,18 +95,25 @@ async fn undecided(
     // What may become requests takes the place of none.
     let (detected, way) = match bytes::connect(&dialler, &service, dialled, None, !is_routed).await {
         Ok(mut way) => {
+            let idle = way.idle();
             let link = &mut way.upstream.link;
-            let detected = tokio::select! {
-                first = link.fill_buf() => match first {
-                    Ok(first) if is_settings(first) => None,
-                    Ok(_) | Err(_) => Some(Detected::Bytes),
-                },
-                detected = http::detect(&mut client, None) => Some(detected.unwrap_or(Detected::Bytes)),
+            let detected = async {
+                tokio::select! {
+                    first = link.fill_buf() => match first {
+                        Ok(first) if is_settings(first) => {}
+                        Ok(_) | Err(_) => return Detected::Bytes,
+                    },
+                    detected = http::detect(&mut client, None) => return detected.unwrap_or(Detected::Bytes),
+                }
+                http::detect(&mut client, None).await.unwrap_or(Detected::Bytes)
             };
-            let detected = match detected {
-                Some(detected) => detected,
-                None => http::detect(&mut client, None).await.unwrap_or(Detected::Bytes),
+            let detected = match idle {
+                Some(idle) => timeout(idle, detected).await.unwrap_or(Detected::Silent),
+                None => detected.await,
             };
+            if detected == Detected::Silent {
+                return way.idled(client);
+            }
             (detected, Ok(way))
         }
         // Requests may have an answer without this endpoint, or any.

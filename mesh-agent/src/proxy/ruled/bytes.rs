@@ -21,7 +21,7 @@ use crate::{
     balance::{self, Connected, Picked},
     http::{Destination, Endpoint, Peeked},
     proxy::{
-        bounds::{Bounds, Ends, Outdated},
+        bounds::{self, Bounds, Ends, Outdated},
         forward::{End as _, Socket, forward_until},
         reauthorize::outdated,
         resolve::route_to,
@@ -166,6 +166,19 @@ impl NoWay {
 }
 
 impl Dialled {
+    /// How long it may be without a byte.
+    pub fn idle(&self) -> Option<Duration> {
+        Bounds::from(&self.destination.policy().pool).idle
+    }
+
+    /// Nobody has said a word for that long.
+    pub fn idled(mut self, mut client: Peeked<Socket>) {
+        self.upstream.flow.reason = Some(reason::IDLE_TIMEOUT.into());
+        self.upstream.flow.error = Some(bounds::IDLE.to_owned());
+        self.upstream.link.reset();
+        client.reset();
+    }
+
     /// Forwards the client's bytes.
     pub async fn forward(mut self, mut client: Peeked<Socket>, outdated: Option<Outdated>) {
         if self.counts.is_none() {
