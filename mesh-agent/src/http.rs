@@ -26,8 +26,11 @@ pub use destination::{Destination, Destinations, Missing};
 pub use detect::{Detected, Peeked, detect};
 pub use hello::server_name;
 pub use mirror::AT_ONCE as MIRRORS;
+pub use pool::Place;
 pub use serve::{Spoken, serve};
 pub use session::Session;
+#[cfg(test)]
+pub use tls::Secure;
 
 use std::{
     collections::HashMap,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use mesh_common::model::traffic::{
 };
 
 use super::world::*;
+use crate::state::{Object, Rules, tests::put};
 
 fn on(matched: RequestMatch, name: &str, status: u16) -> mesh_common::model::traffic::HttpRoute {
     let action = Action::Respond(DirectResponse { status, body: Some(name.to_owned()) });
@@ -47,6 +49,24 @@ async fn a_request_that_is_too_long_for_the_patterns_of_its_routes_is_refused() 
         assert_eq!(world.status("/a").await.0, 200);
         assert_eq!(world.status("/a1").await.0, 201);
     }
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_read_let_nothing_pass() {
+    let world = World::with_server().await;
+    let unreadable = Rules::unreadable(cart(), "rules.quota: unknown field");
+    put(&world.store, [Object::Traffic(Arc::new(unreadable))]);
+    let answer = world.ask(get("/")).await;
+    assert_eq!((answer.status, answer.flag().as_deref()), (500, Some("NC")));
+    assert!(String::from_utf8_lossy(&answer.body).contains("rules.quota: unknown field"));
+    // Nor from elsewhere: a route of another service leads there.
+    let (snapshot, session) = (world.store.snapshot(), world.session());
+    let source = session.source(&snapshot).unwrap();
+    let destination = session.destination(&snapshot, &source, &session.own_backend()).unwrap();
+    assert!(destination.secure().unwrap().unwrap_err().contains("cannot be read"));
+    assert_eq!(world.log.count(), 0);
+    world.rules(vec![], TrafficPolicy::default());
+    assert_eq!(world.status("/").await.0, 200);
 }
 
 #[tokio::test]
