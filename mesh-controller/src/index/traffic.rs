@@ -20,7 +20,7 @@ mod services;
 mod settle;
 mod tell;
 
-pub use limits::limits;
+pub use limits::{POD, limits};
 pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 pub(super) use tell::{Told, tell};
