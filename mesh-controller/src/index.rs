@@ -29,7 +29,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use mesh_common::model::{
     Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
-    traffic::{Inbound, Labels as PodLabels, Traffic},
+    traffic::{Labels as PodLabels, Traffic},
 };
 
 use cache::{Known, Translated, Value};
@@ -117,6 +117,8 @@ struct Objects<'a> {
     reference_grants: Vec<Read<'a, reference_grant::ReferenceGrant>>,
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
     rate_limit_policies: Vec<Read<'a, rate_limit_policy::RateLimitPolicy>>,
+    /// The same.
+    limiting: Vec<&'a Arc<Translated>>,
     /// Of services, and of all that speaks of traffic to them.
     traffic: Vec<&'a Arc<Translated>>,
     service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
@@ -133,6 +135,7 @@ impl World {
     pub fn with(settings: &Settings, update: &Update, redirection: &Redirection, cache: &mut Cache) -> Self {
         let mut problems = update.problems.clone();
         let mut told = std::mem::take(&mut cache.told);
+        let mut limited = std::mem::take(&mut cache.limits);
         let translated = cache.translate(settings, &update.objects);
         let objects = Objects::gather(update, translated, &mut problems);
         let bypassed = objects.bypassed.iter().map(|(namespace, until)| ((*namespace).to_owned(), *until)).collect();
@@ -143,7 +146,7 @@ impl World {
         let entries = entries::join(settings, &mut world, &mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
-        limits::limit(&mut drafts, &objects, &mut problems);
+        limits::limit(&mut drafts, &objects, &mut limited, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -164,7 +167,7 @@ impl World {
         problems.sort();
         problems.dedup();
         world.problems = problems;
-        cache.told = told;
+        (cache.told, cache.limits) = (told, limited);
         world
     }
 
@@ -220,7 +223,8 @@ impl World {
                     }
                     let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
                     let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
-                    draft.local = Some(Local { mode, same_node, strict_by: None, inbound: Inbound::default() });
+                    draft.local =
+                        Some(Local { mode, same_node, strict_by: None, protocols: BTreeMap::new(), limits: None });
                 }
             }
             drafts.insert(pod.uid.as_str(), draft);
@@ -330,7 +334,10 @@ impl<'a> Objects<'a> {
                 Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
                 Value::ServiceEntry(value) => by_kind.service_entries.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
-                Value::RateLimitPolicy(value) => by_kind.rate_limit_policies.push(Read { object, value }),
+                Value::RateLimitPolicy(value) => {
+                    by_kind.rate_limit_policies.push(Read { object, value });
+                    by_kind.limiting.push(translated);
+                }
             }
         }
         by_kind

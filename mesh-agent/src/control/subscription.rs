@@ -10,7 +10,7 @@ use mesh_common::{
     proto::{
         core::Node,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
-        rpc,
+        refused, rpc,
     },
 };
 
@@ -131,7 +131,9 @@ impl Subscription {
             policies_answered: self.kind == Kind::Policy,
             pods_confirmed: confirms && self.kind == Kind::LocalPod && rejections.is_empty(),
         };
-        let error = match (store.apply(delta), rejections.as_slice()) {
+        let applied = store.apply(delta);
+        let is_applied = applied.is_ok();
+        let error = match (applied, rejections.as_slice()) {
             (Err(error), _) => Some(error.to_string()),
             (Ok(_), []) => None,
             (Ok(_), [only]) => Some(only.to_string()),
@@ -143,8 +145,10 @@ impl Subscription {
         let error_detail = error.map(|why| {
             let refused = self.refused.get_or_insert_with(|| Refused { why: String::new(), stale: BTreeSet::new() });
             refused.why.clone_from(&why);
+            // All others have been taken, unless it is the store that refuses.
+            let details = if is_applied { refused_details(&rejections) } else { Vec::new() };
             refused.stale.extend(rejections.into_iter().map(|rejection| rejection.resource));
-            rpc::Status { code: tonic::Code::InvalidArgument.into(), message: why, details: Vec::new() }
+            rpc::Status { code: tonic::Code::InvalidArgument.into(), message: why, details }
         });
         DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..Default::default() }
     }
@@ -190,6 +194,10 @@ fn in_place_of(kind: Kind, rejection: &resources::Rejection) -> Option<Object> {
         // Policies are known by name and reach; without the others there is less to reach.
         Kind::Policy | Kind::Address | Kind::LocalPod | Kind::TrustBundle | Kind::OnDemand => None,
     }
+}
+
+fn refused_details(rejections: &[resources::Rejection]) -> Vec<prost_types::Any> {
+    refused::details(rejections.iter().map(|rejection| rejection.resource.as_str()))
 }
 
 fn unreadable(rejection: &resources::Rejection) -> Unreadable {

@@ -23,7 +23,10 @@ pub(super) use conditions::{header_matches, lenient_matches, listed, read_rule};
 pub(super) use filters::{FilterSpec, edits, header_changes};
 pub(super) use references::{BackendRefSpec, backends, parents};
 
-use mesh_common::model::traffic::{Action, HeaderChanges, HttpRoute, Origin, Percent, RequestMatch};
+use mesh_common::{
+    model::traffic::{Action, HeaderChanges, HttpRoute, Origin, Percent, RequestMatch},
+    route::Plan,
+};
 use serde_json::{Map, Value};
 
 use super::created;
@@ -307,6 +310,10 @@ pub(super) fn route(
         rule(&mut draft, value);
         if named.is_some_and(|name| written[..i].iter().any(|other| other["name"] == *name)) {
             draft.refuse("name", "stands twice");
+        }
+        // One rule that an agent does not take would make it refuse all rules of the service, other authors' too.
+        if let Err(error) = Plan::new(&draft.rule.template) {
+            draft.refuse("filters", error);
         }
         let Draft { mut rule, errors, notes, .. } = draft;
         let why = errors.iter().chain(&whole).next();

@@ -7,7 +7,7 @@ use mesh_common::{
     proto::{
         Address,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
-        nodemesh, security, type_url, workload,
+        nodemesh, refused, security, type_url, workload,
     },
 };
 use prost::Message;
@@ -222,7 +222,10 @@ async fn a_bad_resource_is_refused_by_name_and_field_and_its_last_good_version_s
 
     let short = workload::Workload { addresses: vec![vec![10, 0, 0]], ..pod("a", 1) };
     let mixed = vec![pod_resource("2", short), pod_resource("1", pod("c", 3))];
-    let why = exchange(&mut stream, response(type_url::ADDRESS, "2", mixed, vec![uid("b")])).await.expect("a NACK");
+    stream.send(response(type_url::ADDRESS, "2", mixed, vec![uid("b")])).await;
+    let error = stream.next().await.error_detail.expect("a NACK");
+    assert_eq!(refused::names(&error), [uid("a")], "the others are taken");
+    let why = error.message;
     assert!(why.contains(&uid("a")) && why.contains("workload.addresses"), "{why}");
     let snapshot = world.store.snapshot();
     assert!(snapshot.workload_by_address([10, 0, 0, 1].into()).is_some(), "the last good version of a stays");

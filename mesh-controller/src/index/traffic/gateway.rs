@@ -23,7 +23,7 @@ use mesh_common::model::{
     traffic::{Clients, For, Routes},
 };
 
-use super::settle::{PATTERNS, RULES};
+use super::budget::{PATTERNS, RULES};
 use crate::{
     source::Key,
     status::{Extent, Fault, conditions::Condition, parents::ParentStatus},

@@ -2,7 +2,10 @@
 
 use mesh_common::model::traffic::{Action, Backend, HttpRoute, Mirror, Target, WeightedBackend};
 
-use super::Known;
+use super::{
+    super::budget::{Cost, bytes, expressions},
+    Known,
+};
 use crate::translate::gateway::{BackendRef, Route, Rule, Unresolved};
 
 /// A route whose references were followed.
@@ -11,15 +14,26 @@ pub struct Resolved<'a> {
     pub route: &'a Route,
     /// As [`Route::rules`]: without matches. What connections are sent to is among the action's backends.
     pub rules: Vec<HttpRoute>,
+    /// Of all of them at one port, if each condition is told with the rest of its rule.
+    pub cost: Cost,
     /// References that lead nowhere, by their fields.
     pub unresolved: Vec<(String, Unresolved)>,
 }
 
 impl<'a> Resolved<'a> {
     pub fn new(known: &Known<'_>, route: &'a Route) -> Self {
-        let mut resolved = Self { route, rules: Vec::new(), unresolved: Vec::new() };
+        let (rules, cost) = (Vec::new(), Cost::default());
+        let mut resolved = Self { route, rules, cost, unresolved: Vec::new() };
         for rule in &route.rules {
             let told = resolved.rule(known, rule);
+            let rest = Cost { rules: 1, patterns: 0, bytes: bytes(&told) };
+            resolved.cost = rule.matches.iter().fold(resolved.cost, |sum, matched| {
+                let (patterns, bytes) = (expressions(&matched.request), bytes(&matched.request));
+                sum + rest + Cost { rules: 0, patterns, bytes }
+            });
+            if rule.matches.is_empty() {
+                resolved.cost = resolved.cost + rest * route.server_names.len().max(1);
+            }
             resolved.rules.push(told);
         }
         resolved

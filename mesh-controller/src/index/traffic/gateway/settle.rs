@@ -10,7 +10,7 @@ use mesh_common::model::traffic::{
 };
 
 use super::{
-    super::settle::{PATTERNS, RULES, expressions},
+    super::budget::{Bound, Cost},
     Place, Resolved, clients,
     known::Ports,
 };
@@ -93,7 +93,7 @@ pub fn settle<'s, 'a>(
                 }
             }
         }
-        for attachment in cut(routes, &mut won) {
+        for attachment in cut(resolved, &mut won) {
             beyond.push((attachment, consumer(attachment) == group));
         }
         told.push(For { clients: clients(group, place), value: ordered(routes, resolved, place, &won) });
@@ -103,22 +103,19 @@ pub fn settle<'s, 'a>(
 
 /// Takes out whole routes for which an agent's list has no room, the youngest first: a half of one might send requests
 /// elsewhere that its other half would have taken.
-fn cut<'s, 'a>(routes: &[&Route], won: &mut Vec<(&'s Attachment<'a>, Ports)>) -> Vec<&'s Attachment<'a>> {
-    let (mut rules, mut patterns) = (0, 0);
+fn cut<'s, 'a>(resolved: &[Resolved<'_>], won: &mut Vec<(&'s Attachment<'a>, Ports)>) -> Vec<&'s Attachment<'a>> {
+    let mut sum = Cost::default();
     let mut beyond = Vec::new();
     won.sort_by_key(|(attachment, _)| (attachment.number, attachment.parent));
     won.retain(|(attachment, ports)| {
-        let matches = routes[attachment.number].rules.iter().flat_map(|rule| &rule.matches);
-        let (own, expressions) =
-            matches.fold((0, 0), |(own, all), matched| (own + 1, all + expressions(&matched.request)));
-        let expressions = expressions * ports.len();
-        let fits = rules + own <= RULES && patterns + expressions <= PATTERNS;
-        if fits {
-            (rules, patterns) = (rules + own, patterns + expressions);
-        } else {
-            beyond.push(*attachment);
+        let own = resolved[attachment.number].cost;
+        // Conditions are counted once, whatever their ports are.
+        let with = (sum + Cost { rules: own.rules, ..own * ports.len() }).within(Bound::List);
+        match with {
+            Ok(with) => sum = with,
+            Err(_) => beyond.push(*attachment),
         }
-        fits
+        with.is_ok()
     });
     beyond
 }

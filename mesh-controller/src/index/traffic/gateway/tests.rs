@@ -242,3 +242,25 @@ fn what_an_agent_has_no_room_for_is_left_out_route_by_route() {
     let accepted: Vec<_> = accepted.iter().map(|condition| (condition.status, condition.reason)).collect();
     assert_eq!(accepted[2..], [(true, "Accepted"), (false, "UnsupportedValue")]);
 }
+
+/// One rule that an agent does not take would make it refuse all that is said of the service.
+#[test]
+fn what_is_merged_of_several_authors_is_what_an_agent_takes() {
+    let paths = ["/<", "/`", "/a>b", "/{a}", "/%zz", "/\\\"", "/a b", "/\u{e9}"];
+    let filters = paths.iter().flat_map(|path| {
+        let path = format!("path: {{type: ReplaceFullPath, replaceFullPath: \"{path}\"}}");
+        [
+            format!("filters: [{{type: URLRewrite, urlRewrite: {{{path}}}}}]"),
+            format!("filters: [{{type: RequestRedirect, requestRedirect: {{{path}}}}}]"),
+        ]
+    });
+    for filter in filters {
+        let evil = route("HTTPRoute", "web/evil", "", &format!("rules: [{{{filter}}}]"));
+        let own = route("HTTPRoute", "own", "", &format!("rules: [{{{filter}}}]"));
+        let gathered = told(&[route("HTTPRoute", "producer", "", TO_CART), evil, own]);
+        assert!(!cart(&gathered).is_empty());
+        for routes in cart(&gathered) {
+            assert_eq!(mesh_common::route::check(&routes.value), Ok(()), "{filter}");
+        }
+    }
+}
