@@ -102,6 +102,8 @@ struct Objects<'a> {
     accounts: BTreeSet<(&'a str, &'a str)>,
     /// Nodes that say where they are.
     nodes: BTreeMap<&'a str, Locality>,
+    /// Whose an address is.
+    node_addresses: BTreeMap<IpAddr, &'a str>,
     pods: Vec<Read<'a, pod::Pod>>,
     /// What each of them was last told as.
     made: Vec<&'a Made>,
@@ -302,6 +304,10 @@ impl<'a> Objects<'a> {
                 }
                 Kind::Node(v1) => {
                     by_kind.nodes.extend(v1.metadata.name.as_deref().map(|name| (name, node::locality(v1))));
+                    let name = v1.metadata.name.as_deref();
+                    by_kind
+                        .node_addresses
+                        .extend(name.into_iter().flat_map(|name| node::addresses(v1).map(move |ip| (ip, name))));
                 }
                 Kind::ServiceAccount(account) => {
                     let metadata = &account.metadata;
