@@ -11,6 +11,7 @@ pub mod entries;
 mod limits;
 mod policies;
 pub mod redirection;
+mod targets;
 #[cfg(test)]
 pub mod tests;
 pub mod traffic;
@@ -146,6 +147,7 @@ impl World {
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
         limits::limit(&mut drafts, &objects, &mut problems);
+        targets::find(settings, &world, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
