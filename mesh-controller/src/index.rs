@@ -2,6 +2,7 @@
 //! that nothing can be forgotten by a missed event.
 
 mod accounts;
+mod ancestors;
 mod cache;
 mod claims;
 mod delta;
@@ -69,9 +70,9 @@ pub struct World {
     pub skipped: BTreeMap<PodName, String>,
     /// The policies as their authors wrote them, in the version of which all this is made.
     pub written: BTreeMap<Key, Written>,
-    /// How routes of the Gateway API stand: for their `status.parents`.
+    /// How routes of the Gateway API stand, and policies that are about services: for the list of their status.
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
-    /// Every such route, in the version of which that holds.
+    /// Every such object, in the version of which that holds.
     pub routes: BTreeMap<Key, Written>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
@@ -161,15 +162,26 @@ impl World {
         // After that: a name of theirs is no pod's.
         world.workloads.append(&mut outside);
         world.written = objects.written();
-        world.routes = versions(objects.routes.iter().map(|read| read.object));
+        let policies = objects.backend_tls_policies.iter().map(|read| read.object);
+        world.routes = versions(objects.routes.iter().map(|read| read.object).chain(policies));
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
         }
         problems.sort();
         problems.dedup();
+        world.add_ancestors(&objects, &problems);
         world.problems = problems;
         cache.told = told;
         world
+    }
+
+    /// To be called when all problems are known.
+    fn add_ancestors(&mut self, objects: &Objects<'_>, problems: &[Problem]) {
+        for Read { object, value } in &objects.backend_tls_policies {
+            let name = object.key().to_string();
+            let own: Vec<_> = problems.iter().filter(|problem| problem.object == name).collect();
+            self.route_parents.insert(object.key(), ancestors::of(value, &own));
+        }
     }
 
     /// May the agent of this node speak for this identity?

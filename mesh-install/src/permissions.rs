@@ -77,6 +77,13 @@ const CLUSTER: &[Rule] = &[
         ..Rule::NONE
     },
     Rule {
+        group: "gateway.networking.k8s.io",
+        resources: &["backendtlspolicies/status"],
+        verbs: &["patch"],
+        why: "says on a policy how each service that it is about takes it",
+        ..Rule::NONE
+    },
+    Rule {
         group: "nodemesh.io",
         resources: &["ratelimitpolicies"],
         verbs: READ,
@@ -90,6 +97,8 @@ const CLUSTER: &[Rule] = &[
         why: "says on a policy whether it is accepted, and on how many nodes it is in force",
         ..Rule::NONE
     },
+    Rule { group: "extensions.istio.io", resources: &["wasmplugins"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
+    Rule { group: "telemetry.istio.io", resources: &["telemetries"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
     Rule {
         group: "apiextensions.k8s.io",
         resources: &["customresourcedefinitions"],
