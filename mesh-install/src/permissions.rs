@@ -18,6 +18,7 @@ struct Rule {
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
+const UNREAD: &str = "names objects that the mesh does not read, so that nobody relies on them";
 
 /// In the whole cluster.
 const CLUSTER: &[Rule] = &[
@@ -95,6 +96,20 @@ const CLUSTER: &[Rule] = &[
         resources: &["ratelimitpolicies/status"],
         verbs: &["patch"],
         why: "says on a policy whether it is accepted, and on how many nodes it is in force",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "networking.istio.io",
+        resources: &["envoyfilters", "gateways", "proxyconfigs", "sidecars", "workloadentries", "workloadgroups"],
+        verbs: &["list"],
+        why: UNREAD,
+        ..Rule::NONE
+    },
+    Rule {
+        group: "security.istio.io",
+        resources: &["requestauthentications"],
+        verbs: &["list"],
+        why: UNREAD,
         ..Rule::NONE
     },
     Rule { group: "extensions.istio.io", resources: &["wasmplugins"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
