@@ -2,6 +2,7 @@
 //! that nothing can be forgotten by a missed event.
 
 mod accounts;
+mod ancestors;
 mod cache;
 mod claims;
 mod delta;
@@ -11,6 +12,7 @@ pub mod entries;
 mod limits;
 mod policies;
 pub mod redirection;
+mod targets;
 #[cfg(test)]
 pub mod tests;
 pub mod traffic;
@@ -68,9 +70,9 @@ pub struct World {
     pub skipped: BTreeMap<PodName, String>,
     /// The policies as their authors wrote them, in the version of which all this is made.
     pub written: BTreeMap<Key, Written>,
-    /// How routes of the Gateway API stand: for their `status.parents`.
+    /// How routes of the Gateway API stand, and policies that are about services: for the list of their status.
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
-    /// Every such route, in the version of which that holds.
+    /// Every such object, in the version of which that holds.
     pub routes: BTreeMap<Key, Written>,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
@@ -102,6 +104,8 @@ struct Objects<'a> {
     accounts: BTreeSet<(&'a str, &'a str)>,
     /// Nodes that say where they are.
     nodes: BTreeMap<&'a str, Locality>,
+    /// Whose an address is.
+    node_addresses: BTreeMap<IpAddr, &'a str>,
     pods: Vec<Read<'a, pod::Pod>>,
     /// What each of them was last told as.
     made: Vec<&'a Made>,
@@ -147,6 +151,7 @@ impl World {
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
         limits::limit(&mut drafts, &objects, &mut limited, &mut problems);
+        targets::find(settings, &world, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -160,15 +165,26 @@ impl World {
         // After that: a name of theirs is no pod's.
         world.workloads.append(&mut outside);
         world.written = objects.written();
-        world.routes = versions(objects.routes.iter().map(|read| read.object));
+        let policies = objects.backend_tls_policies.iter().map(|read| read.object);
+        world.routes = versions(objects.routes.iter().map(|read| read.object).chain(policies));
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
         }
         problems.sort();
         problems.dedup();
+        world.add_ancestors(&objects, &problems);
         world.problems = problems;
         (cache.told, cache.limits) = (told, limited);
         world
+    }
+
+    /// To be called when all problems are known.
+    fn add_ancestors(&mut self, objects: &Objects<'_>, problems: &[Problem]) {
+        for Read { object, value } in &objects.backend_tls_policies {
+            let name = object.key().to_string();
+            let own: Vec<_> = problems.iter().filter(|problem| problem.object == name).collect();
+            self.route_parents.insert(object.key(), ancestors::of(value, &own));
+        }
     }
 
     /// May the agent of this node speak for this identity?
@@ -306,6 +322,10 @@ impl<'a> Objects<'a> {
                 }
                 Kind::Node(v1) => {
                     by_kind.nodes.extend(v1.metadata.name.as_deref().map(|name| (name, node::locality(v1))));
+                    let name = v1.metadata.name.as_deref();
+                    by_kind
+                        .node_addresses
+                        .extend(name.into_iter().flat_map(|name| node::addresses(v1).map(move |ip| (ip, name))));
                 }
                 Kind::ServiceAccount(account) => {
                     let metadata = &account.metadata;

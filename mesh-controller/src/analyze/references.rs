@@ -42,7 +42,7 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
         CustomKind::HttpRoute | CustomKind::GrpcRoute | CustomKind::TcpRoute | CustomKind::TlsRoute => {
             walk.route(&custom.spec);
         }
-        CustomKind::BackendTlsPolicy => {
+        CustomKind::BackendTlsPolicy | CustomKind::RateLimitPolicy => {
             for (i, target) in items(&custom.spec["targetRefs"]) {
                 walk.named(format!("spec.targetRefs[{i}]"), target, "Service");
             }
@@ -51,8 +51,7 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
         CustomKind::PeerAuthentication
         | CustomKind::AuthorizationPolicy
         | CustomKind::ServiceEntry
-        | CustomKind::ReferenceGrant
-        | CustomKind::RateLimitPolicy => {}
+        | CustomKind::ReferenceGrant => {}
     }
     walk.found
 }
