@@ -1,7 +1,8 @@
 //! Connections to endpoints: how many there are, who shares them, when they end.
 
 use std::{
-    sync::{atomic::Ordering, mpsc},
+    pin::pin,
+    sync::{Arc, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
@@ -18,8 +19,9 @@ use tokio::{
 };
 
 use super::world::*;
+use crate::http::pool;
 
-fn pool(pool: ConnectionPool) -> TrafficPolicy {
+fn bounded(pool: ConnectionPool) -> TrafficPolicy {
     TrafficPolicy { pool, ..TrafficPolicy::default() }
 }
 
@@ -79,7 +81,7 @@ async fn one_connection_carries_request_after_request() {
 async fn requests_wait_for_a_connection_that_may_not_be_one_more() {
     let world = World::new();
     slow(&world, Version::HTTP_11, 20).await;
-    world.rules(vec![], pool(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
+    world.rules(vec![], bounded(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
     let answers = at_once(&world, 5).await;
     assert!(answers.iter().all(|answer| answer.0 == 200), "{answers:?}");
     assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
@@ -90,13 +92,13 @@ async fn what_is_beyond_a_bound_is_refused_at_once() {
     let world = World::new();
     slow(&world, Version::HTTP_11, 300).await;
     let bounds = ConnectionPool { max_connections: Some(1), max_pending: Some(1), ..ConnectionPool::default() };
-    world.rules(vec![], pool(bounds));
+    world.rules(vec![], bounded(bounds));
     let answers = at_once(&world, 5).await;
     // One waits at most: for its connection first, for another's after that.
     assert!((3..=4).contains(&overflowed(&answers)), "{answers:?}");
     let world = World::new();
     slow(&world, Version::HTTP_11, 300).await;
-    world.rules(vec![], pool(ConnectionPool { max_requests: Some(2), ..ConnectionPool::default() }));
+    world.rules(vec![], bounded(ConnectionPool { max_requests: Some(2), ..ConnectionPool::default() }));
     assert_eq!(overflowed(&at_once(&world, 5).await), 3);
     assert_eq!(overflowed(&at_once(&world, 2).await), 0, "they are free again");
 }
@@ -110,7 +112,7 @@ async fn a_connection_carries_no_more_requests_than_it_may() {
             _ => world.server(|_| answer(200, "")).await,
         };
         let bounds = ConnectionPool { max_requests_per_connection: Some(2), upgrade, ..ConnectionPool::default() };
-        world.rules(vec![], pool(bounds));
+        world.rules(vec![], bounded(bounds));
         for _ in 0..6 {
             assert_eq!(world.status("/").await.0, 200);
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -124,14 +126,14 @@ async fn a_connection_carries_no_more_requests_than_it_may() {
 async fn many_requests_share_a_connection_of_http2() {
     let world = World::new();
     slow(&world, Version::HTTP_2, 20).await;
-    world.rules(vec![], pool(ConnectionPool { upgrade: HttpUpgrade::Always, ..ConnectionPool::default() }));
+    world.rules(vec![], bounded(ConnectionPool { upgrade: HttpUpgrade::Always, ..ConnectionPool::default() }));
     let answers = at_once(&world, 30).await;
     assert!(answers.iter().all(|answer| answer.0 == 200));
     assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
     let world = World::new();
     slow(&world, Version::HTTP_2, 200).await;
     let bounds = ConnectionPool { upgrade: HttpUpgrade::Always, max_streams: Some(10), ..ConnectionPool::default() };
-    world.rules(vec![], pool(bounds));
+    world.rules(vec![], bounded(bounds));
     let answers = at_once(&world, 30).await;
     assert!(answers.iter().all(|answer| answer.0 == 200));
     assert_eq!(world.dial.dialled.lock().unwrap().len(), 3, "ten streams each");
@@ -140,7 +142,7 @@ async fn many_requests_share_a_connection_of_http2() {
 #[tokio::test]
 async fn idle_connections_end_and_what_nobody_uses_is_forgotten() {
     let world = World::with_server().await;
-    world.rules(vec![], pool(ConnectionPool { http_idle_timeout: Some(Millis(1)), ..ConnectionPool::default() }));
+    world.rules(vec![], bounded(ConnectionPool { http_idle_timeout: Some(Millis(1)), ..ConnectionPool::default() }));
     assert_eq!(world.status("/").await.0, 200);
     tokio::time::sleep(Duration::from_millis(20)).await;
     world.http.sweep(&world.store.snapshot(), Instant::now());
@@ -218,7 +220,7 @@ fn once() -> HttpRoute {
 fn one_of_http2(bounds: ConnectionPool) -> TrafficPolicy {
     let balancing = Balancing { algorithm: Algorithm::RoundRobin, ..Balancing::default() };
     let bounds = ConnectionPool { max_connections: Some(1), upgrade: HttpUpgrade::Always, ..bounds };
-    TrafficPolicy { balancing, ..pool(bounds) }
+    TrafficPolicy { balancing, ..bounded(bounds) }
 }
 
 #[test]
@@ -271,7 +273,7 @@ async fn the_time_for_connecting_is_none_for_waiting() {
         let connect_timeout = Some(Millis(100));
         let bounds =
             ConnectionPool { max_connections, max_streams, connect_timeout, upgrade, ..ConnectionPool::default() };
-        world.rules(vec![], pool(bounds));
+        world.rules(vec![], bounded(bounds));
         let answers = at_once(&world, 3).await;
         assert!(answers.iter().all(|answer| answer.0 == 200), "{version:?}: {answers:?}");
         assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
@@ -291,7 +293,7 @@ async fn the_time_for_connecting_is_none_for_waiting() {
 #[tokio::test]
 async fn a_connection_of_bytes_that_ends_lets_a_request_go_on() {
     let world = World::with_server().await;
-    world.rules(vec![], pool(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
+    world.rules(vec![], bounded(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
     let session = world.session();
     let snapshot = world.store.snapshot();
     let source = session.source(&snapshot).unwrap();
@@ -329,7 +331,7 @@ async fn a_connection_that_takes_longer_than_a_try_serves_the_next() {
         };
         *world.dial.pause.lock().unwrap() = Duration::from_millis(300);
         let route = HttpRoute { try_timeout: Some(Millis(100)), ..once() };
-        world.rules(vec![route], pool(ConnectionPool { upgrade, ..ConnectionPool::default() }));
+        world.rules(vec![route], bounded(ConnectionPool { upgrade, ..ConnectionPool::default() }));
         assert_eq!(world.status("/").await, (504, Some("UT".into())));
         until(|| world.dial.made.load(Ordering::SeqCst) > 0).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -343,35 +345,39 @@ async fn a_connection_that_ends_at_once_is_told_and_not_made_again() {
     for upgrade in [HttpUpgrade::Never, HttpUpgrade::Always] {
         let world = World::new();
         world.bytes(|_, stream| async move { drop(stream) }).await;
-        world.rules(vec![once()], pool(ConnectionPool { upgrade, ..ConnectionPool::default() }));
+        world.rules(vec![once()], bounded(ConnectionPool { upgrade, ..ConnectionPool::default() }));
         assert_eq!(world.status("/").await.0, 503);
         assert_eq!(world.dial.dialled.lock().unwrap().len(), 1, "{upgrade:?}");
     }
 }
 
 #[tokio::test]
-async fn connections_are_had_in_the_order_in_which_they_are_asked_for() {
+async fn nobody_passes_those_who_wait() {
     let world = World::new();
-    slow(&world, Version::HTTP_11, 10).await;
-    world.rules(vec![], pool(ConnectionPool { max_connections: Some(1), ..ConnectionPool::default() }));
-    let mut running = JoinSet::new();
-    for _ in 0..6 {
-        let mut client = world.client::<Full<Bytes>>().await;
-        running.spawn(async move {
-            let begun = Instant::now();
-            let mut served = 0;
-            while begun.elapsed() < Duration::from_millis(1500) {
-                client.ready().await.unwrap();
-                let request = get("/").map(|body| Full::new(Bytes::from(body)));
-                assert_eq!(collected(client.send_request(request).await.unwrap()).await.status, 200);
-                served += 1;
-            }
-            served
-        });
-    }
-    let served = running.join_all().await;
-    let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
-    assert!(most - least <= 2, "{served:?}");
+    world.server2(|_| answer(200, "")).await;
+    world.rules(vec![], one_of_http2(ConnectionPool { max_streams: Some(1), ..ConnectionPool::default() }));
+    let (session, snapshot) = (world.session(), world.store.snapshot());
+    let source = session.source(&snapshot).unwrap();
+    let destination = session.destination(&snapshot, &source, &session.own_backend()).unwrap();
+    let lease = || {
+        let (destination, connect) = (Arc::clone(&destination), world.dial.clone());
+        async move {
+            let (endpoint, policy) = (Arc::clone(&destination.endpoints()[0]), destination.policy());
+            let (version, settings) = (pool::Version::Http2, &policy.pool);
+            let wanted = pool::Wanted { endpoint: &endpoint, version, settings, tls: None };
+            destination.pool.lease(&destination.cluster, wanted, &connect).await
+        }
+    };
+    let first = lease().await.expect("a connection");
+    let waiting = tokio::spawn(lease());
+    until(|| destination.cluster.counts(Instant::now()).waiting == 1).await;
+    drop(first);
+    // It asks before the other has looked.
+    let mut newcomer = pin!(lease());
+    assert!(tokio::time::timeout(Duration::ZERO, newcomer.as_mut()).await.is_err());
+    drop(waiting.await.unwrap().expect("it was the first"));
+    newcomer.await.expect("and now the next");
+    assert_eq!(world.dial.dialled.lock().unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -410,7 +416,7 @@ async fn an_endpoint_that_never_reads_on_keeps_no_place() {
         let max_connections = Some(1);
         let bounds =
             ConnectionPool { max_connections, max_requests_per_connection, upgrade, ..ConnectionPool::default() };
-        world.rules(vec![once()], pool(bounds));
+        world.rules(vec![once()], bounded(bounds));
         let body: &'static str = "x".repeat(8 << 20).leak();
         let post = Request::post("/").header("host", "cart").body(Full::new(Bytes::from(body))).unwrap();
         let mut client = world.client().await;
