@@ -12,7 +12,7 @@ use mesh_common::{
         Workload,
         traffic::{Action, Fault, HttpRoute, Percent, Target, WeightedBackend},
     },
-    route::{self, Aborted, Matched, PermittedOrigin},
+    route::{self, Aborted, Effort, Matched, PermittedOrigin, TooMuch},
 };
 
 use super::{
@@ -108,23 +108,34 @@ struct Ruling<'a> {
     none_matches: bool,
 }
 
-fn rule<'a, C: Connect>(session: &Session<C>, request: &Understood, rules: Option<&'a Rules>) -> Ruling<'a> {
+fn rule<'a, C: Connect>(
+    session: &Session<C>,
+    request: &Understood,
+    rules: Option<&'a Rules>,
+) -> Result<Ruling<'a>, TooMuch> {
     let nothing = Ruling { route: None, faults: Vec::new(), none_matches: false };
     let Some((routes, View { http, acts, faults })) = rules.and_then(|rules| rules.view(&request.source.namespace))
     else {
-        return nothing;
+        return Ok(nothing);
     };
     let port = session.dialled.port();
     let view = request.view(port);
-    let laid = faults.iter().zip(&routes.faults).find(|(matches, _)| matches.matches(&view));
-    let mut faults: Vec<_> = laid.map(|(_, laid)| &laid.fault).into_iter().collect();
-    if !http.concerns(port) {
-        return Ruling { faults, ..nothing };
+    let effort = Effort::default();
+    let mut laid = None;
+    for (matches, fault) in faults.iter().zip(&routes.faults) {
+        if matches.matches(&view, &effort)? {
+            laid = Some(&fault.fault);
+            break;
+        }
     }
-    let found = http.find(&view);
+    let mut faults: Vec<_> = laid.into_iter().collect();
+    if !http.concerns(port) {
+        return Ok(Ruling { faults, ..nothing });
+    }
+    let found = http.find(&view, &effort)?;
     let route = found.map(|found| (&routes.http[found.route], &acts[found.route], found.matched));
     faults.extend(route.and_then(|(route, ..)| route.fault.as_ref()));
-    Ruling { none_matches: route.is_none(), route, faults }
+    Ok(Ruling { none_matches: route.is_none(), route, faults })
 }
 
 impl Understood {
@@ -150,7 +161,14 @@ impl Understood {
 
 async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body: Incoming) -> Response<ResponseBody> {
     let rules = request.snapshot.rules(&session.service).cloned();
-    let Ruling { route, faults, none_matches } = rule(session, &request, rules.as_deref());
+    let Ruling { route, faults, none_matches } = match rule(session, &request, rules.as_deref()) {
+        Ok(ruling) => ruling,
+        Err(TooMuch) => {
+            let why = TooMuch.to_string();
+            let answered = Answered::own(StatusCode::URI_TOO_LONG, flag::PROTOCOL, &why, request.grpc);
+            return Counted::begin(session, "").end(answered);
+        }
+    };
     let name = route.map_or("", |(route, ..)| route.name.as_str());
     let counted = Counted::begin(session, name);
     let counts = Arc::clone(&counted.0);

@@ -31,6 +31,25 @@ async fn without_routes_the_service_itself_is_asked() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_too_long_for_the_patterns_of_its_routes_is_refused() {
+    let world = World::with_server().await;
+    let pattern = |number| RequestMatch {
+        path: Some(PathMatch::Regex(format!(".*[0-9]{{{number}}}"))),
+        ..RequestMatch::default()
+    };
+    let routes = |count| (1..=count).map(|number| on(pattern(number), "number", 201)).chain([route("r", to_cart())]);
+    let long = format!("/{}", "a".repeat(60_000));
+    for (count, status) in [(16, 200), (63, 414)] {
+        world.rules(routes(count).collect(), TrafficPolicy::default());
+        let answer = world.ask(get(&long)).await;
+        assert_eq!(answer.status, status, "{count} patterns");
+        assert_eq!(answer.flag(), (status == 414).then(|| "DPE".into()));
+        assert_eq!(world.status("/a").await.0, 200);
+        assert_eq!(world.status("/a1").await.0, 201);
+    }
+}
+
+#[tokio::test]
 async fn the_first_route_that_matches_takes_a_request() {
     let world = World::with_server().await;
     let any =
