@@ -266,7 +266,7 @@ mod tests {
         for (length, outcome) in [(1000, Ok(format!("/{}", "b".repeat(1001)))), (60_000, Err(NoPath))] {
             let path = format!("/{}", "A".repeat(length));
             let begun = std::time::Instant::now();
-            assert_eq!(rewritten(slow.clone(), &path, Matched::Whole), outcome);
+            assert!(rewritten(slow.clone(), &path, Matched::Whole) == outcome, "{length} bytes");
             assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{length} bytes took {:?}", begun.elapsed());
         }
         // What is replaced seldom may stand in a long path, and often in one of usual length.
