@@ -266,26 +266,31 @@ fn backend(
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll};
+
     use mesh_common::model::{
         Permit,
         traffic::{TrustedRoots, UpstreamTls},
     };
     use rustls::pki_types::PrivateKeyDer;
     use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream, duplex},
         net::{TcpListener, TcpStream},
     };
 
     use super::*;
     use crate::{
         http::Secure,
-        proxy::forward::{forward, socket},
+        proxy::forward::{End, forward, socket},
         state::{
             Object, Rules, Store,
             tests::{put, service, workload},
         },
         telemetry::FlowLog,
     };
+
+    /// More than any buffer holds.
+    const LENGTH: usize = 8_000_000;
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -311,8 +316,10 @@ mod tests {
             let mut server = acceptor().accept(server).await.unwrap();
             let (_, session) = server.get_ref();
             assert_eq!((session.server_name(), session.alpn_protocol()), (Some("db.example"), None));
-            let mut all = Vec::new();
-            server.read_to_end(&mut all).await.unwrap();
+            let mut all = vec![0; LENGTH];
+            server.read_exact(&mut all).await.unwrap();
+            server.write_all(b"all of it").await.unwrap();
+            assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
             // The other way is open still.
             server.write_all(&all).await.unwrap();
             server.shutdown().await.unwrap();
@@ -327,15 +334,60 @@ mod tests {
             forward(&permit, socket(accepted), link, std::future::pending(), &mut flow).await;
             (flow.reason.clone(), flow.error.clone())
         });
-        // More than any buffer holds.
-        let said: Vec<u8> = (0..4_000_000_u32).map(|number| (number % 251) as u8).collect();
+        let said: Vec<u8> = (0..LENGTH).map(|number| (number % 251) as u8).collect();
         client.write_all(&said).await.unwrap();
+        // While the client waits, nothing is held back.
+        let mut word = [0; 9];
+        let answered = timeout(Duration::from_secs(10), client.read_exact(&mut word));
+        answered.await.expect("an answer").unwrap();
         client.shutdown().await.unwrap();
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).await.unwrap();
         assert!(heard == said, "{} of {} bytes", heard.len(), said.len());
         served.await.unwrap();
         assert_eq!(forwarded.await.unwrap(), (None, None));
+    }
+
+    /// Of memory, with room for less than is said at once.
+    type Narrow = BufReader<DuplexStream>;
+
+    impl End for Narrow {
+        fn arm(&mut self, _on: bool) {}
+
+        fn reset(&mut self) {}
+
+        fn is_sent(&self) -> bool {
+            true
+        }
+
+        fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<std::io::Error> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn what_tls_holds_back_does_not_wait_for_more() {
+        let (mut client, accepted) = pair().await;
+        let (near, far) = duplex(4096);
+        let served = tokio::spawn(async move {
+            let mut server = acceptor().accept(far).await.unwrap();
+            server.read_exact(&mut [0; 8192]).await.unwrap();
+            server.write_all(b"all of it").await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let roots = TrustedRoots::Unverified;
+        let secure = Secure::new(&UpstreamTls { server_name: None, names: vec![], roots }).unwrap();
+        let link = Arc::new(secure).for_host("db.example").bytes(BufReader::new(near)).await.unwrap();
+        let (permit, party) = (Permit::outside_policy(), Party::stranger("10.0.0.1:80".parse().unwrap()));
+        let mut flow = FlowLog::new().begin(Direction::Outbound, party.clone(), party);
+        tokio::spawn(async move {
+            forward(&permit, socket(accepted), link, std::future::pending(), &mut flow).await;
+        });
+        client.write_all(&[7; 8192]).await.unwrap();
+        let mut word = [0; 9];
+        let answered = timeout(Duration::from_secs(10), client.read_exact(&mut word));
+        answered.await.expect("an answer").unwrap();
+        served.abort();
     }
 
     #[tokio::test]
