@@ -1,7 +1,7 @@
 //! ServiceEntries among everything else: what they add to the mesh, and what they may not take. An address of a pod, of
-//! a service of Kubernetes (its load balancer's and external ones too) or of a node is never an entry's, however old that
-//! is: whoever owned it would be sent what is meant for others. Among entries the oldest owns an address, and a name as
-//! far as other namespaces see it.
+//! a service of Kubernetes (its load balancer's and external ones too) or of a node is never an entry's, however old
+//! that is: whoever owned it would be sent what is meant for others. Among entries the oldest owns an address, and a
+//! name as far as other namespaces see it.
 //!
 //! An address is dialled by everybody, and agents cannot tell clients apart by it: a host that is not for everybody has
 //! none, and is reached by routes only.
@@ -55,8 +55,8 @@ enum Owner<'a> {
     Endpoint(&'a Key, String),
 }
 
-/// `services` are those of Kubernetes, `reserved` are addresses that something of Kubernetes has besides, with what. The
-/// order of `entries` does not matter.
+/// `services` are those of Kubernetes, `reserved` are addresses that something of Kubernetes has besides, with what.
+/// The order of `entries` does not matter.
 pub fn entries(
     settings: &Settings,
     entries: &[&ServiceEntry],

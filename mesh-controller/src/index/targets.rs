@@ -16,10 +16,8 @@ use crate::{
 pub fn find(settings: &Settings, world: &World, objects: &Objects<'_>, problems: &mut Vec<Problem>) {
     for Read { object, value } in &objects.rate_limit_policies {
         let Workloads::Serving(services) = &value.workloads else { continue };
-        let extent = match services.iter().any(|service| world.services.contains_key(service)) {
-            true => Extent::Part,
-            false => Extent::Whole,
-        };
+        let is_any = services.iter().any(|service| world.services.contains_key(service));
+        let extent = if is_any { Extent::Part } else { Extent::Whole };
         for (field, service) in named(settings, object) {
             if !world.services.contains_key(&service) {
                 let why = format!("no such Service ({}); nobody is limited by it", service.hostname);

@@ -176,8 +176,8 @@ impl History {
     }
 }
 
-/// The same, of routes of the Gateway API and policies that are about services. Of one that has no parent of ours nothing
-/// of ours is left.
+/// The same, of routes of the Gateway API and policies that are about services. Of one that has no parent of ours
+/// nothing of ours is left.
 fn of_routes(published: &Published, standings: &Standings, time: &str) -> Vec<Write> {
     let of = |(key, version): (&Key, &Written)| {
         let standing = standings.get(key).filter(|standing| standing.generation == version.generation)?;

@@ -5,8 +5,8 @@
 //!   would have taken does not fall through to a wider rule. That may be more than it would have taken.
 //! - What only says how long, how often, with which faults and copies (`timeout`, `retries`, `fault`, `mirror`,
 //!   `corsPolicy`) is left out where it cannot be read; the rule stays.
-//! - An object that cannot be read as a whole answers all requests to its hosts with 500; if they cannot be read either,
-//!   nothing is said of any.
+//! - An object that cannot be read as a whole answers all requests to its hosts with 500; if they cannot be read
+//!   either, nothing is said of any.
 //! - A rule for gateways alone is none of the mesh's business; nor is an object.
 //!
 //! Each of these is reported with its field.

@@ -1,5 +1,5 @@
-//! Objects of Istio's kinds that the mesh does not read, and whose authors may think that it does: each is named, so that
-//! nobody relies on it. They are asked for now and then by their names alone; nothing waits for the answer.
+//! Objects of Istio's kinds that the mesh does not read, and whose authors may think that it does: each is named, so
+//! that nobody relies on it. They are asked for now and then by their names alone; nothing waits for the answer.
 
 use std::time::Duration;
 
