@@ -101,8 +101,8 @@ impl Rules {
         &self.traffic
     }
 
-    /// Whether requests of clients of this namespace to a port may be answered, or led, otherwise than to an endpoint of
-    /// the service. Not by rules that cannot be read.
+    /// Whether requests of clients of this namespace to a port may be answered, or led, otherwise than to an endpoint
+    /// of the service. Not by rules that cannot be read.
     pub fn routes_requests(&self, namespace: &str, port: u16) -> bool {
         let view = self.view(namespace).filter(|_| self.unreadable.is_none());
         view.is_some_and(|(routes, view)| !routes.faults.is_empty() || view.http.concerns(port))

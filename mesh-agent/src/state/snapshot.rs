@@ -109,8 +109,8 @@ impl Snapshot {
         self.services.get(name)
     }
 
-    /// The rules of traffic to a service; `None`: it goes as bytes to any endpoint. Rules that cannot be read are rules,
-    /// see [`Rules::why_unreadable`].
+    /// The rules of traffic to a service; `None`: it goes as bytes to any endpoint. Rules that cannot be read are
+    /// rules, see [`Rules::why_unreadable`].
     pub fn rules(&self, service: &ServiceName) -> Option<&Arc<Rules>> {
         self.traffic.get(service)
     }

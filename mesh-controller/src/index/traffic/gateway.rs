@@ -71,7 +71,8 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
                     outcome.places = places.len();
                     for (place, ports) in places {
                         let Resolved { rules, cost, .. } = resolved[number].at(of_route.len());
-                        let attachment = Attachment { number, parent: of_route.len(), place, ports, rules, cost: *cost };
+                        let attachment =
+                            Attachment { number, parent: of_route.len(), place, ports, rules, cost: *cost };
                         attached.entry(&place.name).or_default().push(attachment);
                     }
                 }

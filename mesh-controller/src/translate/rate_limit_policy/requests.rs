@@ -1,5 +1,5 @@
-//! Conditions on requests: all of one entry must hold, and one of its methods. It is one condition, however many methods
-//! it has: each is told to every pod that it is about.
+//! Conditions on requests: all of one entry must hold, and one of its methods. It is one condition, however many
+//! methods it has: each is told to every pod that it is about.
 
 use mesh_common::{
     model::traffic::{HeaderMatch, PathMatch, RequestMatch, TextMatch},
