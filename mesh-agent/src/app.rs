@@ -380,6 +380,6 @@ async fn sweep(proxy: Arc<Proxy>) {
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         tick.tick().await;
-        proxy.http.sweep();
+        proxy.http.sweep(&proxy.store.snapshot(), std::time::Instant::now());
     }
 }

@@ -9,6 +9,7 @@ mod decisions;
 mod judge;
 mod lessons;
 mod older;
+mod outdated;
 mod records;
 mod services;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use cache::State;
 use connections::Marks;
 pub use decisions::Known;
 use lessons::Lessons;
+pub use outdated::{LONGEST, QUIET};
 use services::Services;
 
 use crate::{
@@ -105,6 +107,7 @@ impl Direct {
             () = self.learn_waiting() => Ok(()),
             () = self.watch_room() => Ok(()),
             () = self.watch_older() => Ok(()),
+            () = self.watch_outdated() => Ok(()),
             () = services.follow(&self.store, &self.datapath) => Ok(()),
             ended = async {
                 named.await;

@@ -27,8 +27,11 @@ pub use destination::{Destination, Destinations, Missing};
 pub use detect::{Detected, Peeked, detect};
 pub use hello::server_name;
 pub use mirror::AT_ONCE as MIRRORS;
+pub use pool::Place;
 pub use serve::{Spoken, serve};
 pub use session::Session;
+#[cfg(test)]
+pub use tls::Secure;
 
 use std::{
     collections::HashMap,
@@ -37,10 +40,13 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use mesh_common::model::{ServiceName, Workload};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::state::Snapshot;
 
 /// Bytes to an endpoint.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -104,10 +110,11 @@ impl Http {
         self.deciders.forget(key);
     }
 
-    /// To be called now and then: closes connections that nobody has used for long, and forgets destinations.
-    pub fn sweep(&self) {
+    /// To be called now and then, with the newest configuration: closes connections that nobody has used for long, and
+    /// forgets destinations.
+    pub fn sweep(&self, snapshot: &Arc<Snapshot>, now: Instant) {
         let pods: Vec<_> = self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        pods.iter().for_each(|destinations| destinations.sweep());
+        pods.iter().for_each(|destinations| destinations.sweep(snapshot, now));
     }
 }
 

@@ -3,6 +3,7 @@
 mod affinity;
 mod ask;
 mod balance;
+mod bounds;
 mod buffer;
 mod dial;
 mod forward;

@@ -6,7 +6,7 @@ use mesh_common::{
     model::traffic::{
         Action, DirectResponse, HeaderMatch, HttpRoute, Labels, Origin, PathMatch, RequestMatch, TextMatch,
     },
-    route::{Request, Router},
+    route::{Effort, Request, Router},
 };
 use std::hint::black_box;
 
@@ -93,9 +93,9 @@ fn find(criterion: &mut Criterion) {
             ("none", "/nobody/knows/this", &headers),
         ] {
             let request = request(path, headers, &labels);
-            let found = router.find(&request).is_some();
+            let found = router.find(&request, &Effort::default()).is_ok_and(|found| found.is_some());
             group.bench_function(format!("{what}, {}", if found { "found" } else { "not found" }), |bencher| {
-                bencher.iter(|| black_box(&router).find(black_box(&request)));
+                bencher.iter(|| black_box(&router).find(black_box(&request), &Effort::default()));
             });
         }
         group.finish();

@@ -5,6 +5,7 @@ mod accounts;
 mod address;
 mod authorization;
 mod local_pod;
+pub mod refused;
 mod topology;
 mod traffic;
 mod trust_bundle;

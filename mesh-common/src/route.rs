@@ -6,6 +6,7 @@
 mod choose;
 mod condition;
 mod cors;
+mod effort;
 mod fault;
 mod headers;
 mod index;
@@ -21,6 +22,7 @@ use std::{collections::BTreeSet, fmt};
 pub use choose::choose;
 pub use condition::{Matched, Matches, Request};
 pub use cors::{CrossOrigin, PermittedOrigin};
+pub use effort::{Effort, TooMuch};
 pub use fault::{Aborted, Befalls, decide, grpc_answer, grpc_of, is_grpc};
 pub use headers::{Changes, Edit, RequestEdit};
 pub use plan::{Plan, Planned, check};
@@ -107,10 +109,13 @@ impl Router {
     }
 
     /// The first route that matches.
-    pub fn find(&self, request: &Request<'_>) -> Option<Found> {
-        let holds = |place| self.entries[place as usize].condition.holds(request);
-        let (place, matched) = self.index.lowest(request.path.as_bytes(), request.headers, holds)?;
-        Some(Found { route: self.entries[place as usize].route, matched })
+    ///
+    /// # Errors
+    /// If the patterns, with those that were asked by the same effort before, would have to read too much.
+    pub fn find(&self, request: &Request<'_>, effort: &Effort) -> Result<Option<Found>, TooMuch> {
+        let holds = |place| self.entries[place as usize].condition.holds(request, effort);
+        let found = self.index.lowest(request.path.as_bytes(), request.headers, effort, holds);
+        effort.so(found.map(|(place, matched)| Found { route: self.entries[place as usize].route, matched }))
     }
 
     /// Whether some route may match on this port: if none does, requests are passed on unrouted, otherwise a request

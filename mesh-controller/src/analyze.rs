@@ -1,6 +1,6 @@
 //! What the controller would say of files that are not on a cluster yet: they are read, translated and put together as
 //! it does it, and told to nobody. What they speak of and is not among them cannot be looked at; that is said, and the
-//! rest is looked at as if it were there.
+//! rest is looked at as if it were there. Beside a cluster's objects nothing is: what is not there does not exist.
 
 mod references;
 
@@ -13,12 +13,12 @@ use std::{
 
 use serde_json::Value;
 
+pub use crate::translate::Settings;
 use crate::{
     config,
     index::{Redirection, World},
     source::{self, CustomKind, Key, Object, Update},
     status::{Extent, Problem},
-    translate::Settings,
 };
 use references::Reference;
 
@@ -30,7 +30,7 @@ const ROUNDS: usize = 8;
 pub enum Severity {
     /// Something is not honoured as it was written.
     Error,
-    /// What it speaks of is not among the files: nobody can tell whether it is there.
+    /// What it speaks of is not among the files, and no cluster was looked at: nobody can tell whether it is there.
     Missing,
     /// Honoured, but not to be written so.
     Warning,
@@ -59,6 +59,8 @@ pub struct Analysis {
     pub fine: usize,
     /// How many objects are none of the mesh's business.
     pub others: usize,
+    /// What they speak of was looked for in a cluster.
+    pub is_of_cluster: bool,
 }
 
 /// A kind of which a cluster may hold objects that files speak of.
@@ -72,9 +74,18 @@ pub struct Collection {
     pub plural: &'static str,
 }
 
-/// Looks at files and folders. `known` are objects of a cluster, whole; one that the files hold too is taken from them,
-/// and nothing is said of the others.
-pub fn analyze(paths: &[PathBuf], known: Vec<Value>) -> Analysis {
+/// What a controller with these arguments knows beside objects; of the others it has none is needed.
+///
+/// # Errors
+/// Names the argument that cannot be read.
+pub fn settings<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Settings, String> {
+    config::settings_of(arguments)
+}
+
+/// Looks at files and folders. `known` are objects of a cluster, whole, if one was looked at; one that the files hold
+/// too is taken from them, and nothing is said of the others.
+pub fn analyze(settings: &Settings, paths: &[PathBuf], known: Option<Vec<Value>>) -> Analysis {
+    let is_of_cluster = known.is_some();
     let (mut own, mut problems, mut others) = (Vec::new(), Vec::new(), 0);
     for path in paths {
         let read = source::manifests(path);
@@ -83,7 +94,7 @@ pub fn analyze(paths: &[PathBuf], known: Vec<Value>) -> Analysis {
         others += read.others;
     }
     let keys: BTreeSet<Key> = own.iter().map(Object::key).collect();
-    let known = known.into_iter().filter_map(of_cluster).filter(|object| !keys.contains(&object.key()));
+    let known = known.into_iter().flatten().filter_map(of_cluster).filter(|object| !keys.contains(&object.key()));
     let objects: Vec<Arc<Object>> = own.into_iter().chain(known).map(Arc::new).collect();
     let written: BTreeSet<(String, String)> = objects
         .iter()
@@ -91,11 +102,11 @@ pub fn analyze(paths: &[PathBuf], known: Vec<Value>) -> Analysis {
         .map(|object| (object.file.clone(), object.key().to_string()))
         .chain(problems.iter().filter(|p| !p.object.is_empty()).map(|p| (p.file.clone(), p.object.clone())))
         .collect();
-    let findings = findings(&config::usual_settings(), objects, problems);
+    let findings = findings(settings, objects, problems, is_of_cluster);
     let wrong = findings.iter().filter(|finding| finding.severity != Severity::Missing);
     let found: BTreeSet<(&String, &String)> = wrong.map(|finding| (&finding.file, &finding.object)).collect();
     let fine = written.iter().filter(|(file, object)| !found.contains(&(file, object))).count();
-    Analysis { objects: written.len(), fine, others, findings }
+    Analysis { objects: written.len(), fine, others, findings, is_of_cluster }
 }
 
 /// What to ask a cluster for.
@@ -118,7 +129,17 @@ fn of_cluster(value: Value) -> Option<Object> {
     Some(Object { file: String::new(), kind })
 }
 
-fn findings(settings: &Settings, objects: Vec<Arc<Object>>, problems: Vec<Problem>) -> Vec<Finding> {
+fn findings(
+    settings: &Settings,
+    objects: Vec<Arc<Object>>,
+    problems: Vec<Problem>,
+    is_of_cluster: bool,
+) -> Vec<Finding> {
+    if is_of_cluster {
+        let said = said(settings, &objects, &problems, &BTreeMap::new());
+        let found: BTreeSet<Finding> = said.iter().map(Finding::of).collect();
+        return found.into_iter().collect();
+    }
     let references: Vec<Reference> =
         objects.iter().filter(|object| !object.file.is_empty()).flat_map(|o| references::of(settings, o)).collect();
     let there: BTreeSet<Key> = objects.iter().map(|object| object.key()).collect();

@@ -4,7 +4,7 @@ mod agents;
 
 pub use agents::{AgentAuth, AgentOptions};
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use mesh_common::model::{Identity, SameNode};
@@ -138,11 +138,29 @@ impl Run {
     }
 }
 
-/// Those of a controller that was told nothing else.
-pub fn usual_settings() -> Settings {
-    let arguments = ["mesh-controller", "--source", "kubernetes", "--state", "/"];
-    let run = Cli::try_parse_from(arguments).ok().and_then(|cli| cli.run);
-    run.expect("source and state are all that has no default").settings()
+/// What translation would know in a controller with these arguments; of those that it does not ask for none is looked
+/// at. Of one that stands twice the last counts.
+///
+/// # Errors
+/// Names the argument that cannot be read.
+pub fn settings_of<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Result<Settings, String> {
+    const ASKED: [&str; 6] =
+        ["--root-namespace", "--namespace", "--trust-domain", "--cluster", "--cluster-domain", "--same-node"];
+    let mut given: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let (name, value) = argument.split_once('=').map_or((argument, None), |(name, value)| (name, Some(value)));
+        if ASKED.contains(&name) {
+            given.insert(name, value.or_else(|| arguments.next()).unwrap_or_default());
+        }
+    }
+    let needed = ["mesh-controller", "--source=kubernetes", "--state=/"].map(ToOwned::to_owned);
+    let given = given.into_iter().map(|(name, value)| format!("{name}={value}"));
+    let cli = Cli::try_parse_from(needed.into_iter().chain(given)).map_err(|error| {
+        let text = error.to_string();
+        text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    })?;
+    Ok(cli.run.expect("its source and state are given").settings())
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, String> {
@@ -198,6 +216,18 @@ mod tests {
         assert_eq!(cli.run.expect("run").source, SourceArg::Kubernetes);
         let cli = Cli::try_parse_from(["c", "join-token", "--state", "/s", "--node", "a"]).expect("valid");
         assert!(matches!(cli.command, Some(Command::JoinToken(_))));
+    }
+
+    #[test]
+    fn settings_are_read_from_a_controllers_arguments() {
+        let usual = settings_of([]).expect("usual ones");
+        assert_eq!((usual.cluster_domain.as_str(), usual.root_namespace.as_str()), ("cluster.local", "istio-system"));
+        let given = ["--what=ever", "--cluster-domain=a.b", "--root-namespace", "root", "--cluster-domain=c.d", "x"];
+        let given = settings_of(given).expect("given ones");
+        assert_eq!((given.cluster_domain.as_str(), given.root_namespace.as_str()), ("c.d", "root"));
+        assert_eq!(given.trust_domain, "cluster.local");
+        let why = settings_of(["--trust-domain=A/b"]).expect_err("no trust domain");
+        assert!(why.contains("--trust-domain"), "{why}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! that nothing can be forgotten by a missed event.
 
 mod accounts;
+mod ancestors;
 mod cache;
 mod claims;
 mod delta;
@@ -11,6 +12,7 @@ pub mod entries;
 mod limits;
 mod policies;
 pub mod redirection;
+mod targets;
 #[cfg(test)]
 pub mod tests;
 mod tokens;
@@ -31,7 +33,7 @@ use std::{
 use k8s_openapi::jiff::Timestamp;
 use mesh_common::model::{
     Accounts, Identity, LocalPod, Locality, Mode, Policy, PolicyName, Service, ServiceName, Tunnel, Workload,
-    traffic::{Inbound, Labels as PodLabels, Traffic},
+    traffic::{Labels as PodLabels, Traffic},
 };
 
 use cache::{Known, Translated, Value};
@@ -71,9 +73,9 @@ pub struct World {
     pub skipped: BTreeMap<PodName, String>,
     /// The policies as their authors wrote them, in the version of which all this is made.
     pub written: BTreeMap<Key, Written>,
-    /// How routes of the Gateway API stand: for their `status.parents`.
+    /// How routes of the Gateway API stand, and policies that are about services: for the list of their status.
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
-    /// Every such route, in the version of which that holds.
+    /// Every such object, in the version of which that holds.
     pub routes: BTreeMap<Key, Written>,
     /// Key sets of issuers of tokens that are to be fetched, and how long that may take.
     pub key_sets: Wanted,
@@ -107,6 +109,8 @@ struct Objects<'a> {
     accounts: BTreeSet<(&'a str, &'a str)>,
     /// Nodes that say where they are.
     nodes: BTreeMap<&'a str, Locality>,
+    /// Whose an address is.
+    node_addresses: BTreeMap<IpAddr, &'a str>,
     pods: Vec<Read<'a, pod::Pod>>,
     /// What each of them was last told as.
     made: Vec<&'a Made>,
@@ -123,6 +127,8 @@ struct Objects<'a> {
     backend_tls_policies: Vec<Read<'a, backend_tls_policy::BackendTlsPolicy>>,
     rate_limit_policies: Vec<Read<'a, rate_limit_policy::RateLimitPolicy>>,
     request_authentications: Vec<Read<'a, request_authentication::RequestAuthentication>>,
+    /// The same.
+    limiting: Vec<&'a Arc<Translated>>,
     /// Of services, and of all that speaks of traffic to them.
     traffic: Vec<&'a Arc<Translated>>,
     service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
@@ -139,6 +145,7 @@ impl World {
     pub fn with(settings: &Settings, update: &Update, redirection: &Redirection, cache: &mut Cache) -> Self {
         let mut problems = update.problems.clone();
         let mut told = std::mem::take(&mut cache.told);
+        let mut limited = std::mem::take(&mut cache.limits);
         let translated = cache.translate(settings, &update.objects);
         let objects = Objects::gather(update, translated, &mut problems);
         let bypassed = objects.bypassed.iter().map(|(namespace, until)| ((*namespace).to_owned(), *until)).collect();
@@ -151,7 +158,8 @@ impl World {
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
         let sets = &update.key_sets;
         let tokens = tokens::Rules::new(&objects.request_authentications, sets, &mut world.key_sets, &mut problems);
-        limits::limit(&mut drafts, &objects, &tokens, &mut problems);
+        limits::limit(&mut drafts, &objects, &tokens, &mut limited, &mut problems);
+        targets::find(settings, &world, &objects, &mut problems);
         for (uid, draft) in drafts {
             let (workload, local) = draft.told(settings);
             if let Some(local) = local {
@@ -165,15 +173,26 @@ impl World {
         // After that: a name of theirs is no pod's.
         world.workloads.append(&mut outside);
         world.written = objects.written();
-        world.routes = versions(objects.routes.iter().map(|read| read.object));
+        let policies = objects.backend_tls_policies.iter().map(|read| read.object);
+        world.routes = versions(objects.routes.iter().map(|read| read.object).chain(policies));
         if update.has_accounts {
             accounts::list(settings, &mut world, &objects, &mut problems);
         }
         problems.sort();
         problems.dedup();
+        world.add_ancestors(&objects, &problems);
         world.problems = problems;
-        cache.told = told;
+        (cache.told, cache.limits) = (told, limited);
         world
+    }
+
+    /// To be called when all problems are known.
+    fn add_ancestors(&mut self, objects: &Objects<'_>, problems: &[Problem]) {
+        for Read { object, value } in &objects.backend_tls_policies {
+            let name = object.key().to_string();
+            let own: Vec<_> = problems.iter().filter(|problem| problem.object == name).collect();
+            self.route_parents.insert(object.key(), ancestors::of(value, &own));
+        }
     }
 
     /// May the agent of this node speak for this identity?
@@ -228,8 +247,7 @@ impl World {
                     }
                     let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
                     let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
-                    let inbound = Inbound::default();
-                    draft.local = Some(Local { mode, same_node, strict_by: None, asks: false, inbound });
+                    draft.local = Some(Local::new(mode, same_node));
                 }
             }
             drafts.insert(pod.uid.as_str(), draft);
@@ -312,6 +330,10 @@ impl<'a> Objects<'a> {
                 }
                 Kind::Node(v1) => {
                     by_kind.nodes.extend(v1.metadata.name.as_deref().map(|name| (name, node::locality(v1))));
+                    let name = v1.metadata.name.as_deref();
+                    by_kind
+                        .node_addresses
+                        .extend(name.into_iter().flat_map(|name| node::addresses(v1).map(move |ip| (ip, name))));
                 }
                 Kind::ServiceAccount(account) => {
                     let metadata = &account.metadata;
@@ -341,7 +363,10 @@ impl<'a> Objects<'a> {
                 Value::ServiceEntry(value) => by_kind.service_entries.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
                 Value::RequestAuthentication(value) => by_kind.request_authentications.push(Read { object, value }),
-                Value::RateLimitPolicy(value) => by_kind.rate_limit_policies.push(Read { object, value }),
+                Value::RateLimitPolicy(value) => {
+                    by_kind.rate_limit_policies.push(Read { object, value });
+                    by_kind.limiting.push(translated);
+                }
             }
         }
         by_kind

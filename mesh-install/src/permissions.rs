@@ -18,6 +18,7 @@ struct Rule {
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
+const UNREAD: &str = "names objects that the mesh does not read, so that nobody relies on them";
 
 /// In the whole cluster.
 const CLUSTER: &[Rule] = &[
@@ -77,6 +78,13 @@ const CLUSTER: &[Rule] = &[
         ..Rule::NONE
     },
     Rule {
+        group: "gateway.networking.k8s.io",
+        resources: &["backendtlspolicies/status"],
+        verbs: &["patch"],
+        why: "says on a policy how each service that it is about takes it",
+        ..Rule::NONE
+    },
+    Rule {
         group: "nodemesh.io",
         resources: &["ratelimitpolicies"],
         verbs: READ,
@@ -90,6 +98,22 @@ const CLUSTER: &[Rule] = &[
         why: "says on a policy whether it is accepted, and on how many nodes it is in force",
         ..Rule::NONE
     },
+    Rule {
+        group: "networking.istio.io",
+        resources: &["envoyfilters", "gateways", "proxyconfigs", "sidecars", "workloadentries", "workloadgroups"],
+        verbs: &["list"],
+        why: UNREAD,
+        ..Rule::NONE
+    },
+    Rule {
+        group: "security.istio.io",
+        resources: &["requestauthentications"],
+        verbs: &["list"],
+        why: UNREAD,
+        ..Rule::NONE
+    },
+    Rule { group: "extensions.istio.io", resources: &["wasmplugins"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
+    Rule { group: "telemetry.istio.io", resources: &["telemetries"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
     Rule {
         group: "apiextensions.k8s.io",
         resources: &["customresourcedefinitions"],

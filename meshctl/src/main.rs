@@ -186,7 +186,7 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         Verb::Bypass(arguments) => return bypass::run(arguments, &cluster.access, &mut screen).await,
         Verb::Uninstall(arguments) => return uninstall::run(arguments, &cluster.access, &mut screen).await,
         Verb::Analyze(arguments) if arguments.is_of_files() => {
-            return analyze::files(arguments, &cluster.access, &mut screen).await;
+            return analyze::files(arguments, &cluster, &mut screen).await;
         }
         Verb::Doctor(_) | Verb::Bugreport(_) => {
             let whom = Whom::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;

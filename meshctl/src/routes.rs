@@ -1,6 +1,10 @@
 //! `meshctl routes`: what each route took since the agents started, or is taking now.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+    time::Duration,
+};
 
 use mesh_common::proto::nodemesh::{RouteCounts, RoutesQuery, item, query};
 use serde_json::{Value, json};
@@ -55,6 +59,17 @@ struct Counts {
     flags: BTreeMap<String, u64>,
 }
 
+/// What each node's agent counted last. Agents start anew and are out of reach at times: what a route took in the
+/// meantime is the sum of the nodes' differences, not the difference of their sums.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Requests, by node.
+    requests: BTreeMap<Key, u64>,
+    nodes: BTreeSet<String>,
+    /// The last time every node answered: one that said nothing then had counted nothing.
+    was_all: bool,
+}
+
 /// What it took at one time, and each second since the time before.
 struct Row<'a> {
     key: &'a Key,
@@ -91,9 +106,16 @@ pub async fn run<W: Write>(
     let ask = async || {
         let question = RoutesQuery { namespace: namespaces.wanted() };
         let (items, complete) = servers.ask(query::Kind::Routes(question)).all().await;
-        (summed(items, *by_node), complete)
+        let counted = items.into_iter().filter_map(|(node, kind)| match kind {
+            item::Kind::Route(told) => Some((node, told)),
+            _ => None,
+        });
+        (counted.collect::<Vec<_>>(), complete)
     };
-    let (mut before, complete) = ask().await;
+    let (counted, complete) = ask().await;
+    let mut heard = Heard::default();
+    heard.more(&counted, complete.is_ok(), *by_node);
+    let mut before = summed(counted, *by_node);
     let mut since = Instant::now();
     let all = before.iter().map(|(key, counts)| Row { key, counts, rate: None }).collect::<Vec<_>>();
     if !watch {
@@ -111,28 +133,47 @@ pub async fn run<W: Write>(
             Ok(()) => {}
         }
         tokio::time::sleep_until(since + *every).await;
-        let (now, heard) = ask().await;
+        let (counted, now_complete) = ask().await;
         let seconds = since.elapsed().as_secs_f64();
         since = Instant::now();
+        let more = heard.more(&counted, now_complete.is_ok(), *by_node);
+        let now = summed(counted, *by_node);
         let changed = now.iter().filter(|(key, counts)| before.get(*key) != Some(counts));
         let rows = changed.map(|(key, counts)| {
-            let known = before.get(key).map_or(0, |counts| counts.requests);
-            // An agent that was started again counts from nothing.
-            let more = counts.requests.checked_sub(known).unwrap_or(counts.requests);
+            let more = more.get(key).copied().unwrap_or_default();
             Row { key, counts, rate: Some(more as f64 / seconds) }
         });
         let rows = rows.collect::<Vec<_>>();
         if !rows.is_empty() {
             show(&rows, &mut table, screen)?;
         }
-        (before, complete) = (now, heard);
+        (before, complete) = (now, now_complete);
     }
 }
 
-fn summed(items: Vec<(String, item::Kind)>, by_node: bool) -> BTreeMap<Key, Counts> {
+impl Heard {
+    /// What was taken since the last time, as far as it can be known.
+    fn more(&mut self, counted: &[(String, RouteCounts)], is_all: bool, by_node: bool) -> BTreeMap<Key, u64> {
+        let mut all: BTreeMap<Key, u64> = BTreeMap::new();
+        let known = std::mem::take(&mut self.nodes);
+        for (node, RouteCounts { service, route, requests, .. }) in counted {
+            let before = self.requests.insert((node.clone(), service.clone(), route.clone()), *requests);
+            // Of a node that is heard for the first time nobody knows since when it counts.
+            let before = before.or((self.was_all || known.contains(node)).then_some(0)).unwrap_or(*requests);
+            // An agent that was started again counts from nothing.
+            let more = requests.checked_sub(before).unwrap_or(*requests);
+            let node = if by_node { node.clone() } else { String::new() };
+            *all.entry((node, service.clone(), route.clone())).or_default() += more;
+        }
+        self.nodes = known.into_iter().chain(counted.iter().map(|(node, _)| node.clone())).collect();
+        self.was_all = is_all;
+        all
+    }
+}
+
+fn summed(counted: Vec<(String, RouteCounts)>, by_node: bool) -> BTreeMap<Key, Counts> {
     let mut all: BTreeMap<Key, Counts> = BTreeMap::new();
-    for (node, kind) in items {
-        let item::Kind::Route(told) = kind else { continue };
+    for (node, told) in counted {
         let RouteCounts { service, route, requests, active, answers, retries, mirrored, flags } = told;
         let node = if by_node { node } else { String::new() };
         let sum = all.entry((node, service, route)).or_default();
@@ -196,4 +237,34 @@ fn record(Row { key: (node, service, route), counts, rate }: &Row<'_>) -> Value 
         "mirrored": mirrored,
         "flags": flags,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(of_nodes: &[(&str, u64)]) -> Vec<(String, RouteCounts)> {
+        let one = |(node, requests): &(&str, u64)| {
+            let told =
+                RouteCounts { service: "s".into(), route: "r".into(), requests: *requests, ..Default::default() };
+            ((*node).to_owned(), told)
+        };
+        of_nodes.iter().map(one).collect()
+    }
+
+    #[test]
+    fn agents_that_start_anew_or_are_away_make_no_false_rate() {
+        let mut heard = Heard::default();
+        let mut more = |of_nodes: &[(&str, u64)], is_all| {
+            let all = heard.more(&counted(of_nodes), is_all, false);
+            all.into_values().sum::<u64>()
+        };
+        more(&[("a", 1000), ("b", 100)], true);
+        assert_eq!(more(&[("a", 1010), ("b", 110)], true), 20);
+        assert_eq!(more(&[("a", 1020), ("b", 5)], true), 15, "b was started again: it took 5 at least");
+        assert_eq!(more(&[("a", 1030)], false), 10, "b is out of reach");
+        assert_eq!(more(&[("a", 1040), ("b", 7)], false), 12, "b is back with what it took in between");
+        assert_eq!(more(&[("a", 1050), ("b", 8), ("c", 5000)], true), 11, "c may have counted for a year");
+        assert_eq!(more(&[("a", 1050), ("b", 8), ("c", 5001), ("d", 3)], true), 4, "d had counted nothing");
+    }
 }

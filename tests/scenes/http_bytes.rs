@@ -143,3 +143,77 @@ fn connections_of_tls_are_told_apart_by_the_server_name() -> Result<()> {
     assert!(cast.client.say(cast.service.addr(), "GET / HTTP/1.1\\r\\n\\r\\n")?.turned_away());
     Ok(())
 }
+
+/// As `spec.trafficPolicy` of the service.
+fn policy(tls: &str, pool: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{ name: web, namespace: default }}\n\
+         spec:\n  host: web\n  trafficPolicy: {{ {tls} connectionPool: {{ tcp: {{ {pool} }} }} }}\n"
+    )
+}
+
+#[test]
+fn bytes_go_in_tls_where_a_rule_asks_for_it() -> Result<()> {
+    let mut cast = HttpCast::meshed("tls of bytes", "web", "default")?;
+    for pod in [&cast.v1, &cast.v2] {
+        pod.https(PORT + 1)?;
+    }
+    let pods = [&*cast.v1, &*cast.v2];
+    cast.world.change_service(&cast.service, &pods, &[("ports", "[{ name: tcp, port: 80, targetPort: 8081 }]")])?;
+    cast.slices_name("tcp", PORT + 1)?;
+    cast.rules("policy", &policy("tls: { mode: SIMPLE, insecureSkipVerify: true },", "maxConnections: 100"))?;
+    let answers = cast.client.ask_http(&Ask { fresh: true, ..Ask::service(&cast.service).many(8, 2) })?;
+    assert_eq!((answers.status(200), answers.lost()), (8, 0), "{answers:?}");
+
+    // What nobody has cannot be shown, and nothing goes out without it.
+    cast.rules("policy", &policy("tls: { mode: MUTUAL },", "maxConnections: 100"))?;
+    assert!(cast.client.say(cast.service.addr(), "secret")?.turned_away());
+    let flow = cast.world.flow(cast.client.node, "without TLS", |flow| flow.reason == "UPSTREAM_TLS")?;
+    assert_eq!((flow.verdict.as_str(), flow.service), ("dropped", cast.service.full_name()));
+    Ok(())
+}
+
+#[test]
+fn a_connection_of_bytes_ends_when_it_is_idle() -> Result<()> {
+    let mut cast = HttpCast::meshed("idle bytes", "web", "default")?;
+    let pods = [&*cast.v1, &*cast.v2];
+    cast.world.change_service(&cast.service, &pods, &[("ports", "[{ name: tcp, port: 80, targetPort: 8080 }]")])?;
+    cast.rules("policy", &policy("", "idleTimeout: 1s"))?;
+    let ask = Ask { silent_ms: 3000, fresh: true, ..Ask::service(&cast.service) };
+    assert_eq!(cast.client.ask_http(&ask)?.status(200), 0, "it was silent for too long");
+    cast.world.flow(cast.client.node, "that was idle", |flow| flow.reason == "IDLE_TIMEOUT")?;
+    assert_eq!(cast.client.ask_http(&Ask { silent_ms: 0, ..ask })?.status(200), 1);
+    Ok(())
+}
+
+const REDIRECTED: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: web, namespace: default }
+spec:
+  hosts: [web]
+  http:
+  - match: [{ uri: { prefix: /old } }]
+    redirect: { uri: /new }
+  - route: [{ destination: { host: web } }]
+";
+
+/// Its routes answer though nobody serves it, and its only connection is not taken by who has not said yet what it is.
+#[test]
+fn a_silent_client_needs_no_endpoint_that_its_routes_do_not_ask() -> Result<()> {
+    let mut cast = HttpCast::meshed("silent", "web", "default")?;
+    let pods = [&*cast.v1, &*cast.v2];
+    // Nobody says what it speaks.
+    cast.world.change_service(&cast.service, &pods, &[("ports", "[{ name: web, port: 80, targetPort: 8080 }]")])?;
+    cast.slices_name("web", PORT)?;
+    cast.rules("policy", &policy("", "maxConnections: 1"))?;
+    cast.rules("routes", REDIRECTED)?;
+    let ask = Ask { silent_ms: 100, fresh: true, ..Ask::service(&cast.service) };
+    assert_eq!(cast.client.ask_http(&ask.clone().many(4, 1))?.status(200), 4);
+    // Where nobody listens.
+    cast.slices_name("web", 9)?;
+    cast.world.settle()?;
+    let answers = cast.client.ask_http(&ask.path("/old"))?;
+    assert_eq!(answers.status(301), 1, "{answers:?}");
+    Ok(())
+}

@@ -69,3 +69,32 @@ fn who_has_no_rules_pays_nothing_and_strangers_come_as_before() -> Result<()> {
     assert!(answers.of("v1") > 0 && answers.of("v2") > 0, "{:?}", answers.by_backend);
     Ok(())
 }
+
+const TURNED_AWAY: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: web, namespace: default }
+spec: { hosts: [web], http: [{ directResponse: { status: 418 } }] }
+";
+
+#[test]
+fn connections_that_are_older_than_the_first_rules_end_in_a_quiet_moment() -> Result<()> {
+    let mut cast = HttpCast::meshed("http first rules", "web", "default")?;
+    // Of the first connection the agent decides for those that follow.
+    cast.client.ask_http(&Ask { fresh: true, ..Ask::service(&cast.service).many(8, 1) })?;
+    let client = cast.client.clone();
+    let held = Ask { pause_ms: 2000, ..Ask::service(&cast.service).path("/held").many(32, 8) };
+    let held = thread::spawn(move || client.ask_http(&held));
+    for pod in [&cast.v1, &cast.v2] {
+        let begun = || Ok(pod.asked(PORT)?.contains_key("/held").then_some(()));
+        eventually("both serve it", Patience::SHORT, begun)?;
+    }
+    cast.rules("routes", TURNED_AWAY)?;
+    for path in ["direct", "tunnel"] {
+        cast.world.flow(A, path, |flow| flow.reason == "RULES_NEWER" && flow.path == path)?;
+    }
+    let answers = held.join().expect("the client's thread ends in order")?;
+    assert_eq!((answers.status(200) + answers.status(418), answers.lost()), (32, 0), "{answers:?}");
+    assert!(answers.status(418) > 0, "{answers:?}");
+    Ok(())
+}

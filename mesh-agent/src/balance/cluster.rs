@@ -169,6 +169,15 @@ impl Cluster {
         }
     }
 
+    /// Something is known of an endpoint that one who is new would not know: it failed, was ejected, or is not well.
+    pub fn is_marked(&self, now: Instant) -> bool {
+        let mut known = self.known();
+        known.advance(now);
+        let marked =
+            |entry: &Entry| !entry.is_healthy() || entry.standing.is_remembered() || entry.member.streaks.any();
+        known.entries.iter().any(marked)
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -62,6 +62,11 @@ impl Streaks {
         [&self.errors, &self.gateway, &self.local].into_iter().for_each(end);
     }
 
+    /// It failed last.
+    pub fn any(&self) -> bool {
+        [&self.errors, &self.gateway, &self.local].iter().any(|streak| streak.load(Ordering::Relaxed) > 0)
+    }
+
     fn answer(&self, status: u16, rule: &Outlier) -> bool {
         if status < 500 {
             end(&self.errors);
@@ -97,6 +102,11 @@ fn grows(streak: &AtomicU32, most: Option<u32>) -> bool {
 impl Standing {
     pub fn is_ejected(&self) -> bool {
         self.since.is_some()
+    }
+
+    /// Another ejection would be longer than the first.
+    pub fn is_remembered(&self) -> bool {
+        self.times > 0
     }
 
     pub fn eject(&mut self, rule: &Outlier, now: Instant) {

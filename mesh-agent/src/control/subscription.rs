@@ -1,18 +1,21 @@
 //! One resource type of the discovery stream: what is held of it, and the answer to each response. Sends nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use mesh_common::{
     model::{Accounts, Mode, PolicyName},
     proto::{
         core::Node,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
-        rpc,
+        refused, rpc,
     },
 };
 
 use super::resources::{self, type_url};
-use crate::state::{Delta, Kind, Object, Store, Unreadable};
+use crate::state::{Delta, Kind, Object, Rules, Store, Unreadable};
 
 /// A wildcard subscription. It outlives the streams that feed it.
 #[derive(Debug)]
@@ -20,8 +23,8 @@ pub struct Subscription {
     kind: Kind,
     /// Every resource of this type in the store as it came, by name.
     held: BTreeMap<String, Resource>,
-    /// Policies and accounts that exist and of which no version could be read: a restart must find them unreadable
-    /// again.
+    /// Policies, accounts and rules of traffic that exist and of which no version could be read: a restart must find
+    /// them unreadable again.
     unread: BTreeMap<String, Resource>,
     /// There was a response, or one is remembered.
     heard: bool,
@@ -89,7 +92,8 @@ impl Subscription {
 
     /// Applies what can be read of a response to the store as one change, and returns the ACK, or the NACK that names
     /// what could not. For a refused resource its last good version stays; a policy that never had one makes those
-    /// whom it may be about unreachable, and a namespace whose accounts never had one has none.
+    /// whom it may be about unreachable, rules of traffic their service, and a namespace whose accounts never had one
+    /// has none.
     pub fn take(&mut self, store: &Store, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         self.apply(store, response, true)
     }
@@ -112,13 +116,14 @@ impl Subscription {
                 }
             }
         }
-        if self.kind == Kind::Accounts {
-            let unknown = rejections.iter().filter(|rejection| !self.held.contains_key(&rejection.resource));
-            upserts.extend(unknown.map(|rejection| {
-                let namespace = rejection.resource.clone();
-                (namespace.clone(), Object::Accounts(Accounts { namespace, names: BTreeSet::new(), mode: Mode::Mesh }))
-            }));
-        }
+        let is_known = |name: &String| {
+            let held = self.held.contains_key(name) && !removed_resources.contains(name);
+            held || taken.iter().any(|resource| resource.name == *name)
+        };
+        let unknown = rejections.iter().filter(|rejection| !is_known(&rejection.resource));
+        upserts.extend(
+            unknown.filter_map(|rejection| Some((rejection.resource.clone(), in_place_of(self.kind, rejection)?))),
+        );
         let delta = Delta {
             removals: removed_resources.iter().map(|name| (self.kind, name.clone())).collect(),
             upserts,
@@ -126,7 +131,9 @@ impl Subscription {
             policies_answered: self.kind == Kind::Policy,
             pods_confirmed: confirms && self.kind == Kind::LocalPod && rejections.is_empty(),
         };
-        let error = match (store.apply(delta), rejections.as_slice()) {
+        let applied = store.apply(delta);
+        let is_applied = applied.is_ok();
+        let error = match (applied, rejections.as_slice()) {
             (Err(error), _) => Some(error.to_string()),
             (Ok(_), []) => None,
             (Ok(_), [only]) => Some(only.to_string()),
@@ -138,8 +145,10 @@ impl Subscription {
         let error_detail = error.map(|why| {
             let refused = self.refused.get_or_insert_with(|| Refused { why: String::new(), stale: BTreeSet::new() });
             refused.why.clone_from(&why);
+            // All others have been taken, unless it is the store that refuses.
+            let details = if is_applied { refused_details(&rejections) } else { Vec::new() };
             refused.stale.extend(rejections.into_iter().map(|rejection| rejection.resource));
-            rpc::Status { code: tonic::Code::InvalidArgument.into(), message: why, details: Vec::new() }
+            rpc::Status { code: tonic::Code::InvalidArgument.into(), message: why, details }
         });
         DeltaDiscoveryRequest { type_url, response_nonce: nonce, error_detail, ..Default::default() }
     }
@@ -162,10 +171,33 @@ impl Subscription {
             self.held.insert(resource.name.clone(), resource);
         }
         // The last good version stands for one that cannot be read.
-        let is_kept = matches!(self.kind, Kind::Policy | Kind::Accounts);
+        let is_kept = matches!(self.kind, Kind::Policy | Kind::Accounts | Kind::Traffic);
         let unread = unread.into_iter().filter(|r| is_kept && !self.held.contains_key(&r.name));
         self.unread.extend(unread.map(|resource| (resource.name.clone(), resource)));
     }
+}
+
+/// What stands for a resource of which no version could be read, where nothing at all would permit more.
+fn in_place_of(kind: Kind, rejection: &resources::Rejection) -> Option<Object> {
+    let name = &rejection.resource;
+    match kind {
+        Kind::Accounts => {
+            let none = Accounts { namespace: name.clone(), names: BTreeSet::new(), mode: Mode::Mesh };
+            Some(Object::Accounts(none))
+        }
+        Kind::Traffic => {
+            // Under another name nobody would look for it.
+            let service = name.parse().ok()?;
+            let why = format!("{}: {}", rejection.field, rejection.why);
+            Some(Object::Traffic(Arc::new(Rules::unreadable(service, &why))))
+        }
+        // Policies are known by name and reach; without the others there is less to reach.
+        Kind::Policy | Kind::Address | Kind::LocalPod | Kind::TrustBundle | Kind::OnDemand => None,
+    }
+}
+
+fn refused_details(rejections: &[resources::Rejection]) -> Vec<prost_types::Any> {
+    refused::details(rejections.iter().map(|rejection| rejection.resource.as_str()))
 }
 
 fn unreadable(rejection: &resources::Rejection) -> Unreadable {

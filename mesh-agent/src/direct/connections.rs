@@ -37,11 +37,19 @@ pub struct InUse {
     pub pairs: HashSet<(VerdictKey, u32)>,
 }
 
+/// Why the agent ended a connection.
+#[derive(Debug)]
+pub enum Ended {
+    Denied(Decision),
+    /// It went past rules of requests that are newer.
+    Outdated,
+}
+
 /// What is kept of open connections beside the kernel's table, by cookie.
 #[derive(Debug, Default)]
 pub struct Marks {
-    /// Those that a later decision ended, and since when: their records shall name it.
-    revoked: HashMap<u64, (Decision, u64)>,
+    /// Those that were ended, and since when: their records shall say why.
+    revoked: HashMap<u64, (Ended, u64)>,
     /// The numbers of their records, of those that somebody asked for.
     ids: HashMap<u64, u64>,
     /// Sockets could not be ended.
@@ -49,16 +57,22 @@ pub struct Marks {
 }
 
 impl Marks {
+    /// These are about to end.
+    pub fn outdated(&mut self, targets: &[Target]) {
+        let now = kernel_now();
+        self.revoked.extend(targets.iter().map(|target| (target.cookie, (Ended::Outdated, now))));
+    }
+
     /// These could not be ended, and their records shall not say that they were.
-    fn not_ended(&mut self, targets: &[Target]) {
+    pub fn not_ended(&mut self, targets: &[Target]) {
         targets.iter().for_each(|target| drop(self.revoked.remove(&target.cookie)));
         self.again = true;
     }
 
-    /// It is over; the decision that ended it, if one did.
-    pub fn ended(&mut self, cookie: u64) -> Option<Decision> {
+    /// It is over; why the agent ended it, if it did.
+    pub fn ended(&mut self, cookie: u64) -> Option<Ended> {
         self.ids.remove(&cookie);
-        self.revoked.remove(&cookie).map(|(decision, _)| decision)
+        self.revoked.remove(&cookie).map(|(why, _)| why)
     }
 
     /// The number of a connection's record.
@@ -160,7 +174,7 @@ impl Direct {
             if !verdict.ends {
                 continue;
             }
-            self.marks().revoked.insert(cookie, (verdict.decision.clone(), kernel_now()));
+            self.marks().revoked.insert(cookie, (Ended::Denied(verdict.decision.clone()), kernel_now()));
             let target = Target { local: open.local.into(), remote: open.remote.into(), cookie };
             doomed.entry(netns.cookie()).or_insert_with(|| (netns, Vec::new())).1.push(target);
         }
@@ -169,7 +183,7 @@ impl Direct {
 
     /// Whom a connection stands for now, and where its socket is; `None`: the target left the mesh and decides nothing,
     /// or the source is gone from the node, and its socket with it.
-    fn pair_now(&self, open: &abi::Direct) -> Option<(Pair, Arc<Netns>)> {
+    pub(super) fn pair_now(&self, open: &abi::Direct) -> Option<(Pair, Arc<Netns>)> {
         let known = self.known(open.decision);
         let by_slot = |index, epoch| self.pods.by_index(index).filter(|pod| pod.epoch == epoch);
         let (local, destination): (SocketAddr, SocketAddr) = (open.local.into(), open.remote.into());

@@ -4,7 +4,7 @@ use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
 
 use mesh_common::abi::{self, Closed, direction, ending};
 
-use super::Direct;
+use super::{Direct, connections::Ended};
 use crate::{
     bpf::{read_closed, wall_clock},
     sock_diag,
@@ -68,7 +68,11 @@ impl Direct {
         (flow.sent, flow.received) = either_way(connection.direction, *sent, *received);
         flow.tcp = Some(Tcp { rtt: Duration::from_micros(u64::from(*rtt)), retransmits: *retransmits });
         match (revoked, *ending) {
-            (Some(decision), _) => flow.decided(&decision),
+            (Some(Ended::Denied(decision)), _) => flow.decided(&decision),
+            (Some(Ended::Outdated), _) => {
+                flow.reason = Some(reason::RULES_NEWER.into());
+                flow.error = Some(reason::OUTDATED.to_owned());
+            }
             (None, ending::IN_ORDER) => {}
             (None, ending::FAILED) => flow.failed(reason::CONNECT, "the destination did not take the connection"),
             // A way for applications to end a connection; the verdict on it stands.

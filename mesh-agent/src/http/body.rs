@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::{sync::oneshot, time::Sleep};
+use tokio::sync::oneshot;
 
 use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 
@@ -37,7 +37,7 @@ pub enum ResponseBody {
 pub struct Streamed {
     pub body: Incoming,
     /// Until here the whole answer must have come.
-    pub deadline: Option<Pin<Box<Sleep>>>,
+    pub deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub lease: Option<Lease>,
     /// Resolves when the answer may not go on.
     pub cut: Option<oneshot::Receiver<&'static str>>,

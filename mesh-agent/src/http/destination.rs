@@ -3,12 +3,12 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -23,19 +23,12 @@ use crate::{
     state::{Group, Rules, Snapshot, backends},
 };
 
-/// Of one pod.
-#[derive(Debug, Default)]
-pub struct Destinations(Mutex<HashMap<ServiceName, Vec<Known>>>);
+/// What is known of a destination that nobody asks for is kept for so long, and longer where the policy's times are.
+const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// A destination of a service. There are few of each: a request looks through them without making a key.
-#[derive(Debug)]
-struct Known {
-    port: u16,
-    subset: Option<String>,
-    /// A client that dialled in one address family gets endpoints of it first.
-    ipv4: bool,
-    destination: Arc<Destination>,
-}
+/// Of one pod. There are few of a service: a request looks through them without making a key.
+#[derive(Debug, Default)]
+pub struct Destinations(Mutex<HashMap<ServiceName, Vec<Arc<Destination>>>>);
 
 /// A port of a service, or of a subset of it.
 #[derive(Debug)]
@@ -43,6 +36,11 @@ pub struct Destination {
     pub service: ServiceName,
     pub cluster: Arc<Cluster>,
     pub pool: Arc<Pool>,
+    subset: Option<String>,
+    /// Its port, and an address of the family of which clients get endpoints first.
+    dialled: SocketAddr,
+    /// Whether the pod has addresses of IPv4, and of IPv6.
+    families: [bool; 2],
     policy: ArcSwap<TrafficPolicy>,
     made: ArcSwap<Made>,
     /// By the policy; `Err`: no connection can be had, and why.
@@ -51,17 +49,24 @@ pub struct Destination {
     pub(super) checked: AtomicBool,
     /// Somebody asked for it since the last sweep.
     used: AtomicBool,
+    /// The last sweep that found it used.
+    last_used: Mutex<Instant>,
+    /// Held by who makes it anew.
+    renewing: Mutex<()>,
 }
 
 /// Of which configuration the destination was made.
 #[derive(Debug)]
 struct Made {
-    generation: u64,
+    /// `None`: of none yet.
+    generation: Option<u64>,
     service: Arc<Service>,
     rules: Option<Arc<Rules>>,
     endpoints: Option<Group<Workload>>,
     source: Arc<Workload>,
     by_address: Arc<HashMap<SocketAddr, Arc<Endpoint>>>,
+    /// Those before: whoever is choosing meanwhile may still find one of them.
+    before: Arc<HashMap<SocketAddr, Arc<Endpoint>>>,
     protocol: Protocol,
 }
 
@@ -89,78 +94,63 @@ impl Missing {
 
 impl Destinations {
     /// The destination that `backend` names for a client at `source` that dialled `dialled`; its endpoints are those of
-    /// `snapshot`.
+    /// `snapshot`, or of a newer one that somebody else came with.
     pub fn get(
         &self,
         snapshot: &Arc<Snapshot>,
         source: &Arc<Workload>,
         backend: &Backend,
         dialled: SocketAddr,
-        can_dial: impl Fn(std::net::IpAddr) -> bool,
+        can_dial: impl Fn(IpAddr) -> bool,
     ) -> Result<Arc<Destination>, Missing> {
         let port = backend.port.unwrap_or(dialled.port());
-        let is_it = |one: &&Known| one.port == port && one.subset == backend.subset && one.ipv4 == dialled.is_ipv4();
-        let find = |all: &HashMap<_, Vec<Known>>| {
-            let found = all.get(&backend.service)?.iter().find(is_it)?;
-            Some(Arc::clone(&found.destination))
+        let is_it = |one: &&Arc<Destination>| {
+            one.dialled.port() == port && one.subset == backend.subset && one.dialled.is_ipv4() == dialled.is_ipv4()
         };
-        let known = find(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        if let Some(known) = known.filter(|known| known.made.load().generation == snapshot.generation()) {
+        let find = |all: &HashMap<_, Vec<Arc<Destination>>>| {
+            let found = all.get(&backend.service)?.iter().find(is_it)?;
+            Some(Arc::clone(found))
+        };
+        let known = find(&self.all());
+        if let Some(known) = known.filter(|known| known.made.load().generation >= Some(snapshot.generation())) {
             known.used.store(true, Ordering::Relaxed);
             return Ok(known);
         }
-        let service = snapshot.service(&backend.service).ok_or(Missing::Service)?;
-        if !service.ports.iter().any(|known| known.port == port) {
-            return Err(Missing::Port);
-        }
-        let rules = snapshot.rules(&backend.service);
-        let policy = rules.and_then(|rules| rules.traffic().policy_for(&source.namespace));
-        let subset = backend.subset.as_deref();
-        let found = match (policy, subset) {
-            (Some(policy), subset) => Some(policy.of(subset, port).ok_or(Missing::Subset)?),
-            (None, Some(_)) => return Err(Missing::Subset),
-            (None, None) => None,
-        };
-        let (policy, labels) = found.unzip();
-        let now = Now {
-            snapshot,
-            source,
-            service,
-            rules,
-            policy,
-            labels: labels.flatten(),
-            dialled: SocketAddr::new(dialled.ip(), port),
-        };
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Now::of(snapshot, source, &backend.service, backend.subset.as_deref(), port)?;
+        let mut all = self.all();
         let destination = match find(&all) {
             Some(known) => known,
             None => {
-                let destination = Arc::new(Destination::new(&now));
-                let (subset, ipv4, new) = (backend.subset.clone(), dialled.is_ipv4(), Arc::clone(&destination));
-                let known = Known { port, subset, ipv4, destination };
-                all.entry(backend.service.clone()).or_default().push(known);
-                new
+                let families = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()].map(can_dial);
+                let (subset, dialled) = (backend.subset.clone(), SocketAddr::new(dialled.ip(), port));
+                let destination = Arc::new(Destination::new(&now, subset, dialled, families));
+                all.entry(backend.service.clone()).or_default().push(Arc::clone(&destination));
+                destination
             }
         };
         drop(all);
-        destination.refresh(&now, can_dial);
+        destination.refresh(&now);
         destination.used.store(true, Ordering::Relaxed);
         Ok(destination)
     }
 
-    pub(super) fn sweep(&self) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stays = |Known { destination, .. }: &mut Known| {
+    /// Those that nobody asks for follow the configuration too: their connections and checks are for endpoints there
+    /// are.
+    pub(super) fn sweep(&self, snapshot: &Arc<Snapshot>, now: Instant) {
+        let known: Vec<_> = self.all().values().flatten().cloned().collect();
+        for destination in &known {
+            destination.renew(snapshot);
             destination.pool.sweep(&destination.policy.load().pool);
-            let counts = destination.cluster.counts(Instant::now());
-            let idle = counts.requests == 0 && counts.connections == 0;
-            // What nobody asks for and nobody uses is as good as new when somebody comes.
-            destination.used.swap(false, Ordering::Relaxed) || !idle || Arc::strong_count(destination) > 1
-        };
-        all.retain(|_, known| {
-            known.retain_mut(stays);
+        }
+        drop(known);
+        self.all().retain(|_, known| {
+            known.retain(|destination| Arc::strong_count(destination) > 1 || destination.is_of_use(snapshot, now));
             !known.is_empty()
         });
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<ServiceName, Vec<Arc<Destination>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -172,10 +162,31 @@ struct Now<'a> {
     rules: Option<&'a Arc<Rules>>,
     policy: Option<&'a TrafficPolicy>,
     labels: Option<&'a Labels>,
-    dialled: SocketAddr,
 }
 
-impl Now<'_> {
+impl<'a> Now<'a> {
+    fn of(
+        snapshot: &'a Arc<Snapshot>,
+        source: &'a Arc<Workload>,
+        service: &ServiceName,
+        subset: Option<&str>,
+        port: u16,
+    ) -> Result<Self, Missing> {
+        let rules = snapshot.rules(service);
+        let service = snapshot.service(service).ok_or(Missing::Service)?;
+        if !service.ports.iter().any(|known| known.port == port) {
+            return Err(Missing::Port);
+        }
+        let policy = rules.and_then(|rules| rules.traffic().policy_for(&source.namespace));
+        let found = match (policy, subset) {
+            (Some(policy), subset) => Some(policy.of(subset, port).ok_or(Missing::Subset)?),
+            (None, Some(_)) => return Err(Missing::Subset),
+            (None, None) => None,
+        };
+        let (policy, labels) = found.unzip();
+        Ok(Self { snapshot, source, service, rules, policy, labels: labels.flatten() })
+    }
+
     fn client(&self) -> Arc<Client> {
         let labels = Arc::new(self.source.labels.clone());
         Arc::new(Client { locality: self.source.locality.clone(), labels })
@@ -183,33 +194,75 @@ impl Now<'_> {
 }
 
 impl Destination {
-    fn new(now: &Now<'_>) -> Self {
+    fn new(now: &Now<'_>, subset: Option<String>, dialled: SocketAddr, families: [bool; 2]) -> Self {
         let policy = Arc::new(now.policy.cloned().unwrap_or_default());
         let made = Made {
-            // Of none: it is refreshed at once.
-            generation: u64::MAX,
+            // It is refreshed at once.
+            generation: None,
             service: Arc::clone(now.service),
             rules: None,
             endpoints: None,
             source: Arc::clone(now.source),
             by_address: Arc::default(),
+            before: Arc::default(),
             protocol: Protocol::Auto,
         };
         Self {
             service: now.service.service_name(),
             cluster: Arc::new(Cluster::new(Arc::clone(&policy), now.client())),
             pool: Arc::default(),
+            subset,
+            dialled,
+            families,
             policy: ArcSwap::new(policy),
             made: ArcSwap::from_pointee(made),
             secure: ArcSwap::default(),
             checked: AtomicBool::new(false),
             used: AtomicBool::new(true),
+            last_used: Mutex::new(Instant::now()),
+            renewing: Mutex::default(),
         }
     }
 
-    /// Two requests may do this at once: both come to the same.
-    fn refresh(&self, now: &Now<'_>, can_dial: impl Fn(std::net::IpAddr) -> bool) {
+    /// By what there is for it now; `None`: it, or the pod, is no more there.
+    fn now<'a>(&self, snapshot: &'a Arc<Snapshot>) -> Option<Now<'a>> {
+        let source = snapshot.workload(&self.made.load().source.uid)?;
+        Now::of(snapshot, source, &self.service, self.subset.as_deref(), self.dialled.port()).ok()
+    }
+
+    fn renew(&self, snapshot: &Arc<Snapshot>) {
+        if self.made.load().generation < Some(snapshot.generation())
+            && let Some(now) = self.now(snapshot)
+        {
+            self.refresh(&now);
+        }
+    }
+
+    /// Whether somebody uses it, may do so soon, or would miss what is known of it.
+    fn is_of_use(&self, snapshot: &Arc<Snapshot>, now: Instant) -> bool {
+        let mut last = self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.used.swap(false, Ordering::Relaxed) {
+            *last = now;
+        }
+        let policy = self.policy.load();
+        let ejected = policy.outlier.as_ref().map(|outlier| outlier.base_ejection);
+        let warming = policy.balancing.warmup.as_ref().map(|warmup| warmup.duration);
+        let longest = ejected.into_iter().chain(warming).map(Duration::from).fold(REMEMBERED, Duration::max);
+        let counts = self.cluster.counts(now);
+        let is_known = || policy.check.is_some() || self.cluster.is_marked(now);
+        counts.requests > 0
+            || counts.connections > 0
+            || ((now.saturating_duration_since(*last) < longest || is_known()) && self.now(snapshot).is_some())
+    }
+
+    /// Nothing, if it is as new as that already.
+    fn refresh(&self, now: &Now<'_>) {
+        let _alone = self.renewing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.made.load();
+        let generation = Some(now.snapshot.generation());
+        if before.generation >= generation {
+            return;
+        }
         let name = &self.service;
         let endpoints = now.snapshot.shared_endpoints(name);
         let is_same = |one: Option<&Group<Workload>>, other: Option<&Group<Workload>>| match (one, other) {
@@ -223,8 +276,7 @@ impl Destination {
             _ => false,
         };
         let same_source = Arc::ptr_eq(&before.source, now.source);
-        let first = before.generation == u64::MAX;
-        let generation = now.snapshot.generation();
+        let first = before.generation.is_none();
         let alike = is_same(before.endpoints.as_ref(), endpoints) && Arc::ptr_eq(&before.service, now.service);
         if first || !same_rules {
             let policy = Arc::new(now.policy.cloned().unwrap_or_default());
@@ -234,6 +286,8 @@ impl Destination {
             if **self.policy.load() != *policy {
                 self.policy.store(Arc::clone(&policy));
                 self.cluster.set_policy(policy);
+                // There may be more connections now.
+                self.pool.wake();
             }
         }
         if first || !same_source {
@@ -242,7 +296,9 @@ impl Destination {
         let (by_address, list) = if !first && alike && same_rules && same_source {
             (Arc::clone(&before.by_address), None)
         } else {
-            let found = backends(now.snapshot, now.service, now.dialled, now.source, can_dial);
+            let [ipv4, ipv6] = self.families;
+            let can_dial = |ip: IpAddr| if ip.to_canonical().is_ipv4() { ipv4 } else { ipv6 };
+            let found = backends(now.snapshot, now.service, self.dialled, now.source, can_dial);
             let is_in = |workload: &Workload| {
                 now.labels
                     .is_none_or(|wanted| wanted.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
@@ -270,12 +326,13 @@ impl Destination {
             endpoints: endpoints.cloned(),
             source: Arc::clone(now.source),
             by_address,
-            protocol: now.rules.map_or(Protocol::Auto, |rules| rules.traffic().protocol(now.dialled.port())),
+            before: Arc::clone(&before.by_address),
+            protocol: now.rules.map_or(Protocol::Auto, |rules| rules.traffic().protocol(self.dialled.port())),
         };
         self.made.store(Arc::new(made));
         if let Some(list) = list {
             self.cluster.set_endpoints(&list, Instant::now());
-            self.pool.retain(|address| list.iter().any(|endpoint| endpoint.address == address));
+            self.pool.keep(list.iter().map(|endpoint| endpoint.address).collect());
         }
     }
 
@@ -299,6 +356,7 @@ impl Destination {
 
     /// The endpoint at an address that was chosen; `None`: it has just gone.
     pub fn endpoint(&self, address: SocketAddr) -> Option<Arc<Endpoint>> {
-        self.made.load().by_address.get(&address).cloned()
+        let made = self.made.load();
+        made.by_address.get(&address).or_else(|| made.before.get(&address)).cloned()
     }
 }

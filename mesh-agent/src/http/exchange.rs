@@ -12,7 +12,7 @@ use mesh_common::{
         Workload,
         traffic::{Action, Fault, HttpRoute, Percent, Target, WeightedBackend},
     },
-    route::{self, Aborted, Matched, PermittedOrigin},
+    route::{self, Aborted, Effort, Matched, PermittedOrigin, TooMuch},
 };
 
 use super::{
@@ -25,6 +25,8 @@ use super::{
 use crate::state::{Acts, Rules, Snapshot, View};
 pub use attempt::version;
 use attempt::{Attempts, Plan};
+
+const NOT_CONFIGURED: &str = "the client is not in the configuration";
 
 /// An answer, and the flag that counts for it.
 pub struct Answered {
@@ -93,8 +95,7 @@ pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Inco
     };
     let snapshot = session.store.snapshot();
     let Some(source) = session.source(&snapshot) else {
-        const WHY: &str = "the client is not in the configuration";
-        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, WHY);
+        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, NOT_CONFIGURED);
     };
     let request = Understood { parts, asked, grpc, snapshot, source };
     routed(session, request, body).await
@@ -108,23 +109,34 @@ struct Ruling<'a> {
     none_matches: bool,
 }
 
-fn rule<'a, C: Connect>(session: &Session<C>, request: &Understood, rules: Option<&'a Rules>) -> Ruling<'a> {
+fn rule<'a, C: Connect>(
+    session: &Session<C>,
+    request: &Understood,
+    rules: Option<&'a Rules>,
+) -> Result<Ruling<'a>, TooMuch> {
     let nothing = Ruling { route: None, faults: Vec::new(), none_matches: false };
     let Some((routes, View { http, acts, faults })) = rules.and_then(|rules| rules.view(&request.source.namespace))
     else {
-        return nothing;
+        return Ok(nothing);
     };
     let port = session.dialled.port();
     let view = request.view(port);
-    let laid = faults.iter().zip(&routes.faults).find(|(matches, _)| matches.matches(&view));
-    let mut faults: Vec<_> = laid.map(|(_, laid)| &laid.fault).into_iter().collect();
-    if !http.concerns(port) {
-        return Ruling { faults, ..nothing };
+    let effort = Effort::default();
+    let mut laid = None;
+    for (matches, fault) in faults.iter().zip(&routes.faults) {
+        if matches.matches(&view, &effort)? {
+            laid = Some(&fault.fault);
+            break;
+        }
     }
-    let found = http.find(&view);
+    let mut faults: Vec<_> = laid.into_iter().collect();
+    if !http.concerns(port) {
+        return Ok(Ruling { faults, ..nothing });
+    }
+    let found = http.find(&view, &effort)?;
     let route = found.map(|found| (&routes.http[found.route], &acts[found.route], found.matched));
     faults.extend(route.and_then(|(route, ..)| route.fault.as_ref()));
-    Ruling { none_matches: route.is_none(), route, faults }
+    Ok(Ruling { none_matches: route.is_none(), route, faults })
 }
 
 impl Understood {
@@ -143,14 +155,31 @@ impl Understood {
         }
     }
 
+    /// Time has passed: its route stays, and leads to who is there now. Whether the client still is.
+    fn renew<C: Connect>(&mut self, session: &Session<C>) -> bool {
+        self.snapshot = session.store.snapshot();
+        session.source(&self.snapshot).map(|source| self.source = source).is_some()
+    }
+
     fn path(&self) -> PathAndQuery {
         self.parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
     }
 }
 
-async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body: Incoming) -> Response<ResponseBody> {
+async fn routed<C: Connect>(
+    session: &Arc<Session<C>>,
+    mut request: Understood,
+    body: Incoming,
+) -> Response<ResponseBody> {
     let rules = request.snapshot.rules(&session.service).cloned();
-    let Ruling { route, faults, none_matches } = rule(session, &request, rules.as_deref());
+    let Ruling { route, faults, none_matches } = match rule(session, &request, rules.as_deref()) {
+        Ok(ruling) => ruling,
+        Err(TooMuch) => {
+            let why = TooMuch.to_string();
+            let answered = Answered::own(StatusCode::URI_TOO_LONG, flag::PROTOCOL, &why, request.grpc);
+            return Counted::begin(session, "").end(answered);
+        }
+    };
     let name = route.map_or("", |(route, ..)| route.name.as_str());
     let counted = Counted::begin(session, name);
     let counts = Arc::clone(&counted.0);
@@ -163,6 +192,10 @@ async fn routed<C: Connect>(session: &Arc<Session<C>>, request: Understood, body
             }
             match abort {
                 Some(abort) => aborted(abort, request.grpc),
+                None if delay.is_some() && !request.renew(session) => {
+                    let status = StatusCode::SERVICE_UNAVAILABLE;
+                    Answered::own(status, flag::NO_CLUSTER, NOT_CONFIGURED, request.grpc)
+                }
                 None => {
                     let mut answered = acted(session, request, body, route, &counts).await;
                     answered.flag = answered.flag.or(delay.map(|_| flag::DELAY));

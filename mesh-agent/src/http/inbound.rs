@@ -23,7 +23,6 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use mesh_common::{
     model::{Connection, Decision, Identity, RequestFacts, Requested, ServiceName, Token, traffic::Labels},
     route,
@@ -38,7 +37,7 @@ use super::{
     exchange::{Answered, Counted},
     message, pool,
     serve::serve_by,
-    upgrade,
+    upgrade::{self, Switched, ended},
 };
 use crate::{
     state::{Snapshot, Store},
@@ -88,8 +87,8 @@ struct Session<D> {
     waiting: watch::Sender<u32>,
     /// Those that were permitted and are not over.
     under_way: Arc<UnderWay>,
-    /// Both ends of an HTTP/1.1 connection that has become another protocol's, with what it was permitted by.
-    switched: Mutex<Option<(OnUpgrade, OnUpgrade, Permitted)>>,
+    /// An HTTP/1.1 connection that has become another protocol's.
+    switched: Mutex<Option<Switched>>,
 }
 
 /// A request that may go on.
@@ -99,18 +98,6 @@ struct Permitted {
     heard: Option<Box<(Decision, Arc<RequestFacts>)>>,
     held: Option<under_way::Held>,
     cut: Option<Cut>,
-}
-
-/// Resolves when the request is to end, with a stable code.
-async fn ended(cut: &mut Option<Cut>) -> &'static str {
-    match cut {
-        Some(cut) => match cut.await {
-            Ok(code) => code,
-            // Nobody ends it any more.
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
 }
 
 /// Serves a client until it is done, with `server` as the first connection to the application. When `ends` resolves, it
@@ -148,15 +135,8 @@ pub async fn serve(
     let served = async {
         serve_by(answer, client, spoken, ends).await;
         let switched = session.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((client, server, mut permitted)) = switched
-            && let (Ok(client), Ok(server)) = tokio::join!(client, server)
-        {
-            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
-            tokio::select! {
-                // An end that breaks ends both: they close when they drop.
-                _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                _ = ended(&mut permitted.cut) => {}
-            }
+        if let Some(switched) = switched {
+            switched.join().await;
         }
     };
     tokio::select! { () = served => {}, () = session.ask_again() => {} }
@@ -327,17 +307,10 @@ impl<D: Dial> Session<D> {
         let agreed = upgrade::is_agreed(&method, parts.status);
         if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
             let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
+            let switched = Switched::new(downstream, upstream, permitted.held, permitted.cut);
             match http2 {
-                true => {
-                    let Permitted { held, mut cut, heard: _ } = permitted;
-                    upgrade::join(downstream, upstream, held, async move {
-                        ended(&mut cut).await;
-                    });
-                }
-                false => {
-                    let switched = (downstream, upstream, permitted);
-                    *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
-                }
+                true => drop(tokio::spawn(switched.join())),
+                false => *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
             }
             let mut response = Response::new(ResponseBody::Empty);
             upgrade::keep_headers(&mut parts.headers);

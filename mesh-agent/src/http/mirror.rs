@@ -8,6 +8,7 @@ use std::{
 use http::{HeaderValue, Request, header, uri::PathAndQuery};
 use http_body_util::BodyExt as _;
 use mesh_common::model::traffic::Backend;
+use tokio::time::timeout_at;
 
 use super::{
     Connect, Session,
@@ -15,7 +16,7 @@ use super::{
     counts::RouteCounts,
     exchange::{Understood, version},
     message,
-    pool::{Version, Wanted},
+    pool::{NotSent, Version, Wanted},
     replay::Replay,
 };
 
@@ -25,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(15);
 pub const AT_ONCE: usize = 128;
 
 /// Sends a copy on its way. It carries the body only if all of it is there within the bound of what is kept; one that
-/// is larger is not copied.
+/// is larger is not copied, nor is one that its client broke off or that was answered before it was read.
 pub fn copy<C: Connect>(
     session: &Arc<Session<C>>,
     request: &Understood,
@@ -38,12 +39,13 @@ pub fn copy<C: Connect>(
     let Ok(destination) = session.destination(&request.snapshot, &request.source, backend) else { return };
     // Copies count as what is under way, and no copy takes the place of a request.
     let Ok(admitted) = destination.cluster.admit() else { return };
-    counts.mirrored();
     let version = version(destination.policy().pool.upgrade, destination.protocol(), request);
-    let (session, body, path) = (Arc::clone(session), body.clone(), path.clone());
+    let (session, body, path) = (Arc::clone(session), body.copied(), path.clone());
+    let counts = Arc::clone(counts);
     let (mut parts, authority) = (request.parts.clone(), request.asked.authority.clone());
     tokio::spawn(async move {
         let _held = (place, admitted);
+        let until = tokio::time::Instant::now() + LONGEST;
         let sending = async {
             let whole = body.whole().await?;
             let picked = destination.cluster.pick(None, &[], fastrand::u64(..), Instant::now())?;
@@ -62,13 +64,17 @@ pub fn copy<C: Connect>(
             if version == Version::Http1 && !whole.is_empty() {
                 parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
             }
-            let response = lease.send(Request::from_parts(parts, RequestBody::Whole(Some(whole)))).await.ok()?;
+            let sent = lease.send(Request::from_parts(parts, RequestBody::Whole(Some(whole))));
+            let answer = timeout_at(until, sent).await;
+            if !matches!(answer, Ok(Err(NotSent::Unsent))) {
+                counts.mirrored();
+            }
             // Read to its end, so that the connection can be used again.
-            let mut answer = response.into_body();
+            let mut answer = answer.ok()?.ok()?.into_body();
             while let Some(Ok(_)) = answer.frame().await {}
             lease.complete();
             Some(())
         };
-        let _ = tokio::time::timeout(LONGEST, sending).await;
+        let _ = timeout_at(until, sending).await;
     });
 }

@@ -1,42 +1,33 @@
 //! The connections of one pod to the endpoints of one destination. An HTTP/1.1 connection carries one request at a time
-//! and is kept for the next; one of HTTP/2 carries many.
+//! and is kept for the next; one of HTTP/2 carries many. Who finds none waits in line, first come, first served; a
+//! connection is made apart from the request that wants it, and serves whoever is first when it is there.
 
 mod bound;
 mod lease;
+mod opening;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use mesh_common::model::traffic::ConnectionPool;
-use tokio::{sync::Notify, time::timeout};
+use tokio::sync::{Notify, Semaphore};
 
-use super::{Connect, Endpoint, Refused, Way, tls::Secured};
+use super::{Connect, Endpoint, tls::Secured};
 use crate::balance::{Cluster, Connected, Overflow};
-use bound::Bound;
-use lease::{Connection, Kind, OneByOne, Shared};
+use lease::{Kind, OneByOne, Shared};
 pub use lease::{Lease, NotSent};
 
 /// How long a connection without requests is kept, where nobody says: shorter than servers keep theirs.
 const IDLE: Duration = Duration::from_secs(55);
-/// For TCP, TLS and the tunnel together, where nobody says.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Streams of one connection of HTTP/2, where neither the user nor the server says fewer.
 const STREAMS: u32 = 100;
-/// Unread bytes of a stream and of a connection.
-const WINDOW: u32 = 1 << 20;
-/// Of an answer's head.
-const HEADER_LIST: u32 = 64 * 1024;
-/// Of an answer.
-const HEADERS: usize = 128;
+/// Who has waited for so long takes a connection to another endpoint away from those who wait for that.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
@@ -46,27 +37,39 @@ pub enum Version {
 
 #[derive(Debug, Default)]
 pub struct Pool {
-    lanes: Mutex<HashMap<Key, Lane>>,
-    /// A connection came back, or ended.
-    freed: Notify,
+    inside: Mutex<Inside>,
+    /// Something is other than it was: whoever is first in a line looks again.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    lanes: HashMap<Key, Lane>,
+    /// Connections to others are kept for nobody.
+    endpoints: HashSet<SocketAddr>,
 }
 
 /// What makes one connection as good as another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     address: SocketAddr,
+    version: Version,
     /// By which settings, and for whom.
     tls: Option<(u64, String)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     idle: Vec<(Instant, OneByOne)>,
     shared: Vec<Arc<Shared>>,
-    /// Somebody makes a connection that others will share.
-    opening: bool,
-    /// Its endpoint is none any more.
-    gone: bool,
+    /// Who has it looks for a connection; the others wait for it, in the order in which they came.
+    turn: Arc<Semaphore>,
+    waiting: usize,
+    /// Connections that are being made.
+    opening: usize,
+    /// So many of those who wait, the first, have no connection to hope for, and why.
+    failed: usize,
+    failure: Option<NoConnection>,
 }
 
 /// Where a connection leads, and how it is to be spoken on.
@@ -81,6 +84,8 @@ pub struct Wanted<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoConnection {
     Overflow(Overflow),
+    /// The endpoint is none any more.
+    Gone,
     /// Its code.
     Refused(&'static str),
     Timeout,
@@ -90,27 +95,106 @@ pub enum NoConnection {
     Handshake,
 }
 
-/// One who makes a connection for all who wait for it.
-struct Opening<'a>(&'a Pool, &'a Key);
+/// A connection's place among those that there may be. Who waits for one is told when it is free.
+#[derive(Debug)]
+pub struct Place {
+    counts: Option<Connected>,
+    /// A connection that rests there does not hold it.
+    pool: Weak<Pool>,
+}
 
-impl Drop for Opening<'_> {
+/// One who waits in a lane.
+struct Waiter<'a> {
+    pool: &'a Pool,
+    key: &'a Key,
+    turn: Arc<Semaphore>,
+    since: Instant,
+    /// Its turn came, and it goes with what there was for it.
+    served: bool,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        let (idle, shared, waiting, opening, failed, failure) = Default::default();
+        Self { idle, shared, turn: Arc::new(Semaphore::new(1)), waiting, opening, failed, failure }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(lane) = self.0.lanes().get_mut(self.1) {
-            lane.opening = false;
+        drop(self.counts.take());
+        if let Some(pool) = self.pool.upgrade() {
+            pool.wake();
         }
-        self.0.freed.notify_waiters();
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if let Some(lane) = self.pool.inside().lanes.get_mut(self.key) {
+            lane.waiting -= 1;
+            lane.failed = lane.failed.saturating_sub(usize::from(self.served)).min(lane.waiting);
+        }
     }
 }
 
 impl Wanted<'_> {
     fn key(&self) -> Key {
         let tls = self.tls.map(|tls| (tls.id(), tls.host().to_owned()));
-        Key { address: self.endpoint.address, tls }
+        Key { address: self.endpoint.address, version: self.version, tls }
+    }
+}
+
+impl Lane {
+    /// How many connections should be being made.
+    fn wanted(&self, version: Version) -> usize {
+        match version {
+            Version::Http1 => self.waiting - self.failed,
+            // The first may do for all.
+            Version::Http2 => (self.waiting - self.failed).min(1),
+        }
+    }
+
+    /// On a connection that is there; and whether it rested before. Who waited for one that was just made gets it even
+    /// if it has ended already: it is told so, and does not wait for the next that ends.
+    fn take(&mut self, version: Version, settings: &ConnectionPool, waited: bool) -> Option<(Kind, bool)> {
+        match version {
+            Version::Http1 => loop {
+                let (_, connection) = self.idle.pop()?;
+                let fresh = waited && connection.is_new();
+                if fresh || (connection.is_usable(settings) && !connection.send.is_closed()) {
+                    return Some((Kind::Http1(Some(connection)), !fresh));
+                }
+            },
+            Version::Http2 => {
+                let is_fresh = |shared: &Shared| waited && shared.is_new();
+                self.shared.retain(|shared| !shared.is_over() || is_fresh(shared));
+                self.shared.iter().find_map(|shared| {
+                    let fresh = is_fresh(shared);
+                    shared.take(settings, fresh).then(|| (Kind::Http2(Arc::clone(shared)), !fresh))
+                })
+            }
+        }
+    }
+
+    /// Closes a connection that carries nothing.
+    fn evict(&mut self) -> bool {
+        if self.idle.pop().is_some() {
+            return true;
+        }
+        let Some(place) = self.shared.iter().position(|shared| shared.is_free()) else { return false };
+        self.shared.swap_remove(place).retired.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.idle.is_empty() && self.shared.is_empty() && self.waiting == 0 && self.opening == 0
     }
 }
 
 impl Pool {
-    /// A place on a connection: one that is there, or a new one.
+    /// A place on a connection: one that is there, or a new one. It takes as long as it takes: how long a request may
+    /// wait is for its own times to say, that of the policy is for making a connection.
     pub async fn lease(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
@@ -118,180 +202,141 @@ impl Pool {
         connect: &impl Connect,
     ) -> Result<Lease, NoConnection> {
         let key = wanted.key();
-        if let Some(lease) = self.known(&wanted, &key) {
+        if let Some(lease) = self.known(&wanted, &key, None) {
             return Ok(lease);
         }
-        // From here on it waits, for a connection of its own or for somebody else's.
         let _waiting = cluster.admit_waiting().map_err(NoConnection::Overflow)?;
-        let bound = wanted.settings.connect_timeout.map_or(CONNECT, Into::into);
-        let found = timeout(bound, async {
-            loop {
-                let freed = self.freed.notified();
-                if let Some(lease) = self.known(&wanted, &key) {
-                    return Ok(lease);
-                }
-                let Some(_opening) = self.begin(&wanted, &key) else {
-                    freed.await;
-                    continue;
-                };
-                match cluster.admit_connection() {
-                    Ok(counts) => return self.open(counts, &wanted, &key, connect).await,
-                    // As many as there may be: somebody's will be free.
-                    Err(_) => {
-                        self.evict(&wanted, &key);
-                        drop(_opening);
-                        freed.await;
-                    }
-                }
+        let mut waiter = self.join(&key);
+        self.open(cluster, &wanted, &waiter, connect);
+        let turn = Arc::clone(&waiter.turn);
+        let _turn = turn.acquire().await;
+        loop {
+            // Before it looks: what changes after that wakes it.
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if let Some(found) = self.found(&wanted, &mut waiter) {
+                // The next looks when this one counts no more.
+                drop(waiter);
+                return found;
             }
-        });
-        found.await.unwrap_or(Err(NoConnection::Timeout))
+            self.open(cluster, &wanted, &waiter, connect);
+            changed.await;
+        }
     }
 
-    /// On a connection that is there.
-    fn known(self: &Arc<Self>, wanted: &Wanted<'_>, key: &Key) -> Option<Lease> {
-        let mut lanes = self.lanes();
-        let lane = lanes.get_mut(key)?;
-        let kind = match wanted.version {
-            Version::Http1 => loop {
-                let (_, connection) = lane.idle.pop()?;
-                if connection.is_usable(wanted.settings) && !connection.send.is_closed() {
-                    break Kind::Http1(Some(connection));
+    fn join<'a>(&'a self, key: &'a Key) -> Waiter<'a> {
+        let mut inside = self.inside();
+        let lane = inside.lanes.entry(key.clone()).or_default();
+        lane.waiting += 1;
+        Waiter { pool: self, key, turn: Arc::clone(&lane.turn), since: Instant::now(), served: false }
+    }
+
+    /// For one whose turn it is; `None`: nothing yet.
+    fn found(self: &Arc<Self>, wanted: &Wanted<'_>, waiter: &mut Waiter<'_>) -> Option<Result<Lease, NoConnection>> {
+        let found = match self.known(wanted, waiter.key, Some(&*waiter)) {
+            Some(lease) => Ok(lease),
+            None => {
+                let mut inside = self.inside();
+                let is_endpoint = inside.endpoints.contains(&waiter.key.address);
+                let lane = inside.lanes.get_mut(waiter.key)?;
+                match &lane.failure {
+                    Some(why) if lane.failed > 0 => Err(why.clone()),
+                    // Who came with it chosen gets what was begun for it, and nothing more is.
+                    _ if !is_endpoint && lane.opening == 0 => Err(NoConnection::Gone),
+                    _ => return None,
                 }
-            },
-            Version::Http2 => {
-                lane.shared.retain(|shared| !shared.is_over());
-                let shared = lane.shared.iter().find(|shared| shared.take(wanted.settings))?;
-                Kind::Http2(Arc::clone(shared))
             }
         };
-        Some(self.leased(kind, wanted, key, true))
+        waiter.served = true;
+        Some(found)
     }
 
-    fn leased(self: &Arc<Self>, kind: Kind, wanted: &Wanted<'_>, key: &Key, again: bool) -> Lease {
+    /// On a connection that is there. Nobody passes those who wait.
+    fn known(self: &Arc<Self>, wanted: &Wanted<'_>, key: &Key, waiter: Option<&Waiter<'_>>) -> Option<Lease> {
+        let mut inside = self.inside();
+        let lane = inside.lanes.get_mut(key)?;
+        if waiter.is_none() && lane.waiting > 0 {
+            return None;
+        }
+        let (kind, again) = lane.take(key.version, wanted.settings, waiter.is_some())?;
         let (pool, settings) = (Arc::clone(self), wanted.settings.clone());
-        Lease { kind, pool, key: key.clone(), settings, again }
+        Some(Lease { kind, pool, key: key.clone(), settings, again })
     }
 
-    /// `None`: somebody else is at it, and it will do for this one too.
-    fn begin<'a>(&'a self, wanted: &Wanted<'_>, key: &'a Key) -> Option<Option<Opening<'a>>> {
-        if wanted.version == Version::Http1 {
-            return Some(None);
-        }
-        let mut lanes = self.lanes();
-        let lane = lanes.entry(key.clone()).or_default();
-        // Made only if it is wanted: it lets go of the place when it drops.
-        (!std::mem::replace(&mut lane.opening, true)).then(|| Some(Opening(self, key)))
-    }
-
-    async fn open(
-        self: &Arc<Self>,
-        counts: Connected,
-        wanted: &Wanted<'_>,
-        key: &Key,
-        connect: &impl Connect,
-    ) -> Result<Lease, NoConnection> {
-        let way = connect.connect(wanted.endpoint).await;
-        let Way { io, until } = way.map_err(|Refused(code)| NoConnection::Refused(code))?;
-        let io = match wanted.tls {
-            Some(tls) => Box::new(tls.client(io, wanted.version).await.map_err(NoConnection::Tls)?),
-            None => io,
-        };
-        let (io, keeper) = Bound::new(io);
-        let pool = Arc::clone(self);
-        let since = Instant::now();
-        let ended = move || {
-            drop(counts);
-            pool.freed.notify_waiters();
-        };
-        let kind = match wanted.version {
-            Version::Http1 => {
-                let mut builder = http1::Builder::new();
-                builder.max_buf_size(64 * 1024).max_headers(HEADERS);
-                let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
-                tokio::spawn(async move {
-                    keeper.keep(driver.with_upgrades(), until).await;
-                    ended();
-                });
-                Kind::Http1(Some(Box::new(Connection { send, served: 0, since })))
-            }
-            Version::Http2 => {
-                let mut builder = http2::Builder::new(TokioExecutor::new());
-                builder
-                    .timer(TokioTimer::new())
-                    .initial_stream_window_size(WINDOW)
-                    .initial_connection_window_size(WINDOW * 4)
-                    .max_header_list_size(HEADER_LIST)
-                    .keep_alive_interval(Duration::from_secs(30))
-                    .keep_alive_timeout(Duration::from_secs(10));
-                let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
-                tokio::spawn(async move {
-                    keeper.keep(driver, until).await;
-                    ended();
-                });
-                let shared = Arc::new(Shared {
-                    connection: Connection { send, served: 0, since },
-                    served: AtomicU32::new(1),
-                    active: AtomicU32::new(1),
-                    retired: AtomicBool::new(false),
-                    idle_since: Mutex::new(since),
-                });
-                self.lanes().entry(key.clone()).or_default().shared.push(Arc::clone(&shared));
-                Kind::Http2(shared)
-            }
-        };
-        Ok(self.leased(kind, wanted, key, false))
-    }
-
-    /// Closes an idle connection that is of no use here, so that there may be one that is.
-    fn evict(&self, wanted: &Wanted<'_>, but: &Key) {
-        for (key, lane) in self.lanes().iter_mut() {
-            let (one, other) = (wanted.version == Version::Http1, wanted.version == Version::Http2);
-            if (key != but || other) && lane.idle.pop().is_some() {
+    /// Makes as many connections as those who wait need, and as there may be.
+    fn open(self: &Arc<Self>, cluster: &Cluster, wanted: &Wanted<'_>, waiter: &Waiter<'_>, connect: &impl Connect) {
+        let key = waiter.key;
+        loop {
+            let mut inside = self.inside();
+            let Some(lane) = inside.lanes.get_mut(key).filter(|lane| lane.opening < lane.wanted(key.version)) else {
                 return;
-            }
-            let free = |shared: &Arc<Shared>| (key != but || one) && shared.is_free();
-            if let Some(place) = lane.shared.iter().position(free) {
-                lane.shared.swap_remove(place).retired.store(true, Ordering::Relaxed);
-                return;
-            }
+            };
+            let Some(place) = self.place(cluster) else {
+                return inside.evict(key, waiter.since.elapsed() >= PATIENCE);
+            };
+            lane.opening += 1;
+            // What does not begin, because all ends, locks it too.
+            drop(inside);
+            opening::begin(self, place, key.clone(), wanted, connect.clone());
         }
+    }
+
+    /// A connection may be made; `None`: there are as many as there may be.
+    pub fn place(self: &Arc<Self>, cluster: &Cluster) -> Option<Place> {
+        let counts = cluster.admit_connection().ok()?;
+        Some(Place { counts: Some(counts), pool: Arc::downgrade(self) })
+    }
+
+    /// Whoever waits looks again.
+    pub fn wake(&self) {
+        self.changed.notify_waiters();
     }
 
     /// A connection is free for the next request.
     fn rests(&self, key: &Key, connection: OneByOne) {
-        let mut lanes = self.lanes();
-        let lane = lanes.entry(key.clone()).or_default();
-        if !lane.gone {
-            lane.idle.push((Instant::now(), connection));
+        let mut inside = self.inside();
+        if inside.endpoints.contains(&key.address) {
+            inside.lanes.entry(key.clone()).or_default().idle.push((Instant::now(), connection));
         }
-        drop(lanes);
-        self.freed.notify_one();
+        drop(inside);
+        self.wake();
     }
 
     /// Only these endpoints' connections are kept for others; what is under way goes on.
-    pub fn retain(&self, is_endpoint: impl Fn(SocketAddr) -> bool) {
-        for (key, lane) in self.lanes().iter_mut() {
-            lane.gone = !is_endpoint(key.address);
-            if lane.gone {
-                lane.idle.clear();
-                lane.shared.drain(..).for_each(|shared| shared.retired.store(true, Ordering::Relaxed));
-            }
+    pub fn keep(&self, endpoints: HashSet<SocketAddr>) {
+        let mut inside = self.inside();
+        for (_, lane) in inside.lanes.iter_mut().filter(|(key, _)| !endpoints.contains(&key.address)) {
+            lane.idle.clear();
+            lane.shared.drain(..).for_each(|shared| shared.retired.store(true, Ordering::Relaxed));
         }
+        inside.endpoints = endpoints;
+        drop(inside);
+        self.wake();
     }
 
     /// Closes what has been idle for too long.
     pub fn sweep(&self, settings: &ConnectionPool) {
         let idle: Duration = settings.http_idle_timeout.map_or(IDLE, Into::into);
-        self.lanes().retain(|_, lane| {
-            lane.idle.retain(|(since, connection)| since.elapsed() < idle && connection.is_usable(settings));
+        self.inside().lanes.retain(|_, lane| {
+            lane.idle.retain(|(since, connection)| {
+                since.elapsed() < idle && connection.is_usable(settings) && !connection.send.is_closed()
+            });
             lane.shared.retain(|shared| !shared.is_over() && !shared.is_idle(idle));
-            // What is still under way to an endpoint that has gone, nobody takes again: its endpoint is not chosen.
-            !lane.idle.is_empty() || !lane.shared.is_empty() || lane.opening
+            !lane.is_empty()
         });
     }
 
-    fn lanes(&self) -> MutexGuard<'_, HashMap<Key, Lane>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inside {
+    /// Closes a connection that carries nothing, of another lane, so that there may be one that is of use here. What
+    /// others wait for is theirs, unless this one has waited for long.
+    fn evict(&mut self, here: &Key, long: bool) {
+        let mut others: Vec<_> = self.lanes.iter_mut().filter(|(key, _)| *key != here).map(|(_, lane)| lane).collect();
+        let unwanted = others.iter_mut().any(|lane| lane.waiting == 0 && lane.evict());
+        let _ = unwanted || (long && others.iter_mut().any(|lane| lane.evict()));
     }
 }

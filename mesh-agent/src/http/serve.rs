@@ -1,6 +1,12 @@
 //! The server towards the client.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::pin,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use hyper::{
@@ -33,13 +39,18 @@ const WINDOW: u32 = 1 << 20;
 /// (CVE-2025-8671).
 const RESETS: usize = 100;
 
-/// Serves a client until it is done. When `ends` resolves, it takes no more requests.
+/// Serves a client until it is done, whatever its connection has become. When `ends` resolves, it takes no more
+/// requests.
 pub async fn serve<C: Connect>(session: Arc<Session<C>>, io: impl Io, spoken: Spoken, ends: impl Future<Output = ()>) {
-    let answer = move |request| {
+    let answer = |request| {
         let session = Arc::clone(&session);
         async move { exchange::answer(&session, request).await }
     };
     serve_by(answer, io, spoken, ends).await;
+    let switched = session.switched.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(switched) = switched {
+        switched.join().await;
+    }
 }
 
 /// The same, with answers by `answer`.

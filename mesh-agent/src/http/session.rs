@@ -1,12 +1,15 @@
 //! Who asks, whom, and by which rules.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use mesh_common::model::{ServiceName, Workload, traffic::Backend};
 
 use tokio::sync::Semaphore;
 
-use super::{Connect, Destination, Destinations, Http, Missing, check};
+use super::{Connect, Destination, Destinations, Http, Missing, check, upgrade::Switched};
 use crate::state::{Snapshot, Store};
 
 /// One client's connection to a service with rules.
@@ -24,6 +27,8 @@ pub struct Session<C> {
     pub connect: C,
     /// One for each copy that is under way.
     pub mirrors: Arc<Semaphore>,
+    /// The client's connection, if it has become another protocol's (HTTP/1.1).
+    pub switched: Mutex<Option<Switched>>,
 }
 
 impl<C: Connect> Session<C> {

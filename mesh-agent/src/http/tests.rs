@@ -1,5 +1,6 @@
 //! The engine between a client and real servers on the loopback interface.
 
+mod destinations;
 mod passing;
 mod pools;
 mod routing;

@@ -40,6 +40,8 @@ pub struct Secure {
     id: u64,
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    /// Without a word on what is spoken inside.
+    bytes: Arc<ClientConfig>,
     server_name: Option<String>,
 }
 
@@ -69,16 +71,22 @@ impl Secure {
         let builder =
             builder.map_err(|error| error.to_string())?.dangerous().with_custom_certificate_verifier(verifier);
         let mut http1 = builder.with_no_client_auth();
-        let mut http2 = http1.clone();
+        let (mut http2, bytes) = (http1.clone(), http1.clone());
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         http2.alpn_protocols = vec![b"h2".to_vec()];
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, http1: http1.into(), http2: http2.into(), server_name: settings.server_name.clone() })
+        let (http1, http2, bytes) = (http1.into(), http2.into(), bytes.into());
+        Ok(Self { id, http1, http2, bytes, server_name: settings.server_name.clone() })
     }
 
     /// `authority` as the endpoint is told it.
     pub fn secured(self: Arc<Self>, authority: &Authority) -> Secured {
-        let host = self.server_name.as_deref().unwrap_or_else(|| authority.host());
+        self.for_host(authority.host())
+    }
+
+    /// For what is no request, and names no host of its own.
+    pub fn for_host(self: Arc<Self>, host: &str) -> Secured {
+        let host = self.server_name.as_deref().unwrap_or(host);
         Secured { host: host.trim_matches(['[', ']']).to_ascii_lowercase(), secure: self }
     }
 }
@@ -99,14 +107,30 @@ impl Secured {
         io: Box<dyn Io>,
         version: Version,
     ) -> impl Future<Output = Result<TlsStream<Box<dyn Io>>, String>> + Send + use<> {
-        let Self { secure, host } = self.clone();
+        let config = match version {
+            Version::Http1 => &self.secure.http1,
+            Version::Http2 => &self.secure.http2,
+        };
+        self.by(config, io)
+    }
+
+    /// The same, for bytes of whatever kind.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn bytes<T: Io>(&self, io: T) -> impl Future<Output = Result<TlsStream<T>, String>> + Send + use<T> {
+        self.by(&self.secure.bytes, io)
+    }
+
+    fn by<T: Io>(
+        &self,
+        config: &Arc<ClientConfig>,
+        io: T,
+    ) -> impl Future<Output = Result<TlsStream<T>, String>> + Send + use<T> {
+        let (config, host) = (Arc::clone(config), self.host.clone());
         async move {
-            let config = match version {
-                Version::Http1 => &secure.http1,
-                Version::Http2 => &secure.http2,
-            };
             let name = ServerName::try_from(host.clone()).map_err(|_| format!("`{host}` is no host name"))?;
-            TlsConnector::from(Arc::clone(config)).connect(name, io).await.map_err(|error| error.to_string())
+            TlsConnector::from(config).connect(name, io).await.map_err(|error| error.to_string())
         }
     }
 }

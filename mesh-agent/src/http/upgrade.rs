@@ -1,11 +1,11 @@
 //! Connections that become another protocol's: WebSocket and what else HTTP/1.1 upgrades to, and CONNECT.
 
-use std::future::Future;
+use std::fmt;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::{io::copy_bidirectional, sync::oneshot};
 
 use super::message;
 
@@ -24,21 +24,52 @@ pub fn keep_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// Copies both ways once both sides have switched, until `ends` resolves. `held` lives as long as that.
-pub fn join(
+/// Both ends of a connection that has become another protocol's, and what lives as long as that.
+pub struct Switched {
     downstream: OnUpgrade,
     upstream: OnUpgrade,
-    held: impl Send + 'static,
-    ends: impl Future<Output = ()> + Send + 'static,
-) {
-    tokio::spawn(async move {
-        let _held = held;
-        let (Ok(downstream), Ok(upstream)) = tokio::join!(downstream, upstream) else { return };
+    _held: Box<dyn Send>,
+    cut: Option<oneshot::Receiver<&'static str>>,
+}
+
+impl Switched {
+    /// `cut` resolves if it may not go on.
+    pub fn new(
+        downstream: OnUpgrade,
+        upstream: OnUpgrade,
+        held: impl Send + 'static,
+        cut: Option<oneshot::Receiver<&'static str>>,
+    ) -> Self {
+        Self { downstream, upstream, _held: Box::new(held), cut }
+    }
+
+    /// Copies both ways once both sides have switched, until both have ended.
+    pub async fn join(self) {
+        let Self { downstream, upstream, _held, mut cut } = self;
+        let Ok((downstream, upstream)) = tokio::try_join!(downstream, upstream) else { return };
         let (mut client, mut server) = (TokioIo::new(downstream), TokioIo::new(upstream));
         tokio::select! {
             // An end that breaks ends both: they close when they drop.
             _ = copy_bidirectional(&mut client, &mut server) => {}
-            () = ends => {}
+            _ = ended(&mut cut) => {}
         }
-    });
+    }
+}
+
+/// Resolves when a request is to end, with a stable code.
+pub async fn ended(cut: &mut Option<oneshot::Receiver<&'static str>>) -> &'static str {
+    match cut {
+        Some(cut) => match cut.await {
+            Ok(code) => code,
+            // Nobody ends it any more.
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+impl fmt::Debug for Switched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Switched").finish_non_exhaustive()
+    }
 }

@@ -21,8 +21,12 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 
-use super::buffer::Buffer;
+use super::{
+    bounds::{Clock, Ends},
+    buffer::Buffer,
+};
 use crate::{
     sockopt,
     telemetry::{OpenFlow, reason},
@@ -203,9 +207,45 @@ impl End for TunnelStream {
     }
 }
 
+/// TLS that the agent itself speaks over another end.
+impl<T: End> End for TlsStream<T> {
+    fn arm(&mut self, on: bool) {
+        self.get_mut().0.arm(on);
+    }
+
+    fn reset(&mut self) {
+        self.get_mut().0.reset();
+    }
+
+    fn is_sent(&self) -> bool {
+        let (io, session) = self.get_ref();
+        !session.wants_write() && io.is_sent()
+    }
+
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        self.get_mut().0.gather(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.get_mut().0.poll_gone(cx)
+    }
+}
+
 /// Forwards what was permitted, counts the bytes in the flow and writes the outcome into it. `denied` resolves if a
 /// later change denies the connection.
 pub async fn forward(
+    permit: &Permit,
+    client: impl End,
+    server: impl End,
+    denied: impl Future<Output = Decision>,
+    flow: &mut OpenFlow,
+) {
+    forward_until(Ends::default(), permit, client, server, denied, flow).await;
+}
+
+/// The same, for no longer than `ends` says.
+pub async fn forward_until(
+    ends: Ends,
     _permit: &Permit,
     mut client: impl End,
     mut server: impl End,
@@ -217,6 +257,7 @@ pub async fn forward(
     server.arm(true);
     let (mut there, mut back) = (Direction::new(&live.sent), Direction::new(&live.received));
     let mut denied = pin!(denied);
+    let mut clock = Clock::new(ends);
     let outcome = {
         let (client, server, there, back) = (&mut client, &mut server, &mut there, &mut back);
         poll_fn(|cx| {
@@ -242,14 +283,14 @@ pub async fn forward(
             if let Poll::Ready(error) = gone(&back.state, &mut || server.poll_gone(cx)) {
                 return Poll::Ready(Err(Broken::End(Side::Server, error)));
             }
-            Poll::Pending
+            clock.poll(cx, there.bytes + back.bytes).map(|(code, why)| Err(Broken::Over(code, why)))
         })
         .await
     };
     match &outcome {
         Err(Broken::End(Side::Client, _)) => there.last_words(&mut client, &mut server, denied.as_mut()).await,
         Err(Broken::End(Side::Server, _)) => back.last_words(&mut server, &mut client, denied.as_mut()).await,
-        Ok(()) | Err(Broken::Denied(_)) => {}
+        Ok(()) | Err(Broken::Denied(_) | Broken::Over(..)) => {}
     }
     match outcome {
         Ok(()) => {
@@ -261,6 +302,10 @@ pub async fn forward(
             server.reset();
             match broken {
                 Broken::Denied(decision) => flow.decided(&decision),
+                Broken::Over(code, why) => {
+                    flow.reason = Some(code.into());
+                    flow.error = Some(why);
+                }
                 // A reset is a way for applications to end a connection; the verdict on it stands.
                 Broken::End(_, error) => {
                     flow.reason = Some(reason::RESET.into());
@@ -273,6 +318,8 @@ pub async fn forward(
 
 enum Broken {
     Denied(Decision),
+    /// A bound is reached, with its code and what to say.
+    Over(&'static str, String),
     /// The end that is gone.
     End(Side, io::Error),
 }
@@ -337,7 +384,14 @@ impl<'a> Direction<'a> {
     /// Ready when the source is at its end.
     fn copy(&mut self, cx: &mut Context<'_>, from: &mut impl End, to: &mut impl End) -> Poll<Result<(), Fault>> {
         while self.state == State::Copying {
-            let data = ready!(Pin::new(&mut *from).poll_fill_buf(cx)).map_err(Fault::Source)?;
+            let Poll::Ready(data) = Pin::new(&mut *from).poll_fill_buf(cx) else {
+                // What the target holds back shall not wait for more to come.
+                if let Poll::Ready(Err(error)) = Pin::new(&mut *to).poll_flush(cx) {
+                    return Poll::Ready(Err(Fault::Target(error)));
+                }
+                return Poll::Pending;
+            };
+            let data = data.map_err(Fault::Source)?;
             if data.is_empty() {
                 self.state = State::Closing;
                 break;
@@ -364,6 +418,7 @@ impl<'a> Direction<'a> {
             // The end of `from` is near: it is gone, and only what is here already can still be read.
             let copied = poll_fn(|cx| self.copy(cx, from, to)).await;
             while !matches!(copied, Err(Fault::Target(_))) && !to.is_sent() {
+                let _flushed = poll_fn(|cx| Poll::Ready(Pin::new(&mut *to).poll_flush(cx))).await;
                 tokio::time::sleep(LOOK).await;
             }
         };

@@ -8,8 +8,10 @@ use super::{
     Proxy,
     affinity::kept,
     ask::whose,
-    forward::{forward, refuse, socket},
+    bounds::{Ends, Outdated},
+    forward::{forward_until, refuse, socket},
     live::Counted,
+    reauthorize::outdated,
     resolve::{Resolved, choose, resolve},
     ruled::{self, Dialler},
     upstream::{self, Upstream},
@@ -93,8 +95,13 @@ pub async fn redirected(
     );
     flow.service = service;
     match upstream::connect(proxy, pod, &snapshot, client, route, flow).await {
-        Ok(Upstream { link, permit, denied, mut flow, held: _held }) => {
-            forward(&permit, socket(stream), link, denied, &mut flow).await;
+        Ok(Upstream { link, permit, denied, mut flow }) => {
+            let outdated = flow.service.clone().map(|service| {
+                let (store, uid) = (Arc::clone(&proxy.store), pod.uid.clone());
+                Box::pin(outdated(store, uid, service, destination.port())) as Outdated
+            });
+            let ends = Ends { outdated, ..Ends::default() };
+            forward_until(ends, &permit, socket(stream), link, denied, &mut flow).await;
         }
         Err(_) => refuse(&stream),
     }

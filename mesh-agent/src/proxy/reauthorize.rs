@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_common::model::{Connection, Decision, Denied, Passed, Reason, traffic::Protocol};
+use mesh_common::model::{Connection, Decision, Denied, Passed, Reason, ServiceName, traffic::Protocol};
 
 use crate::state::{Snapshot, Store};
 
@@ -88,6 +88,88 @@ pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> De
         if changes.changed().await.is_err() {
             // The agent is shutting down, which ends the connection in its own way.
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Resolves when connections of the workload with this uid to a port of the service begin to be looked into: what goes
+/// on as bytes since before that goes past the service's rules.
+pub async fn outdated(store: Arc<Store>, uid: String, service: ServiceName, port: u16) {
+    let looks = |snapshot: &Arc<Snapshot>| {
+        let own = snapshot.workload(&uid);
+        own.is_some_and(|own| snapshot.looks_into(&service, &own.namespace, port))
+    };
+    if store.subscribe().wait_for(looks).await.is_err() {
+        // The agent is shutting down, which ends the connection in its own way.
+        std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use mesh_common::model::traffic::{Action, DirectResponse, For, HttpRoute, Origin, Routes, Traffic, TrafficPolicy};
+
+    use super::*;
+    use crate::state::{
+        Object, Rules,
+        tests::{put, service, workload},
+    };
+
+    fn rules(protocol: Protocol, routes: bool) -> Object {
+        let route = HttpRoute {
+            name: "shop/cart/0".into(),
+            origin: Origin::default(),
+            matches: vec![],
+            action: Action::Respond(DirectResponse { status: 418, body: None }),
+            headers: None,
+            rewrite: None,
+            cors: None,
+            timeout: None,
+            try_timeout: None,
+            retries: None,
+            fault: None,
+            mirrors: vec![],
+        };
+        let http = if routes { vec![route] } else { vec![] };
+        let mut all = TrafficPolicy::default();
+        all.pool.max_connections = Some(9);
+        let traffic = Traffic {
+            service: service("10.96.0.1").service_name(),
+            protocols: BTreeMap::from([(80, protocol)]),
+            routes: vec![For::everybody(Routes { http, ..Routes::default() })],
+            policies: vec![For::everybody(mesh_common::model::traffic::DestinationPolicy {
+                all,
+                ..Default::default()
+            })],
+        };
+        Object::Traffic(Arc::new(Rules::new(traffic).expect("rules")))
+    }
+
+    #[tokio::test]
+    async fn bytes_are_outdated_by_rules_for_requests_alone() {
+        use Protocol::{Auto, Http, Http2, Tcp, Tls};
+        let ends = async |protocol, routes| {
+            let store = Arc::new(Store::default());
+            put(&store, [Object::Workload(workload("a", "10.0.0.1")), Object::Service(service("10.96.0.1"))]);
+            let name = service("10.96.0.1").service_name();
+            let end = outdated(Arc::clone(&store), "Kubernetes//Pod/shop/a".into(), name, 80);
+            let mut end = std::pin::pin!(end);
+            let wait = Duration::from_millis(20);
+            assert!(tokio::time::timeout(wait, end.as_mut()).await.is_err(), "before there are any rules");
+            put(&store, [rules(protocol, routes)]);
+            tokio::time::timeout(wait, end).await.is_ok()
+        };
+        for (protocol, routes, expected) in [
+            (Tcp, true, false),
+            (Tls, true, false),
+            (Auto, false, false),
+            (Auto, true, true),
+            (Http, false, true),
+            (Http2, true, true),
+        ] {
+            assert_eq!(ends(protocol, routes).await, expected, "{protocol:?}, routes: {routes}");
         }
     }
 }

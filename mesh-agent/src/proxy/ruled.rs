@@ -1,46 +1,45 @@
 //! A connection of a pod of this node to a service that has rules: its requests are routed one by one, or its bytes as
 //! a whole.
 
+mod bytes;
+
 use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use mesh_common::{
-    model::{
-        ServiceName, Workload,
-        traffic::{Backend, ConnectionMatch, Protocol, Target, TcpRoute, TlsRoute},
-    },
-    route,
-};
+use mesh_common::model::{ServiceName, traffic::Protocol};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Semaphore,
+    time::timeout,
 };
 
 use super::{
     Proxy,
-    forward::{End, Socket, forward, socket},
+    forward::{End, Socket, socket},
     live::Counted,
     read::is_settings,
     resolve::route_to,
     upstream::{self, Link, Upstream},
 };
 use crate::{
-    balance,
     http::{self, Connect, Detected, Endpoint, Peeked, Refused, Session, Spoken, Way},
     pods::Pod,
-    state::{Rules, Snapshot},
-    telemetry::{Direction, Live, Party, reason},
+    state::Rules,
+    telemetry::{Direction, Live, Party},
 };
+use bytes::{Hello, holds};
 
 /// How long a client's first bytes are waited for where nobody says what it speaks.
 const FIRST: Duration = Duration::from_millis(5);
+/// Likewise, where no endpoint can be had that could speak first.
+const UNANSWERED: Duration = Duration::from_secs(10);
 
 /// Who dials.
 #[derive(Clone)]
@@ -64,7 +63,7 @@ pub async fn serve(
     let wait = match rules.traffic().protocol(dialled.port()) {
         Protocol::Http | Protocol::Http2 => None,
         Protocol::Auto => Some(FIRST),
-        Protocol::Tcp => return bytes(&dialler, client, service, dialled, None).await,
+        Protocol::Tcp => return bytes::forwarded(&dialler, client, &service, dialled, None).await,
         Protocol::Tls => return secured(&dialler, client, service, dialled).await,
     };
     let detected = match http::detect(&mut client, wait).await {
@@ -76,32 +75,71 @@ pub async fn serve(
         Detected::Http1 => requests(dialler, client, service, dialled, Spoken::Http1, counted).await,
         Detected::Http2 => requests(dialler, client, service, dialled, Spoken::Http2, counted).await,
         Detected::Tls => secured(&dialler, client, service, dialled).await,
-        Detected::Bytes => bytes(&dialler, client, service, dialled, None).await,
-        Detected::Silent => {
-            // Whoever speaks first decides: a server that does speaks no HTTP, but for the settings of HTTP/2, which
-            // need not wait for the client's.
-            let Some(mut way) = connect(&dialler, &service, dialled, None).await else {
-                return client.reset();
-            };
-            let detected = tokio::select! {
-                first = way.link.fill_buf() => match first {
-                    Ok(first) if is_settings(first) => None,
-                    Ok(_) | Err(_) => Some(Detected::Bytes),
-                },
-                detected = http::detect(&mut client, None) => Some(detected.unwrap_or(Detected::Bytes)),
-            };
-            let detected = match detected {
-                Some(detected) => detected,
-                None => http::detect(&mut client, None).await.unwrap_or(Detected::Bytes),
-            };
-            match detected {
-                Detected::Http1 => requests(dialler, client, service, dialled, Spoken::Http1, counted).await,
-                Detected::Http2 => requests(dialler, client, service, dialled, Spoken::Http2, counted).await,
-                Detected::Tls => secured(&dialler, client, service, dialled).await,
-                _ => bytes(&dialler, client, service, dialled, Some(way)).await,
-            }
-        }
+        Detected::Bytes => bytes::forwarded(&dialler, client, &service, dialled, None).await,
+        Detected::Silent => undecided(dialler, client, service, dialled, rules, counted).await,
     }
+}
+
+/// Whoever speaks first decides: a server that does speaks no HTTP, but for the settings of HTTP/2, which need not wait
+/// for the client's.
+async fn undecided(
+    dialler: Dialler,
+    mut client: Peeked<Socket>,
+    service: ServiceName,
+    dialled: SocketAddr,
+    rules: &Rules,
+    counted: &Counted,
+) {
+    let namespace = dialler.proxy.store.snapshot().workload(&dialler.pod.uid).map(|own| own.namespace.clone());
+    let is_routed = namespace.is_some_and(|namespace| rules.routes_requests(&namespace, dialled.port()));
+    // What may become requests takes the place of none.
+    let (detected, way) = match bytes::connect(&dialler, &service, dialled, None, !is_routed).await {
+        Ok(mut way) => {
+            let idle = way.idle();
+            let link = &mut way.upstream.link;
+            let detected = async {
+                tokio::select! {
+                    first = link.fill_buf() => match first {
+                        Ok(first) if is_settings(first) => {}
+                        Ok(_) | Err(_) => return Detected::Bytes,
+                    },
+                    detected = http::detect(&mut client, None) => return detected.unwrap_or(Detected::Bytes),
+                }
+                http::detect(&mut client, None).await.unwrap_or(Detected::Bytes)
+            };
+            let detected = match idle {
+                Some(idle) => timeout(idle, detected).await.unwrap_or(Detected::Silent),
+                None => detected.await,
+            };
+            if detected == Detected::Silent {
+                return way.idled(client);
+            }
+            (detected, Ok(way))
+        }
+        // Requests may have an answer without this endpoint, or any.
+        Err(no_way) if is_routed => {
+            (http::detect(&mut client, Some(UNANSWERED)).await.unwrap_or(Detected::Bytes), Err(no_way))
+        }
+        Err(no_way) => (Detected::Bytes, Err(no_way)),
+    };
+    let spoken = match detected {
+        Detected::Http1 => Spoken::Http1,
+        Detected::Http2 => Spoken::Http2,
+        Detected::Tls => {
+            drop(way);
+            return secured(&dialler, client, service, dialled).await;
+        }
+        Detected::Bytes | Detected::Silent => match way {
+            Ok(way) => return way.forward(client, None).await,
+            Err(no_way) => {
+                no_way.record(&dialler, &service, dialled);
+                return client.reset();
+            }
+        },
+    };
+    // The requests have connections of their own.
+    drop(way);
+    requests(dialler, client, service, dialled, spoken, counted).await;
 }
 
 async fn requests(
@@ -124,6 +162,7 @@ async fn requests(
         dialled,
         connect: dialler,
         mirrors: Arc::new(Semaphore::new(http::MIRRORS)),
+        switched: Default::default(),
     };
     http::serve(Arc::new(session), client, spoken, counted.drained()).await;
 }
@@ -137,152 +176,10 @@ async fn secured(dialler: &Dialler, mut client: Peeked<Socket>, service: Service
     });
     // Nothing is waited for where the name says nothing.
     if !is_told_apart {
-        return bytes(dialler, client, service, dialled, None).await;
+        return bytes::forwarded(dialler, client, &service, dialled, None).await;
     }
     let Ok(name) = http::server_name(&mut client).await else { return };
-    let hello = Hello { name };
-    match connect(dialler, &service, dialled, Some(&hello)).await {
-        Some(way) => bytes(dialler, client, service, dialled, Some(way)).await,
-        None => client.reset(),
-    }
-}
-
-/// What a client of TLS said first.
-struct Hello {
-    name: Option<String>,
-}
-
-impl Hello {
-    /// Whether one of these names, as in [`TlsRoute::server_names`], is the one that was said.
-    fn is_to(&self, names: &[String]) -> bool {
-        let said = self.name.as_deref();
-        names.iter().any(|name| match name.strip_prefix('*') {
-            Some("") => true,
-            // There is a label at least below the suffix.
-            Some(suffix) => said.and_then(|said| said.strip_suffix(suffix)).is_some_and(|below| !below.is_empty()),
-            None => said == Some(name),
-        })
-    }
-}
-
-/// Forwards the connection as it is.
-async fn bytes(
-    dialler: &Dialler,
-    mut client: Peeked<Socket>,
-    service: ServiceName,
-    dialled: SocketAddr,
-    way: Option<Upstream>,
-) {
-    let way = match way {
-        Some(way) => Some(way),
-        None => connect(dialler, &service, dialled, None).await,
-    };
-    let Some(Upstream { link, permit, denied, mut flow, held: _held }) = way else { return client.reset() };
-    forward(&permit, client, link, denied, &mut flow).await;
-}
-
-/// Chooses an endpoint for a connection of bytes and dials it; `None`: refused and recorded.
-async fn connect(
-    dialler: &Dialler,
-    service: &ServiceName,
-    dialled: SocketAddr,
-    hello: Option<&Hello>,
-) -> Option<Upstream> {
-    let Dialler { proxy, pod, client } = dialler;
-    let snapshot = proxy.store.snapshot();
-    let own = snapshot.workload(&pod.uid).cloned();
-    let source = pod.party(*client, own.as_deref());
-    let mut flow = proxy.flows.begin(Direction::Outbound, source, Party::stranger(dialled));
-    flow.generation = snapshot.generation();
-    flow.service = Some(service.clone());
-    let Some(own) = own else {
-        flow.dropped(reason::WORKLOAD_UNKNOWN, format!("{} is not in the configuration", pod.uid));
-        return None;
-    };
-    let backend = match backend(&snapshot, service, &own, dialled, hello) {
-        Ok(backend) => backend,
-        Err((code, why)) => {
-            flow.dropped(code, why);
-            return None;
-        }
-    };
-    let destinations = proxy.http.of_pod(&pod.key());
-    let can_dial = |ip| pod.ips.like(ip).is_some();
-    let destination = match destinations.get(&snapshot, &own, &backend, dialled, can_dial) {
-        Ok(destination) => destination,
-        Err(missing) => {
-            flow.dropped(reason::NO_BACKEND, missing.why(&backend));
-            return None;
-        }
-    };
-    let Ok(held) = destination.cluster.admit_connection() else {
-        flow.dropped(reason::OVERFLOW, "there are as many connections to the service as its rules permit");
-        return None;
-    };
-    let picked = destination.cluster.pick(None, &[], fastrand::u64(..), Instant::now());
-    let chosen = picked.and_then(|picked| Some((destination.endpoint(picked.address())?, picked)));
-    let Some((endpoint, picked)) = chosen else {
-        let why = format!("service {service} has no healthy endpoint for port {}", dialled.port());
-        flow.dropped(reason::NO_HEALTHY_ENDPOINT, why);
-        return None;
-    };
-    let route = route_to(proxy, pod, &endpoint.workload, endpoint.address);
-    let dialled = upstream::connect(proxy, pod, &snapshot, *client, route, flow).await;
-    let outcome = if dialled.is_ok() { balance::Outcome::Status(200) } else { balance::Outcome::ConnectFailed };
-    picked.done(outcome, Instant::now());
-    let mut way = dialled.ok()?;
-    way.held = Some(Box::new((held, picked)));
-    Some(way)
-}
-
-/// Whether one of the conditions holds, or there is none.
-fn holds(matches: &[ConnectionMatch], source: &Workload, dialled: SocketAddr) -> bool {
-    let holds = |matched: &ConnectionMatch| {
-        let ConnectionMatch { port, destination_subnets, source_labels, source_namespace } = matched;
-        port.is_none_or(|port| port == dialled.port())
-            && (destination_subnets.is_empty() || destination_subnets.iter().any(|net| net.contains(&dialled.ip())))
-            && source_labels.iter().all(|(key, value)| source.labels.get(key) == Some(value))
-            && source_namespace.as_ref().is_none_or(|namespace| *namespace == source.namespace)
-    };
-    matches.is_empty() || matches.iter().any(holds)
-}
-
-/// Whom the routes name for a connection: a route of TLS first, if it began with a hello, then one of connections.
-fn backend(
-    snapshot: &Snapshot,
-    service: &ServiceName,
-    source: &Workload,
-    dialled: SocketAddr,
-    hello: Option<&Hello>,
-) -> Result<Backend, (&'static str, String)> {
-    let own = Backend { service: service.clone(), port: None, subset: None };
-    let Some((routes, _)) = snapshot.rules(service).and_then(|rules| rules.view(&source.namespace)) else {
-        return Ok(own);
-    };
-    let tls = hello.and_then(|hello| {
-        let takes = |route: &&TlsRoute| holds(&route.matches, source, dialled) && hello.is_to(&route.server_names);
-        routes.tls.iter().find(takes).map(|route| (&route.name, &route.backends))
-    });
-    let tcp = || {
-        let takes = |route: &&TcpRoute| holds(&route.matches, source, dialled);
-        routes.tcp.iter().find(takes).map(|route| (&route.name, &route.backends))
-    };
-    let (name, backends) = match (tls.or_else(tcp), hello) {
-        (Some(found), _) => found,
-        (None, None) => return Ok(own),
-        (None, Some(hello)) => {
-            let said = hello.name.as_deref().unwrap_or("no name");
-            return Err((reason::NO_ROUTE, format!("no route of {service} takes connections to {said}")));
-        }
-    };
-    let Some(place) = route::choose(backends, fastrand::u32(..)) else {
-        let why = format!("route {name} leads nowhere: it has no backend, or none of any weight");
-        return Err((reason::NO_BACKEND, why));
-    };
-    match &backends[place].target {
-        Target::Backend(backend) => Ok(backend.clone()),
-        Target::Invalid { why, .. } => Err((reason::NO_BACKEND, format!("route {name}: {why}"))),
-    }
+    bytes::forwarded(dialler, client, &service, dialled, Some(&Hello { name })).await;
 }
 
 impl Connect for Dialler {

@@ -11,6 +11,7 @@ use std::{
 
 use mesh_common::model::{Connection, Decision, Passed, Permit, Workload};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::client::TlsStream;
 
 use super::{
     Proxy, dial,
@@ -33,8 +34,6 @@ pub struct Upstream {
     pub denied: Denied,
     /// Written when it drops.
     pub flow: OpenFlow,
-    /// Counts as a connection to its destination while this lives.
-    pub held: Option<Box<dyn Send + Sync>>,
 }
 
 pub type Denied = Pin<Box<dyn Future<Output = Decision> + Send>>;
@@ -43,6 +42,8 @@ pub type Denied = Pin<Box<dyn Future<Output = Decision> + Send>>;
 pub enum Link {
     Socket(Socket),
     Tunnel(TunnelStream),
+    /// One of these, and TLS that the agent speaks to the endpoint itself.
+    Tls(Box<TlsStream<Link>>),
 }
 
 /// There is none, as the record says that was written of it.
@@ -52,6 +53,21 @@ pub struct Refused(pub &'static str);
 /// Goes the way of `route` for a connection of `pod`, which its application opened from `client`. `flow` is the record
 /// that was begun of it.
 pub async fn connect(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    snapshot: &Arc<Snapshot>,
+    client: SocketAddr,
+    route: Route,
+    mut flow: OpenFlow,
+) -> Result<Upstream, Refused> {
+    // Who gives up waiting drops it half way.
+    flow.pending();
+    let mut way = gone(proxy, pod, snapshot, client, route, flow).await?;
+    way.flow.settled();
+    Ok(way)
+}
+
+async fn gone(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
     snapshot: &Arc<Snapshot>,
@@ -146,7 +162,7 @@ async fn local_pod(
                     denied = forgotten(&proxy.store, &source) => denied,
                 }
             });
-            Ok(Upstream { link: Link::Socket(server), permit, denied, flow, held: None })
+            Ok(Upstream { link: Link::Socket(server), permit, denied, flow })
         }
         // The kernel attests for redirected pods only. It goes on as it would have, had the pod left a moment before.
         Err(_) if pod.leaves() => {
@@ -236,7 +252,7 @@ fn outside_policy(
 fn without_decision(proxy: &Arc<Proxy>, pod: &Pod, link: Link, flow: OpenFlow) -> Upstream {
     let (proxy, uid) = (Arc::clone(proxy), pod.uid.clone());
     let denied = Box::pin(async move { forgotten(&proxy.store, &uid).await });
-    Upstream { link, permit: Permit::outside_policy(), denied, flow, held: None }
+    Upstream { link, permit: Permit::outside_policy(), denied, flow }
 }
 
 /// W3C baggage as the ambient ecosystem writes it: a hint for telemetry.
@@ -252,6 +268,7 @@ impl AsyncRead for Link {
         match self.get_mut() {
             Self::Socket(end) => Pin::new(end).poll_read(cx, buf),
             Self::Tunnel(end) => Pin::new(end).poll_read(cx, buf),
+            Self::Tls(end) => Pin::new(&mut **end).poll_read(cx, buf),
         }
     }
 }
@@ -261,6 +278,7 @@ impl AsyncBufRead for Link {
         match self.get_mut() {
             Self::Socket(end) => Pin::new(end).poll_fill_buf(cx),
             Self::Tunnel(end) => Pin::new(end).poll_fill_buf(cx),
+            Self::Tls(end) => Pin::new(&mut **end).poll_fill_buf(cx),
         }
     }
 
@@ -268,6 +286,7 @@ impl AsyncBufRead for Link {
         match self.get_mut() {
             Self::Socket(end) => Pin::new(end).consume(amount),
             Self::Tunnel(end) => Pin::new(end).consume(amount),
+            Self::Tls(end) => Pin::new(&mut **end).consume(amount),
         }
     }
 }
@@ -277,6 +296,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Socket(end) => Pin::new(end).poll_write(cx, buf),
             Self::Tunnel(end) => Pin::new(end).poll_write(cx, buf),
+            Self::Tls(end) => Pin::new(&mut **end).poll_write(cx, buf),
         }
     }
 
@@ -284,6 +304,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Socket(end) => Pin::new(end).poll_flush(cx),
             Self::Tunnel(end) => Pin::new(end).poll_flush(cx),
+            Self::Tls(end) => Pin::new(&mut **end).poll_flush(cx),
         }
     }
 
@@ -291,6 +312,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Self::Socket(end) => Pin::new(end).poll_shutdown(cx),
             Self::Tunnel(end) => Pin::new(end).poll_shutdown(cx),
+            Self::Tls(end) => Pin::new(&mut **end).poll_shutdown(cx),
         }
     }
 }
@@ -300,6 +322,7 @@ impl End for Link {
         match self {
             Self::Socket(end) => end.arm(on),
             Self::Tunnel(end) => end.arm(on),
+            Self::Tls(end) => end.arm(on),
         }
     }
 
@@ -307,6 +330,7 @@ impl End for Link {
         match self {
             Self::Socket(end) => end.reset(),
             Self::Tunnel(end) => End::reset(end),
+            Self::Tls(end) => End::reset(&mut **end),
         }
     }
 
@@ -314,6 +338,7 @@ impl End for Link {
         match self {
             Self::Socket(end) => end.is_sent(),
             Self::Tunnel(end) => End::is_sent(end),
+            Self::Tls(end) => end.is_sent(),
         }
     }
 
@@ -321,6 +346,7 @@ impl End for Link {
         match self {
             Self::Socket(end) => end.gather(cx),
             Self::Tunnel(end) => End::gather(end, cx),
+            Self::Tls(end) => end.gather(cx),
         }
     }
 
@@ -328,6 +354,7 @@ impl End for Link {
         match self {
             Self::Socket(end) => end.poll_gone(cx),
             Self::Tunnel(end) => end.poll_gone(cx),
+            Self::Tls(end) => end.poll_gone(cx),
         }
     }
 }

@@ -1,8 +1,16 @@
 //! Rules of traffic to one service, ready to be asked.
 
+use std::collections::BTreeMap;
+
 use http::Response;
 use mesh_common::{
-    model::traffic::{Action, HttpRoute, Routes, Traffic},
+    model::{
+        ServiceName,
+        traffic::{
+            Action, DestinationPolicy, For, HttpRoute, Origin, Routes, Target, Traffic, TrafficPolicy, TrustedRoots,
+            UpstreamTls, WeightedBackend,
+        },
+    },
     route::{Changes, CrossOrigin, Matches, Redirecting, Rewriting, RouteError, Router, direct_response},
 };
 
@@ -12,6 +20,8 @@ pub struct Rules {
     traffic: Traffic,
     /// Of each of its routes.
     views: Vec<View>,
+    /// Why they are not what somebody wrote.
+    unreadable: Option<String>,
 }
 
 /// Routes for one group of clients.
@@ -47,11 +57,55 @@ impl Rules {
             .enumerate()
             .map(|(i, routes)| View::new(routes).map_err(|error| error.within(format_args!("routes[{i}].value"))));
         let views = views.collect::<Result<_, _>>()?;
-        Ok(Self { traffic, views })
+        Ok(Self { traffic, views, unreadable: None })
+    }
+
+    /// In place of rules that exist and cannot be read: requests get 500, and nothing reaches an endpoint of the
+    /// service, from routes of other services neither. Whether they ask for TLS or turn somebody away, nobody knows.
+    pub fn unreadable(service: ServiceName, why: &str) -> Self {
+        let why = format!("the rules of {service} cannot be read: {why}");
+        let refused =
+            WeightedBackend { weight: 1, target: Target::Invalid { status: 500, why: why.clone() }, headers: None };
+        let route = HttpRoute {
+            name: String::new(),
+            origin: Origin::default(),
+            matches: Vec::new(),
+            action: Action::Forward(vec![refused]),
+            headers: None,
+            rewrite: None,
+            cors: None,
+            timeout: None,
+            try_timeout: None,
+            retries: None,
+            fault: None,
+            mirrors: Vec::new(),
+        };
+        let roots = TrustedRoots::Unusable(why.clone());
+        let tls = Some(UpstreamTls { server_name: None, names: Vec::new(), roots });
+        let all = TrafficPolicy { tls, ..TrafficPolicy::default() };
+        let traffic = Traffic {
+            service,
+            protocols: BTreeMap::new(),
+            routes: vec![For::everybody(Routes { http: vec![route], ..Routes::default() })],
+            policies: vec![For::everybody(DestinationPolicy { all, ..DestinationPolicy::default() })],
+        };
+        Self { unreadable: Some(why), ..Self::new(traffic).expect("there is no pattern in it") }
+    }
+
+    /// Why nothing may pass, if these stand for rules that cannot be read.
+    pub fn why_unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
     }
 
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// Whether requests of clients of this namespace to a port may be answered, or led, otherwise than to an endpoint
+    /// of the service. Not by rules that cannot be read.
+    pub fn routes_requests(&self, namespace: &str, port: u16) -> bool {
+        let view = self.view(namespace).filter(|_| self.unreadable.is_none());
+        view.is_some_and(|(routes, view)| !routes.faults.is_empty() || view.http.concerns(port))
     }
 
     /// The routes for clients of this namespace.

@@ -109,7 +109,8 @@ impl Snapshot {
         self.services.get(name)
     }
 
-    /// The rules of traffic to a service; `None`: it goes as bytes to any endpoint.
+    /// The rules of traffic to a service; `None`: it goes as bytes to any endpoint. Rules that cannot be read are
+    /// rules, see [`Rules::why_unreadable`].
     pub fn rules(&self, service: &ServiceName) -> Option<&Arc<Rules>> {
         self.traffic.get(service)
     }
@@ -117,6 +118,21 @@ impl Snapshot {
     /// The rules of a service, if connections to it need them; otherwise the kernel may choose an endpoint.
     pub fn ruled(&self, service: &ServiceName) -> Option<&Arc<Rules>> {
         self.rules(service).filter(|rules| !rules.traffic().is_for_others())
+    }
+
+    /// Whether connections that clients of this namespace open to a port of the service are looked into, as far as it
+    /// does not take their first bytes to tell.
+    pub fn looks_into(&self, service: &ServiceName, namespace: &str, port: u16) -> bool {
+        self.ruled(service).is_some_and(|rules| match rules.traffic().protocol(port) {
+            Protocol::Http | Protocol::Http2 => true,
+            Protocol::Tcp | Protocol::Tls => false,
+            Protocol::Auto => rules.routes_requests(namespace, port) || rules.why_unreadable().is_some(),
+        })
+    }
+
+    /// The rules are those of `other`, which must be alive. Pointers are compared.
+    pub fn has_rules_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.traffic, &other.traffic)
     }
 
     /// All of them, in no particular order.

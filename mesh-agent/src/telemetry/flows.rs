@@ -17,7 +17,7 @@ use super::{
     edges::{Edge, Edges, Totals},
     flow::{Direction, Flow, Party},
     kept::Kept,
-    metrics,
+    metrics, reason,
 };
 
 /// Records that are kept for `meshctl flows` without `-f`.
@@ -49,6 +49,8 @@ pub struct OpenFlow {
     live: Option<Arc<Live>>,
     /// It ended then, and not when this drops.
     ended: Option<SystemTime>,
+    /// Nobody knows yet whether it comes to be.
+    pending: bool,
 }
 
 /// What changes while a connection is forwarded: payload bytes until now.
@@ -86,6 +88,7 @@ impl FlowLog {
             log: Arc::clone(self),
             live: None,
             ended: None,
+            pending: false,
             flow: Some(Flow::new(self.next_id(), now, direction, source, destination)),
         }
     }
@@ -222,6 +225,15 @@ impl OpenFlow {
         self.ended = Some(at);
     }
 
+    /// If it drops before it is settled, nobody has waited for the destination's answer.
+    pub fn pending(&mut self) {
+        self.pending = true;
+    }
+
+    pub fn settled(&mut self) {
+        self.pending = false;
+    }
+
     /// From now on the connection is forwarded: it is listed as it is now, with the bytes that are counted here.
     pub fn live(&mut self) -> Arc<Live> {
         let live = Arc::new(Live::default());
@@ -250,6 +262,9 @@ impl Drop for OpenFlow {
     fn drop(&mut self) {
         if let Some(mut flow) = self.flow.take() {
             flow.end = self.ended.unwrap_or_else(SystemTime::now);
+            if self.pending && !flow.verdict.is_bad() {
+                flow.failed(reason::CONNECT, "it was given up before the destination had taken it");
+            }
             // However it ended: also where the forwarding was given up in the middle.
             if let Some(live) = self.live.take() {
                 (flow.sent, flow.received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));

@@ -22,6 +22,8 @@ codes! {
     NO_BACKEND,
     /// The rules of the service take connections of other server names only.
     NO_ROUTE,
+    /// The rules of the service cannot be read, and no earlier version of them is held.
+    RULES_UNREADABLE,
     /// A bound that the service's rules set is reached.
     OVERFLOW,
     /// A rate limit of the destination is reached, by what is no HTTP: a connection counts as a request.
@@ -30,6 +32,14 @@ codes! {
     PATH_AMBIGUOUS,
     /// The destination did not take the connection.
     CONNECT,
+    /// TLS that the service's rules ask for towards its endpoints cannot be had, or failed.
+    UPSTREAM_TLS,
+    /// Nothing has passed for as long as the service's rules permit.
+    IDLE_TIMEOUT,
+    /// The connection has lasted as long as the service's rules permit.
+    DURATION_OVER,
+    /// The service got rules for requests after the connection began, which went past them and was ended.
+    RULES_NEWER,
     /// There is no valid certificate for the pod.
     NO_CERTIFICATE,
     /// The other end's agent refused the tunnelled connection and named no reason that is known here.
@@ -109,6 +119,9 @@ codes! {
     /// The agent's own fault; the flow's error says more.
     INTERNAL,
 }
+
+/// What records say beside [`RULES_NEWER`].
+pub const OUTDATED: &str = "the service has got rules for requests since it began, and it went past them";
 
 /// The code that a peer's agent named, if it is one of ours.
 pub fn known(text: &str) -> Option<&'static str> {

@@ -74,6 +74,27 @@ fn connections_are_listed_while_they_are_forwarded_and_found_afterwards() {
 }
 
 #[test]
+fn a_connection_that_is_given_up_is_no_forwarded_one() {
+    let log = FlowLog::new();
+    let mut given_up = log.begin(Direction::Outbound, pod("a"), pod("b"));
+    given_up.pending();
+    let mut refused = log.begin(Direction::Outbound, pod("a"), pod("b"));
+    refused.pending();
+    refused.dropped("OTHER", "for another reason");
+    let mut taken = log.begin(Direction::Outbound, pod("a"), pod("b"));
+    taken.pending();
+    taken.settled();
+    drop((given_up, refused, taken));
+    let seen: Vec<_> = log.newest().iter().map(|flow| (flow.verdict, flow.reason.clone())).collect();
+    let expected = [
+        (Verdict::Error, Some("CONNECT".into())),
+        (Verdict::Dropped, Some("OTHER".into())),
+        (Verdict::Forwarded, None),
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn edges_are_of_pods_and_not_of_ports() {
     let log = FlowLog::new();
     let mut edges = Edges::new(64);

@@ -56,6 +56,10 @@ pub fn advice(code: &str) -> Option<&'static str> {
             "The service's rules choose by the server name of TLS (SNI), and none names that which the client said. See \
              `meshctl config routes`, and the name that the client asks for."
         }
+        "RULES_UNREADABLE" => {
+            "The agent cannot read the rules of the service, and has no earlier version of them, so it refuses. See \
+             `meshctl status` for the field; an agent that is older than its controller is the usual cause."
+        }
         "OVERFLOW" => {
             "The client has as many connections to the service as its DestinationRule permits \
              (`connectionPool.tcp.maxConnections`). Raise it, or see why connections are not closed."
@@ -63,6 +67,22 @@ pub fn advice(code: &str) -> Option<&'static str> {
         "CONNECT" => {
             "The destination did not take the connection. Does its program listen on the port, and is there a route or \
              a network policy between the nodes?"
+        }
+        "UPSTREAM_TLS" => {
+            "A DestinationRule asks for TLS to the service's endpoints (`trafficPolicy.tls`), and there is none: the \
+             record says whether its settings cannot be used, or what the endpoint answered."
+        }
+        "IDLE_TIMEOUT" => {
+            "The connection was idle for as long as the service's DestinationRule permits \
+             (`connectionPool.tcp.idleTimeout`). Raise it, or let the client keep its connection busy."
+        }
+        "DURATION_OVER" => {
+            "The connection has lasted as long as the service's DestinationRule permits \
+             (`connectionPool.tcp.maxConnectionDuration`); its client opens another."
+        }
+        "RULES_NEWER" => {
+            "The service got routes or other rules for requests after the connection began. It went past them, so it was \
+             ended in a quiet moment, or after half a minute; its client opens another."
         }
         "NO_CERTIFICATE" => {
             "There is no valid certificate for the pod on this node. See `meshctl identity`: its state says why."

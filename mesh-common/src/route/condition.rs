@@ -13,10 +13,10 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method};
 use percent_encoding::percent_decode_str;
-use regex::bytes::Regex;
 
 use super::{
     RouteError,
+    effort::{Effort, Pattern, TooMuch},
     text::{Literals, Patterns, Text, begins, same},
 };
 use crate::model::traffic::{Labels, PathMatch, QueryMatch, RequestMatch, TextMatch};
@@ -74,7 +74,7 @@ pub(super) enum Path {
     Prefix(Box<[u8]>),
     /// Without a slash at its end.
     Elements(Box<[u8]>),
-    Regex(Regex, Literals),
+    Regex(Pattern, Literals),
 }
 
 #[derive(Debug)]
@@ -98,8 +98,10 @@ impl Matches {
         compiled(matches, &mut Patterns::default()).map(Self)
     }
 
-    pub fn matches(&self, request: &Request<'_>) -> bool {
-        self.0.is_empty() || self.0.iter().any(|condition| condition.holds(request).is_some())
+    /// # Errors
+    /// If the patterns, with those that were asked by the same effort before, would have to read too much.
+    pub fn matches(&self, request: &Request<'_>, effort: &Effort) -> Result<bool, TooMuch> {
+        effort.so(self.0.is_empty() || self.0.iter().any(|condition| condition.holds(request, effort).is_some()))
     }
 }
 
@@ -189,26 +191,27 @@ impl Condition {
     }
 
     /// What of the path it matched, if all that it says holds. What costs least is asked first.
-    pub fn holds(&self, request: &Request<'_>) -> Option<Matched> {
+    pub fn holds(&self, request: &Request<'_>, effort: &Effort) -> Option<Matched> {
         let Self { path, fold_path, method, scheme, authority, headers, query, port, source_labels, source_namespace } =
             self;
-        let said =
-            |text: &Option<Text>, value: &str, fold| text.as_ref().is_none_or(|text| text.has(value.as_bytes(), fold));
+        let said = |text: &Option<Text>, value: &str, fold| {
+            text.as_ref().is_none_or(|text| text.has(value.as_bytes(), fold, effort))
+        };
         let holds = port.is_none_or(|port| port == request.port)
             && said(method, request.method.as_str(), false)
             && said(scheme, request.scheme, true)
             && source_namespace.as_ref().is_none_or(|namespace| namespace == request.source_namespace)
-            && authority.as_ref().is_none_or(|authority| has_authority(authority, request.authority));
+            && authority.as_ref().is_none_or(|authority| has_authority(authority, request.authority, effort));
         if !holds {
             return None;
         }
         let matched = match path {
             None => Matched::Elements(0),
-            Some(path) => path.holds(request.path.as_bytes(), *fold_path)?,
+            Some(path) => path.holds(request.path.as_bytes(), *fold_path, effort)?,
         };
         let holds = source_labels.iter().all(|(key, value)| request.source_labels.get(key) == Some(value))
-            && headers.iter().all(|header| header.holds(request))
-            && query.iter().all(|(name, value)| has_parameter(request.query, name, value));
+            && headers.iter().all(|header| header.holds(request, effort))
+            && query.iter().all(|(name, value)| has_parameter(request.query, name, value, effort));
         holds.then_some(matched)
     }
 }
@@ -220,13 +223,13 @@ impl Path {
             PathMatch::Prefix(path) => Self::Prefix(path.as_bytes().into()),
             PathMatch::Elements(path) => Self::Elements(path.trim_end_matches('/').as_bytes().into()),
             PathMatch::Regex(pattern) => {
-                let regex = patterns.whole(pattern, fold).map_err(|why| RouteError::new("path.regex", why))?;
-                Self::Regex(regex, Literals::of(pattern, fold))
+                let compiled = patterns.whole(pattern, fold).map_err(|why| RouteError::new("path.regex", why))?;
+                Self::Regex(compiled, Literals::of(pattern, fold))
             }
         })
     }
 
-    fn holds(&self, path: &[u8], fold: bool) -> Option<Matched> {
+    fn holds(&self, path: &[u8], fold: bool, effort: &Effort) -> Option<Matched> {
         let (holds, matched) = match self {
             Self::Exact(exact) => (same(exact, path, fold), Matched::Whole),
             Self::Prefix(prefix) => (begins(path, prefix, fold), Matched::Prefix(prefix.len())),
@@ -236,19 +239,21 @@ impl Path {
                 let some = !elements.is_empty() || path.starts_with(b"/");
                 (some && ended && begins(path, elements, fold), Matched::Elements(elements.len()))
             }
-            Self::Regex(regex, _) => (regex.is_match(path), Matched::Whole),
+            Self::Regex(pattern, _) => (pattern.is_match(path, effort), Matched::Whole),
         };
         holds.then_some(matched)
     }
 }
 
 impl Header {
-    fn holds(&self, request: &Request<'_>) -> bool {
+    fn holds(&self, request: &Request<'_>, effort: &Effort) -> bool {
         let has = match &self.name {
-            Name::Authority => has_authority(&self.value, request.authority),
-            Name::Method => self.value.has(request.method.as_str().as_bytes(), false),
-            Name::Scheme => self.value.has(request.scheme.as_bytes(), true),
-            Name::Header(name) => joined(request.headers, name).is_some_and(|value| self.value.has(&value, false)),
+            Name::Authority => has_authority(&self.value, request.authority, effort),
+            Name::Method => self.value.has(request.method.as_str().as_bytes(), false, effort),
+            Name::Scheme => self.value.has(request.scheme.as_bytes(), true, effort),
+            Name::Header(name) => {
+                joined(request.headers, name).is_some_and(|value| self.value.has(&value, false, effort))
+            }
         };
         has != self.not
     }
@@ -285,10 +290,10 @@ pub(super) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Co
     Some(Cow::Owned(joined))
 }
 
-fn has_authority(text: &Text, authority: &str) -> bool {
+fn has_authority(text: &Text, authority: &str, effort: &Effort) -> bool {
     !authority.is_empty()
-        && (text.has(authority.as_bytes(), true)
-            || without_port(authority).is_some_and(|host| text.has(host.as_bytes(), true)))
+        && (text.has(authority.as_bytes(), true, effort)
+            || without_port(authority).is_some_and(|host| text.has(host.as_bytes(), true, effort)))
 }
 
 /// The host of an authority that has a port.
@@ -299,9 +304,9 @@ pub(super) fn without_port(authority: &str) -> Option<&str> {
     (digits && !host.is_empty()).then_some(host)
 }
 
-fn has_parameter(query: Option<&str>, name: &str, value: &Text) -> bool {
+fn has_parameter(query: Option<&str>, name: &str, value: &Text, effort: &Effort) -> bool {
     let parameters =
         query.unwrap_or_default().split('&').map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")));
     let mut named = parameters.filter(|(key, _)| !key.is_empty() && percent_decode_str(key).eq(name.bytes()));
-    named.next().is_some_and(|(_, text)| value.has(&Vec::from_iter(percent_decode_str(text)), false))
+    named.next().is_some_and(|(_, text)| value.has(&Vec::from_iter(percent_decode_str(text)), false, effort))
 }

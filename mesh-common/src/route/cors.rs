@@ -12,6 +12,7 @@ use http::{
 
 use super::{
     RouteError,
+    effort::Effort,
     text::{Patterns, Text},
 };
 use crate::model::traffic::Cors;
@@ -114,7 +115,8 @@ impl CrossOrigin {
     }
 
     fn permits(&self, origin: &HeaderValue) -> bool {
-        self.origins.iter().any(|permitted| permitted.has(origin.as_bytes(), false))
+        let effort = Effort::default();
+        self.origins.iter().any(|permitted| permitted.has(origin.as_bytes(), false, &effort))
     }
 
     fn permit(&self, origin: &HeaderValue, headers: &mut HeaderMap) {

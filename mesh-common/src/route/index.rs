@@ -10,7 +10,10 @@ use std::collections::HashMap;
 use aho_corasick::AhoCorasick;
 use http::{HeaderMap, HeaderName};
 
-use super::condition::{Condition, Path, joined};
+use super::{
+    condition::{Condition, Path, joined},
+    effort::Effort,
+};
 
 /// A place in the list of entries.
 pub(super) type Place = u32;
@@ -110,9 +113,10 @@ impl Index {
         &self,
         path: &[u8],
         headers: &HeaderMap,
+        effort: &Effort,
         holds: impl FnMut(Place) -> Option<T>,
     ) -> Option<(Place, T)> {
-        let mut search = Search { headers, holds, best: None };
+        let mut search = Search { headers, effort, holds, best: None };
         search.paths(&self.as_sent, path);
         if !self.folded.is_empty() {
             search.paths(&self.folded, &path.to_ascii_lowercase());
@@ -171,6 +175,7 @@ impl Bucket {
 
 struct Search<'a, F, T> {
     headers: &'a HeaderMap,
+    effort: &'a Effort,
     holds: F,
     best: Option<(Place, T)>,
 }
@@ -201,6 +206,10 @@ impl<T, F: FnMut(Place) -> Option<T>> Search<'_, F, T> {
         // A path may have a text many times; its entries are asked once.
         let mut asked = Vec::new();
         for found in texts.find_overlapping_iter(path) {
+            // Texts may end in one another, and a path in all of them at each of its bytes.
+            if !self.effort.takes(1) {
+                return;
+            }
             asked.resize(buckets.len(), false);
             let number = found.pattern().as_usize();
             if !std::mem::replace(&mut asked[number], true) {

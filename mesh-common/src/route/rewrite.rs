@@ -1,9 +1,14 @@
 //! What becomes of a request's path and authority before it is sent on, and of the path in a redirect.
 
 use http::uri::{Authority, PathAndQuery};
-use regex::bytes::{Captures, Regex};
+use regex::bytes::Captures;
 
-use super::{RouteError, condition::Matched, text};
+use super::{
+    RouteError,
+    condition::Matched,
+    effort::{Effort, Pattern},
+    text,
+};
 use crate::model::traffic::{PathRewrite, Rewrite};
 
 /// Bytes of a path and its query at most; `http` takes no longer ones.
@@ -26,7 +31,7 @@ pub struct NewPath(How);
 enum How {
     Full(String),
     Matched(String),
-    Regex { pattern: Regex, with: Vec<Piece> },
+    Regex { pattern: Pattern, with: Vec<Piece> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ enum Piece {
 
 /// What a rewrite made of a request's path is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the rewritten path is too long or has bytes that no path may have")]
+#[error("the rewritten path is too long, or takes too long to find, or has bytes that no path may have")]
 pub struct NoPath;
 
 impl Rewriting {
@@ -68,7 +73,8 @@ impl NewPath {
             PathRewrite::Matched(path) => How::Matched(literal("matched", path)?),
             PathRewrite::Regex { pattern, with } => {
                 let pattern = text::anywhere(pattern).map_err(|why| RouteError::new("regex.pattern", why))?;
-                let with = pieces(with, pattern.captures_len()).map_err(|why| RouteError::new("regex.with", why))?;
+                let with =
+                    pieces(with, pattern.regex.captures_len()).map_err(|why| RouteError::new("regex.with", why))?;
                 How::Regex { pattern, with }
             }
         }))
@@ -149,11 +155,18 @@ fn pieces(with: &str, groups: usize) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// `None`: longer than a path may be.
-fn replaced(pattern: &Regex, with: &[Piece], path: &[u8]) -> Option<Vec<u8>> {
+/// `None`: longer than a path may be, or too much work.
+fn replaced(pattern: &Pattern, with: &[Piece], path: &[u8]) -> Option<Vec<u8>> {
     let mut new = Vec::with_capacity(path.len());
     let mut end = 0;
-    for captures in pattern.captures_iter(path) {
+    let effort = Effort::default();
+    let mut found = pattern.regex.captures_iter(path);
+    loop {
+        // Each search may read to the path's end before it knows where its match is.
+        if !effort.permits(pattern, path.len() - end) {
+            return None;
+        }
+        let Some(captures) = found.next() else { break };
         let whole = captures.get_match();
         new.extend_from_slice(&path[end..whole.start()]);
         for piece in with {
@@ -244,6 +257,23 @@ mod tests {
             let got = rewritten(regex(pattern, with), path, Matched::Whole);
             assert_eq!(got.as_deref(), Ok(new), "{pattern} {with} {path}");
         }
+    }
+
+    #[test]
+    fn a_replacement_takes_no_longer_than_a_patterns_work_may() {
+        // Each search reads to the end of the path, and takes one letter of it.
+        let slow = regex(".*[^A-Z]|[A-Z]", "b");
+        for (length, outcome) in [(1000, Ok(format!("/{}", "b".repeat(1001)))), (60_000, Err(NoPath))] {
+            let path = format!("/{}", "A".repeat(length));
+            let begun = std::time::Instant::now();
+            assert!(rewritten(slow.clone(), &path, Matched::Whole) == outcome, "{length} bytes");
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{length} bytes took {:?}", begun.elapsed());
+        }
+        // What is replaced seldom may stand in a long path, and often in one of usual length.
+        let path = format!("/one/{}", "A".repeat(60_000));
+        assert_eq!(rewritten(regex("one", "two"), &path, Matched::Whole).unwrap(), path.replace("one", "two"));
+        let path = "/a".repeat(1000);
+        assert_eq!(rewritten(regex("a", "b"), &path, Matched::Whole).unwrap(), "/b".repeat(1000));
     }
 
     #[test]

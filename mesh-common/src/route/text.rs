@@ -9,6 +9,7 @@ use regex_syntax::{
     hir::{Hir, HirKind, Look},
 };
 
+use super::effort::{Effort, Pattern};
 use crate::model::traffic::TextMatch;
 
 /// Bytes of one pattern as it is written.
@@ -26,7 +27,7 @@ pub(super) const MOST_PATTERNS: usize = 4096;
 /// ASCII; `\C`, `\Q…\E` and Unicode classes are refused.
 #[derive(Default)]
 pub(super) struct Patterns {
-    known: HashMap<(String, bool), Regex>,
+    known: HashMap<(String, bool), Pattern>,
 }
 
 /// A compiled [`TextMatch`].
@@ -34,31 +35,31 @@ pub(super) struct Patterns {
 pub(super) enum Text {
     Exact(Box<[u8]>),
     Prefix(Box<[u8]>),
-    Regex(Regex),
+    Regex(Pattern),
     Any,
 }
 
 impl Patterns {
     /// Matches whole texts. `fold`: upper and lower case are one.
-    pub fn whole(&mut self, pattern: &str, fold: bool) -> Result<Regex, String> {
-        if let Some(regex) = self.known.get(&(pattern.to_owned(), fold)) {
-            return Ok(regex.clone());
+    pub fn whole(&mut self, pattern: &str, fold: bool) -> Result<Pattern, String> {
+        if let Some(known) = self.known.get(&(pattern.to_owned(), fold)) {
+            return Ok(known.clone());
         }
         if self.known.len() >= MOST_PATTERNS {
             return Err(format!("more than {MOST_PATTERNS} different patterns in one list"));
         }
         // Alone first: `a)(b` is no pattern, but becomes one between parentheses.
-        parsed(pattern, fold)?;
-        let regex = built(&format!(r"\A(?:{pattern})\z"), fold)?;
-        self.known.insert((pattern.to_owned(), fold), regex.clone());
-        Ok(regex)
+        let parsed = parsed(pattern, fold)?;
+        let compiled = Pattern::new(built(&format!(r"\A(?:{pattern})\z"), fold)?, &parsed);
+        self.known.insert((pattern.to_owned(), fold), compiled.clone());
+        Ok(compiled)
     }
 }
 
 /// Matches anywhere in a text.
-pub(super) fn anywhere(pattern: &str) -> Result<Regex, String> {
-    parsed(pattern, false)?;
-    built(pattern, false)
+pub(super) fn anywhere(pattern: &str) -> Result<Pattern, String> {
+    let parsed = parsed(pattern, false)?;
+    Ok(Pattern::new(built(pattern, false)?, &parsed))
 }
 
 /// What every text has that a whole pattern matches; often nothing.
@@ -141,11 +142,11 @@ impl Text {
     }
 
     /// `fold` as it was in [`Text::new`].
-    pub fn has(&self, text: &[u8], fold: bool) -> bool {
+    pub fn has(&self, text: &[u8], fold: bool, effort: &Effort) -> bool {
         match self {
             Self::Exact(exact) => same(exact, text, fold),
             Self::Prefix(prefix) => begins(text, prefix, fold),
-            Self::Regex(regex) => regex.is_match(text),
+            Self::Regex(pattern) => pattern.is_match(text, effort),
             Self::Any => true,
         }
     }
@@ -182,7 +183,7 @@ mod tests {
             ("a.c", "a\nc", false, false),
         ] {
             let regex = patterns.whole(pattern, fold).unwrap();
-            assert_eq!(regex.is_match(text.as_bytes()), matches, "{pattern} {text}");
+            assert_eq!(regex.is_match(text.as_bytes(), &Effort::default()), matches, "{pattern} {text}");
         }
     }
 

@@ -7,7 +7,7 @@ mod table;
 use std::{cell::RefCell, collections::BTreeMap};
 
 use generate::{Asked, asked, routes};
-use mesh_common::route::Router;
+use mesh_common::route::{Effort, Router};
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
@@ -28,7 +28,7 @@ fn finds_what_the_reference_finds() {
                     Some(found) => format!("{:?}", found.matched).chars().take_while(|c| c.is_alphabetic()).collect(),
                 };
                 *outcomes.borrow_mut().entry(kind).or_default() += 1;
-                prop_assert_eq!(router.find(&request), want, "{:?}", request);
+                prop_assert_eq!(router.find(&request, &Effort::default()), Ok(want), "{:?}", request);
                 prop_assert_eq!(router.concerns(request.port), reference::concerns(&routes, request.port));
             }
             Ok(())

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use mesh_common::{
     model::traffic::{HeaderMatch, Labels, PathMatch, QueryMatch, RequestMatch, TextMatch},
-    route::{Matches, Request},
+    route::{Effort, Matches, Request},
 };
 
 fn exact(text: &str) -> Option<TextMatch> {
@@ -41,7 +41,8 @@ fn holds(condition: &RequestMatch, target: &str, authority: &str, headers: &[(&'
         source_labels: &labels,
         source_namespace: "shop",
     };
-    Matches::new(std::slice::from_ref(condition)).expect("compiles").matches(&request)
+    let matches = Matches::new(std::slice::from_ref(condition)).expect("compiles");
+    matches.matches(&request, &Effort::default()).expect("short texts")
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
         CustomKind::HttpRoute | CustomKind::GrpcRoute | CustomKind::TcpRoute | CustomKind::TlsRoute => {
             walk.route(&custom.spec);
         }
-        CustomKind::BackendTlsPolicy | CustomKind::RequestAuthentication => {
+        CustomKind::BackendTlsPolicy | CustomKind::RateLimitPolicy | CustomKind::RequestAuthentication => {
             for (i, target) in items(&custom.spec["targetRefs"]) {
                 walk.named(format!("spec.targetRefs[{i}]"), target, "Service");
             }
@@ -56,8 +56,7 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
         // They select pods, or speak of what they define themselves.
         CustomKind::PeerAuthentication
         | CustomKind::ServiceEntry
-        | CustomKind::ReferenceGrant
-        | CustomKind::RateLimitPolicy => {}
+        | CustomKind::ReferenceGrant => {}
     }
     walk.found
 }

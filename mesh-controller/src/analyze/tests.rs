@@ -6,13 +6,17 @@ use serde_json::json;
 
 use super::*;
 
+fn usual() -> Settings {
+    settings([]).expect("usual ones")
+}
+
 /// Says it of one file with this text.
-fn said_of(text: &str, known: Vec<Value>) -> Vec<String> {
+fn said_of(text: &str, known: Option<Vec<Value>>) -> Vec<String> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.yaml");
     fs::write(&path, text).expect("written");
     let prefix = format!("{}: ", path.display());
-    let analysis = analyze(&[path], known);
+    let analysis = analyze(&usual(), &[path], known);
     analysis.findings.iter().map(|finding| finding.to_string().replace(&prefix, "")).collect()
 }
 
@@ -23,7 +27,8 @@ fn said_of_samples(folder: &str) -> Vec<String> {
     samples.sort();
     let mut said = Vec::new();
     for sample in samples {
-        let Analysis { findings, objects, fine, others } = analyze(std::slice::from_ref(&sample), Vec::new());
+        let analysis = analyze(&usual(), std::slice::from_ref(&sample), None);
+        let Analysis { findings, objects, fine, others, is_of_cluster: _ } = analysis;
         let name = sample.file_stem().expect("a name").to_string_lossy().into_owned();
         said.push(format!("{name}: {fine} of {objects}, {others} others"));
         let place = format!("{}: ", sample.display());
@@ -97,7 +102,7 @@ spec:
 #[test]
 fn what_routes_speak_of_is_missing_once_and_what_is_wrong_stays() {
     assert_eq!(
-        said_of(ROUTE, Vec::new()),
+        said_of(ROUTE, None),
         [
             format!("HTTPRoute shop/web: spec.parentRefs[0]: missing: `shop/web` {ALONE}"),
             format!("HTTPRoute shop/web: spec.rules[0].backendRefs[0]: missing: `shop/web-v1` {ALONE}"),
@@ -105,6 +110,14 @@ fn what_routes_speak_of_is_missing_once_and_what_is_wrong_stays() {
                 .to_owned(),
         ]
     );
+}
+
+#[test]
+fn a_limit_of_a_service_that_is_not_there_is_missing() {
+    let policy = "{apiVersion: nodemesh.io/v1alpha1, kind: RateLimitPolicy, metadata: {name: p, namespace: shop}, spec: \
+                  {targetRefs: [{name: cart}], local: {total: {requests: 5}}}}";
+    let missing = format!("RateLimitPolicy shop/p: spec.targetRefs[0]: missing: `shop/cart` {ALONE}");
+    assert_eq!(said_of(policy, None), [missing]);
 }
 
 #[test]
@@ -117,7 +130,7 @@ spec:
   hosts: [api.eu.example.com, '*.eu.example.com', '*bad']
   http: [{route: [{destination: {host: cart.shop, port: {number: 80}}}]}]
 ";
-    let said = said_of(rule, Vec::new());
+    let said = said_of(rule, None);
     let missing = |i: usize, host: &str| {
         format!("VirtualService shop/out: spec.hosts[{i}]: missing: nothing that `{host}` means is among the files")
     };
@@ -147,7 +160,7 @@ fn a_cluster_holds_what_files_speak_of_and_is_not_talked_about() {
     });
     let mut backend = service("web-v1", 9090);
     backend["spec"]["clusterIP"] = "10.0.0.2".into();
-    let said = said_of(ROUTE, vec![service("web", 80), backend, bad, own]);
+    let said = said_of(ROUTE, Some(vec![service("web", 80), backend, bad, own]));
     assert_eq!(
         said,
         [
@@ -163,7 +176,7 @@ fn what_policies_ask_of_requests_is_honoured_and_what_fits_none_is_a_warning() {
         let text = format!(
             "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: shop}}\nspec:\n{spec}"
         );
-        let said = said_of(&text, Vec::new());
+        let said = said_of(&text, None);
         said.into_iter().map(|line| line.replace("AuthorizationPolicy shop/p: ", "")).collect::<Vec<_>>()
     };
     let all = "
@@ -196,10 +209,48 @@ fn what_policies_ask_of_requests_is_honoured_and_what_fits_none_is_a_warning() {
 }
 
 #[test]
+fn what_a_cluster_does_not_hold_is_not_there() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: out, namespace: shop}
+spec:
+  hosts: [crat]
+  http: [{route: [{destination: {host: api.example.com}}]}]
+";
+    let of_cluster = |text: &str| said_of(text, Some(Vec::new()));
+    let said = of_cluster(rule);
+    assert!(said.iter().all(|line| line.contains(": error: ")), "{said:#?}");
+    let no_service = "VirtualService shop/out: spec.hosts[0]: error: no service has this host name";
+    assert!(said.iter().any(|line| line == no_service), "{said:#?}");
+    let route = of_cluster(ROUTE);
+    assert!(route.iter().any(|line| line.contains("spec.parentRefs[0]: error: Service shop/web does not exist")));
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(analyze(&usual(), &[folder.path().to_owned()], Some(Vec::new())).is_of_cluster);
+}
+
+#[test]
+fn names_are_those_of_the_controllers_settings() {
+    let rules = "
+{apiVersion: v1, kind: Service, metadata: {name: cart, namespace: shop}, spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: shop},
+ spec: {hosts: [cart.shop.svc.own.domain], http: [{route: [{destination: {host: cart}}]}]}}
+";
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.yaml");
+    fs::write(&path, rules).expect("written");
+    let paths = [path];
+    let own = settings(["--cluster-domain=own.domain"]).expect("settings");
+    assert_eq!(analyze(&own, &paths, Some(Vec::new())).findings, []);
+    assert_eq!(analyze(&usual(), &paths, Some(Vec::new())).findings.len(), 1);
+}
+
+#[test]
 fn what_cannot_be_read_at_all_is_said() {
     let gone = PathBuf::from("/nonexistent/a.yaml");
-    let Analysis { findings, objects, fine, others } = analyze(&[gone], Vec::new());
-    assert_eq!((objects, fine, others), (0, 0, 0));
+    let Analysis { findings, objects, fine, others, is_of_cluster } = analyze(&usual(), &[gone], None);
+    assert_eq!((objects, fine, others, is_of_cluster), (0, 0, 0, false));
     assert!(findings[0].to_string().starts_with("/nonexistent/a.yaml: error: cannot be read: "), "{findings:?}");
-    assert!(said_of("a: [", Vec::new())[0].starts_with("error: document 1: "));
+    assert!(said_of("a: [", None)[0].starts_with("error: document 1: "));
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{draft::Made, traffic::Told};
+use super::{draft::Made, limits::Settled, traffic::Told};
 use crate::{
     source::{CustomKind, Kind, Object},
     status::{Fault, Problem},
@@ -41,6 +41,8 @@ pub struct Cache {
     known: Vec<Known>,
     /// What all rules of traffic together were told as.
     pub told: Told,
+    /// What pods are limited to.
+    pub limits: Settled,
 }
 
 /// An object and its translation.

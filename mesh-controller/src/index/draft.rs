@@ -9,14 +9,17 @@ use std::{
 
 use mesh_common::model::{
     LocalPod, Locality, Mode, PolicyName, SameNode, ServiceName, ServicePort, Tunnel, Workload,
-    traffic::{Inbound, Labels},
+    traffic::{Inbound, Labels, Protocol, RateLimit, TokenRule},
 };
 
 use crate::translate::{Settings, pod::Pod};
 
-/// What one translation of a pod was last told as.
+/// What one translation of a pod was last told as, and the limits of which that was made.
 #[derive(Debug, Default)]
-pub struct Made(Mutex<Option<Told>>);
+pub struct Made(Mutex<Option<(Told, Option<Limits>)>>);
+
+/// Shared by all pods that no policy tells apart.
+type Limits = Arc<Vec<RateLimit>>;
 
 /// A pod as it is told to all, and to its node's agent if it has one.
 type Told = (Arc<Workload>, Option<Arc<LocalPod>>);
@@ -46,20 +49,32 @@ pub struct Local {
     pub strict_by: Option<PolicyName>,
     /// Some policy that holds for it asks for requests or server names.
     pub asks: bool,
-    pub inbound: Inbound,
+    /// Of its ports; only if somebody looks at what is passed there.
+    pub protocols: BTreeMap<u16, Protocol>,
+    pub limits: Option<Limits>,
+    pub tokens: Vec<TokenRule>,
+}
+
+impl Local {
+    pub fn new(mode: Mode, same_node: SameNode) -> Self {
+        let (protocols, tokens) = (BTreeMap::new(), Vec::new());
+        Self { mode, same_node, strict_by: None, asks: false, protocols, limits: None, tokens }
+    }
 }
 
 impl Draft<'_> {
     pub fn told(&self, settings: &Settings) -> Told {
         let mut made = self.made.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (workload, local) = made.take().unzip();
+        let (told, limits) = made.take().unzip();
+        let (workload, local) = told.unzip();
         let workload = workload.filter(|workload| self.is(workload));
         let workload = workload.unwrap_or_else(|| Arc::new(self.workload(settings)));
         let local = self.local.as_ref().map(|wanted| {
-            let local = local.flatten().filter(|local| self.is_local(wanted, local));
+            let local = local.flatten().filter(|local| self.is_local(wanted, local, limits.flatten().as_ref()));
             local.unwrap_or_else(|| Arc::new(self.local_pod(wanted)))
         });
-        made.insert((workload, local)).clone()
+        let limits = self.local.as_ref().and_then(|wanted| wanted.limits.clone());
+        made.insert(((workload, local), limits)).0.clone()
     }
 
     fn workload(&self, settings: &Settings) -> Workload {
@@ -93,16 +108,26 @@ impl Draft<'_> {
             && self.services.iter().zip(&workload.services).all(serves)
     }
 
-    fn local_pod(&self, Local { mode, same_node, strict_by, asks: _, inbound }: &Local) -> LocalPod {
+    fn local_pod(&self, wanted: &Local) -> LocalPod {
+        let Local { mode, same_node, strict_by, asks: _, protocols, limits, tokens } = wanted;
         let local = self.pod.local(self.addresses.clone(), *mode, *same_node);
-        LocalPod { strict_by: strict_by.clone(), inbound: inbound.clone(), ..local }
+        let limits = limits.as_ref().map(|limits| limits.to_vec()).unwrap_or_default();
+        let inbound = Inbound { protocols: protocols.clone(), limits, tokens: tokens.clone() };
+        LocalPod { strict_by: strict_by.clone(), inbound, ..local }
     }
 
-    fn is_local(&self, Local { mode, same_node, strict_by, asks: _, inbound }: &Local, known: &LocalPod) -> bool {
+    /// `made_of` are the limits of which `known` was made: where they are the same in memory they are not compared.
+    fn is_local(&self, wanted: &Local, known: &LocalPod, made_of: Option<&Limits>) -> bool {
+        let Local { mode, same_node, strict_by, asks: _, protocols, limits, tokens } = wanted;
+        let limited = match (limits, made_of) {
+            (Some(limits), Some(made_of)) if Arc::ptr_eq(limits, made_of) => true,
+            (limits, _) => limits.as_ref().map_or(&[][..], |limits| limits.as_slice()) == known.inbound.limits,
+        };
         known.addresses == self.addresses
             && known.mode == *mode
             && known.same_node == *same_node
             && known.strict_by == *strict_by
-            && known.inbound == *inbound
+            && known.inbound.protocols == *protocols
+            && limited
     }
 }

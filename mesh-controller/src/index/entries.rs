@@ -1,6 +1,10 @@
 //! ServiceEntries among everything else: what they add to the mesh, and what they may not take. An address of a pod, of
-//! a service of Kubernetes or of a node is never an entry's, however old that is: whoever owned it would be sent what
-//! is meant for others. Among entries the oldest owns an address, and a name as far as other namespaces see it.
+//! a service of Kubernetes (its load balancer's and external ones too) or of a node is never an entry's, however old
+//! that is: whoever owned it would be sent what is meant for others. Among entries the oldest owns an address, and a
+//! name as far as other namespaces see it.
+//!
+//! An address is dialled by everybody, and agents cannot tell clients apart by it: a host that is not for everybody has
+//! none, and is reached by routes only.
 
 mod join;
 
@@ -51,24 +55,32 @@ enum Owner<'a> {
     Endpoint(&'a Key, String),
 }
 
-/// `services` are those of Kubernetes. The order of `entries` does not matter.
+/// `services` are those of Kubernetes, `reserved` are addresses that something of Kubernetes has besides, with what.
+/// The order of `entries` does not matter.
 pub fn entries(
     settings: &Settings,
     entries: &[&ServiceEntry],
     pods: &[&Pod],
     services: &BTreeMap<ServiceName, Arc<Service>>,
+    reserved: impl IntoIterator<Item = (IpAddr, String)>,
 ) -> Entries {
     let mut found = Entries::default();
     let mut entries = entries.to_vec();
     entries.sort_by_key(|entry| (entry.created, &entry.object));
-    let mut owners: BTreeMap<IpAddr, Owner<'_>> = BTreeMap::new();
+    let reserved = reserved.into_iter().map(|(ip, what)| (ip, Owner::Other(what)));
+    let mut owners: BTreeMap<IpAddr, Owner<'_>> = reserved.collect();
     for service in services.values() {
         let name = || Owner::Other(format!("Service {}/{}", service.namespace, service.name));
         owners.extend(service.addresses.iter().map(|ip| (*ip, name())));
     }
     for pod in pods {
-        let owner = || if pod.host_network { Owner::Other("a node".to_owned()) } else { Owner::Pod(pod) };
-        owners.extend(pod.addresses.iter().map(|ip| (*ip, owner())));
+        for ip in &pod.addresses {
+            if pod.host_network {
+                owners.entry(*ip).or_insert_with(|| Owner::Other("a node".to_owned()));
+            } else {
+                owners.insert(*ip, Owner::Pod(pod));
+            }
+        }
     }
     let mut claimed: BTreeMap<&str, &Key> = BTreeMap::new();
     for entry in entries {
@@ -124,10 +136,17 @@ impl Entries {
         owners: &mut BTreeMap<IpAddr, Owner<'a>>,
     ) {
         // The addresses are the first host's: one address cannot be two services.
-        let Some((first, _)) = hosts.first() else { return };
+        let Some((first, clients)) = hosts.first() else { return };
         let mut addresses = Vec::new();
         for (field, ip) in &entry.addresses {
             match owners.get(ip) {
+                None if *clients != Clients::Everybody => {
+                    let why = format!(
+                        "is dialled by everybody, and {} is not exported to all; it is left out",
+                        first.hostname
+                    );
+                    self.say(entry, field, format!("{ip} {why}"));
+                }
                 None => {
                     owners.insert(*ip, Owner::Virtual(&entry.object));
                     addresses.push(*ip);
@@ -159,11 +178,13 @@ impl Entries {
         for pod in pods.iter().filter(|pod| entry.selects(pod)) {
             self.serve(pod, &names, &entry.service_ports());
         }
+        let mut outside = 0;
         for endpoint in &entry.endpoints {
             let ports = entry.ports_at(endpoint);
             match owners.get(&endpoint.address) {
                 None => {
                     if let Some(workload) = self.workload(settings, entry, endpoint) {
+                        outside += 1;
                         let uid = workload.uid.clone();
                         owners.insert(endpoint.address, Owner::Endpoint(&entry.object, uid.clone()));
                         self.workloads.insert(uid.clone(), workload);
@@ -180,6 +201,13 @@ impl Entries {
                     self.say(entry, &endpoint.field, why);
                 }
             }
+        }
+        if entry.is_internal && outside > 0 {
+            let why = format!(
+                "MESH_INTERNAL is not supported yet for what is no pod: {outside} of the endpoints are reached in plaintext, \
+                 as if they were outside"
+            );
+            self.say(entry, "spec.location", why);
         }
     }
 
@@ -200,7 +228,13 @@ impl Entries {
     /// As yet without services.
     fn workload(&mut self, settings: &Settings, entry: &ServiceEntry, endpoint: &Endpoint) -> Option<Workload> {
         let Key { namespace, name, .. } = &entry.object;
-        let identity = Identity::new(&settings.trust_domain, namespace, &endpoint.service_account);
+        if endpoint.service_account.is_some() {
+            let field = endpoint.field.strip_suffix("address").unwrap_or_default();
+            let why = "is not asked for yet: nobody proves who answers".to_owned();
+            self.say(entry, &format!("{field}serviceAccount"), why);
+        }
+        let account = endpoint.service_account.as_deref().unwrap_or("default");
+        let identity = Identity::new(&settings.trust_domain, namespace, account);
         let identity = identity.map_err(|e| self.say(entry, &endpoint.field, format!("{e}; it is left out"))).ok()?;
         let label = |keys: &[&str]| keys.iter().find_map(|key| endpoint.labels.get(*key)).cloned();
         let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);

@@ -39,7 +39,7 @@ pub fn world(text: &str) -> World {
     World::new(&settings(), &objects(text), &Redirection::default())
 }
 
-fn said(world: &World) -> Vec<String> {
+pub fn said(world: &World) -> Vec<String> {
     world.problems.iter().map(ToString::to_string).collect()
 }
 

@@ -8,7 +8,10 @@
 //!
 //! An object of another namespace than the service's holds for clients of its own namespace only.
 
+mod before;
+mod budget;
 pub mod gateway;
+mod groups;
 mod limits;
 mod overlap;
 mod policies;
@@ -17,7 +20,7 @@ mod services;
 mod settle;
 mod tell;
 
-pub use limits::limits;
+pub use limits::{POD, limits};
 pub use policies::{only_subsets, policies};
 pub use services::{Services, ruled_clients};
 pub(super) use tell::{Told, tell};
@@ -34,12 +37,14 @@ use mesh_common::model::{
 
 use crate::{
     source::Key,
-    status::Fault,
+    status::{Extent, Fault},
     translate::{
         Settings,
         traffic::{Facts, HostRef, Ruled},
     },
 };
+use budget::Ledger;
+use overlap::Comparisons;
 use resolve::Resolved;
 use settle::{Candidate, Faults, Settler, add};
 
@@ -68,17 +73,26 @@ pub fn assemble(
     let mut faults = Faults::new();
     let resolved: Vec<Resolved<'_>> = ruled.iter().map(|ruled| Resolved::new(services, ruled, &mut faults)).collect();
     let mut about: BTreeMap<&ServiceName, Vec<Candidate<'_>>> = BTreeMap::new();
+    let mut ledger = Ledger::default();
     for resolved in &resolved {
         let Ruled { object, exported, .. } = resolved.ruled;
-        for (service, wildness) in hosts(services, resolved.ruled, &mut faults) {
+        let hosts = hosts(services, resolved.ruled, &mut faults);
+        // What is too much is left out whole, the youngest first, and not at some services.
+        if let Err(bound) = ledger.pay(object, resolved.cost * hosts.len()) {
+            let why = format!("{bound}: with {} services this is left out", hosts.len());
+            add(&mut faults, object, Fault::new("spec.hosts", why).of_extent(Extent::Whole));
+            continue;
+        }
+        let is_root = object.namespace == settings.root_namespace;
+        for (service, wildness) in hosts {
             let clients = ruled_clients(settings, &object.namespace, service, exported);
-            let is_consumer = object.namespace != service.namespace && object.namespace != settings.root_namespace;
-            let candidate = Candidate { resolved, clients, is_consumer, wildness };
+            let is_consumer = object.namespace != service.namespace && !is_root;
+            let candidate = Candidate { resolved, clients, is_consumer, is_root, wildness };
             about.entry(service).or_default().push(candidate);
         }
     }
     let named: BTreeSet<&ServiceName> = about.keys().copied().chain(gateway.keys()).collect();
-    let mut settler = Settler { policies: &policies, faults };
+    let mut settler = Settler { policies: &policies, faults, ledger, comparisons: Comparisons::default() };
     let mut routes: BTreeMap<ServiceName, Vec<For<Routes>>> = BTreeMap::new();
     for service in named {
         let candidates = about.remove(service).unwrap_or_default();

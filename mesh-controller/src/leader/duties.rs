@@ -25,11 +25,11 @@ use crate::{
     nodes::{self, NodeLease, TAINT},
     publish::Published,
     serve::{TRAFFIC_REFUSED, digest},
-    source::{Key, Kind, Standing, Standings, Update},
+    source::{CustomKind, Key, Kind, Standing, Standings, Update},
     status::{
         Problem,
         conditions::{Programmed, conditions, merged},
-        parents::parents,
+        parents::listed,
     },
 };
 
@@ -176,13 +176,15 @@ impl History {
     }
 }
 
-/// The same, of routes of the Gateway API. Of one that has no parent of ours nothing of ours is left.
+/// The same, of routes of the Gateway API and policies that are about services. Of one that has no parent of ours
+/// nothing of ours is left.
 fn of_routes(published: &Published, standings: &Standings, time: &str) -> Vec<Write> {
     let of = |(key, version): (&Key, &Written)| {
         let standing = standings.get(key).filter(|standing| standing.generation == version.generation)?;
         let wanted = published.world.route_parents.get(key).map(Vec::as_slice).unwrap_or_default();
-        let parents = parents(&standing.parents, wanted, version.generation, time)?;
-        Some(Write { key: key.clone(), standing: standing.clone(), status: json!({ "parents": parents }) })
+        let list = CustomKind::named(&key.kind)?.list()?;
+        let entries = listed(list, &standing.parents, wanted, version.generation, time)?;
+        Some(Write { key: key.clone(), standing: standing.clone(), status: json!({ list.name(): entries }) })
     };
     published.world.routes.iter().filter_map(of).collect()
 }

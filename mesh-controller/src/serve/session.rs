@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use mesh_common::proto::{discovery::DeltaDiscoveryRequest, type_url};
+use mesh_common::proto::{discovery::DeltaDiscoveryRequest, refused, type_url};
 
 use super::{answer::Answer, catalog::Catalog};
 use subscription::{Content, Part, Subscription};
@@ -38,8 +38,11 @@ const STEPS: [(&str, Part); 10] = [
 const ENFORCED: [&str; 4] = [type_url::AUTHORIZATION, type_url::ADDRESS, type_url::TRAFFIC, type_url::LOCAL_POD];
 /// In [`Acknowledged::refused`] before the name of what is no policy, but rules of traffic.
 pub const TRAFFIC_REFUSED: &str = "traffic/";
-/// Of one answer with rules so many are named as refused: a Lease must hold the names.
+/// So many rules are named as refused: a Lease must hold the names.
 const MOST_TRAFFIC: usize = 256;
+/// Bytes of rules in one answer, unless a single service's are more: an agent takes messages of 128 MiB at most, reads
+/// one at once, and keeps its stream alive meanwhile. The rest comes in further answers.
+const LARGEST_TRAFFIC: usize = 16 << 20;
 
 #[derive(Debug)]
 pub struct Session {
@@ -51,7 +54,7 @@ pub struct Session {
     nonce: u64,
     acknowledged: Acknowledged,
     /// Policies, and rules of traffic, in the responses that are neither taken nor refused, by type.
-    told: BTreeMap<String, Vec<String>>,
+    told: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What an agent has taken.
@@ -69,6 +72,29 @@ struct Round {
     catalog: Arc<Catalog>,
     /// Index in [`STEPS`]; those before it are done.
     step: usize,
+}
+
+impl Acknowledged {
+    /// Notes which resources of an answer were refused, and that the others were not.
+    fn settle(&mut self, type_url: &str, told: &BTreeSet<String>, is_refused: impl Fn(&str) -> bool) {
+        let Some(prefix) = refused_prefix(type_url) else { return };
+        let rules = self.refused.iter().filter(|name| name.starts_with(TRAFFIC_REFUSED)).count();
+        let most = if type_url == type_url::TRAFFIC { MOST_TRAFFIC.saturating_sub(rules) } else { usize::MAX };
+        let (refused, taken): (Vec<&String>, Vec<&String>) = told.iter().partition(|name| is_refused(name));
+        for name in taken {
+            self.refused.remove(&format!("{prefix}{name}"));
+        }
+        self.refused.extend(refused.into_iter().take(most).map(|name| format!("{prefix}{name}")));
+    }
+}
+
+/// Before a resource's name in [`Acknowledged::refused`]; `None` for types of which that has none.
+fn refused_prefix(type_url: &str) -> Option<&'static str> {
+    match type_url {
+        type_url::AUTHORIZATION => Some(""),
+        type_url::TRAFFIC => Some(TRAFFIC_REFUSED),
+        _ => None,
+    }
 }
 
 impl Session {
@@ -111,9 +137,13 @@ impl Session {
                         error = error.message,
                         "the agent refused configuration"
                     );
-                    self.acknowledged.refused.extend(told);
+                    let names = refused::names(error).into_iter().filter(|name| told.contains(name));
+                    let refused: BTreeSet<String> = names.collect();
+                    // Who does not say which were refused has taken none.
+                    let is_refused = |name: &str| refused.is_empty() || refused.contains(name);
+                    self.acknowledged.settle(&type_url, &told, is_refused);
                 }
-                None => self.acknowledged.refused.retain(|name| !told.contains(name)),
+                None => self.acknowledged.settle(&type_url, &told, |_| false),
             }
         }
         if subscription.turn(shelf, request, !known)
@@ -138,8 +168,9 @@ impl Session {
                         return None;
                     }
                     let own = on_demand.filter(|_| *type_url == type_url::ADDRESS);
-                    let content =
-                        told.shelf(type_url, &self.node).and_then(|shelf| subscription.next(shelf, *part, own));
+                    let most = if *type_url == type_url::TRAFFIC { LARGEST_TRAFFIC } else { usize::MAX };
+                    let shelf = told.shelf(type_url, &self.node);
+                    let content = shelf.and_then(|shelf| subscription.next(shelf, *part, own, most));
                     if let Some(content) = content {
                         return Some(self.answer(type_url, content));
                     }
@@ -158,15 +189,9 @@ impl Session {
 
     fn answer(&mut self, type_url: &str, content: Content) -> Answer {
         let Content { resources, removed } = content;
-        let named = match type_url {
-            type_url::AUTHORIZATION => Some(("", usize::MAX)),
-            type_url::TRAFFIC => Some((TRAFFIC_REFUSED, MOST_TRAFFIC)),
-            _ => None,
-        };
-        if let Some((prefix, most)) = named {
+        if refused_prefix(type_url).is_some() {
             let changed = resources.iter().map(|entry| entry.name().to_string()).chain(removed.iter().cloned());
-            let told = changed.take(most).map(|name| format!("{prefix}{name}"));
-            self.told.insert(type_url.to_owned(), told.collect());
+            self.told.insert(type_url.to_owned(), changed.collect());
         }
         self.nonce += 1;
         let nonce = self.nonce.to_string();

@@ -5,9 +5,12 @@ mod order;
 
 use std::sync::Arc;
 
-use mesh_common::proto::{
-    discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
-    rpc, type_url,
+use mesh_common::{
+    model::traffic::{DestinationPolicy, For, Subset, Traffic},
+    proto::{
+        discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
+        refused, rpc, type_url,
+    },
 };
 
 use super::{
@@ -235,4 +238,67 @@ fn rules_of_traffic_that_are_refused_are_named() {
     let answer = session.refresh(&second).expect("the change");
     assert!(session.request(&second, ack(&answer)).is_none());
     assert!(session.acknowledged().refused.is_empty());
+}
+
+/// Rules of these services, each of so many bytes.
+fn large(services: &[&str], bytes: usize) -> World {
+    let rules = |name: &str| {
+        let service = mesh_common::model::ServiceName { namespace: "shop".into(), hostname: format!("{name}.x") };
+        let subset = Subset { labels: Default::default(), all: Default::default(), ports: Default::default() };
+        let subsets = [("s".repeat(bytes), subset)].into();
+        let policies = vec![For::everybody(DestinationPolicy { subsets, ..DestinationPolicy::default() })];
+        let (protocols, routes) = Default::default();
+        (service.clone(), Arc::new(Traffic { service, protocols, routes, policies }))
+    };
+    World { traffic: services.iter().map(|name| rules(name)).collect(), ..world(SHOP) }
+}
+
+#[test]
+fn rules_of_traffic_are_told_in_answers_that_an_agent_can_take() {
+    let first = catalog(&large(&["a", "b", "c", "d"], 6 << 20));
+    let mut session = Session::new("a");
+    let mut answer = session.request(&first, request(type_url::TRAFFIC, &[], &[])).expect("an answer");
+    // Pods are told when all rules are.
+    assert!(session.request(&first, request(type_url::LOCAL_POD, &[], &[])).is_none());
+    let mut told = Vec::new();
+    while answer.type_url == type_url::TRAFFIC {
+        assert!(answer.encoded_len() <= 17 << 20, "{} bytes at once", answer.encoded_len());
+        told.push(names(&answer).into_iter().map(ToOwned::to_owned).collect::<Vec<_>>());
+        answer = session.request(&first, ack(&answer)).expect("more");
+    }
+    assert_eq!(told, [["shop/a.x", "shop/b.x"], ["shop/c.x", "shop/d.x"]]);
+    assert_eq!(answer.type_url, type_url::LOCAL_POD);
+    // One that is larger than an answer shall be comes alone.
+    let first = catalog(&large(&["a", "b"], 17 << 20));
+    let mut session = Session::new("a");
+    let answer = session.request(&first, request(type_url::TRAFFIC, &[], &[])).expect("an answer");
+    assert_eq!(names(&answer), ["shop/a.x"]);
+}
+
+#[test]
+fn of_an_answer_those_count_as_refused_that_the_agent_names() {
+    let before = large(&["a", "b", "c"], 1);
+    let first = catalog(&before);
+    let mut session = Session::new("a");
+    let nack = |answer: &DeltaDiscoveryResponse, refused: &[&str]| {
+        let details = refused::details(refused.iter().copied());
+        let error_detail = Some(rpc::Status { message: "no".into(), details, ..Default::default() });
+        DeltaDiscoveryRequest { error_detail, ..ack(answer) }
+    };
+    let answer = session.request(&first, request(type_url::TRAFFIC, &[], &[])).expect("an answer");
+    // Names that it was not told of are nobody's.
+    assert!(session.request(&first, nack(&answer, &["shop/b.x", "shop/z.x"])).is_none());
+    assert_eq!(session.acknowledged().refused, ["traffic/shop/b.x".to_owned()].into());
+    // The next time it is another one.
+    let after = large(&["a", "b", "c"], 2);
+    let second = Arc::new(first.next(&after, &after.since(&before)));
+    let answer = session.refresh(&second).expect("the change");
+    assert!(session.request(&second, nack(&answer, &["shop/c.x"])).is_none());
+    assert_eq!(session.acknowledged().refused, ["traffic/shop/c.x".to_owned()].into());
+    // One that names none, or none of these, has taken none.
+    let last = large(&["a", "b", "c"], 3);
+    let third = Arc::new(second.next(&last, &last.since(&after)));
+    let answer = session.refresh(&third).expect("the change");
+    assert!(session.request(&third, nack(&answer, &["shop/z.x"])).is_none());
+    assert_eq!(session.acknowledged().refused.len(), 3);
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use crate::status::Fault;
+use crate::status::{Fault, parents::List};
 
 /// An object of such a kind. Its spec is read in `translate`, so that one that cannot be read still exists, and can be
 /// translated into something that refuses.
@@ -108,14 +108,22 @@ impl CustomKind {
         Self::ALL.into_iter().any(|known| known.group() == group)
     }
 
-    /// Whether `status.conditions` says how it stands. Routes of the Gateway API have a status of their own form, and a
-    /// grant has none.
-    pub fn has_conditions(self) -> bool {
-        !self.has_parents() && !matches!(self, Self::ReferenceGrant | Self::BackendTlsPolicy)
+    /// A kind by its name: no two of them have one.
+    pub fn named(kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.kind() == kind)
     }
 
-    /// Whether `status.parents` says so.
-    pub fn has_parents(self) -> bool {
-        matches!(self, Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute)
+    /// Whether `status.conditions` says how it stands. A grant has no status.
+    pub fn has_conditions(self) -> bool {
+        self.list().is_none() && self != Self::ReferenceGrant
+    }
+
+    /// The list of its status that says so, of the Gateway API's kinds.
+    pub fn list(self) -> Option<List> {
+        match self {
+            Self::HttpRoute | Self::GrpcRoute | Self::TcpRoute | Self::TlsRoute => Some(List::Parents),
+            Self::BackendTlsPolicy => Some(List::Ancestors),
+            _ => None,
+        }
     }
 }

@@ -217,7 +217,7 @@ fn known(version: &str, kind: &str, value: Value) -> Result<Option<Kind>, Fault>
 }
 
 /// Why, for kinds of which something else takes the place.
-fn not_read(version: &str, kind: &str) -> String {
+pub(super) fn not_read(version: &str, kind: &str) -> String {
     let instead = match kind {
         "EnvoyFilter" | "WasmPlugin" => "there is no Envoy here that it could change",
         "Sidecar" => "there are no sidecars here, and agents are told what they need",

@@ -12,6 +12,7 @@ mod health;
 mod raw;
 mod shelf;
 mod trim;
+mod unread;
 
 pub use shelf::Standing;
 
@@ -85,6 +86,8 @@ pub struct Kubernetes {
     shelves: Vec<Watched>,
     definitions: Vec<Definition>,
     standings: watch::Sender<Standings>,
+    /// What is there and not read, again and again, and as last heard.
+    unread: (BoxStream<'static, Vec<Problem>>, Vec<Problem>),
     /// Counts watches.
     watches: u64,
 }
@@ -116,6 +119,7 @@ impl Kubernetes {
     /// Waits until every kind that is installed has been read, however long that takes, and says what it waits for.
     pub async fn open(client: Client) -> (Self, Update) {
         let mut source = Self {
+            unread: (unread::watched(client.clone()), Vec::new()),
             client,
             events: SelectAll::new(),
             shelves: Vec::new(),
@@ -175,6 +179,10 @@ impl Kubernetes {
                             _ => break,
                         }
                     }
+                }
+                Some(found) = self.unread.0.next() => {
+                    add(Changed { objects: found != self.unread.1, standings: false });
+                    self.unread.1 = found;
                 }
                 _ = look.tick() => {
                     let now = Instant::now();
@@ -279,6 +287,7 @@ impl Kubernetes {
         let mut problems: Vec<Problem> = shelves().filter_map(Shelf::problem).collect();
         problems.extend(self.definitions.iter().filter_map(Definition::problem));
         problems.extend(shelves().flat_map(Shelf::refused).map(|(_, problem)| problem.clone()));
+        problems.extend(self.unread.1.iter().cloned());
         let pods = shelves().flat_map(Shelf::refused).map(|(key, _)| key).filter(|key| key.is_pod()).cloned().collect();
         let mut objects = Vec::with_capacity(shelves().map(|shelf| shelf.objects().len()).sum());
         shelves().for_each(|shelf| objects.extend(shelf.objects().cloned()));

@@ -1,4 +1,5 @@
-//! What the status of a Gateway API route says of it: `status.parents`, one entry for each parent and controller. Pure.
+//! What statuses of the Gateway API say: a route's `status.parents`, one entry for each parent and controller, and a
+//! policy's `status.ancestors`, one for each service that it is about and controller. Pure.
 
 use serde_json::{Value, json};
 
@@ -6,28 +7,59 @@ use super::conditions::{Condition, merged};
 
 /// By which the mesh is known in statuses.
 pub const CONTROLLER: &str = "nodemesh.io/controller";
-/// Entries of all controllers together, as in the API's schema.
-const MOST: usize = 32;
 
-/// What holds of a route for one of its parents.
+/// Which of the two lists, and so what its entries are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    Parents,
+    Ancestors,
+}
+
+/// What holds of a route for one of its parents, or of a policy for one of its services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentStatus {
-    /// As it stands in `spec.parentRefs`.
+    /// Of a route as it stands in `spec.parentRefs`.
     pub parent: Value,
     pub conditions: Vec<Condition>,
 }
 
+impl List {
+    /// As in `status.parents`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Parents => "parents",
+            Self::Ancestors => "ancestors",
+        }
+    }
+
+    fn reference(self) -> &'static str {
+        match self {
+            Self::Parents => "parentRef",
+            Self::Ancestors => "ancestorRef",
+        }
+    }
+
+    /// Entries of all controllers together, as in the API's schemas.
+    fn most(self) -> usize {
+        match self {
+            Self::Parents => 32,
+            Self::Ancestors => 16,
+        }
+    }
+}
+
 /// The list to be written where `now` stands: `None` if it says all of this already. Entries of other controllers stay,
 /// those for parents that are no more go. `time` is RFC 3339.
-pub fn parents(now: &[Value], wanted: &[ParentStatus], generation: i64, time: &str) -> Option<Vec<Value>> {
+pub fn listed(kind: List, now: &[Value], wanted: &[ParentStatus], generation: i64, time: &str) -> Option<Vec<Value>> {
+    let reference = kind.reference();
     let is_own = |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER);
     let mut list: Vec<Value> = now.iter().filter(|entry| !is_own(entry)).cloned().collect();
-    for ParentStatus { parent, conditions } in wanted.iter().take(MOST.saturating_sub(list.len())) {
-        let before = now.iter().filter(is_own).find(|entry| entry.get("parentRef") == Some(parent));
+    for ParentStatus { parent, conditions } in wanted.iter().take(kind.most().saturating_sub(list.len())) {
+        let before = now.iter().filter(is_own).find(|entry| entry.get(reference) == Some(parent));
         let before = before.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
         let before = before.map(Vec::as_slice).unwrap_or_default();
         let conditions = merged(before, conditions, generation, time).unwrap_or_else(|| before.to_vec());
-        list.push(json!({"parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions}));
+        list.push(json!({reference: parent, "controllerName": CONTROLLER, "conditions": conditions}));
     }
     let same = list.len() == now.len() && list.iter().all(|entry| now.contains(entry));
     (!same).then_some(list)
@@ -36,6 +68,10 @@ pub fn parents(now: &[Value], wanted: &[ParentStatus], generation: i64, time: &s
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parents(now: &[Value], wanted: &[ParentStatus], generation: i64, time: &str) -> Option<Vec<Value>> {
+        listed(List::Parents, now, wanted, generation, time)
+    }
 
     fn wanted(parent: &Value, status: bool) -> ParentStatus {
         let accepted = Condition { type_: "Accepted", status, reason: "Accepted", message: String::new() };
@@ -78,5 +114,9 @@ mod tests {
         let cart = json!({"kind": "Service", "name": "cart"});
         let written = parents(&foreign, &[wanted(&cart, true), wanted(&cart, true)], 1, "T").expect("new");
         assert_eq!(written.len(), 32);
+        let foreign: Vec<_> = (0..15).map(|i| json!({"ancestorRef": {"name": i}, "controllerName": "x/y"})).collect();
+        let written =
+            listed(List::Ancestors, &foreign, &[wanted(&cart, true), wanted(&cart, true)], 1, "T").expect("new");
+        assert_eq!((written.len(), &written[15]["ancestorRef"]), (16, &cart));
     }
 }

@@ -10,6 +10,7 @@
 //!   answers with an error: what its author wanted to treat otherwise must not fall through to a wider rule. So does
 //!   every rule of a route that has, beside its rules, something that nobody knows.
 //! - A parent that cannot be read is none.
+//! - Of a route of which no parent is the mesh's nothing is looked at: others may honour what the mesh does not know.
 //!
 //! References are not resolved here: what they lead to is seen when all objects are there (`index/traffic/gateway.rs`).
 
@@ -23,7 +24,10 @@ pub(super) use conditions::{header_matches, lenient_matches, listed, read_rule};
 pub(super) use filters::{FilterSpec, edits, header_changes};
 pub(super) use references::{BackendRefSpec, backends, parents};
 
-use mesh_common::model::traffic::{Action, HeaderChanges, HttpRoute, Origin, Percent, RequestMatch};
+use mesh_common::{
+    model::traffic::{Action, HeaderChanges, HttpRoute, Origin, Percent, RequestMatch},
+    route::Plan,
+};
 use serde_json::{Map, Value};
 
 use super::created;
@@ -42,6 +46,7 @@ pub struct Route {
     pub created: i64,
     /// Those that are the mesh's business.
     pub parents: Vec<Parent>,
+    /// None of a route that is passed over.
     pub rules: Vec<Rule>,
     /// Of a TLSRoute, one at least: as in the model.
     pub server_names: Vec<String>,
@@ -197,6 +202,11 @@ impl Route {
         (self.created, &self.namespace, &self.name)
     }
 
+    /// It is others' business.
+    pub fn is_passed_over(&self) -> bool {
+        self.parents.is_empty() && self.rules.is_empty()
+    }
+
     /// Its parent is of another namespace: it holds for clients of its own.
     pub fn is_consumer_of(&self, parent: &Parent) -> bool {
         parent.namespace != self.namespace
@@ -256,11 +266,15 @@ pub(super) fn route(
             &none
         }
     };
+    let before = faults.len();
+    route.parents = parents(&route.namespace, fields.get("parentRefs"), faults);
+    if whole.is_empty() && route.parents.is_empty() && faults.len() == before {
+        return route;
+    }
     const KNOWN: [&str; 4] = ["parentRefs", "useDefaultGateways", "hostnames", "rules"];
     for key in fields.keys().filter(|key| !KNOWN.contains(&key.as_str())) {
         whole.push(Fault::new(format!("spec.{key}"), "is not known"));
     }
-    route.parents = parents(&route.namespace, fields.get("parentRefs"), faults);
     if !matches!(kind, Kind::Http | Kind::Grpc | Kind::Tls) && fields.get("hostnames").is_some_and(|h| !h.is_null()) {
         whole.push(Fault::new("spec.hostnames", "is not known"));
     } else if kind.is_http() && fields.get("hostnames").is_some_and(|h| !is_default(h)) && !route.parents.is_empty() {
@@ -307,6 +321,10 @@ pub(super) fn route(
         rule(&mut draft, value);
         if named.is_some_and(|name| written[..i].iter().any(|other| other["name"] == *name)) {
             draft.refuse("name", "stands twice");
+        }
+        // One rule that an agent does not take would make it refuse all rules of the service, other authors' too.
+        if let Err(error) = Plan::new(&draft.rule.template) {
+            draft.refuse("filters", error);
         }
         let Draft { mut rule, errors, notes, .. } = draft;
         let why = errors.iter().chain(&whole).next();

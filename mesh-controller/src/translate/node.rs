@@ -1,4 +1,6 @@
-//! `v1 Node` -> where its pods run.
+//! `v1 Node` -> where its pods run, and the addresses that are its own.
+
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1;
 use mesh_common::model::Locality;
@@ -12,4 +14,10 @@ pub fn locality(node: &v1::Node) -> Locality {
         // Kubernetes has no word for a part of a zone.
         subzone: label("topology.istio.io/subzone"),
     }
+}
+
+/// Names among them are nobody's addresses.
+pub fn addresses(node: &v1::Node) -> impl Iterator<Item = IpAddr> {
+    let told = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    told.filter_map(|told| told.address.parse().ok())
 }

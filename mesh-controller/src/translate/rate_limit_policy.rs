@@ -25,7 +25,7 @@ mod requests;
 use mesh_common::model::{ServiceName, traffic::RateLimit};
 use serde_json::Value;
 
-use super::{Labels, Settings, created, fields::Fields, hosts, pod::Pod, selects};
+use super::{Labels, Settings, created, fields::Fields, hosts, selects};
 use crate::{
     names,
     source::{Custom, Key},
@@ -138,14 +138,19 @@ fn target(
 }
 
 impl RateLimitPolicy {
-    /// Whether it limits a pod, which serves these services.
-    pub fn selects<'s>(&self, pod: &Pod, mut serves: impl Iterator<Item = &'s ServiceName>) -> bool {
-        if !self.is_root && pod.namespace != self.object.namespace {
+    /// Whether it limits a pod with these labels, which serves these services.
+    pub fn selects<'s>(
+        &self,
+        namespace: &str,
+        pod: &Labels,
+        mut serves: impl Iterator<Item = &'s ServiceName>,
+    ) -> bool {
+        if !self.is_root && namespace != self.object.namespace {
             return false;
         }
         match &self.workloads {
             Workloads::All => true,
-            Workloads::Labelled(labels) => selects(labels, &pod.labels),
+            Workloads::Labelled(labels) => selects(labels, pod),
             Workloads::Serving(services) => serves.any(|service| services.contains(service)),
             Workloads::Nobody => false,
         }

@@ -25,6 +25,8 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Pods of its namespace, ready or not. None: only slices say who serves it.
     pub selector: Labels,
+    /// Where it is reached from outside: of load balancers, and external ones. They are nobody else's.
+    pub outside: Vec<IpAddr>,
     pub ports: Vec<Port>,
 }
 
@@ -52,7 +54,7 @@ pub enum Target {
 /// # Errors
 /// If it has no spec.
 pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Fault>) -> Result<Option<Service>, Fault> {
-    let v1::Service { metadata, spec, status: _ } = service;
+    let v1::Service { metadata, spec, status } = service;
     let Some(spec) = spec else { return Err(Fault::new("spec", "is missing")) };
     if spec.type_.as_deref() == Some("ExternalName") {
         return Ok(None);
@@ -65,6 +67,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
         created: created(metadata),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
         selector: spec.selector.clone().unwrap_or_default(),
+        outside: outside(spec, status.as_ref()),
         service: Arc::new(model::Service {
             hostname: format!("{name}.{namespace}.svc.{}", settings.cluster_domain),
             addresses: addresses(spec, faults),
@@ -103,6 +106,13 @@ fn addresses(spec: &v1::ServiceSpec, faults: &mut Vec<Fault>) -> Vec<IpAddr> {
         }
     }
     found
+}
+
+/// What cannot be read cannot be claimed either.
+fn outside(spec: &v1::ServiceSpec, status: Option<&v1::ServiceStatus>) -> Vec<IpAddr> {
+    let ingress = status.and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let given = ingress.into_iter().flatten().filter_map(|ingress| ingress.ip.as_ref());
+    given.chain(spec.external_ips.iter().flatten()).filter_map(|text| text.parse().ok()).collect()
 }
 
 impl Target {

@@ -44,6 +44,8 @@ pub struct ServiceEntry {
     pub addresses: Vec<(String, IpAddr)>,
     pub ports: Vec<Port>,
     pub exported: Clients,
+    /// Its endpoints are said to be in the mesh.
+    pub is_internal: bool,
     pub endpoints: Vec<Endpoint>,
     /// Pods of the own namespace that serve it.
     pub selector: Option<Labels>,
@@ -66,7 +68,8 @@ pub struct Endpoint {
     pub ports: BTreeMap<String, u16>,
     pub labels: Labels,
     pub locality: Locality,
-    pub service_account: String,
+    /// As its author has it.
+    pub service_account: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +86,9 @@ pub fn service_entry(settings: &Settings, object: &Custom, faults: &mut Vec<Faul
     let mut fields = Fields::of_spec(object, faults);
     let exported = fields.export_to(metadata);
     let resolution = resolution(&mut fields);
-    if let Some(other) = fields.text("location").filter(|l| !matches!(l.as_str(), "MESH_INTERNAL" | "MESH_EXTERNAL")) {
+    let location = fields.text("location");
+    let is_internal = location.as_deref() == Some("MESH_INTERNAL");
+    if let Some(other) = location.filter(|word| !is_internal && word != "MESH_EXTERNAL") {
         let other: String = other.chars().take(32).collect();
         fields.report("location", format_args!("`{other}` is neither MESH_INTERNAL nor MESH_EXTERNAL"));
     }
@@ -136,7 +141,17 @@ pub fn service_entry(settings: &Settings, object: &Custom, faults: &mut Vec<Faul
     }
     let name = metadata.name.clone().unwrap_or_default();
     let object = Key { kind: KIND.to_owned(), namespace, name };
-    ServiceEntry { object, created: created(metadata), hosts, addresses, ports, exported, endpoints, selector }
+    ServiceEntry {
+        object,
+        created: created(metadata),
+        hosts,
+        addresses,
+        ports,
+        exported,
+        is_internal,
+        endpoints,
+        selector,
+    }
 }
 
 fn resolution(fields: &mut Fields<'_>) -> Resolution {
@@ -245,7 +260,7 @@ fn endpoint(
     };
     let labels = fields.labels("labels");
     let locality = fields.text("locality");
-    let account = fields.text("serviceAccount").unwrap_or_else(|| "default".to_owned());
+    let account = fields.text("serviceAccount");
     fields.idle("network", "is not supported yet; the endpoint is dialled from everywhere");
     if fields.number("weight", 0..=u32::MAX).is_some_and(|weight| weight > 1) {
         fields.report("weight", "is not supported yet; endpoints weigh the same");
@@ -267,7 +282,7 @@ fn endpoint(
         Err(fault) => return refuse(&field, fault.why),
     };
     let Ok(labels) = labels else { return refuse(&field, "its labels cannot be read".into()) };
-    if let Err(why) = names::subdomain(&account) {
+    if let Some(Err(why)) = account.as_deref().map(names::subdomain) {
         return refuse(&format!("{path}.serviceAccount"), why);
     }
     let mut numbers = BTreeMap::new();
@@ -312,7 +327,7 @@ impl Endpoint {
             ports: BTreeMap::new(),
             labels: Labels::new(),
             locality: Locality::default(),
-            service_account: "default".to_owned(),
+            service_account: None,
         }
     }
 }

@@ -22,6 +22,9 @@ const NAMES: usize = 1024;
 /// Reads one object; what is not honoured as written is added to `faults`.
 pub fn tls_route(object: &Custom, faults: &mut Vec<Fault>) -> Route {
     let mut read = route(Kind::Tls, object, faults, rule);
+    if read.is_passed_over() {
+        return read;
+    }
     only_first(&mut read, faults);
     match server_names(object.spec.get("hostnames")) {
         Ok(names) => read.server_names = names,

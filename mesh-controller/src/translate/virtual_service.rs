@@ -5,7 +5,8 @@
 //!   would have taken does not fall through to a wider rule. That may be more than it would have taken.
 //! - What only says how long, how often, with which faults and copies (`timeout`, `retries`, `fault`, `mirror`,
 //!   `corsPolicy`) is left out where it cannot be read; the rule stays.
-//! - An object that cannot be read as a whole answers all requests to its hosts with 500.
+//! - An object that cannot be read as a whole answers all requests to its hosts with 500; if they cannot be read
+//!   either, nothing is said of any.
 //! - A rule for gateways alone is none of the mesh's business; nor is an object.
 //!
 //! Each of these is reported with its field.
@@ -126,7 +127,11 @@ pub fn virtual_service(settings: &Settings, custom: &Custom, faults: &mut Vec<Fa
     } else {
         let rules = Rules { settings, namespace: &object.namespace, object: &object, regexes: 0, faults };
         routes = rules.refusing(!tls.is_empty(), !tcp.is_empty());
-        let then = "the object cannot be honoured, until that is mended it answers 500";
+        let then = if about.is_empty() {
+            "the object cannot be honoured, and nobody knows for which hosts: nothing is said of any"
+        } else {
+            "the object cannot be honoured, until that is mended it answers 500"
+        };
         faults.extend(whole.into_iter().map(|Fault { field, why, extent: _ }| Fault {
             field,
             extent: Extent::Whole,

@@ -1,12 +1,14 @@
-//! What a cluster holds of all that files may speak of.
+//! What a cluster holds of all that files may speak of, and what its controller was told.
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 use mesh_controller::analyze::{Collection, collections};
+use mesh_install::CONTROLLER;
 use serde_json::Value;
 
 use crate::{
@@ -31,6 +33,21 @@ pub async fn objects(client: &Client) -> Result<Vec<Value>, Failure> {
     };
     let late = |_| Failure::Unreachable(format!("the API server has not answered for {}s", PATIENCE.as_secs()));
     tokio::time::timeout(PATIENCE, all).await.map_err(late)?
+}
+
+/// Arguments of the controller in the mesh's namespace; none if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn arguments(client: &Client, namespace: &str) -> Result<Vec<String>, Failure> {
+    let api: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let late = |_| Failure::Unreachable(format!("the API server has not answered for {}s", PATIENCE.as_secs()));
+    let doing = format!("cannot read Deployment {namespace}/{CONTROLLER}");
+    let found = tokio::time::timeout(PATIENCE, api.get_opt(CONTROLLER)).await.map_err(late)?;
+    let spec = found.map_err(|error| explained(&doing, error))?.and_then(|found| found.spec?.template.spec);
+    let containers = spec.into_iter().flat_map(|spec| spec.containers);
+    let arguments = containers.filter(|container| container.name == CONTROLLER).filter_map(|own| own.args);
+    Ok(arguments.flatten().collect())
 }
 
 /// Those of the first version that is served; none of a kind that the cluster does not know.

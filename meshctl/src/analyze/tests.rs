@@ -6,6 +6,7 @@ use mesh_common::proto::nodemesh::ControllerStatus;
 use tonic::Status;
 
 use super::*;
+use crate::cluster::Access;
 use crate::tests::Served;
 use crate::tests::asked;
 
@@ -40,9 +41,10 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 async fn of_files(paths: &[PathBuf], format: Format) -> (Result<Outcome, Failure>, String) {
-    let arguments = Arguments { files: paths.to_vec(), no_cluster: true };
+    let arguments = Arguments { files: paths.to_vec(), no_cluster: true, ..Arguments::default() };
     let mut out = Vec::new();
-    let outcome = files(&arguments, &Access::default(), &mut Screen::new(&mut out, format, false)).await;
+    let cluster = Cluster { access: Access::default(), mesh_namespace: "nodemesh-system".into() };
+    let outcome = files(&arguments, &cluster, &mut Screen::new(&mut out, format, false)).await;
     (outcome, String::from_utf8(out).unwrap())
 }
 
@@ -62,7 +64,7 @@ async fn what_is_not_honoured_is_found() {
         assert!(line.starts_with("error ") && line.contains("VirtualService shop/cart"), "{text}");
         assert!(line.contains(&format!("spec.http[0].{field}.destination.subset")), "{text}");
     }
-    assert_eq!(lines[4], "0 of 1 object is fine");
+    assert_eq!(lines[4], "0 of 1 object is fine; no cluster was looked at");
 }
 
 #[tokio::test]
@@ -73,7 +75,7 @@ async fn what_is_missing_among_the_files_is_no_error() {
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let severities: Vec<_> = records.iter().map(|record| record["severity"].as_str()).collect();
     assert_eq!(severities, [Some("missing"), Some("missing"), None], "{text}");
-    assert_eq!(records[2], json!({ "kind": "summary", "objects": 2, "fine": 2, "others": 1 }));
+    assert_eq!(records[2], json!({ "kind": "summary", "objects": 2, "fine": 2, "others": 1, "cluster": false }));
 }
 
 #[tokio::test]
@@ -83,7 +85,19 @@ async fn what_is_all_there_is_fine() {
     let folder = folder(&[("canary.yaml", CANARY), ("subsets.yaml", SUBSETS), ("service.yaml", service)]);
     let (outcome, text) = of_files(&[folder.path().to_owned()], Format::Table).await;
     assert_eq!(outcome.unwrap(), Outcome::Fine);
-    assert_eq!(text, "3 of 3 objects are fine; 1 of kinds that the mesh does not read\n");
+    assert_eq!(text, "3 of 3 objects are fine; 1 of kinds that the mesh does not read; no cluster was looked at\n");
+}
+
+#[test]
+fn domains_are_the_controllers_but_for_what_is_typed() {
+    let of_controller = ["--cluster-domain=a.b".to_owned(), "--root-namespace=mesh".to_owned()];
+    let typed = Arguments { cluster_domain: Some("c.d".into()), ..Arguments::default() };
+    let settings = typed.settings(&of_controller).unwrap();
+    assert_eq!((settings.cluster_domain.as_str(), settings.root_namespace.as_str()), ("c.d", "mesh"));
+    let wrong = Arguments { trust_domain: Some("A/b".into()), ..Arguments::default() };
+    let failure = wrong.settings(&[]).unwrap_err();
+    assert_eq!(failure.exit_code(), 2);
+    assert!(failure.to_string().contains("--trust-domain"), "{failure}");
 }
 
 #[tokio::test]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use mesh_common::{
-    model::{Identity, LocalPod, Mode, SameNode, Service},
+    model::{Identity, LocalPod, Mode, SameNode, Service, ServiceName},
     proto::{
         Address,
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource},
-        nodemesh, security, type_url, workload,
+        nodemesh, refused, security, type_url, workload,
     },
 };
 use prost::Message;
@@ -222,7 +222,10 @@ async fn a_bad_resource_is_refused_by_name_and_field_and_its_last_good_version_s
 
     let short = workload::Workload { addresses: vec![vec![10, 0, 0]], ..pod("a", 1) };
     let mixed = vec![pod_resource("2", short), pod_resource("1", pod("c", 3))];
-    let why = exchange(&mut stream, response(type_url::ADDRESS, "2", mixed, vec![uid("b")])).await.expect("a NACK");
+    stream.send(response(type_url::ADDRESS, "2", mixed, vec![uid("b")])).await;
+    let error = stream.next().await.error_detail.expect("a NACK");
+    assert_eq!(refused::names(&error), [uid("a")], "the others are taken");
+    let why = error.message;
     assert!(why.contains(&uid("a")) && why.contains("workload.addresses"), "{why}");
     let snapshot = world.store.snapshot();
     assert!(snapshot.workload_by_address([10, 0, 0, 1].into()).is_some(), "the last good version of a stays");
@@ -443,4 +446,52 @@ async fn accounts_that_cannot_be_read_are_none_now_and_after_a_restart() {
     // A controller that does not know the type, or a source that says nothing.
     assert_eq!(exchange(&mut stream, response(type_url::ACCOUNTS, "3", vec![], vec!["shop".into()])).await, None);
     assert!(exists(&world, "web"));
+}
+
+#[tokio::test]
+async fn a_service_whose_rules_cannot_be_read_is_closed_until_they_can() {
+    let mut world = World::new().await;
+    let control = world.start(Mute);
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let rules = |version: &str, service: &ServiceName, rest: &str| {
+        let rules = format!(r#"{{"service":{}{rest}}}"#, serde_json::to_string(service).expect("plain data"));
+        let message = nodemesh::Traffic { rules: rules.into_bytes() };
+        resource(type_url::TRAFFIC, &service.to_string(), version, &message)
+    };
+    let cart: ServiceName = "shop/cart.shop.svc.cluster.local".parse().expect("a service");
+    let web: ServiceName = "shop/web.shop.svc.cluster.local".parse().expect("a service");
+    let why = |world: &World, service: &ServiceName| {
+        let snapshot = world.store.snapshot();
+        snapshot.ruled(service).and_then(|rules| rules.why_unreadable().map(ToOwned::to_owned))
+    };
+    // Of a newer controller; one of the two was readable before.
+    let good = vec![rules("1", &web, "")];
+    assert_eq!(exchange(&mut stream, response(type_url::TRAFFIC, "1", good, vec![])).await, None);
+    let newer = vec![rules("1", &cart, r#","quota":3"#), rules("2", &web, r#","quota":3"#)];
+    let told = exchange(&mut stream, response(type_url::TRAFFIC, "2", newer, vec![])).await.expect("a NACK");
+    assert!(told.contains("quota"), "{told}");
+    assert!(why(&world, &cart).expect("nothing passes").contains("quota"));
+    assert!(world.store.snapshot().rules(&web).expect("its last good version").why_unreadable().is_none());
+
+    world.shutdown.send_replace(true);
+    soon("control ends", control.stopped()).await;
+    world.store = Default::default();
+    world.shutdown.send_replace(false);
+    let _control = world.start(Mute);
+    assert!(why(&world, &cart).is_some(), "from the disk");
+    assert!(world.store.snapshot().rules(&web).expect("held").why_unreadable().is_none());
+
+    let mut stream = world.discovery().await;
+    subscriptions(&mut stream).await;
+    let good = vec![rules("3", &cart, "")];
+    assert_eq!(exchange(&mut stream, response(type_url::TRAFFIC, "1", good, vec![])).await, None);
+    assert!(world.store.snapshot().rules(&cart).expect("readable").why_unreadable().is_none());
+    // A version that goes in the same breath stands for nothing.
+    let newer = response(type_url::TRAFFIC, "2", vec![rules("4", &cart, r#","quota":3"#)], vec![cart.to_string()]);
+    exchange(&mut stream, newer).await.expect("a NACK");
+    assert!(why(&world, &cart).is_some());
+    let gone = vec![cart.to_string(), web.to_string()];
+    assert_eq!(exchange(&mut stream, response(type_url::TRAFFIC, "3", vec![], gone)).await, None);
+    assert!(world.store.snapshot().rules(&cart).is_none());
 }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use mesh_common::{
     model::traffic::{Backend, HttpUpgrade, Protocol, Retries},
     route::{Outcome, backoff, grpc_status, retry_on},
 };
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use super::{
     super::{
@@ -24,7 +24,7 @@ use super::{
         message, mirror,
         pool::{Lease, NoConnection, NotSent, Version, Wanted},
         replay::Replay,
-        upgrade,
+        upgrade::{self, Switched},
     },
     Answered, Understood, hash,
 };
@@ -100,26 +100,34 @@ impl<C: Connect> Attempts<'_, C> {
         for backend in self.plan.mirrors.iter().filter(|_| !request.asked.upgrades) {
             mirror::copy(session, &request, &path, backend, &body, self.counts);
         }
-        let deadline = self.deadline(&body);
-        tokio::pin!(deadline);
+        // The route's time begins when the client has sent everything.
+        let mut deadline = self.plan.timeout.map(|timeout| over(body.ended(), timeout));
         let tries = self.tries(&request, &path, &destination, &body, sticky.key);
         let got = tokio::select! {
             biased;
             got = tries => got,
-            () = deadline.as_mut() => {
+            () = async {
+                match &mut deadline {
+                    Some(deadline) => deadline.await,
+                    None => std::future::pending().await,
+                }
+            } => {
                 let why = "the route's time is over";
                 return Answered::own(StatusCode::GATEWAY_TIMEOUT, flag::TIMEOUT, why, grpc);
             }
         };
         match got {
             Ok(Got { response, lease, picked }) => {
-                let deadline = rest(self.plan.timeout, &body);
                 let held = Box::new((admitted, picked));
                 let (mut parts, incoming) = response.into_parts();
                 let agreed = upgrade::is_agreed(&request.parts.method, parts.status);
                 if let (true, true, Some(downstream)) = (agreed, request.asked.upgrades, downstream) {
                     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-                    upgrade::join(downstream, upstream, (lease, held), std::future::pending());
+                    let switched = Switched::new(downstream, upstream, (lease, held), None);
+                    match request.parts.version {
+                        http::Version::HTTP_2 => drop(tokio::spawn(switched.join())),
+                        _ => *session.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
+                    }
                     let mut response = Response::new(ResponseBody::Empty);
                     upgrade::keep_headers(&mut parts.headers);
                     (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
@@ -147,17 +155,6 @@ impl<C: Connect> Attempts<'_, C> {
                 Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
             }
             Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),
-        }
-    }
-
-    /// Over when the route's time is; it begins when the client has sent everything.
-    async fn deadline(&self, body: &Replay) {
-        match self.plan.timeout {
-            Some(timeout) => {
-                body.ended().await;
-                sleep(timeout).await;
-            }
-            None => std::future::pending().await,
         }
     }
 
@@ -277,14 +274,14 @@ impl<C: Connect> Attempts<'_, C> {
                 Ok(response) => return Ok((response, lease)),
                 // It was closed while it rested: nothing was sent.
                 Err(NotSent::Unsent) if lease.is_used() && stale < STALE => stale += 1,
-                Err(NotSent::Unsent) => return Err(Failed::reset(address, None)),
+                Err(NotSent::Unsent) => return Err(Failed::reset(address, None, false)),
                 // It was being closed when this was sent.
                 Err(NotSent::Failed(error))
                     if lease.is_used() && stale < STALE && body.can_replay() && was_closing(&error, request) =>
                 {
                     stale += 1;
                 }
-                Err(NotSent::Failed(error)) => return Err(Failed::reset(address, Some(error))),
+                Err(NotSent::Failed(error)) => return Err(Failed::reset(address, Some(error), body.is_broken())),
             }
         }
     }
@@ -314,6 +311,10 @@ impl Failed {
                 balance: balance::Outcome::Cancelled,
                 ..Self::connect(flag::OVERFLOW, overflow.to_string(), true)
             },
+            NoConnection::Gone => Self {
+                balance: balance::Outcome::Cancelled,
+                ..Self::connect(flag::NO_HEALTHY_ENDPOINT, format!("the endpoint {address} has just gone"), false)
+            },
             NoConnection::Refused(code) => {
                 Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false)
             }
@@ -323,13 +324,14 @@ impl Failed {
         }
     }
 
-    /// `None`: nothing of the request was sent.
-    fn reset(address: SocketAddr, error: Option<hyper::Error>) -> Self {
+    /// `None`: nothing of the request was sent. `broken`: nor will be all of it.
+    fn reset(address: SocketAddr, error: Option<hyper::Error>, broken: bool) -> Self {
         let reason = error.as_ref().and_then(h2_error).and_then(h2::Error::reason);
         let refused = reason == Some(h2::Reason::REFUSED_STREAM);
-        let gone = error.as_ref().is_some_and(hyper::Error::is_user);
+        let gone = broken || error.as_ref().is_some_and(hyper::Error::is_user);
         let sent = error.is_some();
         let why = match error {
+            Some(_) if broken => "the request broke off".to_owned(),
             Some(error) => format!("{address} ended the connection without an answer: {error}"),
             None => format!("{address} ended the connection"),
         };
@@ -398,7 +400,10 @@ pub fn version(upgrade: HttpUpgrade, protocol: Protocol, request: &Understood) -
     }
 }
 
-/// What is left of the route's time for the answer's body.
-fn rest(timeout: Option<Duration>, body: &Replay) -> Option<Pin<Box<Sleep>>> {
-    Some(Box::pin(sleep_until(body.ended_at()? + timeout?)))
+/// Resolves when that time has passed since the request's end.
+fn over(
+    ended: impl Future<Output = tokio::time::Instant> + Send + 'static,
+    time: Duration,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { sleep_until(ended.await + time).await })
 }

@@ -8,7 +8,7 @@ use std::{
 
 use mesh_common::{
     model::traffic::Inbound,
-    route::{Matches, Request},
+    route::{Effort, Matches, Request},
 };
 use metrics::counter;
 
@@ -81,9 +81,12 @@ impl Limits {
         Self { inbound, matches, buckets }
     }
 
-    /// Counts a request to `request.port` of the pod.
+    /// Counts a request to `request.port` of the pod. One that is too long for the patterns of limits rather counts too
+    /// often than never.
     pub fn request(&self, request: &Request<'_>, identity: Option<&str>, now: Instant) -> Result<(), Reached> {
-        self.count(request.port, |number| self.matches[number].matches(request), identity, now)
+        let effort = Effort::default();
+        let is_about = |number: usize| self.matches[number].matches(request, &effort).unwrap_or(true);
+        self.count(request.port, is_about, identity, now)
     }
 
     /// Counts a connection of which the requests, if it has any, cannot be told: as one request. Limits with conditions
@@ -190,6 +193,23 @@ mod tests {
         assert_eq!(limits.connection(81, WEB, now), Ok(()), "nobody knows its path");
         assert_eq!(get(&limits, "/x", 81, now), Ok(()));
         assert!(get(&limits, "/x", 81, now).is_err());
+    }
+
+    #[test]
+    fn a_request_that_is_too_long_for_patterns_counts() {
+        let now = Instant::now();
+        let pattern = |number| RequestMatch {
+            path: Some(PathMatch::Regex(format!("/{number}[0-9]"))),
+            ..RequestMatch::default()
+        };
+        let one = RateLimit { matches: (0..64).map(pattern).collect(), ..limit("one", 1, None) };
+        let limits = Limiters::default().of_pod("a", 1, &inbound(vec![one]));
+        let long = format!("/x{}", "a".repeat(60_000));
+        for _ in 0..2 {
+            assert_eq!(get(&limits, "/x", 80, now), Ok(()), "no pattern is about it");
+        }
+        assert_eq!(get(&limits, &long, 80, now), Ok(()));
+        assert!(get(&limits, &long, 80, now).is_err(), "counted");
     }
 
     #[test]

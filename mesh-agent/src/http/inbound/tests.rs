@@ -15,7 +15,7 @@ use hyper::{
     client::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::model::{
     LocalPod, Mode, SameNode,
     traffic::{Inbound, Millis, Origin, RateLimit, TokenBucket},

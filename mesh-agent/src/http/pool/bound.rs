@@ -2,6 +2,7 @@
 //! from hyper.
 
 use std::{
+    convert::Infallible,
     future::Future,
     io,
     pin::Pin,
@@ -11,9 +12,10 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::oneshot,
+    time::sleep,
 };
 
-use super::super::Io;
+use super::{super::Io, lease::REST};
 
 pub struct Bound {
     io: Box<dyn Io>,
@@ -46,12 +48,24 @@ impl Bound {
 }
 
 impl Keeper {
-    /// Until the bytes are dropped, by whoever has them, or `until` resolves and they end.
-    pub async fn keep(self, driver: impl Future, mut until: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        let denied = tokio::select! { _ = driver => false, () = until.as_mut() => true };
-        if !denied {
-            tokio::select! { _ = self.gone => {}, () = until => {} }
-        }
+    /// Until the bytes are dropped, by whoever has them. They end when `until` resolves, and soon after the connection
+    /// was dropped: what is left of a request then, an endpoint may never read.
+    pub async fn keep(
+        self,
+        driver: impl Future,
+        until: Pin<Box<dyn Future<Output = ()> + Send>>,
+        dropped: oneshot::Receiver<Infallible>,
+    ) {
+        let Self { gone, _end } = self;
+        let passing = async {
+            driver.await;
+            let _ = gone.await;
+        };
+        let abandoned = async {
+            let _ = dropped.await;
+            sleep(REST).await;
+        };
+        tokio::select! { () = passing => {}, () = until => {}, () = abandoned => {} }
     }
 }
 
@@ -66,6 +80,10 @@ impl AsyncRead for Bound {
 
 impl AsyncWrite for Bound {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        // Whoever reads on the other side may be slow: then nobody reads here.
+        if self.has_ended(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -75,5 +93,21 @@ impl AsyncWrite for Bound {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_written_after_the_end() {
+        let (here, _there) = tokio::io::duplex(64);
+        let (mut bytes, keeper) = Bound::new(Box::new(here));
+        bytes.write_all(b"before").await.unwrap();
+        drop(keeper);
+        assert_eq!(bytes.write_all(b"after").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

@@ -1,6 +1,7 @@
 //! A place on a connection, and the connections themselves.
 
 use std::{
+    convert::Infallible,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,19 +16,21 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use mesh_common::model::traffic::ConnectionPool;
-use tokio::time::timeout;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{Key, Pool, STREAMS};
 use crate::http::body::RequestBody;
 
 /// How long an endpoint that has answered may take until it has read the rest of the request.
-const REST: Duration = Duration::from_secs(1);
+pub const REST: Duration = Duration::from_secs(1);
 
 pub struct Connection<S> {
     pub send: S,
     /// Requests that it has carried.
     pub served: u32,
     pub since: Instant,
+    /// Tells that nobody has it any more.
+    _held: oneshot::Sender<Infallible>,
 }
 
 pub type OneByOne = Box<Connection<http1::SendRequest<RequestBody>>>;
@@ -65,6 +68,17 @@ pub enum NotSent {
 }
 
 impl<S> Connection<S> {
+    /// Made, and not yet used.
+    pub fn is_new(&self) -> bool {
+        self.served == 0 && self.since.elapsed() < REST
+    }
+
+    /// And what resolves when it is dropped.
+    pub fn new(send: S) -> (Self, oneshot::Receiver<Infallible>) {
+        let (held, dropped) = oneshot::channel();
+        (Self { send, served: 0, since: Instant::now(), _held: held }, dropped)
+    }
+
     pub fn is_usable(&self, settings: &ConnectionPool) -> bool {
         settings.max_requests_per_connection.is_none_or(|most| self.served < most)
             && settings.max_connection_duration.is_none_or(|longest| self.since.elapsed() < Duration::from(longest))
@@ -72,7 +86,18 @@ impl<S> Connection<S> {
 }
 
 impl Shared {
-    pub fn take(&self, settings: &ConnectionPool) -> bool {
+    /// Made, and not yet used.
+    pub fn is_new(&self) -> bool {
+        self.connection.is_new() && self.served.load(Ordering::Relaxed) == 0
+    }
+
+    /// `fresh`: whatever its state.
+    pub fn take(&self, settings: &ConnectionPool, fresh: bool) -> bool {
+        if fresh {
+            self.active.fetch_add(1, Ordering::Relaxed);
+            self.served.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
         let most = settings.max_streams.unwrap_or(STREAMS);
         if self.retired.load(Ordering::Relaxed) || self.connection.send.is_closed() {
             return false;
@@ -156,7 +181,7 @@ impl Drop for Lease {
         if let Kind::Http2(shared) = &self.kind {
             *shared.idle_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             shared.active.fetch_sub(1, Ordering::Relaxed);
-            self.pool.freed.notify_one();
+            self.pool.wake();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -18,13 +18,13 @@ use mesh_common::model::traffic::{
     Algorithm, Backend, Balancing, ConnectionPool, HashOn, HttpUpgrade, Millis, Mirror, Percent, TrafficPolicy,
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
 use super::world::*;
-use crate::http::Spoken;
+use crate::http::{Spoken, serve};
 
 fn http2() -> TrafficPolicy {
     let pool = ConnectionPool { upgrade: HttpUpgrade::Always, ..ConnectionPool::default() };
@@ -173,6 +173,30 @@ async fn a_connection_becomes_another_protocols_and_is_still_watched() {
     world.dial.denied.notify_waiters();
     assert!(said(&mut client).await.1, "a change that denies ends it");
     assert_eq!(world.dial.ended.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn who_serves_a_client_does_so_until_its_other_protocol_ends() {
+    let world = World::new();
+    echo(&world).await;
+    for leaves in [true, false] {
+        let (mut client, server) = duplex(64 * 1024);
+        let session = Arc::new(world.session());
+        let serving = tokio::spawn(serve(session, server, Spoken::Http1, std::future::pending()));
+        let ended = world.dial.ended.load(Ordering::SeqCst);
+        let asked = b"GET / HTTP/1.1\r\nhost: cart\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nfirst";
+        client.write_all(asked).await.unwrap();
+        assert!(said(&mut client).await.0.ends_with("earlyfirst"));
+        assert!(!serving.is_finished(), "the connection counts");
+        if leaves {
+            drop(client);
+            timeout(LONG, serving).await.expect("it ends with the client").unwrap();
+        } else {
+            serving.abort();
+            assert!(said(&mut client).await.1, "it ends when nobody serves it any more");
+        }
+        until(|| world.dial.ended.load(Ordering::SeqCst) == ended + 1).await;
+    }
 }
 
 #[tokio::test]
@@ -358,7 +382,7 @@ async fn copies_are_sent_once_and_nobody_waits_for_them() {
     assert_eq!((copy.method.as_str(), copy.uri.as_str(), &copy.body[..]), ("POST", "/a?b", &b"body"[..]));
     assert_eq!((&copy.headers["x"], &copy.headers["content-length"]), (&"y".parse().unwrap(), &"4".parse().unwrap()));
     assert!(all.iter().any(|seen| seen.headers["host"] == "cart:81"));
-    assert_eq!(world.counts("r").mirrored, 1);
+    until(|| world.counts("r").mirrored == 1).await;
     // One that never answers.
     let world = World::new();
     let count = Arc::new(AtomicUsize::new(0));
@@ -375,4 +399,35 @@ async fn copies_are_sent_once_and_nobody_waits_for_them() {
     until(|| count.load(Ordering::SeqCst) == 1).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(count.load(Ordering::SeqCst), 1, "never tried again");
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_whole_holds_up_nobody() {
+    // Answers before it has read everything, and closes.
+    let world = World::new();
+    world
+        .bytes(|_, mut stream| async move {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        })
+        .await;
+    world.rules(vec![mirrored()], TrafficPolicy::default());
+    let mut client = world.open(Spoken::Http1);
+    client.write_all(b"POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 10\r\n\r\nhalf").await.unwrap();
+    let begun = Instant::now();
+    let mut all = Vec::new();
+    timeout(LONG, client.read_to_end(&mut all)).await.expect("in time").unwrap();
+    assert!(all.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&all));
+    assert!(begun.elapsed() < Duration::from_secs(10), "the client's connection waited for the copy");
+    assert_eq!((world.counts("r").mirrored, world.dial.dialled.lock().unwrap().len()), (0, 1), "none was sent");
+    // Nor is one counted that found nobody.
+    let world = World::with_server().await;
+    let address = world.http_address(0);
+    world.rules(vec![mirrored()], TrafficPolicy::default());
+    world.dial.refused.lock().unwrap().push(address);
+    assert_eq!(world.status("/").await.0, 503);
+    // Three tries and a copy.
+    until(|| world.dial.dialled.lock().unwrap().len() == 4).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(world.counts("r").mirrored, 0);
 }

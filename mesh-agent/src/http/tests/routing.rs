@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use mesh_common::model::traffic::{
 };
 
 use super::world::*;
+use crate::state::{Object, Rules, tests::put};
 
 fn on(matched: RequestMatch, name: &str, status: u16) -> mesh_common::model::traffic::HttpRoute {
     let action = Action::Respond(DirectResponse { status, body: Some(name.to_owned()) });
@@ -28,6 +30,43 @@ async fn without_routes_the_service_itself_is_asked() {
     assert_eq!((seen.uri.as_str(), seen.headers["host"].to_str().unwrap()), ("/a?b=c", "cart"));
     let counted = world.counts("");
     assert_eq!((counted.requests, counted.active, counted.answers), (1, 0, [0, 0, 1, 0, 0, 0]));
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_long_for_the_patterns_of_its_routes_is_refused() {
+    let world = World::with_server().await;
+    let pattern = |number| RequestMatch {
+        path: Some(PathMatch::Regex(format!(".*[0-9]{{{number}}}"))),
+        ..RequestMatch::default()
+    };
+    let routes = |count| (1..=count).map(|number| on(pattern(number), "number", 201)).chain([route("r", to_cart())]);
+    let long = format!("/{}", "a".repeat(60_000));
+    for (count, status) in [(16, 200), (63, 414)] {
+        world.rules(routes(count).collect(), TrafficPolicy::default());
+        let answer = world.ask(get(&long)).await;
+        assert_eq!(answer.status, status, "{count} patterns");
+        assert_eq!(answer.flag(), (status == 414).then(|| "DPE".into()));
+        assert_eq!(world.status("/a").await.0, 200);
+        assert_eq!(world.status("/a1").await.0, 201);
+    }
+}
+
+#[tokio::test]
+async fn rules_that_cannot_be_read_let_nothing_pass() {
+    let world = World::with_server().await;
+    let unreadable = Rules::unreadable(cart(), "rules.quota: unknown field");
+    put(&world.store, [Object::Traffic(Arc::new(unreadable))]);
+    let answer = world.ask(get("/")).await;
+    assert_eq!((answer.status, answer.flag().as_deref()), (500, Some("NC")));
+    assert!(String::from_utf8_lossy(&answer.body).contains("rules.quota: unknown field"));
+    // Nor from elsewhere: a route of another service leads there.
+    let (snapshot, session) = (world.store.snapshot(), world.session());
+    let source = session.source(&snapshot).unwrap();
+    let destination = session.destination(&snapshot, &source, &session.own_backend()).unwrap();
+    assert!(destination.secure().unwrap().unwrap_err().contains("cannot be read"));
+    assert_eq!(world.log.count(), 0);
+    world.rules(vec![], TrafficPolicy::default());
+    assert_eq!(world.status("/").await.0, 200);
 }
 
 #[tokio::test]

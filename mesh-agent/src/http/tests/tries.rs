@@ -7,16 +7,23 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, Version};
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::Frame;
 use mesh_common::model::traffic::{
-    Algorithm, Balancing, ConnectionPool, HttpRoute, Millis, Outlier, Percent, Retries, RetryBudget,
+    Algorithm, Backend, Balancing, ConnectionPool, HttpRoute, HttpUpgrade, Millis, Mirror, Outlier, Percent, Retries,
+    RetryBudget,
     RetryOn::{self, *},
     TrafficPolicy,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::world::*;
+use crate::http::Spoken;
 
 fn retrying(on: &[RetryOn], attempts: u32) -> HttpRoute {
     let retries = Retries { attempts, backoff: Millis(1), max_backoff: Millis(2), ..Retries::of(on.to_vec()) };
@@ -174,6 +181,39 @@ async fn bodies_are_sent_again_byte_by_byte_if_they_are_kept() {
 }
 
 #[tokio::test]
+async fn half_a_body_is_never_sent_as_a_whole_one() {
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let world = World::new();
+        let answers = |_| answer(200, "");
+        if version == Version::HTTP_2 {
+            world.server2(answers).await;
+            world.server2(answers).await;
+        } else {
+            world.server(answers).await;
+        }
+        let pool = ConnectionPool {
+            upgrade: if version == Version::HTTP_2 { HttpUpgrade::Always } else { HttpUpgrade::Never },
+            ..ConnectionPool::default()
+        };
+        let mut tried = retrying(&[Reset, ServerError, GatewayError], 2);
+        let backend = Backend { service: cart(), port: None, subset: None };
+        tried.mirrors = vec![Mirror { backend, percent: Percent::ALL }];
+        world.rules(vec![tried], TrafficPolicy { pool, ..TrafficPolicy::default() });
+        let mut client = world.open(Spoken::Http1);
+        let half = b"POST / HTTP/1.1\r\nhost: cart\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        client.write_all(half).await.unwrap();
+        until(|| !world.dial.dialled.lock().unwrap().is_empty()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.write_all(b"no length\r\n").await.unwrap();
+        let (said, _) = said(&mut client).await;
+        assert!(!said.contains(" 200 "), "{version:?}: {said}");
+        let counts = world.counts("r");
+        assert_eq!((counts.retries, counts.mirrored, counts.flags.get("DC")), (0, 0, Some(&1)), "{version:?}");
+        assert_eq!(world.log.count(), 0, "{version:?}: nobody takes it for a whole request");
+    }
+}
+
+#[tokio::test]
 async fn routes_and_tries_have_their_time() {
     let world = World::new();
     silent(&world).await;
@@ -207,10 +247,47 @@ async fn routes_and_tries_have_their_time() {
 }
 
 #[tokio::test]
+async fn the_routes_time_begins_with_the_requests_end_even_if_the_answer_has_begun() {
+    // Answers at once, and never ends; it reads on or does not.
+    for reads in [true, false] {
+        let world = World::new();
+        let endless = move |request: Request<hyper::body::Incoming>| -> BoxFuture<'static, _> {
+            Box::pin(async move {
+                let (sender, receiver) = mpsc::channel(1);
+                let mut body = request.into_body();
+                tokio::spawn(async move {
+                    sender.send(Ok(Frame::data(Bytes::from("begun")))).await.unwrap();
+                    while reads && body.frame().await.is_some() {}
+                    sender.closed().await;
+                    drop(body);
+                });
+                Ok(Response::new(BoxBody::new(StreamBody::new(ReceiverStream::new(receiver)))))
+            })
+        };
+        world.handled(Version::HTTP_2, endless).await;
+        let pool = ConnectionPool { upgrade: HttpUpgrade::Always, ..ConnectionPool::default() };
+        let timed = HttpRoute { timeout: Some(Millis(100)), ..route("r", to_cart()) };
+        world.rules(vec![timed], TrafficPolicy { pool, ..TrafficPolicy::default() });
+        let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, Error>>(1);
+        let request = Request::post("http://cart/").body(StreamBody::new(ReceiverStream::new(receiver))).unwrap();
+        let response = world.client2().await.send_request(request).await.unwrap();
+        let mut body = response.into_body();
+        assert_eq!(&body.frame().await.unwrap().unwrap().into_data().unwrap()[..], b"begun");
+        sender.send(Ok(Frame::data(Bytes::from("more")))).await.unwrap();
+        let early = timeout(Duration::from_millis(400), body.frame()).await;
+        assert!(early.is_err(), "the client still sends: {early:?}");
+        drop(sender);
+        let end = timeout(LONG, body.frame()).await.expect("in time").expect("an end");
+        assert!(end.is_err(), "{end:?}");
+        until(|| world.counts("r").flags.get("UT") == Some(&1)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_slow_upload_does_not_use_up_the_tries_time() {
     let world = World::with_server().await;
     rules(&world, HttpRoute { timeout: Some(Millis(150)), try_timeout: Some(Millis(100)), ..route("r", to_cart()) });
-    let mut client = world.open(crate::http::Spoken::Http1);
+    let mut client = world.open(Spoken::Http1);
     client.write_all(b"POST / HTTP/1.1\r\nhost: cart\r\ncontent-length: 2\r\n\r\na").await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     client.write_all(b"b").await.unwrap();

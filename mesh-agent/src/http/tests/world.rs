@@ -116,6 +116,10 @@ pub struct World {
 #[derive(Clone, Default)]
 pub struct Dial {
     pub dialled: Arc<Mutex<Vec<SocketAddr>>>,
+    /// Connecting takes so long.
+    pub pause: Arc<Mutex<Duration>>,
+    /// Connections that there were.
+    pub made: Arc<AtomicUsize>,
     /// Refused with a code.
     pub refused: Arc<Mutex<Vec<SocketAddr>>>,
     /// Connections end.
@@ -138,8 +142,13 @@ impl Connect for Dial {
         if self.refused.lock().unwrap().contains(&to.address) {
             return Err(Refused("refused_here"));
         }
+        let pause = *self.pause.lock().unwrap();
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         let stream = TcpStream::connect(to.address).await.map_err(|_| Refused("no_listener"))?;
         stream.set_nodelay(true).unwrap();
+        self.made.fetch_add(1, Ordering::SeqCst);
         let (denied, ended) = (Arc::clone(&self.denied), Ended(Arc::clone(&self.ended)));
         let until = async move {
             let _ended = ended;
@@ -320,6 +329,7 @@ impl World {
             dialled: "10.96.0.1:80".parse().unwrap(),
             connect: self.dial.clone(),
             mirrors: Arc::new(Semaphore::new(16)),
+            switched: Mutex::default(),
         }
     }
 

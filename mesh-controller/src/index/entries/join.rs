@@ -6,7 +6,7 @@ use mesh_common::model::{ServiceName, Workload};
 
 use super::{Entries, entries};
 use crate::{
-    index::{Objects, World, draft::Draft, traffic::gateway::Place},
+    index::{Objects, Read, World, draft::Draft, traffic::gateway::Place},
     source::Key,
     status::Problem,
     translate::{Settings, traffic::Facts},
@@ -35,7 +35,13 @@ pub(in crate::index) fn join(
     }
     let all: Vec<_> = objects.service_entries.iter().map(|read| read.value).collect();
     let known: Vec<_> = objects.pods.iter().map(|read| read.value).collect();
-    let Entries { services, facts, workloads, pods, faults } = entries(settings, &all, &known, &world.services);
+    let nodes = objects.node_addresses.iter().map(|(ip, node)| (*ip, format!("Node {node}")));
+    let outside = objects.services.iter().flat_map(|Read { object, value }| {
+        let key = object.key().to_string();
+        value.outside.iter().map(move |ip| (*ip, key.clone()))
+    });
+    let found = entries(settings, &all, &known, &world.services, nodes.chain(outside));
+    let Entries { services, facts, workloads, pods, faults } = found;
     let by_key: BTreeMap<&Key, _> = objects.service_entries.iter().map(|r| (&r.value.object, r.object)).collect();
     problems.extend(faults.into_iter().filter_map(|(key, fault)| Some(by_key.get(&key)?.problem(fault))));
     let mut by_entry: BTreeMap<(&str, &str), Vec<Place>> = BTreeMap::new();

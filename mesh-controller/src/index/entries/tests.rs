@@ -33,7 +33,8 @@ fn found(texts: &[&str]) -> (Entries, Vec<String>) {
         })
         .collect();
     let world = world(SHOP);
-    let found = entries(&settings, &list.iter().collect::<Vec<_>>(), &pods.iter().collect::<Vec<_>>(), &world.services);
+    let found =
+        entries(&settings, &list.iter().collect::<Vec<_>>(), &pods.iter().collect::<Vec<_>>(), &world.services, []);
     let said = found.faults.iter().map(|(key, fault)| format!("{key}: {}: {}", fault.field, fault.why)).collect();
     (found, said)
 }
@@ -68,6 +69,55 @@ fn what_is_of_kubernetes_is_never_taken() {
             "ServiceEntry evil/e: spec.addresses[1]: 10.96.0.1 belongs to Service shop/cart; it is left out",
             "ServiceEntry evil/e: spec.endpoints[0].address: 10.0.0.1 belongs to Pod shop/cart-6f5d8-x1; it is left out",
             "ServiceEntry evil/n: spec.hosts[0]: is Service shop/cart; it is left out",
+        ]
+    );
+}
+
+#[test]
+fn who_is_not_for_everybody_takes_no_address_from_them() {
+    let (found, said) = found(&[
+        "evil/e 2020: hosts: [a.example.com], exportTo: [evil], addresses: [198.51.100.7], endpoints: [{address: 192.0.2.66}]",
+        "shop/e 2021: hosts: [b.example.com], addresses: [198.51.100.7], endpoints: [{address: 192.0.2.1}]",
+        // A name that another namespace has is seen by its own namespace only.
+        "late/e 2022: hosts: [b.example.com], addresses: [198.51.100.8], endpoints: [{address: 192.0.2.67}]",
+    ]);
+    let addresses = |name: &str| found.services[&name.parse().expect("a name")].addresses.clone();
+    assert_eq!(addresses("evil/a.example.com"), [] as [IpAddr; 0]);
+    assert_eq!(addresses("shop/b.example.com"), ["198.51.100.7".parse::<IpAddr>().expect("address")]);
+    assert_eq!(addresses("late/b.example.com"), [] as [IpAddr; 0]);
+    let everybody = "is dialled by everybody, and";
+    assert_eq!(
+        said,
+        [
+            format!(
+                "ServiceEntry evil/e: spec.addresses[0]: 198.51.100.7 {everybody} a.example.com is not exported to all; it \
+                 is left out"
+            ),
+            "ServiceEntry late/e: spec.hosts[0]: ServiceEntry shop/e has it already; others than namespace late do not see \
+             it"
+                .to_owned(),
+            format!(
+                "ServiceEntry late/e: spec.addresses[0]: 198.51.100.8 {everybody} b.example.com is not exported to all; it \
+                 is left out"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn who_is_no_pod_proves_nothing_and_that_is_said() {
+    let internal = "location: MESH_INTERNAL, hosts: [a.example.com], endpoints";
+    let (found, said) = found(&[
+        &format!("shop/e 2020: {internal}: [{{address: 192.0.2.1, serviceAccount: db}}, {{address: 192.0.2.2}}]"),
+        &format!("shop/pods 2020: {}: [{{address: 10.0.0.1}}]", internal.replace("a.", "b.")),
+    ]);
+    assert!(found.workloads.values().all(|workload| workload.tunnel == Tunnel::None));
+    assert_eq!(
+        said,
+        [
+            "ServiceEntry shop/e: spec.endpoints[0].serviceAccount: is not asked for yet: nobody proves who answers",
+            "ServiceEntry shop/e: spec.location: MESH_INTERNAL is not supported yet for what is no pod: 2 of the endpoints \
+             are reached in plaintext, as if they were outside",
         ]
     );
 }

@@ -84,6 +84,38 @@ fn an_entry_takes_nothing_of_kubernetes() {
 }
 
 #[test]
+fn an_entry_takes_no_address_of_a_node_or_from_outside() {
+    let more = "
+---
+{apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 192.168.0.1},
+ {type: ExternalIP, address: 203.0.113.9}, {type: Hostname, address: n}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: front, namespace: shop}, spec: {clusterIP: 10.96.0.9,
+ externalIPs: [203.0.113.2], ports: [{port: 80}]}, status: {loadBalancer: {ingress: [{ip: 203.0.113.1}, {hostname: h}]}}}
+";
+    let evil = DB.replace("name: db, namespace: shop", "name: db, namespace: evil");
+    let evil = evil.replace("[240.0.0.1]", "[203.0.113.1, 203.0.113.2, 192.168.0.1, 240.0.0.1]");
+    let world = world(&format!("{SHOP}{more}{}", evil.replace("192.0.2.1,", "203.0.113.9,")));
+    let name: ServiceName = "evil/db.example.com".parse().expect("a name");
+    assert_eq!(world.services[&name].addresses, ["240.0.0.1".parse::<IpAddr>().expect("address")]);
+    assert!(
+        world.workloads.values().all(|workload| workload.addresses != ["203.0.113.9".parse::<IpAddr>().expect("one")])
+    );
+    let left = |field: &str, ip: &str, owner: &str| {
+        format!("all.yaml: ServiceEntry evil/db: {field}: {ip} belongs to {owner}; it is left out")
+    };
+    assert_eq!(
+        said(&world),
+        [
+            left("spec.addresses[0]", "203.0.113.1", "Service shop/front"),
+            left("spec.addresses[1]", "203.0.113.2", "Service shop/front"),
+            left("spec.addresses[2]", "192.168.0.1", "Node n"),
+            left("spec.endpoints[0].address", "203.0.113.9", "Node n"),
+        ]
+    );
+}
+
+#[test]
 fn the_order_of_objects_does_not_matter() {
     let younger =
         DB.replace("name: db", "name: other").replace("db.example", "other.example").replace("2026-01", "2026-02");

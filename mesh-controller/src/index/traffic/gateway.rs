@@ -8,7 +8,8 @@
 //! - Nothing that speaks HTTP is routed at a port that is said to be TCP or TLS, and so on: such a route is not
 //!   attached to it.
 //! - A backend in another namespace needs a ReferenceGrant there; but for a service that is the route's parent as well:
-//!   it is where the request goes anyway.
+//!   for clients of that
+//!   parent it is where the request goes anyway. The route's other parents need the grant.
 
 mod known;
 mod resolve;
@@ -23,13 +24,13 @@ use mesh_common::model::{
     traffic::{Clients, For, Routes},
 };
 
-use super::settle::{PATTERNS, RULES};
+use super::budget::{PATTERNS, RULES};
 use crate::{
     source::Key,
     status::{Extent, Fault, conditions::Condition, parents::ParentStatus},
     translate::gateway::{Parent, Route},
 };
-use resolve::Resolved;
+use resolve::{Followed, Resolved};
 use settle::Attachment;
 
 /// What routes make of all services.
@@ -55,10 +56,10 @@ struct Outcome<'a> {
 
 /// Merges all routes. Their order does not matter.
 pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
-    let mut routes: Vec<&Route> = routes.to_vec();
+    let mut routes: Vec<&Route> = routes.iter().copied().filter(|route| !route.parents.is_empty()).collect();
     routes.sort_by(|a, b| (a.age(), a.kind).cmp(&(b.age(), b.kind)));
     let mut gathered = Gathered::default();
-    let resolved: Vec<Resolved<'_>> = routes.iter().map(|route| Resolved::new(known, route)).collect();
+    let resolved: Vec<Followed<'_>> = routes.iter().map(|route| Followed::new(known, route)).collect();
     let mut outcomes: Vec<Vec<Outcome<'_>>> = Vec::new();
     let mut attached: BTreeMap<&ServiceName, Vec<Attachment<'_>>> = BTreeMap::new();
     for (number, route) in routes.iter().enumerate() {
@@ -69,7 +70,9 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
                 Ok(places) => {
                     outcome.places = places.len();
                     for (place, ports) in places {
-                        let attachment = Attachment { number, parent: of_route.len(), place, ports };
+                        let Resolved { rules, cost, .. } = resolved[number].at(of_route.len());
+                        let attachment =
+                            Attachment { number, parent: of_route.len(), place, ports, rules, cost: *cost };
                         attached.entry(&place.name).or_default().push(attachment);
                     }
                 }
@@ -80,7 +83,7 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
         outcomes.push(of_route);
     }
     for (name, attachments) in attached {
-        let (told, lost, beyond) = settle::settle(&routes, &resolved, &attachments);
+        let (told, lost, beyond) = settle::settle(&routes, &attachments);
         gathered.routes.insert(name.clone(), told);
         for (attachment, ports) in lost {
             let Attachment { number, parent, .. } = *attachment;
@@ -116,16 +119,15 @@ pub fn gather(known: &Known<'_>, routes: &[&Route]) -> Gathered {
     }
     for ((route, resolved), outcomes) in routes.iter().zip(&resolved).zip(&outcomes) {
         let key = key(route);
-        for (field, unresolved) in &resolved.unresolved {
-            gathered.faults.push((key.clone(), Fault::new(field, &unresolved.why)));
-        }
+        gathered.faults.extend(resolved.faults().map(|fault| (key.clone(), fault)));
         for outcome in outcomes {
             if let Some(("NoMatchingParent", why)) = &outcome.refused {
                 gathered.faults.push((key.clone(), Fault::new(&outcome.parent.field, why)));
             }
         }
         if !outcomes.is_empty() {
-            let parents = outcomes.iter().map(|outcome| status(route, resolved, outcome)).collect();
+            let parents =
+                outcomes.iter().enumerate().map(|(i, outcome)| status(route, resolved.at(i), outcome)).collect();
             gathered.parents.insert(key, parents);
         }
     }

@@ -2,36 +2,45 @@
 
 use mesh_common::model::{ServiceName, traffic::RateLimit};
 
-use crate::{
-    source::Key,
-    status::Fault,
-    translate::{pod::Pod, rate_limit_policy::RateLimitPolicy},
-};
+use super::budget::{Cost, bytes, expressions};
+use crate::translate::{Labels, rate_limit_policy::RateLimitPolicy};
 
-/// Limits of one pod: each is asked for every request.
-const MOST: usize = 64;
+/// Of one pod: each limit is asked for every request, and each regular expression compiled by its agent. As bytes 110
+/// pods, which is what a node usually has at most, are a fifth of the largest message that an agent takes (128 MiB).
+pub const POD: Cost = Cost { rules: 64, patterns: 1_000, bytes: 256 << 10 };
 
-/// `serves` are the services of the pod. The order of `policies` does not matter. What is beyond the bound is left out
-/// and reported.
-pub fn limits<'s>(
-    policies: &[&RateLimitPolicy],
-    pod: &Pod,
+/// What holds for a pod.
+#[derive(Debug, Default)]
+pub struct Limited<'a> {
+    pub limits: Vec<RateLimit>,
+    /// Policies that select it and for which it has no room.
+    pub left_out: Vec<&'a RateLimitPolicy>,
+}
+
+/// `policies` are those that may be about pods of its namespace, the oldest first; `serves` its services.
+pub fn limits<'a, 's>(
+    policies: impl Iterator<Item = &'a RateLimitPolicy>,
+    namespace: &str,
+    labels: &Labels,
     serves: impl Iterator<Item = &'s ServiceName> + Clone,
-) -> (Vec<RateLimit>, Vec<(Key, Fault)>) {
-    let mut selecting: Vec<_> = policies.iter().filter(|policy| policy.selects(pod, serves.clone())).collect();
-    selecting.sort_by_key(|policy| (policy.created, &policy.object));
-    let mut found = Vec::new();
-    let mut faults = Vec::new();
-    for policy in selecting {
-        if found.len() + policy.limits.len() > MOST {
-            let name = format!("{}/{}", pod.namespace, pod.name);
-            let why = format!("pod {name} has {MOST} limits of older policies; this one does not hold for it");
-            faults.push((policy.object.clone(), Fault::new("spec", why)));
+) -> Limited<'a> {
+    let mut limited = Limited::default();
+    let mut sum = Cost::default();
+    for policy in policies.filter(|policy| policy.selects(namespace, labels, serves.clone())) {
+        let with = sum + cost(policy);
+        if with.rules > POD.rules || with.patterns > POD.patterns || with.bytes > POD.bytes {
+            limited.left_out.push(policy);
         } else {
-            found.extend(policy.limits.iter().cloned());
+            sum = with;
+            limited.limits.extend(policy.limits.iter().cloned());
         }
     }
-    (found, faults)
+    limited
+}
+
+fn cost(policy: &RateLimitPolicy) -> Cost {
+    let matches = policy.limits.iter().flat_map(|limit| &limit.matches);
+    Cost { rules: policy.limits.len(), patterns: matches.map(expressions).sum(), bytes: bytes(&policy.limits) }
 }
 
 #[cfg(test)]
@@ -65,13 +74,29 @@ mod tests {
         ] {
             let text = format!("metadata: {}", policy.replace("LOCAL", "local: {total: {requests: 1}}"));
             let policy = rate_limit_policy(&settings, &custom(&text), &mut Vec::new());
-            let (found, faults) = limits(&[&policy], &cart, [&service].into_iter());
-            assert_eq!((found.len(), faults.len()), (expected, 0), "{text}");
+            let found = limits([&policy].into_iter(), &cart.namespace, &cart.labels, [&service].into_iter());
+            assert_eq!((found.limits.len(), found.left_out.len()), (expected, 0), "{text}");
         }
         let text = "metadata: {name: a, namespace: shop}\nspec: {local: {total: {requests: 1}}}";
         let policy = rate_limit_policy(&settings, &custom(text), &mut Vec::new());
-        let many = vec![&policy; MOST + 1];
-        let (found, faults) = limits(&many, &cart, [&service].into_iter());
-        assert_eq!((found.len(), faults.len()), (MOST, 1));
+        let found = |many: &[RateLimitPolicy]| {
+            let found = limits(many.iter(), &cart.namespace, &cart.labels, [&service].into_iter());
+            (found.limits.len(), found.left_out.len())
+        };
+        assert_eq!(found(&vec![policy; POD.rules + 1]), (POD.rules, 1));
+        // Neither is one pod told of more than a message can bring for all of a node.
+        let rule = |number: usize| {
+            let path = "a".repeat(4_000);
+            let matched = format!("{{path: {{exact: /{number}{path}}}}}");
+            format!("{{local: {{total: {{requests: 1}}}}, matches: [{matched}, {matched}]}}")
+        };
+        let large = |number: usize| {
+            let rules: Vec<_> = (0..15).map(rule).collect();
+            let text =
+                format!("metadata: {{name: l{number}, namespace: shop}}\nspec: {{rules: [{}]}}", rules.join(", "));
+            rate_limit_policy(&settings, &custom(&text), &mut Vec::new())
+        };
+        assert_eq!(found(&[large(0), large(1)]), (30, 0));
+        assert_eq!(found(&[large(0), large(1), large(2)]), (30, 1));
     }
 }

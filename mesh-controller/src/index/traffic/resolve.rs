@@ -4,7 +4,8 @@ use mesh_common::model::traffic::{Action, Backend, Routes, Target, WeightedBacke
 
 use super::{
     Services,
-    settle::{Faults, add},
+    budget::Cost,
+    settle::{Faults, add, laid_over},
 };
 use crate::{status::Fault, translate::traffic::Ruled};
 
@@ -15,11 +16,14 @@ pub struct Resolved<'a> {
     pub routes: Routes,
     /// Backends with a subset, and the field that names it.
     pub subsets: Vec<(String, Backend)>,
+    /// Of one copy of it.
+    pub cost: Cost,
 }
 
 impl<'a> Resolved<'a> {
     pub fn new(services: &Services<'_>, ruled: &'a Ruled, faults: &mut Faults) -> Self {
-        let mut resolved = Self { ruled, routes: ruled.routes.clone(), subsets: Vec::new() };
+        let (routes, cost) = (ruled.routes.clone(), Cost::default());
+        let mut resolved = Self { ruled, routes, subsets: Vec::new(), cost };
         let mut routes = std::mem::take(&mut resolved.routes);
         for route in &mut routes.http {
             let field = &route.origin.field;
@@ -48,7 +52,12 @@ impl<'a> Resolved<'a> {
         for route in &mut routes.tcp {
             resolved.backends(services, &route.origin.field, &mut route.backends, faults);
         }
-        resolved.routes = routes;
+        // After others' rules its faults are said apart from them.
+        let faults = laid_over(&routes.http).collect();
+        let over = Cost::of(&Routes { faults, ..Routes::default() });
+        // An object without rules sets clients apart all the same.
+        let least = Cost { rules: 1, ..Cost::default() };
+        (resolved.cost, resolved.routes) = (least + Cost::of(&routes) + over, routes);
         resolved
     }
 

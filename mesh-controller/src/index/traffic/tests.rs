@@ -1,5 +1,6 @@
 //! VirtualServices as YAML, together with services and what DestinationRules would say.
 
+mod bounds;
 pub mod conformance;
 mod merge;
 mod overlaps;

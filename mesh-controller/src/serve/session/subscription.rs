@@ -113,8 +113,9 @@ impl Subscription {
 
     /// That part of the difference between what the agent holds and what it should hold, which counts as sent from
     /// now on; `None` if there is none, unless a question awaits its answer. Who is told `on_demand` gets, for the
-    /// wildcard, what bears the names of these alone.
-    pub fn next(&mut self, shelf: &Shelf, part: Part, on_demand: Option<&Shelf>) -> Option<Content> {
+    /// wildcard, what bears the names of these alone. Of resources it has `most` bytes, or a single one: the others are
+    /// said when it is asked for more.
+    pub fn next(&mut self, shelf: &Shelf, part: Part, on_demand: Option<&Shelf>, most: usize) -> Option<Content> {
         match on_demand {
             Some(own) if self.wildcard => self.named.imply(own.resources(), With::Members),
             Some(_) => self.named.imply(&Spread::EMPTY, With::Members),
@@ -125,15 +126,27 @@ impl Subscription {
         let absent = absent.into_iter().filter(|name| self.sent.get(name).is_none());
         let mut content = Content { resources: Vec::new(), removed: absent.collect() };
         let wanted = if self.wildcard && on_demand.is_none() { shelf.resources() } else { self.named.wanted() };
-        let mut gone = Vec::new();
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
         // What is not said yet, and as what the agent holds it.
         let mut unsaid = Vec::new();
         for (name, held, entry) in self.sent.beside(wanted) {
             match (held, entry) {
                 (Some(held), Some(entry)) if held.version() == entry.version() => {}
-                (_, Some(entry)) if part != Part::Removed => content.resources.push(entry.clone()),
+                (_, Some(entry)) if part != Part::Removed => new.push((entry.clone(), held.cloned())),
                 (Some(_), None) if part != Part::Changed => gone.push(name.to_string()),
                 _ => unsaid.push((name.clone(), held.cloned())),
+            }
+        }
+        new.sort_unstable_by(|(one, _), (other, _)| one.name().cmp(other.name()));
+        let mut bytes = 0_usize;
+        for (entry, held) in new {
+            bytes = bytes.saturating_add(entry.wire().len());
+            if bytes > most && !content.resources.is_empty() {
+                // Neither are those behind it, so that the order stays.
+                bytes = usize::MAX;
+                unsaid.push((entry.name().clone(), held));
+            } else {
+                content.resources.push(entry);
             }
         }
         self.sent = wanted.clone();
@@ -147,7 +160,6 @@ impl Subscription {
         let asked = part != Part::Removed && std::mem::take(&mut self.asked);
         gone.sort_unstable();
         content.removed.extend(gone);
-        content.resources.sort_unstable_by(|one, other| one.name().cmp(other.name()));
         (asked || !content.resources.is_empty() || !content.removed.is_empty()).then_some(content)
     }
 }

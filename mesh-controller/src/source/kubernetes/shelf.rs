@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{health::Health, raw::Raw, trim::trim};
 use crate::{
     source::{CustomKind, Key, Object, documents},
-    status::Problem,
+    status::{Problem, parents::List},
 };
 
 /// All that is known of one kind.
@@ -43,7 +43,7 @@ pub struct Standing {
     pub generation: i64,
     /// As they are written, whoever wrote them.
     pub conditions: Vec<Value>,
-    /// The same, of routes of the Gateway API.
+    /// The same, of the Gateway API's kinds: what is in the list of their status.
     pub parents: Vec<Value>,
 }
 
@@ -130,9 +130,9 @@ impl Kept {
         let Raw { metadata, value } = raw;
         let mut changed = Changed::default();
         let group = version.split_once('/').map_or("", |(group, _)| group);
-        let has_one = |custom: CustomKind| custom.has_conditions() || custom.has_parents();
-        let has_one = CustomKind::find(group, kind).is_some_and(has_one);
-        let standing = Standing::read(version, &value).filter(|_| has_one);
+        let custom = CustomKind::find(group, kind);
+        let custom = custom.filter(|custom| custom.has_conditions() || custom.list().is_some());
+        let standing = custom.and_then(|custom| Standing::read(version, custom.list(), &value));
         let read = documents::object(version, kind, trim(kind, value));
         let name = |text: Option<String>| text.unwrap_or_default();
         let key = Key { kind: kind.to_owned(), namespace: name(metadata.namespace), name: name(metadata.name) };
@@ -190,7 +190,7 @@ impl Kept {
 }
 
 impl Standing {
-    fn read(version: &str, value: &Value) -> Option<Self> {
+    fn read(version: &str, of: Option<List>, value: &Value) -> Option<Self> {
         let generation = value.pointer("/metadata/generation").and_then(Value::as_i64)?;
         let list = |path: &str| value.pointer(path).and_then(Value::as_array).cloned().unwrap_or_default();
         Some(Self {
@@ -198,7 +198,7 @@ impl Standing {
             resource_version: String::new(),
             generation,
             conditions: list("/status/conditions"),
-            parents: list("/status/parents"),
+            parents: of.map(|of| list(&format!("/status/{}", of.name()))).unwrap_or_default(),
         })
     }
 }
@@ -311,7 +311,10 @@ mod tests {
     fn a_route_s_parents_are_kept_and_a_grant_has_none() {
         let object = |kind: &'static str| {
             let metadata = json!({"name": "r", "namespace": "shop", "generation": 3, "resourceVersion": "7"});
-            let status = json!({"parents": [{"controllerName": "example.com/other"}]});
+            let status = json!({
+                "parents": [{"controllerName": "example.com/other"}],
+                "ancestors": [{"controllerName": "example.com/ancestors"}],
+            });
             let mut shelf = Shelf::new("gateway.networking.k8s.io/v1", kind);
             let object = raw(json!({"metadata": metadata, "spec": {}, "status": status}));
             for event in [Event::Init, Event::InitApply(object), Event::InitDone] {
@@ -324,6 +327,9 @@ mod tests {
             let (_, standing) = shelf.standings().next().expect("a standing");
             assert_eq!(standing.parents, [json!({"controllerName": "example.com/other"})], "{kind}");
         }
+        let policy = object("BackendTLSPolicy");
+        let (_, standing) = policy.standings().next().expect("a standing");
+        assert_eq!(standing.parents, [json!({"controllerName": "example.com/ancestors"})]);
         assert_eq!(object("ReferenceGrant").standings().count(), 0);
     }
 }

@@ -46,8 +46,8 @@ pub fn trim(kind: &str, value: Value) -> Value {
         "Pod" => POD,
         "EndpointSlice" => SLICE,
         "Namespace" => &["metadata.annotations"],
-        "Node" => &["spec.taints"],
-        "Service" => &["spec"],
+        "Node" => &["spec.taints", "status.addresses"],
+        "Service" => &["spec", "status.loadBalancer"],
         "ServiceAccount" => &[],
         // A policy: a field that it should not have is told, so nothing but its status goes.
         _ => return of_policy(value),
@@ -128,7 +128,17 @@ mod tests {
             json!({"metadata": {"name": "a", "resourceVersion": time, "labels": {"x": "y"}}, "status": status})
         };
         assert_eq!(trim("Node", node("1")), trim("Node", node("2")));
-        assert_eq!(trim("Node", node("1")), json!({"metadata": {"name": "a", "labels": {"x": "y"}}}));
+        assert_eq!(trim("Node", node("1")), json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "status": {}}));
+    }
+
+    #[test]
+    fn addresses_of_nodes_and_load_balancers_stay() {
+        let addresses = json!([{"type": "InternalIP", "address": "192.168.0.1"}]);
+        let node = json!({"metadata": {"name": "a"}, "status": {"addresses": addresses, "images": []}});
+        assert_eq!(trim("Node", node), json!({"metadata": {"name": "a"}, "status": {"addresses": addresses}}));
+        let balancer = json!({"ingress": [{"ip": "203.0.113.1"}]});
+        let service = json!({"metadata": {"name": "s"}, "status": {"loadBalancer": balancer, "conditions": []}});
+        assert_eq!(trim("Service", service), json!({"metadata": {"name": "s"}, "status": {"loadBalancer": balancer}}));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use mesh_common::model::traffic::{
     Action, Cors, HeaderChanges, HeaderEdit, PathMatch, PathRewrite, Percent, Redirect, RedirectPort, Rewrite,
     TextMatch,
 };
-use mesh_common::route::Changes;
+use mesh_common::route::{Changes, NewPath};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -343,12 +343,14 @@ impl PathSpec {
             // An empty one takes away what it stands for.
             if !value.is_empty() {
                 text(&field, &value, super::checks::LONGEST)?;
-                let is_path = value.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
-                if !is_path {
-                    return Err(Fault::new(field, format_args!("`{value}` is no path")));
-                }
             }
-            Ok(if value.starts_with('/') { value } else { format!("/{value}") })
+            let path = if value.starts_with('/') { value } else { format!("/{value}") };
+            // What more is no path agents say: they make one of it.
+            let is_path = path.bytes().all(|b| b.is_ascii_graphic());
+            if !is_path || NewPath::new(&PathRewrite::Full(path.clone())).is_err() {
+                return Err(Fault::new(field, format_args!("`{path}` is no path")));
+            }
+            Ok(path)
         };
         match (type_.as_str(), replace_full_path, replace_prefix_match) {
             ("ReplaceFullPath", Some(full), None) => Ok(PathRewrite::Full(path("replaceFullPath", full)?)),

@@ -163,6 +163,7 @@ fn every_hostile_rule_is_refused_by_its_field() {
     let filter = |text: &str| format!("filters: [{{{text}}}]");
     let headers = |text: &str| filter(&format!("type: RequestHeaderModifier, requestHeaderModifier: {{{text}}}"));
     let redirect = |text: &str| filter(&format!("type: RequestRedirect, requestRedirect: {{{text}}}"));
+    let rewrite = |text: &str| filter(&format!("type: URLRewrite, urlRewrite: {{path: {{{text}}}}}"));
     let mirror = |text: &str| {
         filter(&format!("type: RequestMirror, requestMirror: {{backendRef: {{name: a, port: 1}}, {text}}}"))
     };
@@ -213,6 +214,12 @@ fn every_hostile_rule_is_refused_by_its_field() {
         (redirect("path: {type: ReplaceFullPath}"), "filters[0].requestRedirect.path"),
         (redirect("path: {type: Other}"), "filters[0].requestRedirect.path.type"),
         (redirect("path: {type: ReplaceFullPath, replaceFullPath: \"/a\\r\\nb\"}"), "filters[0].requestRedirect.path.replaceFullPath"),
+        (redirect("path: {type: ReplaceFullPath, replaceFullPath: '/<'}"), "filters[0].requestRedirect.path.replaceFullPath"),
+        (rewrite("type: ReplaceFullPath, replaceFullPath: '/<'"), "filters[0].urlRewrite.path.replaceFullPath"),
+        (rewrite("type: ReplaceFullPath, replaceFullPath: '/`'"), "filters[0].urlRewrite.path.replaceFullPath"),
+        (rewrite("type: ReplaceFullPath, replaceFullPath: '/a?b'"), "filters[0].urlRewrite.path.replaceFullPath"),
+        (rewrite("type: ReplacePrefixMatch, replacePrefixMatch: '/a>'"), "filters[0].urlRewrite.path.replacePrefixMatch"),
+        (rewrite("type: ReplacePrefixMatch, replacePrefixMatch: /\u{e9}"), "filters[0].urlRewrite.path.replacePrefixMatch"),
         (format!("{}, backendRefs: [{{name: a, port: 1}}]", redirect("")), "backendRefs"),
         (
             "filters: [{type: RequestRedirect, requestRedirect: {}}, {type: URLRewrite, urlRewrite: {}}]".into(),
@@ -440,6 +447,9 @@ proptest! {
                 let requests: Vec<RequestMatch> =
                     route.rules.iter().flat_map(|rule| &rule.matches).map(|m| m.request.clone()).collect();
                 prop_assert!(mesh_common::route::Matches::new(&requests).is_ok(), "agents take what is told");
+            }
+            for rule in route.rules.iter().filter(|rule| rule.refused.is_none()) {
+                prop_assert!(mesh_common::route::Plan::new(&rule.template).is_ok(), "of what a rule does too");
             }
             let known = crate::index::traffic::gateway::Known::default();
             crate::index::traffic::gateway::gather(&known, &[&route]);

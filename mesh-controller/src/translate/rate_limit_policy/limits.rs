@@ -52,7 +52,7 @@ pub fn of_rule(
     let mut matches: Vec<RequestMatch> = Vec::new();
     for (path, value) in written {
         match requests::conditions(path, value, faults) {
-            Some(found) => matches.extend(found),
+            Some(found) => matches.push(found),
             None => readable = false,
         }
     }

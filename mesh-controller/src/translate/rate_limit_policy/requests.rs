@@ -1,4 +1,5 @@
-//! Conditions on requests: all of one entry must hold, and one of its methods.
+//! Conditions on requests: all of one entry must hold, and one of its methods. It is one condition, however many
+//! methods it has: each is told to every pod that it is about.
 
 use mesh_common::{
     model::traffic::{HeaderMatch, PathMatch, RequestMatch, TextMatch},
@@ -13,7 +14,7 @@ const HEADERS: usize = 16;
 const TEXT: usize = 4096;
 
 /// `None` if one cannot be read.
-pub fn conditions(path: String, value: Value, faults: &mut Vec<Fault>) -> Option<Vec<RequestMatch>> {
+pub fn conditions(path: String, value: Value, faults: &mut Vec<Fault>) -> Option<RequestMatch> {
     let before = faults.len();
     let entry = path.clone();
     let mut fields = Fields::new(path, value, faults);
@@ -45,18 +46,19 @@ pub fn conditions(path: String, value: Value, faults: &mut Vec<Fault>) -> Option
         TextMatch::Regex(text) => PathMatch::Regex(text),
         TextMatch::Any => PathMatch::Prefix("/".to_owned()),
     });
-    let one =
-        |method| RequestMatch { path: of_path.clone(), method, headers: headers.clone(), ..RequestMatch::default() };
-    // Every method's condition is the same but for the method, which is no pattern.
-    if let Err(error) = Matches::new(&[one(None)]) {
+    let method = match methods.as_slice() {
+        [] => None,
+        [one] => Some(TextMatch::Exact(one.clone())),
+        // They are capitals and nothing else.
+        several => Some(TextMatch::Regex(several.join("|"))),
+    };
+    let condition = RequestMatch { path: of_path, method, headers, ..RequestMatch::default() };
+    if let Err(error) = Matches::new(std::slice::from_ref(&condition)) {
         let inner = error.field.split_once("].").map_or("", |(_, inner)| inner);
         faults.push(Fault::new(inner, error.why).within(&entry));
         return None;
     }
-    if methods.is_empty() {
-        return Some(vec![one(None)]);
-    }
-    Some(methods.into_iter().map(|method| one(Some(TextMatch::Exact(method)))).collect())
+    Some(condition)
 }
 
 /// Exactly one of these ways to say it.

@@ -44,7 +44,7 @@ fn endpoints_by_address() {
     assert_eq!((at(0), at(1)), (vec![(80, 9090), (81, 81)], vec![(80, 8080), (81, 81)]));
     let first = &entry.endpoints[0];
     assert_eq!((first.locality.region.as_str(), first.locality.zone.as_str()), ("eu", "a"));
-    assert_eq!((first.service_account.as_str(), first.labels["version"].as_str()), ("db", "v1"));
+    assert_eq!((first.service_account.as_deref(), first.labels["version"].as_str()), (Some("db"), "v1"));
 }
 
 #[test]

@@ -58,3 +58,26 @@ async fn a_list_that_is_refused_is_named() {
     assert_eq!(failure.exit_code(), 3);
     assert!(failure.to_string().starts_with("cannot list services: no"), "{failure}");
 }
+
+#[tokio::test]
+async fn the_controllers_arguments_are_read_from_its_deployment() {
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": "mesh-controller", "namespace": "mesh" },
+        "spec": {
+            "selector": {},
+            "template": { "spec": { "containers": [
+                { "name": "other", "args": ["--cluster-domain=wrong"] },
+                { "name": "mesh-controller", "args": ["--cluster-domain=a.b"] },
+            ] } },
+        },
+    });
+    let client = api(move |path| match path {
+        "/apis/apps/v1/namespaces/mesh/deployments/mesh-controller" => (200, deployment.clone()),
+        "/apis/apps/v1/namespaces/hidden/deployments/mesh-controller" => refused(403),
+        _ => refused(404),
+    });
+    assert_eq!(arguments(&client, "mesh").await.unwrap(), ["--cluster-domain=a.b"]);
+    assert_eq!(arguments(&client, "elsewhere").await.unwrap(), [] as [String; 0]);
+    let failure = arguments(&client, "hidden").await.unwrap_err();
+    assert!(failure.to_string().starts_with("cannot read Deployment hidden/mesh-controller: no"), "{failure}");
+}

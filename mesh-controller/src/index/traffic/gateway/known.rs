@@ -36,6 +36,9 @@ pub struct Known<'a> {
 /// Ports at which a route is attached; `None`: a service of which no ports are known.
 pub type Ports = BTreeSet<Option<u16>>;
 
+/// Namespace and name of a service to which a route may refer without a ReferenceGrant.
+pub type Exempt<'a> = Option<(&'a str, &'a str)>;
+
 impl Place {
     pub fn of(service: &service::Service) -> Self {
         let ports = service.ports.iter().map(|port| (port.port, (port.name.clone(), port.protocol)));
@@ -113,16 +116,21 @@ impl<'a> Known<'a> {
     }
 
     /// Where a reference of this route leads.
-    pub fn resolve(&self, route: &Route, reference: &Reference) -> Result<(ServiceName, u16), Unresolved> {
+    ///
+    /// # Errors
+    /// Says why it leads nowhere.
+    pub fn resolve(
+        &self,
+        route: &Route,
+        exempt: Exempt<'_>,
+        reference: &Reference,
+    ) -> Result<(ServiceName, u16), Unresolved> {
         let Reference { field: _, namespace, name, port, broken } = reference;
         if let Some(broken) = broken {
             return Err(broken.clone());
         }
-        let is_parent = |parent: &Parent| {
-            parent.kind == ParentKind::Service && parent.namespace == *namespace && parent.name == *name
-        };
         // Before it is looked for: who may not refer to it does not learn whether it is there.
-        if *namespace != route.namespace && !route.parents.iter().any(is_parent) {
+        if *namespace != route.namespace && exempt != Some((namespace, name)) {
             let mut grants = self.grants.iter().filter(|grant| grant.namespace == *namespace);
             if !grants.any(|grant| grant.allows(route.kind.name(), &route.namespace, name)) {
                 let why = format!("no ReferenceGrant in {namespace} allows Service {namespace}/{name}");

@@ -10,8 +10,8 @@ use mesh_common::model::traffic::{
 };
 
 use super::{
-    super::settle::{PATTERNS, RULES, expressions},
-    Place, Resolved, clients,
+    super::budget::{Bound, Cost},
+    Place, clients,
     known::Ports,
 };
 use crate::translate::gateway::{Kind, Rank, Route};
@@ -25,6 +25,10 @@ pub struct Attachment<'a> {
     pub parent: usize,
     pub place: &'a Place,
     pub ports: Ports,
+    /// The route's, as they are for clients of this parent.
+    pub rules: &'a [HttpRoute],
+    /// Likewise.
+    pub cost: Cost,
 }
 
 /// Ports that an attachment does not get, and the route that has them.
@@ -42,6 +46,7 @@ struct Entry<'a> {
     number: usize,
     rule: usize,
     matched: &'a RequestMatch,
+    target: &'a HttpRoute,
     ports: Vec<Option<u16>>,
 }
 
@@ -49,7 +54,6 @@ struct Entry<'a> {
 /// attachments are at one service.
 pub fn settle<'s, 'a>(
     routes: &[&Route],
-    resolved: &[Resolved<'_>],
     attachments: &'s [Attachment<'a>],
 ) -> (Vec<For<Routes>>, Lost<'s, 'a>, Beyond<'s, 'a>) {
     let consumer = |attachment: &Attachment<'_>| {
@@ -93,32 +97,29 @@ pub fn settle<'s, 'a>(
                 }
             }
         }
-        for attachment in cut(routes, &mut won) {
+        for attachment in cut(&mut won) {
             beyond.push((attachment, consumer(attachment) == group));
         }
-        told.push(For { clients: clients(group, place), value: ordered(routes, resolved, place, &won) });
+        told.push(For { clients: clients(group, place), value: ordered(routes, place, &won) });
     }
     (told, lost, beyond)
 }
 
 /// Takes out whole routes for which an agent's list has no room, the youngest first: a half of one might send requests
 /// elsewhere that its other half would have taken.
-fn cut<'s, 'a>(routes: &[&Route], won: &mut Vec<(&'s Attachment<'a>, Ports)>) -> Vec<&'s Attachment<'a>> {
-    let (mut rules, mut patterns) = (0, 0);
+fn cut<'s, 'a>(won: &mut Vec<(&'s Attachment<'a>, Ports)>) -> Vec<&'s Attachment<'a>> {
+    let mut sum = Cost::default();
     let mut beyond = Vec::new();
     won.sort_by_key(|(attachment, _)| (attachment.number, attachment.parent));
     won.retain(|(attachment, ports)| {
-        let matches = routes[attachment.number].rules.iter().flat_map(|rule| &rule.matches);
-        let (own, expressions) =
-            matches.fold((0, 0), |(own, all), matched| (own + 1, all + expressions(&matched.request)));
-        let expressions = expressions * ports.len();
-        let fits = rules + own <= RULES && patterns + expressions <= PATTERNS;
-        if fits {
-            (rules, patterns) = (rules + own, patterns + expressions);
-        } else {
-            beyond.push(*attachment);
+        let own = attachment.cost;
+        // Conditions are counted once, whatever their ports are.
+        let with = (sum + Cost { rules: own.rules, ..own * ports.len() }).within(Bound::List);
+        match with {
+            Ok(with) => sum = with,
+            Err(_) => beyond.push(*attachment),
         }
-        fits
+        with.is_ok()
     });
     beyond
 }
@@ -136,7 +137,7 @@ fn holds(routes: &[&Route], winner: usize, number: usize) -> bool {
     routes[number].kind == kind && (kind != Kind::Tcp || number == winner)
 }
 
-fn ordered(routes: &[&Route], resolved: &[Resolved<'_>], place: &Place, won: &[(&Attachment<'_>, Ports)]) -> Routes {
+fn ordered(routes: &[&Route], place: &Place, won: &[(&Attachment<'_>, Ports)]) -> Routes {
     let mut told = Routes::default();
     let mut requests = Vec::new();
     let mut names: Vec<(Names, usize, TlsRoute)> = Vec::new();
@@ -149,7 +150,7 @@ fn ordered(routes: &[&Route], resolved: &[Resolved<'_>], place: &Place, won: &[(
             let some = ports.iter().filter(|port| port.is_some());
             some.map(|port| ConnectionMatch { port: *port, ..ConnectionMatch::default() }).collect()
         };
-        for (rule, (written, target)) in route.rules.iter().zip(&resolved[number].rules).enumerate() {
+        for (rule, (written, target)) in route.rules.iter().zip(attachment.rules).enumerate() {
             let (name, origin) = (target.name.clone(), target.origin.clone());
             match route.kind {
                 Kind::Grpc | Kind::Http => requests.extend(written.matches.iter().map(|matched| Entry {
@@ -157,6 +158,7 @@ fn ordered(routes: &[&Route], resolved: &[Resolved<'_>], place: &Place, won: &[(
                     number,
                     rule,
                     matched: &matched.request,
+                    target,
                     ports: ports.clone(),
                 })),
                 Kind::Tcp => {
@@ -177,7 +179,7 @@ fn ordered(routes: &[&Route], resolved: &[Resolved<'_>], place: &Place, won: &[(
     // The sorts are stable: what is left is the order in the route.
     requests.sort_by_key(|entry| (Reverse(entry.rank), entry.number, entry.rule));
     for entry in requests {
-        let target = &resolved[entry.number].rules[entry.rule];
+        let target = entry.target;
         let matches = entry.ports.iter().map(|port| RequestMatch { port: *port, ..entry.matched.clone() });
         // Neighbours of one rule are one route.
         match told.http.last_mut().filter(|last| last.origin == target.origin) {

@@ -124,6 +124,53 @@ fn whoever_may_not_refer_to_a_service_does_not_learn_whether_it_is_there() {
 }
 
 #[test]
+fn a_parent_lends_the_others_no_reference_to_it() {
+    // Clients of `cart` in `shop` are sent to `other/pay`, which let nobody in; for those of `pay` it is where they go.
+    let pay = "{name: pay, namespace: other, port: 80}";
+    let mirror =
+        "{type: RequestMirror, requestMirror: {backendRef: {name: pay, namespace: other, port: 80}}}".to_owned();
+    let rest = format!("rules: [{{filters: [{mirror}], backendRefs: [{pay}]}}]");
+    let both = route("HTTPRoute", "r", "}, {group: '', kind: Service, namespace: other, name: pay", &rest);
+    let gathered = told(&[both]);
+    let of = |service: &str| {
+        let (_, told) = gathered.routes.iter().find(|(name, _)| name.hostname.starts_with(service)).expect("routes");
+        let route = &told[0].value.http[0];
+        let Action::Forward(list) = &route.action else { panic!("it forwards") };
+        (matches!(list[0].target, Target::Backend(_)), route.mirrors.len())
+    };
+    assert_eq!(of("cart."), (false, 0), "another parent is no grant");
+    assert_eq!(of("pay."), (true, 1));
+    let conditions = gathered.parents.values().next().expect("a status").iter().map(|parent| &parent.conditions[1]);
+    let refs: Vec<_> = conditions.map(|refs| (refs.status, refs.reason)).collect();
+    assert_eq!(refs, [(false, "RefNotPermitted"), (true, "ResolvedRefs")]);
+    let why = "no ReferenceGrant in other allows Service other/pay";
+    let field = "HTTPRoute shop/r: spec.rules[0]";
+    assert_eq!(
+        said(&gathered),
+        [format!("{field}.backendRefs[0]: {why}"), format!("{field}.filters[0].requestMirror.backendRef: {why}"),]
+    );
+}
+
+#[test]
+fn a_route_of_gateways_is_not_judged() {
+    let ingress = |kind: &str, parent: &str| {
+        let rest = "hostnames: ['*bad*'], unknown: 1, rules: [{filters: [{type: ExtensionRef, extensionRef: {group: a, kind: \
+                    b, name: c}}], backendRefs: [{name: nowhere, port: 80}]}, {name: 7}]";
+        route(kind, "r", "", rest).replace("{group: '', kind: Service, namespace: shop, name: cart}", parent)
+    };
+    for kind in ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"] {
+        let of_gateway = ingress(kind, "{name: front}");
+        let world = crate::index::tests::world(&format!("{SERVICES}{of_gateway}"));
+        assert_eq!(crate::index::tests::said(&world), [] as [String; 0], "{kind}");
+        assert!(told(&[of_gateway]).parents.is_empty());
+        for ours in ["{name: front}, {group: '', kind: Service, name: cart}", "{group: '', kind: Service}"] {
+            let world = crate::index::tests::world(&format!("{SERVICES}{}", ingress(kind, ours)));
+            assert!(!world.problems.is_empty(), "{kind}: {ours}");
+        }
+    }
+}
+
+#[test]
 fn a_mirror_that_leads_nowhere_is_left_out_and_said() {
     let filter = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: nowhere, port: 80}}}]";
     let gathered = told(&[route(
@@ -241,4 +288,26 @@ fn what_an_agent_has_no_room_for_is_left_out_route_by_route() {
     let accepted: Vec<_> = gathered.parents.values().map(|parents| parents[0].conditions[0].clone()).collect();
     let accepted: Vec<_> = accepted.iter().map(|condition| (condition.status, condition.reason)).collect();
     assert_eq!(accepted[2..], [(true, "Accepted"), (false, "UnsupportedValue")]);
+}
+
+/// One rule that an agent does not take would make it refuse all that is said of the service.
+#[test]
+fn what_is_merged_of_several_authors_is_what_an_agent_takes() {
+    let paths = ["/<", "/`", "/a>b", "/{a}", "/%zz", "/\\\"", "/a b", "/\u{e9}"];
+    let filters = paths.iter().flat_map(|path| {
+        let path = format!("path: {{type: ReplaceFullPath, replaceFullPath: \"{path}\"}}");
+        [
+            format!("filters: [{{type: URLRewrite, urlRewrite: {{{path}}}}}]"),
+            format!("filters: [{{type: RequestRedirect, requestRedirect: {{{path}}}}}]"),
+        ]
+    });
+    for filter in filters {
+        let evil = route("HTTPRoute", "web/evil", "", &format!("rules: [{{{filter}}}]"));
+        let own = route("HTTPRoute", "own", "", &format!("rules: [{{{filter}}}]"));
+        let gathered = told(&[route("HTTPRoute", "producer", "", TO_CART), evil, own]);
+        assert!(!cart(&gathered).is_empty());
+        for routes in cart(&gathered) {
+            assert_eq!(mesh_common::route::check(&routes.value), Ok(()), "{filter}");
+        }
+    }
 }

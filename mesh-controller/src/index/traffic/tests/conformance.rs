@@ -9,7 +9,7 @@ use mesh_common::{
         ServiceName,
         traffic::{Action, Backend, HttpRoute, Routes, Target, Traffic, WeightedBackend},
     },
-    route::{Changes, Found, Redirecting, Request, Rewriting, Router},
+    route::{Changes, Effort, Found, Redirecting, Request, Rewriting, Router},
 };
 use serde::Deserialize;
 
@@ -252,7 +252,7 @@ fn play(traffic: &BTreeMap<ServiceName, Arc<Traffic>>, sent: &Sent) {
     assert_eq!(router.concerns(sent.port), !sent.unrouted, "whether there are routes");
     let method = Method::from_bytes(sent.method.as_bytes()).expect("a method");
     let labels = BTreeMap::new();
-    match router.find(&asked(sent, &method, &headers, &labels)) {
+    match router.find(&asked(sent, &method, &headers, &labels), &Effort::default()).expect("a short request") {
         None if sent.unrouted => {}
         None => assert_eq!((sent.status, &sent.backend), (404, &None), "no route takes it"),
         Some(found) => Played { route: &routes[found.route], found, sent, headers }.check(),

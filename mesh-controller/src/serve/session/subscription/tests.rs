@@ -280,7 +280,7 @@ proptest! {
                 Event::Say(part) => {
                     let own = mesh.own();
                     mesh.said.clone_from(&mesh.own);
-                    let said = subscription.next(mesh.shelf(), part, own.as_ref()).map(|Content { resources, removed }| {
+                    let said = subscription.next(mesh.shelf(), part, own.as_ref(), usize::MAX).map(|Content { resources, removed }| {
                         let resources = resources.iter().map(|entry| (entry.name().to_string(), entry.version().to_owned()));
                         (resources.collect::<Vec<_>>(), removed)
                     });

@@ -145,12 +145,15 @@ async fn rules_and_routes_say_how_they_stand() {
     let Some(api) = RealApi::start().await else { return };
     api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: nodemesh-system}}").await;
     api.apply(SHOP).await;
+    let [tls_definition, tls, ..] = KINDS[7];
     for [definition, ..] in &KINDS[..4] {
         api.install(definition).await;
     }
+    api.install(tls_definition).await;
     for [_, object, ..] in &KINDS[..3] {
         api.create(object).await;
     }
+    api.create(tls).await;
     let route = "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: \
                  {parentRefs: [{group: '', kind: Service, name: cart}, {name: gateway}], rules: [{backendRefs: [{name: \
                  nowhere, port: 80}]}]}}";
@@ -196,6 +199,16 @@ async fn rules_and_routes_say_how_they_stand() {
     };
     let missing = own(["Accepted=True Accepted", "ResolvedRefs=False BackendNotFound"]);
     eventually("of its parent that is a service", async || parents().await == std::slice::from_ref(&missing)).await;
+
+    let ancestors = async || {
+        let policy = object("gateway.networking.k8s.io", "BackendTLSPolicy", "o").await;
+        let ancestors = policy["status"]["ancestors"].as_array().cloned().unwrap_or_default();
+        let [one] = &ancestors[..] else { return false };
+        one["controllerName"] == "nodemesh.io/controller"
+            && one["ancestorRef"]["name"] == "cart"
+            && said(&policy, &one["conditions"]) == ["Accepted=True Accepted", "ResolvedRefs=True ResolvedRefs"]
+    };
+    eventually("a policy's service", ancestors).await;
 
     // Another controller speaks for the gateway; the author mends the route.
     let entry = json!({
