@@ -128,6 +128,7 @@ impl Draft<'_> {
             && known.same_node == *same_node
             && known.strict_by == *strict_by
             && known.inbound.protocols == *protocols
+            && known.inbound.tokens == *tokens
             && limited
     }
 }

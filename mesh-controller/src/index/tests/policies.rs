@@ -1,5 +1,7 @@
 //! Whom AuthorizationPolicies are about, and of whom it is told what is spoken.
 
+use mesh_common::model::traffic::Inbound;
+
 use super::*;
 
 fn policy(namespace: &str, spec: &str) -> String {
