@@ -1,6 +1,7 @@
 //! The rules again, written for reading only: every condition is worked out on texts and bits, in steps of its own,
 //! and nothing ends early. It shares no code with what it judges.
 
+#[path = "reference/http.rs"]
 mod http;
 
 use std::net::IpAddr;

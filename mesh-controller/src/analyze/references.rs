@@ -54,9 +54,7 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
             }
         }
         // They select pods, or speak of what they define themselves.
-        CustomKind::PeerAuthentication
-        | CustomKind::ServiceEntry
-        | CustomKind::ReferenceGrant => {}
+        CustomKind::PeerAuthentication | CustomKind::ServiceEntry | CustomKind::ReferenceGrant => {}
     }
     walk.found
 }

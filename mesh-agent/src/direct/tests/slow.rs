@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use mesh_common::model::{
-    Accounts, Action, Connection, LocalPod, Policy, PolicyName, SameNode, Scope, Tunnel, Workload,
+    Accounts, Action, Connection, LocalPod, Passed, Policy, PolicyName, SameNode, Scope, Tunnel, Workload,
 };
 
 use super::{
@@ -96,7 +96,7 @@ impl Mesh {
         let connection =
             Connection { source_identity: identity.clone(), source_ip: *source_ip, destination: *destination };
         let (policies, unknown) = self.policies_of(workload);
-        let mut outcome = reference::decide(&policies, unknown.as_ref(), &connection);
+        let mut outcome = reference::decide(&policies, unknown.as_ref(), &connection, &Passed::BYTES);
         let refused = |code| Outcome::Denied { code, policy: None, rule: None };
         let strict_by = self.pods.get(target).and_then(|pod| pod.strict_by.as_ref());
         if let (Outcome::Denied { code: "PLAINTEXT_STRICT", policy, .. }, Some(by)) = (&mut outcome, strict_by) {
@@ -156,7 +156,7 @@ impl Mesh {
 fn observed(policies: &[Policy], outcome: &Outcome, connection: &Connection) -> bool {
     let matches = |policy: &&Policy| {
         let enforced = Policy { action: Action::Allow, dry_run: false, ..(*policy).clone() };
-        matches!(reference::decide(&[enforced], None, connection), Outcome::Permitted(Some(_)))
+        matches!(reference::decide(&[enforced], None, connection, &Passed::BYTES), Outcome::Permitted(Some(_)))
     };
     let idle = |action| policies.iter().filter(move |p| p.dry_run && p.action == action);
     let audited = policies.iter().filter(|p| p.action == Action::Audit).any(|p| matches(&p));

@@ -177,11 +177,15 @@ async fn what_a_change_denies_ends_and_nothing_else() {
     let judge = Judge::new(vec![policies(&["/a", "/b"])]);
     let endless = |request: Request<Incoming>| async move {
         let path = request.uri().path().as_bytes()[1];
-        let pieces = futures::stream::unfold((), move |()| async move {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            Some((Ok(http_body::Frame::data(Bytes::from(vec![path; 10]))), ()))
+        let (send, pieces) = mpsc::channel::<Bytes>(1);
+        tokio::spawn(async move {
+            while send.send(Bytes::from(vec![path; 10])).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         });
-        Response::new(BodyExt::boxed(StreamBody::new(pieces)))
+        let pieces = tokio_stream::wrappers::ReceiverStream::new(pieces);
+        let frames = tokio_stream::StreamExt::map(pieces, |piece| Ok(hyper::body::Frame::data(piece)));
+        Response::new(BoxBody::new(StreamBody::new(frames)))
     };
     let app = App::new(endless, Spoken::Http2).await;
     let mut send = http2(judge.client(&app, Spoken::Http2, WEB).await).await;
