@@ -40,13 +40,21 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mesh_common::model::{ServiceName, Workload};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::state::Snapshot;
+
+/// For TCP, TLS and the tunnel together, where nobody says.
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// Of a message's head, and how many headers it may have.
+const HEAD_BYTES: usize = 64 * 1024;
+const HEADERS: usize = 128;
+/// Unread bytes of a stream of HTTP/2; of a connection four times that.
+const WINDOW: u32 = 1 << 20;
 
 /// Bytes to an endpoint.
 pub trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}

@@ -15,20 +15,8 @@ const ROUTES: usize = 10_000;
 const PATTERNS: usize = 2_000;
 
 fn route(matched: RequestMatch) -> HttpRoute {
-    HttpRoute {
-        name: String::new(),
-        origin: Origin::default(),
-        matches: vec![matched],
-        action: Action::Respond(DirectResponse { status: 200, body: None }),
-        headers: None,
-        rewrite: None,
-        cors: None,
-        timeout: None,
-        try_timeout: None,
-        retries: None,
-        fault: None,
-        mirrors: Vec::new(),
-    }
+    let action = Action::Respond(DirectResponse { status: 200, body: None });
+    HttpRoute { matches: vec![matched], ..HttpRoute::new("", Origin::default(), action) }
 }
 
 fn by_path(path: PathMatch) -> HttpRoute {

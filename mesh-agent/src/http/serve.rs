@@ -16,7 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use super::{Connect, Io, Session, body::ResponseBody, exchange};
+use super::{Connect, HEAD_BYTES, HEADERS, Io, Session, WINDOW, body::ResponseBody, exchange};
 
 /// Which version of HTTP the client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,8 @@ pub enum Spoken {
 /// A client must send a request's head within this, its rest before it included: hyper does not tell them apart, and
 /// clients keep connections for minutes.
 const HEAD: Duration = Duration::from_secs(600);
-/// Of a request's head.
-const HEAD_BYTES: usize = 64 * 1024;
-const HEADERS: usize = 128;
 /// Requests at once on one connection of HTTP/2.
 const STREAMS: u32 = 100;
-/// Unread bytes of a stream.
-const WINDOW: u32 = 1 << 20;
 /// Streams that a client resets before they are looked at (CVE-2023-44487), and that break the protocol
 /// (CVE-2025-8671).
 const RESETS: usize = 100;

@@ -118,20 +118,8 @@ mod tests {
     };
 
     fn rules(protocol: Protocol, routes: bool) -> Object {
-        let route = HttpRoute {
-            name: "shop/cart/0".into(),
-            origin: Origin::default(),
-            matches: vec![],
-            action: Action::Respond(DirectResponse { status: 418, body: None }),
-            headers: None,
-            rewrite: None,
-            cors: None,
-            timeout: None,
-            try_timeout: None,
-            retries: None,
-            fault: None,
-            mirrors: vec![],
-        };
+        let action = Action::Respond(DirectResponse { status: 418, body: None });
+        let route = HttpRoute::new("shop/cart/0", Origin::default(), action);
         let http = if routes { vec![route] } else { vec![] };
         let mut all = TrafficPolicy::default();
         all.pool.max_connections = Some(9);

@@ -32,7 +32,7 @@ use crate::{
     http::{self, Connect, Detected, Endpoint, Peeked, Refused, Session, Spoken, Way},
     pods::Pod,
     state::Rules,
-    telemetry::{Direction, Live, Party},
+    telemetry::{Live, Party},
 };
 use bytes::{Hello, holds};
 
@@ -186,11 +186,7 @@ impl Connect for Dialler {
     async fn connect(&self, to: &Endpoint) -> Result<Way, Refused> {
         let Self { proxy, pod, client } = self;
         let snapshot = proxy.store.snapshot();
-        let own = snapshot.workload(&pod.uid).map(|own| &**own);
-        let destination = Party::of(&to.workload, to.address);
-        let mut flow = proxy.flows.begin(Direction::Outbound, pod.party(*client, own), destination);
-        flow.generation = snapshot.generation();
-        flow.service = Some(to.service.clone());
+        let flow = self.record(&snapshot, &to.service, Party::of(&to.workload, to.address));
         let route = route_to(proxy, pod, &to.workload, to.address);
         let dialled = upstream::connect(proxy, pod, &snapshot, *client, route, flow).await;
         let Upstream { link, denied, mut flow, .. } = dialled.map_err(|upstream::Refused(code)| Refused(code))?;

@@ -66,20 +66,7 @@ impl Rules {
         let why = format!("the rules of {service} cannot be read: {why}");
         let refused =
             WeightedBackend { weight: 1, target: Target::Invalid { status: 500, why: why.clone() }, headers: None };
-        let route = HttpRoute {
-            name: String::new(),
-            origin: Origin::default(),
-            matches: Vec::new(),
-            action: Action::Forward(vec![refused]),
-            headers: None,
-            rewrite: None,
-            cors: None,
-            timeout: None,
-            try_timeout: None,
-            retries: None,
-            fault: None,
-            mirrors: Vec::new(),
-        };
+        let route = HttpRoute::new("", Origin::default(), Action::Forward(vec![refused]));
         let roots = TrustedRoots::Unusable(why.clone());
         let tls = Some(UpstreamTls { server_name: None, names: Vec::new(), roots });
         let all = TrafficPolicy { tls, ..TrafficPolicy::default() };

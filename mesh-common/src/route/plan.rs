@@ -75,20 +75,7 @@ mod tests {
     };
 
     fn route(action: Action) -> HttpRoute {
-        HttpRoute {
-            name: String::new(),
-            origin: Origin::default(),
-            matches: Vec::new(),
-            action,
-            headers: None,
-            rewrite: None,
-            cors: None,
-            timeout: None,
-            try_timeout: None,
-            retries: None,
-            fault: None,
-            mirrors: Vec::new(),
-        }
+        HttpRoute::new("", Origin::default(), action)
     }
 
     #[test]

@@ -21,20 +21,8 @@ pub fn routes() -> impl Strategy<Value = Vec<HttpRoute>> {
 }
 
 fn route(matches: Vec<RequestMatch>) -> HttpRoute {
-    HttpRoute {
-        name: String::new(),
-        origin: Origin::default(),
-        matches,
-        action: Action::Respond(DirectResponse { status: 200, body: None }),
-        headers: None,
-        rewrite: None,
-        cors: None,
-        timeout: None,
-        try_timeout: None,
-        retries: None,
-        fault: None,
-        mirrors: Vec::new(),
-    }
+    let action = Action::Respond(DirectResponse { status: 200, body: None });
+    HttpRoute { matches, ..HttpRoute::new("", Origin::default(), action) }
 }
 
 fn path() -> impl Strategy<Value = PathMatch> {

@@ -298,23 +298,10 @@ pub(super) fn route(
         let field = format!("spec.rules[{i}]");
         let named = value.get("name").and_then(Value::as_str).filter(|name| !name.is_empty());
         let number = i.to_string();
-        let template = HttpRoute {
-            name: format!("{}/{}/{}", route.namespace, route.name, named.unwrap_or(&number)),
-            origin: Origin {
-                object: format!("{} {}/{}", kind.name(), route.namespace, route.name),
-                field: field.clone(),
-            },
-            matches: Vec::new(),
-            action: Action::Forward(Vec::new()),
-            headers: None,
-            rewrite: None,
-            cors: None,
-            timeout: None,
-            try_timeout: None,
-            retries: None,
-            fault: None,
-            mirrors: Vec::new(),
-        };
+        let name = format!("{}/{}/{}", route.namespace, route.name, named.unwrap_or(&number));
+        let origin =
+            Origin { object: format!("{} {}/{}", kind.name(), route.namespace, route.name), field: field.clone() };
+        let template = HttpRoute::new(name, origin, Action::Forward(Vec::new()));
         let empty = Rule { matches: Vec::new(), template, backends: Vec::new(), mirrors: Vec::new(), refused: None };
         let (errors, notes) = (Vec::new(), Vec::new());
         let mut draft = Draft { kind, namespace: &route.namespace, field, rule: empty, errors, notes };

@@ -15,13 +15,8 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
-use super::super::{Io, Spoken};
+use super::super::{HEAD_BYTES, HEADERS, Io, Spoken, WINDOW};
 
-/// Unread bytes of a stream.
-const WINDOW: u32 = 1 << 20;
-/// Of an answer's head.
-const HEAD_BYTES: usize = 64 * 1024;
-const HEADERS: usize = 128;
 /// How long a connection may take to end in order.
 const FAREWELL: Duration = Duration::from_secs(1);
 

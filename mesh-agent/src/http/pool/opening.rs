@@ -17,16 +17,7 @@ use super::{
     bound::Bound,
     lease::{Connection, OneByOne, Shared},
 };
-use crate::http::{Connect, Endpoint, Refused, Way, tls::Secured};
-
-/// For TCP, TLS and the tunnel together, where nobody says.
-const CONNECT: Duration = Duration::from_secs(10);
-/// Unread bytes of a stream and of a connection.
-const WINDOW: u32 = 1 << 20;
-/// Of an answer's head.
-const HEADER_LIST: u32 = 64 * 1024;
-/// Of an answer.
-const HEADERS: usize = 128;
+use crate::http::{CONNECT, Connect, Endpoint, HEAD_BYTES, HEADERS, Refused, WINDOW, Way, tls::Secured};
 
 /// Counts in its lane until it drops, and leaves there what came of it.
 struct Opening {
@@ -96,7 +87,7 @@ async fn make(
     match version {
         Version::Http1 => {
             let mut builder = http1::Builder::new();
-            builder.max_buf_size(64 * 1024).max_headers(HEADERS);
+            builder.max_buf_size(HEAD_BYTES).max_headers(HEADERS);
             let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
             let (connection, dropped) = Connection::new(send);
             tokio::spawn(async move {
@@ -111,7 +102,7 @@ async fn make(
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(WINDOW)
                 .initial_connection_window_size(WINDOW * 4)
-                .max_header_list_size(HEADER_LIST)
+                .max_header_list_size(HEAD_BYTES as u32)
                 .keep_alive_interval(Duration::from_secs(30))
                 .keep_alive_timeout(Duration::from_secs(10));
             let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;

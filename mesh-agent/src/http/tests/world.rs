@@ -464,20 +464,7 @@ pub fn weighted(subset: Option<&str>, weight: u32) -> WeightedBackend {
 }
 
 pub fn route(name: &str, action: Action) -> HttpRoute {
-    HttpRoute {
-        name: name.into(),
-        origin: Origin::default(),
-        matches: vec![],
-        action,
-        headers: None,
-        rewrite: None,
-        cors: None,
-        timeout: None,
-        try_timeout: None,
-        retries: None,
-        fault: None,
-        mirrors: vec![],
-    }
+    HttpRoute::new(name, Origin::default(), action)
 }
 
 pub fn traffic(http: Vec<HttpRoute>, all: TrafficPolicy) -> Traffic {

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::Dialler;
 use crate::{
     balance::{self, Picked},
-    http::{Destination, Endpoint, Peeked, Place},
+    http::{CONNECT, Destination, Endpoint, Peeked, Place},
     proxy::{
         bounds::{self, Bounds, Ends, Outdated},
         forward::{End as _, Socket, forward_until},
@@ -30,9 +30,6 @@ use crate::{
     state::Snapshot,
     telemetry::{Direction, OpenFlow, Party, reason},
 };
-
-/// For TCP, TLS and the tunnel together, where nobody says.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// What a client of TLS said first.
 pub struct Hello {
@@ -199,7 +196,8 @@ impl Dialled {
 }
 
 impl Dialler {
-    fn record(&self, snapshot: &Snapshot, service: &ServiceName, destination: Party) -> OpenFlow {
+    /// Begins a record of a connection to the service.
+    pub(super) fn record(&self, snapshot: &Snapshot, service: &ServiceName, destination: Party) -> OpenFlow {
         let own = snapshot.workload(&self.pod.uid).map(|own| &**own);
         let source = self.pod.party(self.client, own);
         let mut flow = self.proxy.flows.begin(Direction::Outbound, source, destination);

@@ -37,6 +37,26 @@ pub struct HttpRoute {
     pub mirrors: Vec<Mirror>,
 }
 
+impl HttpRoute {
+    /// It takes every request, and does nothing but this.
+    pub fn new(name: impl Into<String>, origin: Origin, action: Action) -> Self {
+        Self {
+            name: name.into(),
+            origin,
+            matches: Vec::new(),
+            action,
+            headers: None,
+            rewrite: None,
+            cors: None,
+            timeout: None,
+            try_timeout: None,
+            retries: None,
+            fault: None,
+            mirrors: Vec::new(),
+        }
+    }
+}
+
 /// What the user wrote, of which this was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

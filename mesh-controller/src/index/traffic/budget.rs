@@ -4,7 +4,7 @@
 //! Whoever makes copies pays for them: an object for those of its own rules, and who sets clients apart for those of
 //! the rules that these have in common with others. Nobody's rules are left out for what another namespace says.
 
-use std::{collections::BTreeMap, fmt, io, ops};
+use std::{collections::BTreeMap, fmt, ops};
 
 use mesh_common::model::traffic::{HttpRoute, PathMatch, RequestMatch, Routes, TextMatch};
 use serde::Serialize;
@@ -149,20 +149,8 @@ impl Ledger {
 
 /// As [`mesh_common::proto`] writes it: JSON.
 pub fn bytes(value: &impl Serialize) -> usize {
-    struct Counted(usize);
-    impl io::Write for Counted {
-        fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-            self.0 += piece.len();
-            Ok(piece.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let mut counted = Counted(0);
     // What cannot be written cannot be told either: there is no room for it.
-    serde_json::to_writer(&mut counted, value).map_or(usize::MAX, |()| counted.0)
+    serde_json::to_string(value).map_or(usize::MAX, |text| text.len())
 }
 
 fn patterns(route: &HttpRoute) -> usize {

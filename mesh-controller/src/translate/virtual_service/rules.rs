@@ -100,20 +100,8 @@ fn every_path_has_a_root(matches: &mut Vec<RequestMatch>) {
 
 /// A rule that takes what it can be read to match, and answers 500.
 pub fn refusing(rules: &Rules<'_>, name: String, field: String, matches: Vec<RequestMatch>) -> HttpRoute {
-    HttpRoute {
-        name: rules.name(&name),
-        action: Action::Forward(nowhere(&field)),
-        origin: rules.origin(&field),
-        matches,
-        headers: None,
-        rewrite: None,
-        cors: None,
-        timeout: None,
-        try_timeout: None,
-        retries: None,
-        fault: None,
-        mirrors: Vec::new(),
-    }
+    let action = Action::Forward(nowhere(&field));
+    HttpRoute { matches, ..HttpRoute::new(rules.name(&name), rules.origin(&field), action) }
 }
 
 /// `None`: the rule is for gateways only.

@@ -107,16 +107,11 @@ impl<'a> Resolved<'a> {
         }
         if let Some(why) = refused {
             // Of all that it says only what it matches is left.
+            let action = Action::Forward(vec![self.refusal(why.clone())]);
             return HttpRoute {
-                action: Action::Forward(vec![self.refusal(why.clone())]),
-                headers: None,
-                rewrite: None,
-                cors: None,
-                timeout: None,
-                try_timeout: None,
-                retries: None,
-                mirrors: Vec::new(),
-                ..told
+                matches: told.matches,
+                fault: told.fault,
+                ..HttpRoute::new(told.name, told.origin, action)
             };
         }
         if let Action::Forward(list) = &mut told.action {

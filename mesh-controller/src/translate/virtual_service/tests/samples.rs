@@ -32,23 +32,12 @@ fn to(host: &str, subset: &str, weight: u32) -> WeightedBackend {
 }
 
 fn plain(rules: &Ruled, number: usize, matches: Vec<RequestMatch>, backends: Vec<WeightedBackend>) -> HttpRoute {
-    HttpRoute {
-        name: format!("default/{}/{number}", rules.object.name),
-        origin: Origin {
-            object: format!("VirtualService default/{}", rules.object.name),
-            field: format!("spec.http[{number}]"),
-        },
-        matches,
-        action: Action::Forward(backends),
-        headers: None,
-        rewrite: None,
-        cors: None,
-        timeout: None,
-        try_timeout: None,
-        retries: None,
-        fault: None,
-        mirrors: Vec::new(),
-    }
+    let name = format!("default/{}/{number}", rules.object.name);
+    let origin = Origin {
+        object: format!("VirtualService default/{}", rules.object.name),
+        field: format!("spec.http[{number}]"),
+    };
+    HttpRoute { matches, ..HttpRoute::new(name, origin, Action::Forward(backends)) }
 }
 
 #[test]
