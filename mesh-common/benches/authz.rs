@@ -20,7 +20,7 @@ fn exact(text: String) -> Vec<StringMatch> {
 }
 
 /// 10 rules each; `clauses` makes them from their number among all.
-fn policies(clauses: impl Fn(usize) -> Vec<Match>) -> Vec<Arc<Policy>> {
+fn policies(clauses: impl Fn(usize) -> Vec<Match>) -> Arc<[Arc<Policy>]> {
     let clause = |m| Clause { matches: vec![m] };
     let rule = |number| Rule { clauses: clauses(number).into_iter().map(clause).collect() };
     let policy = |number: usize| Policy {

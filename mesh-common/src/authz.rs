@@ -14,7 +14,7 @@ use keys::{Asked, Keyed, Seen};
 /// The policies of one workload in one configuration.
 #[derive(Debug)]
 pub struct Rules {
-    policies: Vec<Arc<Policy>>,
+    policies: Arc<[Arc<Policy>]>,
     /// Those that are not enforced.
     idle: Vec<Arc<Policy>>,
     first_allow: Option<usize>,
@@ -41,7 +41,7 @@ struct Side {
 impl Rules {
     /// `policies` are those that apply to the workload, in the order in which [`authorize`](crate::model::authorize) has
     /// them.
-    pub fn new(policies: &[Arc<Policy>]) -> Self {
+    pub fn new(policies: &Arc<[Arc<Policy>]>) -> Self {
         let table = |seen| {
             let side = |action| Side::new(policies, action, seen);
             Arc::new(Table { deny: side(Action::Deny), allow: side(Action::Allow) })
@@ -54,7 +54,7 @@ impl Rules {
             (every.clone(), every.clone(), every)
         };
         Self {
-            policies: policies.to_vec(),
+            policies: Arc::clone(policies),
             idle: policies.iter().filter(|policy| !policy.is_enforced()).cloned().collect(),
             first_allow: enforced(Action::Allow),
             open,

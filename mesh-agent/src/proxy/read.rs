@@ -54,7 +54,7 @@ pub async fn serve<T: End + 'static>(
     let protocol = snapshot.inbound(uid).protocol(port);
     let heard = async {
         let said = spoken(&mut client, &mut server, protocol).await;
-        let asked = snapshot.policies_of(workload).policies.iter().any(|policy| policy.asks_server_name());
+        let asked = snapshot.policies_of(workload).asks_server_name;
         let name =
             if said == Said::Bytes && asked { http::server_name(&mut client).await.ok().flatten() } else { None };
         (said, name)

@@ -79,7 +79,7 @@ pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> De
         if !alike && let Some(workload) = snapshot.workload(uid) {
             // Where bytes are declared a limit counts connections, and this one was there before.
             let counts_only = matches!(snapshot.inbound(uid).protocol(port), Protocol::Tcp | Protocol::Tls)
-                && !snapshot.policies_of(workload).policies.iter().any(|policy| policy.asks_server_name());
+                && !snapshot.policies_of(workload).asks_server_name;
             if !counts_only && snapshot.reads(workload, port) {
                 return snapshot.decide(workload, connection, Passed::Open);
             }

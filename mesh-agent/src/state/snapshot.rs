@@ -3,19 +3,19 @@
 mod write;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
 
 use mesh_common::model::{
-    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Passed, Passing, Policy, PolicyName,
-    Reason, SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload, authorize,
+    Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Passed, Policy, PolicyName, Reason,
+    SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload,
     traffic::{Inbound, Protocol},
 };
 
 use super::{
-    Reach, Rules,
+    Applicable, Reach, Rules,
     index::{Group, Index},
 };
 #[cfg(test)]
@@ -56,19 +56,14 @@ pub struct Snapshot {
     pods_confirmed: bool,
     /// Policies that exist, of which no version could be read, with whom they are about.
     unreadable: Arc<BTreeMap<PolicyName, Reach>>,
+    /// What applies to the pods of this node, by uid; `write` keeps it.
+    applicable: Arc<HashMap<String, Gathered>>,
 }
 
 type PoliciesByName = BTreeMap<PolicyName, Arc<Policy>>;
 
-/// The policies that decide on connections to one workload.
-#[derive(Clone, Debug, Default)]
-pub struct Applicable<'a> {
-    /// Mesh-wide ones by name, those of the namespace by name, then those that the workload names, in its order.
-    /// None stands twice.
-    pub policies: Vec<&'a Arc<Policy>>,
-    /// The first policy that the workload names and nobody has, or that exists and cannot be read: it must deny.
-    pub unknown: Option<&'a PolicyName>,
-}
+/// Of a workload of this node, as it was when they were gathered.
+type Gathered = (Arc<Workload>, Arc<Applicable>);
 
 impl Snapshot {
     /// Rises by one with each accepted change; 0 is the empty state before the first.
@@ -236,12 +231,11 @@ impl Snapshot {
     /// a policy asks for more than a connection tells by itself.
     pub fn reads(&self, workload: &Workload, port: u16) -> bool {
         let inbound = self.inbound(&workload.uid);
-        let policies = || self.policies_of(workload).policies.into_iter();
         inbound.limits_port(port)
             || match inbound.protocol(port) {
-                Protocol::Tcp | Protocol::Tls => policies().any(|policy| policy.asks_server_name()),
+                Protocol::Tcp | Protocol::Tls => self.policies_of(workload).asks_server_name,
                 Protocol::Auto | Protocol::Http | Protocol::Http2 => {
-                    !inbound.tokens.is_empty() || policies().any(|policy| policy.asks())
+                    !inbound.tokens.is_empty() || self.policies_of(workload).asks
                 }
             }
     }
@@ -251,14 +245,27 @@ impl Snapshot {
         if self.reads(workload, port) { Passed::Open } else { Passed::BYTES }
     }
 
-    pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> Applicable<'a> {
+    /// The policies that decide on connections to it. Those of this node's own pods are at hand.
+    pub fn policies_of(&self, workload: &Workload) -> Arc<Applicable> {
+        match self.applicable.get(&workload.uid) {
+            Some((own, applicable)) if std::ptr::eq(&raw const **own, workload) => Arc::clone(applicable),
+            _ => {
+                let (policies, unknown) = self.gather(workload);
+                Arc::new(Applicable::new(policies.into_iter().cloned().collect(), unknown.cloned()))
+            }
+        }
+    }
+
+    /// Those in scope, and those that it names.
+    fn gather<'a>(&'a self, workload: &'a Workload) -> (Vec<&'a Arc<Policy>>, Option<&'a PolicyName>) {
         let scoped = |key: Option<String>| self.scoped.get(&key).into_iter().flat_map(BTreeMap::values);
         let mut policies: Vec<_> = scoped(None).chain(scoped(Some(workload.namespace.clone()))).collect();
+        let mut present: HashSet<_> = policies.iter().map(|policy| Arc::as_ptr(policy)).collect();
         let mut unknown = None;
         for name in &workload.policies {
             match self.policies.get(name) {
                 // Named and in scope at once, or named twice.
-                Some(policy) if policies.iter().any(|known| Arc::ptr_eq(known, policy)) => {}
+                Some(policy) if !present.insert(Arc::as_ptr(policy)) => {}
                 Some(policy) => policies.push(policy),
                 None => {
                     unknown.get_or_insert(name);
@@ -271,7 +278,7 @@ impl Snapshot {
             Reach::Named => false,
         };
         let unreadable = self.unreadable.iter().find(|(_, reach)| about_it(reach)).map(|(name, _)| name);
-        Applicable { policies, unknown: unknown.or(unreadable) }
+        (policies, unknown.or(unreadable))
     }
 
     /// Whether the ServiceAccount behind an identity exists. If no namespace's accounts are known, nobody said which
@@ -300,20 +307,21 @@ impl Snapshot {
         {
             return refused(Denied::revoked(source));
         }
-        let Applicable { policies, unknown } = self.policies_of(destination);
-        if policies.is_empty() && unknown.is_none() {
-            let outcome = authorize(std::iter::empty(), None, connection, &Passing::Open);
-            return Decision { outcome, observations: Vec::new(), asked: None, generation: self.generation };
-        }
+        let applicable = self.policies_of(destination);
+        let (outcome, observations) = passed.with(|passing| {
+            let outcome = applicable.authorize(connection, passing);
+            let observations = applicable.observe(&outcome, connection, passing);
+            (outcome, observations)
+        });
         let asked = Asked {
-            policies: policies.into_iter().cloned().collect(),
-            unknown: unknown.cloned(),
+            policies: Arc::clone(&applicable.policies),
+            unknown: applicable.unknown.clone(),
             // By the name that the user gave it, where this node is told.
             strict_by: self.strict_by(&destination.uid).cloned(),
             connection: connection.clone(),
             passed,
         };
-        asked.decide(self.generation)
+        asked.decided(outcome, observations, self.generation)
     }
 
     /// As [`Snapshot::decide`], without what explains it.
@@ -342,9 +350,7 @@ impl Snapshot {
             Arc::ptr_eq(&self.policies, &earlier.policies) && Arc::ptr_eq(&self.unreadable, &earlier.unreadable);
         tables || {
             let (now, then) = (self.policies_of(now), earlier.policies_of(then));
-            now.unknown == then.unknown
-                && now.policies.len() == then.policies.len()
-                && now.policies.iter().zip(&then.policies).all(|(now, then)| Arc::ptr_eq(now, then))
+            Arc::ptr_eq(&now, &then) || now.is_like(&then)
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Service, ServiceName, TrustBundle, Workload};
 use tokio::sync::watch;
 
-use super::{Rules, Snapshot, questions::Questions};
+use super::{Rules, Snapshot, applicable::Compiler, questions::Questions};
 
 /// A batch of changes that becomes visible at once. Removals come first, so a name that stands in both ends up held.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -89,6 +89,7 @@ pub struct Store {
     /// Held while the next snapshot is made.
     writer: Mutex<()>,
     questions: Questions,
+    compiler: Compiler,
 }
 
 impl Object {
@@ -113,6 +114,7 @@ impl Default for Store {
             snapshots: watch::Sender::new(Arc::default()),
             writer: Mutex::default(),
             questions: Questions::default(),
+            compiler: Compiler::default(),
         }
     }
 }
@@ -155,7 +157,8 @@ impl Store {
 
         // A writer that panicked has published nothing.
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Snapshot::clone(&self.snapshots.borrow());
+        let before = self.snapshot();
+        let mut next = Snapshot::clone(&before);
         let mut changed = false;
         for (kind, name) in &removals {
             changed |= remove(&mut next, *kind, name);
@@ -180,7 +183,9 @@ impl Store {
         changed |= pods_confirmed && next.pods_confirmed();
         if changed {
             next.next_generation();
+            let new = next.gather_policies(&before);
             self.snapshots.send_replace(Arc::new(next));
+            new.iter().filter(|applicable| applicable.is_slow()).for_each(|slow| self.compiler.compile(slow));
         }
         Ok(self.snapshot())
     }

@@ -235,9 +235,56 @@ fn policies_stand_in_order_of_scope_and_none_twice() {
     let snapshot = put(&store, [Object::Policy(policy("istio-system", "z", Scope::Namespace, Action::Deny))]);
     assert_eq!(names(&snapshot, &target), ["istio-system/a", "shop/all", "shop/by-label"]);
     let snapshot = remove(&store, Kind::Policy, "shop/by-label");
-    assert_eq!(snapshot.policies_of(&target).unknown, Some(&named("shop/by-label")));
+    assert_eq!(snapshot.policies_of(&target).unknown, Some(named("shop/by-label")));
     assert!(snapshot.policy(&named("shop/by-label")).is_none());
     assert_eq!(snapshot.policies().len(), 5);
+}
+
+#[test]
+fn what_applies_to_own_pods_is_gathered_once() {
+    let store = Store::default();
+    let own = |name: &str| format!("Kubernetes//Pod/shop/{name}");
+    let of = |snapshot: &Snapshot, name: &str| snapshot.policies_of(snapshot.workload(&own(name)).expect("known"));
+    let all = policy("shop", "all", Scope::Namespace, Action::Deny);
+    let first = put(
+        &store,
+        [
+            Object::Workload(workload("a", "10.0.0.1")),
+            Object::Workload(workload("b", "10.0.0.2")),
+            Object::Workload(workload("elsewhere", "10.0.0.3")),
+            Object::LocalPod(pod("a", Mode::Mesh)),
+            Object::LocalPod(pod("b", Mode::Mesh)),
+            Object::Policy(all.clone()),
+        ],
+    );
+    assert!(Arc::ptr_eq(&of(&first, "a"), &of(&first, "b")), "one for both");
+    assert!(!Arc::ptr_eq(&of(&first, "elsewhere"), &of(&first, "elsewhere")), "it is not this node's");
+    assert_eq!(of(&first, "elsewhere").policies.len(), 1);
+
+    // Neither a workload elsewhere nor a policy of others changes it.
+    put(&store, [Object::Workload(workload("another", "10.0.0.4"))]);
+    let second = put(&store, [Object::Policy(policy("other", "all", Scope::Namespace, Action::Deny))]);
+    assert!(Arc::ptr_eq(&of(&first, "a"), &of(&second, "a")));
+    assert!(second.decides_like(&first, &own("a"), None));
+
+    // One that names another policy has its own, and what it names may come later.
+    let mut b = workload("b", "10.0.0.2");
+    b.policies = vec![PolicyName { namespace: "shop".into(), name: "by-label".into() }];
+    let third = put(&store, [Object::Workload(b)]);
+    assert!(Arc::ptr_eq(&of(&first, "a"), &of(&third, "a")));
+    assert!(of(&third, "b").unknown.is_some());
+    let fourth = put(&store, [Object::Policy(policy("shop", "by-label", Scope::WorkloadSelector, Action::Allow))]);
+    assert!(of(&fourth, "b").unknown.is_none() && of(&fourth, "b").policies.len() == 2);
+    assert!(!fourth.decides_like(&third, &own("b"), None) && fourth.decides_like(&third, &own("a"), None));
+
+    let fifth = put(&store, [Object::Policy(Policy { action: Action::Allow, ..all })]);
+    assert_eq!(of(&fifth, "a").policies[0].action, Action::Allow);
+    assert!(!fifth.decides_like(&fourth, &own("a"), None));
+    let sixth = remove(&store, Kind::Policy, "shop/all");
+    assert!(of(&sixth, "a").policies.is_empty() && of(&fifth, "a").policies.len() == 1);
+    remove(&store, Kind::LocalPod, &own("a"));
+    let last = put(&store, [Object::Policy(policy("shop", "late", Scope::Namespace, Action::Deny))]);
+    assert_eq!(of(&last, "a").policies.len(), 1, "another node's from now on");
 }
 
 #[test]

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    Connection, Considered, Denied, Observation, Passing, Permit, Policy, PolicyName, Reason, RequestFacts, authorize,
-    explain, observe,
+    Connection, Considered, Denied, Observation, Passing, Permit, Policy, PolicyName, Reason, RequestFacts, explain,
 };
 
 /// What was asked. It shares the policies, so keeping it costs pointers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Those that apply to the destination, in a stable order.
-    pub policies: Vec<Arc<Policy>>,
+    pub policies: Arc<[Arc<Policy>]>,
     /// The first that applies and is not known.
     pub unknown: Option<PolicyName>,
     /// The PeerAuthentication behind STRICT, whose policy has a name that tells a user nothing.
@@ -31,6 +30,15 @@ pub enum Passed {
 impl Passed {
     /// Bytes of which nothing more is known.
     pub const BYTES: Self = Self::Bytes { server_name: None };
+
+    /// In the form in which policies are asked.
+    pub fn with<R>(&self, ask: impl FnOnce(&Passing<'_>) -> R) -> R {
+        match self {
+            Self::Open => ask(&Passing::Open),
+            Self::Bytes { server_name } => ask(&Passing::Bytes { server_name: server_name.as_deref() }),
+            Self::Request(facts) => ask(&Passing::Request(&facts.requested())),
+        }
+    }
 }
 
 /// What was answered.
@@ -49,33 +57,10 @@ impl Asked {
         self.policies.iter().map(|policy| &**policy)
     }
 
-    fn with<R>(&self, ask: impl FnOnce(&Passing<'_>) -> R) -> R {
-        match &self.passed {
-            Passed::Open => ask(&Passing::Open),
-            Passed::Bytes { server_name } => ask(&Passing::Bytes { server_name: server_name.as_deref() }),
-            Passed::Request(facts) => ask(&Passing::Request(&facts.requested())),
-        }
-    }
-
-    /// As [`authorize`]; STRICT is named as the user named it.
-    pub fn outcome(&self) -> Result<Permit, Denied> {
-        self.with(|passing| authorize(self.policies(), self.unknown.as_ref(), &self.connection, passing)).map_err(
-            |mut denied| {
-                if denied.reason == Reason::PlaintextStrict && self.strict_by.is_some() {
-                    denied.policy.clone_from(&self.strict_by);
-                }
-                denied
-            },
-        )
-    }
-
-    pub fn observations(&self, outcome: &Result<Permit, Denied>) -> Vec<Observation> {
-        self.with(|passing| observe(self.policies(), outcome, &self.connection, passing))
-    }
-
     /// As [`explain`]; STRICT is named as the user named it.
     pub fn explain(&self) -> Vec<Considered> {
-        let mut all = self.with(|passing| explain(self.policies(), self.unknown.as_ref(), &self.connection, passing));
+        let mut all =
+            self.passed.with(|passing| explain(self.policies(), self.unknown.as_ref(), &self.connection, passing));
         for considered in all.iter_mut().filter(|c| c.known.is_some_and(|known| known.strict)) {
             if let Some(name) = &self.strict_by {
                 considered.name = name.clone();
@@ -84,10 +69,15 @@ impl Asked {
         all
     }
 
-    /// Decides. `generation` is the configuration's.
-    pub fn decide(self, generation: u64) -> Decision {
-        let outcome = self.outcome();
-        let observations = self.observations(&outcome);
+    /// What was answered, by [`authorize`](super::authorize) or who answers as it does. STRICT is named as the user named
+    /// it. `generation` is the configuration's.
+    pub fn decided(self, outcome: Result<Permit, Denied>, observations: Vec<Observation>, generation: u64) -> Decision {
+        let outcome = outcome.map_err(|mut denied| {
+            if denied.reason == Reason::PlaintextStrict && self.strict_by.is_some() {
+                denied.policy.clone_from(&self.strict_by);
+            }
+            denied
+        });
         let asked = (!self.policies.is_empty() || self.unknown.is_some()).then(|| Arc::new(self));
         Decision { outcome, observations, asked, generation }
     }

@@ -210,7 +210,7 @@ fn strict_bears_the_name_of_the_users_peer_authentication() {
     let strict = policy(Policy::STRICT_STATIC, Action::Deny, vec![anonymous]);
     let name = PolicyName { namespace: "shop".into(), name: "web-strict".into() };
     let asked = Asked {
-        policies: vec![Arc::new(strict)],
+        policies: [Arc::new(strict)].into(),
         unknown: None,
         strict_by: Some(name.clone()),
         connection: Connection { source_identity: None, ..cart() },
@@ -218,10 +218,15 @@ fn strict_bears_the_name_of_the_users_peer_authentication() {
     };
     let all = asked.explain();
     assert_eq!((&all[0].name, all[0].decided), (&name, true));
-    let decision = asked.decide(7);
+    let outcome = Err(Denied::without_policy(Reason::PlaintextStrict));
+    let decision = asked.decided(outcome, Vec::new(), 7);
     let denied = decision.outcome.expect_err("no identity");
     assert_eq!((denied.reason, denied.policy), (Reason::PlaintextStrict, Some(name)));
     assert!(decision.asked.is_some() && decision.generation == 7);
-    let nothing = Asked { policies: vec![], unknown: None, strict_by: None, connection: cart(), passed: Passed::Open };
-    assert!(nothing.decide(7).asked.is_none(), "what nobody was asked about is not kept");
+    let nothing =
+        Asked { policies: [].into(), unknown: None, strict_by: None, connection: cart(), passed: Passed::Open };
+    assert!(
+        nothing.decided(Err(Denied::without_policy(Reason::PolicyDeny)), Vec::new(), 7).asked.is_none(),
+        "what nobody was asked about is not kept"
+    );
 }

@@ -24,7 +24,7 @@ use crate::{
     requests::{passed, request, with},
 };
 
-fn shared(policies: &[Policy]) -> Vec<Arc<Policy>> {
+fn shared(policies: &[Policy]) -> Arc<[Arc<Policy>]> {
     policies.iter().cloned().map(Arc::new).collect()
 }
 

@@ -1,22 +1,22 @@
 //! Who may ask a pod for what: the policies that apply to it and the tokens that it takes, as one configuration says.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
-use http::{HeaderMap, HeaderName, request::Parts};
+use http::{HeaderMap, request::Parts};
 use mesh_common::{
     model::{
-        Asked, Connection, Decision, Denied, Passed, Passing, Permit, Policy, PolicyName, RequestFacts, Requested,
-        Token, authorize,
+        Asked, Connection, Decision, Denied, Observation, Passed, Passing, Permit, PolicyName, RequestFacts, Requested,
+        Token,
     },
     route::path::{PathFault, readings},
 };
 
 use super::super::token::{Refused, Tokens, Verified};
-use crate::state::Snapshot;
+use crate::state::{Applicable, Snapshot};
 
 /// Those of the pods of this node.
 #[derive(Debug, Default)]
@@ -28,17 +28,8 @@ pub struct Decider {
     snapshot: Arc<Snapshot>,
     uid: String,
     tokens: Arc<Tokens>,
-    policies: Vec<Arc<Policy>>,
-    unknown: Option<PolicyName>,
+    applicable: Arc<Applicable>,
     strict_by: Option<PolicyName>,
-    /// Some policies are evaluated and not enforced.
-    observes: bool,
-    /// Some policy asks for requests.
-    asks: bool,
-    /// Some policy asks for paths.
-    asks_paths: bool,
-    /// Those that policies ask for.
-    headers: HashSet<HeaderName>,
 }
 
 /// Why a request may not go on.
@@ -72,15 +63,6 @@ impl Deciders {
 
 impl Decider {
     fn new(uid: &str, snapshot: &Arc<Snapshot>, earlier: Option<&Self>) -> Self {
-        let workload = snapshot.workload(uid);
-        let applicable = workload.map(|workload| snapshot.policies_of(workload)).unwrap_or_default();
-        let policies: Vec<_> = applicable.policies.into_iter().cloned().collect();
-        let conditions = || {
-            let rules = policies.iter().flat_map(|policy| &policy.rules);
-            let matches = rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
-            matches.filter_map(|matched| matched.http.as_deref())
-        };
-        let named = conditions().flat_map(|http| &http.headers).map(|condition| HeaderName::try_from(&condition.name));
         let inbound = snapshot.inbound(uid);
         let tokens = match earlier.filter(|earlier| earlier.snapshot.inbound(uid).tokens == inbound.tokens) {
             // With what it has verified.
@@ -94,13 +76,8 @@ impl Decider {
         Self {
             uid: uid.to_owned(),
             tokens,
-            unknown: applicable.unknown.cloned(),
+            applicable: snapshot.workload(uid).map(|workload| snapshot.policies_of(workload)).unwrap_or_default(),
             strict_by: snapshot.strict_by(uid).cloned(),
-            observes: policies.iter().any(|policy| !policy.is_enforced()),
-            asks: conditions().next().is_some(),
-            asks_paths: conditions().any(|http| !http.paths.is_empty() || !http.not_paths.is_empty()),
-            headers: named.flatten().collect(),
-            policies,
             snapshot: Arc::clone(snapshot),
         }
     }
@@ -115,7 +92,7 @@ impl Decider {
 
     /// There is something to decide by request.
     pub fn is_asked(&self) -> bool {
-        self.asks || !self.tokens.is_empty()
+        self.applicable.asks || !self.tokens.is_empty()
     }
 
     /// Reads the request's token, and makes of its head what the application may see.
@@ -137,33 +114,33 @@ impl Decider {
         request: &Requested<'_>,
         token: Option<&Arc<Token>>,
     ) -> Result<Option<Decision>, Unauthorized> {
-        let ask = |request: &Requested<'_>| self.ask(connection, request);
-        let facts = |request: &Requested<'_>| Arc::new(self.facts(request, token));
-        if ask(request).is_err() {
-            return Err(Unauthorized::Denied(Box::new(self.decision(connection, facts(request)))));
-        }
-        if self.asks_paths {
+        let ask = |request: &Requested<'_>| self.applicable.authorize(connection, &Passing::Request(request));
+        let decision = |request: &Requested<'_>, outcome, observations| {
+            self.decision(connection, Arc::new(self.facts(request, token)), outcome, observations)
+        };
+        let refused = |request: &Requested<'_>, denied, observations| {
+            Unauthorized::Denied(Box::new(decision(request, Err(denied), observations)))
+        };
+        let outcome = ask(request);
+        let observations = self.applicable.observe(&outcome, connection, &Passing::Request(request));
+        let permit = match outcome {
+            Ok(permit) => permit,
+            Err(denied) => return Err(refused(request, denied, observations)),
+        };
+        if self.applicable.asks_paths {
             for path in readings(request.path).map_err(Unauthorized::Path)? {
                 let read = Requested { path: &path, ..*request };
-                if ask(&read).is_err() {
-                    return Err(Unauthorized::Denied(Box::new(self.decision(connection, facts(&read)))));
-                }
+                ask(&read).map_err(|denied| refused(&read, denied, Vec::new()))?;
             }
         }
-        let decision = self.observes.then(|| self.decision(connection, facts(request)));
-        Ok(decision.filter(|decision| !decision.observations.is_empty()))
-    }
-
-    fn ask(&self, connection: &Connection, request: &Requested<'_>) -> Result<Permit, Denied> {
-        let policies = self.policies.iter().map(|policy| &**policy);
-        authorize(policies, self.unknown.as_ref(), connection, &Passing::Request(request))
+        Ok((!observations.is_empty()).then(|| decision(request, Ok(permit), observations)))
     }
 
     /// What is kept of a request while it is under way, and in its record.
     pub fn facts(&self, request: &Requested<'_>, token: Option<&Arc<Token>>) -> RequestFacts {
         let Requested { method, path, host, headers, token: _ } = *request;
         let mut kept = HeaderMap::new();
-        for name in &self.headers {
+        for name in &self.applicable.headers {
             for value in headers.get_all(name) {
                 kept.append(name, value.clone());
             }
@@ -177,16 +154,22 @@ impl Decider {
         }
     }
 
-    /// The whole decision, to be explained.
-    pub fn decision(&self, connection: &Connection, facts: Arc<RequestFacts>) -> Decision {
+    /// With all that explains it.
+    fn decision(
+        &self,
+        connection: &Connection,
+        facts: Arc<RequestFacts>,
+        outcome: Result<Permit, Denied>,
+        observations: Vec<Observation>,
+    ) -> Decision {
         let asked = Asked {
-            policies: self.policies.clone(),
-            unknown: self.unknown.clone(),
+            policies: Arc::clone(&self.applicable.policies),
+            unknown: self.applicable.unknown.clone(),
             strict_by: self.strict_by.clone(),
             connection: connection.clone(),
             passed: Passed::Request(facts),
         };
-        asked.decide(self.snapshot.generation())
+        asked.decided(outcome, observations, self.snapshot.generation())
     }
 
     /// As [`Self::decide`], for a request that was permitted before.

@@ -1,16 +1,53 @@
 //! How the store changes its copy of a snapshot. Each function keeps the table and its indices together and returns
 //! whether anything changed; one that changes nothing copies nothing.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use mesh_common::model::{Accounts, LocalPod, Policy, PolicyName, Scope, Service, ServiceName, TrustBundle, Workload};
 
 use super::Snapshot;
-use crate::state::{Rules, Unreadable};
+use crate::state::{Applicable, Rules, Unreadable};
 
 impl Snapshot {
     pub(in crate::state) fn next_generation(&mut self) {
         self.generation += 1;
+    }
+
+    /// Gathers what applies to the pods of this node, after the last of a batch of changes. What has stayed as it was in
+    /// `earlier`, the snapshot that this one was copied from, is the same in memory. Returns what is new.
+    pub(in crate::state) fn gather_policies(&mut self, earlier: &Self) -> Vec<Arc<Applicable>> {
+        let same_policies =
+            Arc::ptr_eq(&self.policies, &earlier.policies) && Arc::ptr_eq(&self.unreadable, &earlier.unreadable);
+        let same_workloads = Arc::ptr_eq(&self.workloads, &earlier.workloads) && Arc::ptr_eq(&self.pods, &earlier.pods);
+        if same_policies && same_workloads {
+            return Vec::new();
+        }
+        let mut new = Vec::new();
+        let mut gathered: HashMap<(&str, &[PolicyName]), Arc<Applicable>> = HashMap::new();
+        let mut all = HashMap::new();
+        for workload in self.pods.keys().filter_map(|uid| self.workloads.get(uid)) {
+            let known = earlier.applicable.get(&workload.uid);
+            let unchanged = known.filter(|(own, _)| same_policies && Arc::ptr_eq(own, workload));
+            let applicable = match unchanged {
+                Some((_, applicable)) => Arc::clone(applicable),
+                None => {
+                    let same = gathered.entry((&workload.namespace, &workload.policies)).or_insert_with(|| {
+                        let (policies, unknown) = self.gather(workload);
+                        let now = Arc::new(Applicable::new(policies.into_iter().cloned().collect(), unknown.cloned()));
+                        let mut others = earlier.applicable.values().map(|(_, known)| known);
+                        if let Some(same) = others.find(|known| known.is_like(&now)) {
+                            return Arc::clone(same);
+                        }
+                        new.push(Arc::clone(&now));
+                        now
+                    });
+                    Arc::clone(same)
+                }
+            };
+            all.insert(workload.uid.clone(), (Arc::clone(workload), applicable));
+        }
+        self.applicable = Arc::new(all);
+        new
     }
 
     pub(in crate::state) fn pods_confirmed(&mut self) -> bool {
