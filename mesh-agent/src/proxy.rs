@@ -15,6 +15,7 @@ mod reauthorize;
 mod resolve;
 mod ruled;
 mod upstream;
+mod watched;
 
 use std::{
     net::{IpAddr, SocketAddr},

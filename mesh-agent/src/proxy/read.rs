@@ -11,7 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -24,6 +24,7 @@ use super::{
     forward::{End, Socket, forward},
     inbound::Permitted,
     reauthorize::{decide_now, denied_later},
+    watched::Watched,
 };
 use crate::{
     http::{
@@ -31,7 +32,7 @@ use crate::{
         inbound::{Arrived, Dial, spiffe},
     },
     pods::Pod,
-    telemetry::{Flow, Live, OpenFlow, reason},
+    telemetry::{Flow, OpenFlow, reason},
 };
 
 /// Serves both ends, the client's and the application's. The client is at `address`.
@@ -96,7 +97,7 @@ pub async fn serve<T: End + 'static>(
         client: address,
         connection: connection.clone(),
     };
-    let client = Watched { io: Closing(client), live };
+    let client = Watched::client(Closing(client), live);
     let again =
         Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: connection.destination, client: address };
     let drained = proxy.live.next_drain();
@@ -205,37 +206,6 @@ impl<T: End> AsyncWrite for Closing<T> {
             self.0.arm(false);
         }
         Poll::Ready(shut)
-    }
-}
-
-/// The client's end; counts what passes.
-struct Watched<T> {
-    io: Closing<T>,
-    live: Arc<Live>,
-}
-
-impl<T: End> AsyncRead for Watched<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.live.sent.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: End> AsyncWrite for Watched<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
-        self.live.received.fetch_add(written as u64, Ordering::Relaxed);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 

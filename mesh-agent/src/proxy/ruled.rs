@@ -6,19 +6,13 @@ mod bytes;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use mesh_common::model::{ServiceName, traffic::Protocol};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::Semaphore,
-    time::timeout,
-};
+use tokio::{io::AsyncBufReadExt as _, net::TcpStream, sync::Semaphore, time::timeout};
 
 use super::{
     Proxy,
@@ -26,13 +20,14 @@ use super::{
     live::Counted,
     read::is_settings,
     resolve::route_to,
-    upstream::{self, Link, Upstream},
+    upstream::{self, Upstream},
+    watched::Watched,
 };
 use crate::{
     http::{self, Connect, Detected, Endpoint, Peeked, Refused, Session, Spoken, Way},
     pods::Pod,
     state::Rules,
-    telemetry::{Live, Party},
+    telemetry::Party,
 };
 use bytes::{Hello, holds};
 
@@ -195,42 +190,11 @@ impl Connect for Dialler {
             let decision = denied.await;
             flow.decided(&decision);
         };
-        Ok(Way { io: Box::new(Watched { link, live }), until: Box::pin(until) })
+        Ok(Way { io: Box::new(Watched::server(link, live)), until: Box::pin(until) })
     }
 
     fn can_dial(&self, to: IpAddr) -> bool {
         self.pod.ips.like(to).is_some()
-    }
-}
-
-/// Counts what passes.
-struct Watched {
-    link: Link,
-    live: Arc<Live>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(pin!(&mut self.link).poll_read(cx, buf))?;
-        self.live.received.fetch_add((buf.filled().len() - before) as u64, std::sync::atomic::Ordering::Relaxed);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(pin!(&mut self.link).poll_write(cx, buf))?;
-        self.live.sent.fetch_add(written as u64, std::sync::atomic::Ordering::Relaxed);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.link).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.link).poll_shutdown(cx)
     }
 }
 
