@@ -13,6 +13,7 @@ pub mod inbound;
 mod message;
 mod mirror;
 mod pool;
+mod record;
 mod replay;
 mod serve;
 mod session;

@@ -1,9 +1,11 @@
 //! `meshctl authz check`: would the policies permit it? The exit code answers scripts.
 
+mod request;
+
 use std::io::Write;
 
 use mesh_common::{
-    model::Identity,
+    model::{Identity, advice},
     proto::nodemesh::{AuthzAnswer, AuthzQuery, ConfigKind, ConfigQuery, Verdict, item, query},
 };
 use serde_json::json;
@@ -15,10 +17,12 @@ use crate::{
     output::{Format, Mood, Screen},
     words,
 };
+use request::Request;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Question {
-    /// May A reach a port of B? Exit code 0: permitted, 1: denied, 3: permitted, but not by B's own node
+    /// May A reach a port of B, or ask it for something? Exit code 0: permitted, 1: denied, 3: permitted, but not by B's
+    /// own node, or only some requests are
     Check(Check),
 }
 
@@ -26,7 +30,12 @@ pub enum Question {
 #[command(after_help = "Examples:
   meshctl authz check shop/cart shop/web --port 80
   meshctl authz check - shop/web --port 80 --verbose      # a client without identity, rule by rule
-  meshctl authz check spiffe://cluster.local/ns/shop/sa/cart shop/web --port 80 -o json")]
+  meshctl authz check spiffe://cluster.local/ns/shop/sa/cart shop/web --port 80 -o json
+  meshctl authz check shop/cart shop/web --port 80 --method POST --path /api/orders --header 'x-team: blue' -v
+  meshctl authz check shop/cart shop/web --port 80 --path /admin --jwt @token.txt
+
+A request is read, and its token verified, as one that arrives at B: path and query are written as the client writes
+them. B's own node alone knows which tokens count there.")]
 pub struct Check {
     /// The client: NAMESPACE/POD, spiffe://… for an identity, or - for one without identity
     #[arg(value_name = "A", value_parser = source)]
@@ -40,6 +49,8 @@ pub struct Check {
     /// Every policy that was asked, with each rule and condition
     #[arg(short, long)]
     verbose: bool,
+    #[command(flatten)]
+    request: Request,
 }
 
 fn source(text: &str) -> Result<String, String> {
@@ -62,14 +73,15 @@ fn pod_of_namespace(text: &str) -> Result<String, String> {
 /// Prints the answer of the destination's own node if it is among the answers. Found: denied. Unsure: permitted by what
 /// another node knows, which does not decide.
 pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
-    let Question::Check(Check { source, destination, port, verbose }) = question;
-    let asked = AuthzQuery {
+    let Question::Check(Check { source, destination, port, verbose, request }) = question;
+    let mut asked = AuthzQuery {
         source: source.clone(),
         destination: destination.clone(),
         port: (*port).into(),
         ..AuthzQuery::default()
     };
-    let (items, complete) = servers.ask(query::Kind::Authz(asked)).all().await;
+    request.ask(&mut asked)?;
+    let (items, complete) = servers.ask(query::Kind::Authz(asked.clone())).all().await;
     let answers = items.into_iter().filter_map(|(node, kind)| match kind {
         item::Kind::Authz(answer) => Some((node, answer)),
         _ => None,
@@ -89,11 +101,15 @@ pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut 
         }
         node_of(servers, destination).await
     };
-    show(&node, deciding.as_deref(), &answer, *port, (source, destination), screen)?;
+    show(&node, deciding.as_deref(), &answer, &asked, screen)?;
     if *verbose && screen.format == Format::Table {
-        explain::policies_text(&answer.policies, screen)?;
+        if let Some(nearest) = answer.nearest.as_ref().and_then(explain::nearest_text) {
+            screen.line(&nearest, Mood::Plain)?;
+        }
+        let who = if request.is_meant() { "request" } else { "connection" };
+        explain::policies_text(&answer.policies, who, screen)?;
     }
-    Ok(match (is_permitted(&answer), answer.authoritative) {
+    Ok(match (is_permitted(&answer), answer.authoritative && !answer.depends_on_request) {
         (true, true) => Outcome::Fine,
         (true, false) => Outcome::Unsure,
         (false, _) => Outcome::Found,
@@ -122,10 +138,10 @@ fn show<W: Write>(
     node: &str,
     deciding: Option<&str>,
     answer: &AuthzAnswer,
-    port: u16,
-    (source, destination): (&str, &str),
+    asked: &AuthzQuery,
     screen: &mut Screen<W>,
 ) -> Result<(), Failure> {
+    let AuthzQuery { source, destination, port, .. } = asked;
     let rule = (!answer.policy.is_empty() && answer.rule >= 0).then_some(answer.rule);
     if screen.format != Format::Table {
         screen.object(&json!({
@@ -140,6 +156,10 @@ fn show<W: Write>(
             "destination": destination,
             "destination_identity": answer.destination_identity,
             "port": port,
+            "request": request::record(asked),
+            "depends_on_request": answer.depends_on_request,
+            "advice": advice(&answer.reason).unwrap_or_default(),
+            "nearest": explain::nearest_record(answer.nearest.as_ref()),
             "node": node,
             "authoritative": answer.authoritative,
             "deciding_node": deciding,
@@ -149,11 +169,12 @@ fn show<W: Write>(
         return Ok(());
     }
     let (word, mood) = match is_permitted(answer) {
+        true if answer.depends_on_request => ("permitted to connect", Mood::Plain),
         true => ("permitted", Mood::Good),
         false => ("denied", Mood::Bad),
     };
-    let client = if source.is_empty() { "a client without identity" } else { source };
-    let asked = format!("{client} -> {destination} port {port}");
+    let client = if source.is_empty() { "a client without identity" } else { source.as_str() };
+    let asked = format!("{client} -> {destination} port {port}{}", request::text(asked));
     if answer.authoritative {
         screen.line(&format!("{word}: {asked}"), mood)?;
     } else {
@@ -173,6 +194,7 @@ fn show<W: Write>(
         ("reason", &answer.reason),
         ("policy", &policy),
         ("because", &answer.message),
+        ("what to do", advice(&answer.reason).unwrap_or_default()),
     ];
     for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
         screen.line(&format!("  {name:<12} {value}"), Mood::Plain)?;

@@ -1,10 +1,10 @@
-//! `meshctl explain`: how one connection was decided, policy by policy, as it was when it was decided.
+//! `meshctl explain`: how one connection or request was decided, policy by policy, as it was when it was decided.
 
 use std::io::Write;
 
 use mesh_common::proto::nodemesh::{
     ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
-    Explanation, Verdict, item, query,
+    Explanation, NearestRule, Verdict, item, query,
 };
 use serde_json::{Value, json};
 
@@ -68,11 +68,12 @@ pub async fn run<W: Write>(
 }
 
 fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>) -> Result<(), Failure> {
-    let Explanation { flow, policies: considered, summary, nearest: _ } = explanation;
+    let Explanation { flow, policies: considered, summary, nearest } = explanation;
     let flow = flow.clone().unwrap_or_default();
     if screen.format != Format::Table {
         let object = json!({
             "node": node, "summary": summary, "flow": flows::record(&flow), "policies": policies_record(considered),
+            "nearest": nearest_record(nearest.as_ref()),
         });
         return Ok(screen.object(&object)?);
     }
@@ -84,6 +85,9 @@ fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>)
     let address = flow.destination.as_ref().map(|end| end.address.as_str()).unwrap_or_default();
     screen
         .line(&format!("flow {} on node {node}: {source} -> {destination} {address}{service}", flow.id), Mood::Plain)?;
+    if let Some(http) = &flow.http {
+        screen.line(&format!("request {}", words::request_in_full(http)), Mood::Plain)?;
+    }
     let mood = match flow.verdict() {
         Verdict::Dropped | Verdict::Error => Mood::Bad,
         _ => Mood::Good,
@@ -98,11 +102,64 @@ fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>)
     let words = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ");
     screen.line(&format!("{words}; configuration {}", flow.generation), mood)?;
     screen.line(summary, Mood::Plain)?;
-    policies_text(considered, screen)
+    if let Some(nearest) = nearest.as_ref().and_then(nearest_text) {
+        screen.line(&nearest, Mood::Plain)?;
+    }
+    policies_text(considered, if flow.http.is_some() { "request" } else { "connection" }, screen)
 }
 
-/// Every policy with its rules, clauses and conditions, for people.
-pub fn policies_text<W: Write>(policies: &[ConsideredPolicy], screen: &mut Screen<W>) -> Result<(), Failure> {
+/// What would have to be different, in one sentence; `None`: nobody can say.
+pub fn nearest_text(nearest: &NearestRule) -> Option<String> {
+    let NearestRule { policy, rule, missing } = nearest;
+    // Of an ALLOW rule the conditions do not hold, of a DENY rule they do.
+    let allows = !missing.first()?.holds;
+    let changes = missing.iter().map(|condition| {
+        let ConsideredCondition { field, values, actual, holds } = condition;
+        let (name, is_not) = named(field);
+        let actual = if actual.is_empty() { "there is none".to_owned() } else { format!("is {actual}") };
+        // It has to turn.
+        let (start, between) = if is_not == *holds { ("", " or ") } else { ("not ", " and not ") };
+        format!("{name} were {start}{} ({actual})", values.join(between))
+    });
+    let changes = changes.collect::<Vec<_>>().join("; ");
+    let would = if allows { "Would be permitted by" } else { "Would not be denied by" };
+    Some(format!("{would} policy {policy} rule {rule} if: {changes}."))
+}
+
+/// The attribute that a condition asks for, and whether it asks for others than its values.
+fn named(field: &str) -> (String, bool) {
+    let of_when = |end| field.strip_prefix("when[").and_then(|rest| rest.strip_suffix(end));
+    if let Some(key) = of_when("].values") {
+        return (key.to_owned(), false);
+    }
+    if let Some(key) = of_when("].notValues") {
+        return (key.to_owned(), true);
+    }
+    let mut rest = field.strip_prefix("not").unwrap_or_default().chars();
+    match rest.next() {
+        Some(first) if first.is_ascii_uppercase() => (format!("{}{}", first.to_ascii_lowercase(), rest.as_str()), true),
+        _ => (field.to_owned(), false),
+    }
+}
+
+/// The same in `-o json` and `-o yaml`.
+pub fn nearest_record(nearest: Option<&NearestRule>) -> Value {
+    let Some(NearestRule { policy, rule, missing }) = nearest else { return Value::Null };
+    let missing = missing.iter().map(condition_record).collect::<Vec<_>>();
+    json!({ "policy": policy, "rule": rule, "missing": missing, "text": nearest.and_then(nearest_text) })
+}
+
+fn condition_record(condition: &ConsideredCondition) -> Value {
+    let ConsideredCondition { field, values, actual, holds } = condition;
+    json!({ "field": field, "values": values, "actual": actual, "holds": holds })
+}
+
+/// Every policy with its rules, clauses and conditions, for people. `who` is what was decided: a connection, a request.
+pub fn policies_text<W: Write>(
+    policies: &[ConsideredPolicy],
+    who: &str,
+    screen: &mut Screen<W>,
+) -> Result<(), Failure> {
     for policy in policies {
         let ConsideredPolicy { policy, action, scope, dry_run, decided, unknown, rules } = policy;
         let matched = rules.iter().find(|rule| rule.matched).map(|rule| rule.rule);
@@ -122,13 +179,13 @@ pub fn policies_text<W: Write>(policies: &[ConsideredPolicy], screen: &mut Scree
         screen.line("", Mood::Plain)?;
         screen.line(&format!("{policy}  {kind} {scope}  {decisive}{found}").replace("   ", "  "), mood)?;
         for rule in rules {
-            rule_text(rule, screen)?;
+            rule_text(rule, who, screen)?;
         }
     }
     Ok(())
 }
 
-fn rule_text<W: Write>(rule: &ConsideredRule, screen: &mut Screen<W>) -> Result<(), Failure> {
+fn rule_text<W: Write>(rule: &ConsideredRule, who: &str, screen: &mut Screen<W>) -> Result<(), Failure> {
     let ConsideredRule { rule, matched, clauses } = rule;
     let found = if *matched { "matches" } else { "does not match" };
     let everybody = if clauses.is_empty() { ": it has no conditions" } else { "" };
@@ -142,7 +199,7 @@ fn rule_text<W: Write>(rule: &ConsideredRule, screen: &mut Screen<W>) -> Result<
                 let (word, mood) = if *holds { ("yes", Mood::Plain) } else { ("no ", Mood::Bad) };
                 let actual = if actual.is_empty() { "nothing" } else { actual };
                 let values = values.join(", ");
-                screen.line(&format!("    {word}  {field} [{values}]: the connection has {actual}"), mood)?;
+                screen.line(&format!("    {word}  {field} [{values}]: the {who} has {actual}"), mood)?;
             }
         }
     }
@@ -151,10 +208,8 @@ fn rule_text<W: Write>(rule: &ConsideredRule, screen: &mut Screen<W>) -> Result<
 
 /// The same in `-o json` and `-o yaml`. Names and words do not change.
 pub fn policies_record(policies: &[ConsideredPolicy]) -> Vec<Value> {
-    let condition =
-        |c: &ConsideredCondition| json!({ "field": c.field, "values": c.values, "actual": c.actual, "holds": c.holds });
     let one_match = |m: &ConsideredMatch| {
-        let conditions = m.conditions.iter().map(condition).collect::<Vec<_>>();
+        let conditions = m.conditions.iter().map(condition_record).collect::<Vec<_>>();
         json!({ "matched": m.matched, "conditions": conditions })
     };
     let clause = |c: &ConsideredClause| {

@@ -1,4 +1,5 @@
-//! `meshctl flows`: one line a connection, with both identities, the way it took and what decided.
+//! `meshctl flows`: one line a connection, with both identities, the way it took and what decided. Requests have lines of
+//! their own where something befell them: a refusal, an answer that the mesh gave itself, an audit.
 
 use std::{
     io::Write,
@@ -6,7 +7,7 @@ use std::{
 };
 
 use mesh_common::proto::nodemesh::{
-    Direction, Endpoint, Flow, FlowsQuery, Observation, ObservedAs, Security, Verdict, item, query,
+    Direction, Endpoint, Flow, FlowsQuery, HttpRequest, Observation, ObservedAs, Security, Verdict, item, query,
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
@@ -18,7 +19,7 @@ use crate::{
     words::{self, DirectionFilter, VerdictFilter},
 };
 
-const HEADER: [&str; 15] = [
+const HEADER: [&str; 16] = [
     "TIME",
     "NODE",
     "ID",
@@ -34,9 +35,10 @@ const HEADER: [&str; 15] = [
     "OBSERVED",
     "BYTES",
     "DURATION",
+    "REQUEST",
 ];
 /// While following, a row cannot wait for the widths of those after it.
-const FOLLOW_WIDTHS: [usize; 15] = [24, 8, 7, 8, 36, 36, 28, 11, 15, 9, 16, 24, 8, 14, 8];
+const FOLLOW_WIDTHS: [usize; 16] = [24, 8, 7, 8, 36, 36, 28, 11, 15, 9, 16, 24, 8, 14, 8, 7];
 /// While following, recorded flows arrive in one go from each server; such a pause ends them.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long flows without a pause are taken for recorded ones.
@@ -45,7 +47,8 @@ const LONGEST_BACKLOG: Duration = Duration::from_secs(1);
 #[derive(Debug, Default, clap::Args)]
 #[command(
     after_help = "The verdict is AUDIT where a connection was forwarded and an AUDIT policy matched; OBSERVED names
-it, and dry-run policies that would have decided otherwise.
+it, and dry-run policies that would have decided otherwise. A line with a REQUEST is of that request, besides the
+line of its connection: requests are recorded where policies refused or audited them, or the mesh answered itself.
 
 Examples:
   meshctl flows -f -n shop
@@ -182,7 +185,7 @@ fn flow_of(node: String, kind: item::Kind) -> Option<Flow> {
     }
 }
 
-fn show<W: Write>(flows: &[Flow], table: &mut Table<15>, screen: &mut Screen<W>) -> Result<(), Failure> {
+fn show<W: Write>(flows: &[Flow], table: &mut Table<16>, screen: &mut Screen<W>) -> Result<(), Failure> {
     match screen.format {
         Format::Json | Format::Yaml => flows.iter().try_for_each(|flow| screen.object(&record(flow)))?,
         Format::Table => {
@@ -193,7 +196,7 @@ fn show<W: Write>(flows: &[Flow], table: &mut Table<15>, screen: &mut Screen<W>)
     Ok(())
 }
 
-fn row(flow: &Flow) -> [Cell; 15] {
+fn row(flow: &Flow) -> [Cell; 16] {
     let verdict = match flow.verdict() {
         Verdict::Forwarded => Mood::Good,
         Verdict::Dropped | Verdict::Error => Mood::Bad,
@@ -219,6 +222,7 @@ fn row(flow: &Flow) -> [Cell; 15] {
         flow.observations.iter().map(observed).collect::<Vec<_>>().join("; ").into(),
         format!("{}/{}", flow.bytes_sent, flow.bytes_received).into(),
         milliseconds(flow).map(words::span).unwrap_or_default().into(),
+        flow.http.as_ref().map(words::request).unwrap_or_default().into(),
     ]
 }
 
@@ -280,6 +284,20 @@ pub(crate) fn end_record(end: Option<&Endpoint>) -> Value {
     })
 }
 
+fn request_record(http: &HttpRequest) -> Value {
+    let HttpRequest { method, path, host, status, version, principal, flags, request_id } = http;
+    json!({
+        "method": method,
+        "path": path,
+        "host": host,
+        "status": (*status > 0).then_some(status),
+        "version": version,
+        "principal": principal,
+        "flags": flags,
+        "request_id": request_id,
+    })
+}
+
 /// The record of `-o json` and `-o yaml`. Its names and words do not change.
 pub(crate) fn record(flow: &Flow) -> Value {
     let time = |time: Option<(i64, i32)>| words::time(time);
@@ -316,6 +334,7 @@ pub(crate) fn record(flow: &Flow) -> Value {
         "generation": flow.generation,
         "error": flow.error,
         "observations": flow.observations.iter().map(observed).collect::<Vec<_>>(),
+        "http": flow.http.as_ref().map(request_record),
     })
 }
 

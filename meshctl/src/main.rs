@@ -45,7 +45,7 @@ Exit codes:
   0  as it should be, or permitted
   1  denied, or something found that somebody should look at
   2  the question was wrong
-  3  no answer, or permitted but not by the node that decides";
+  3  no answer, or permitted but not by the node that decides, or permitted only for some requests";
 
 /// Ask the mesh: its state, its connections, its configuration and what it permits
 #[derive(Debug, Parser)]
@@ -96,7 +96,7 @@ struct Common {
 enum Verb {
     /// What runs, what is connected, which pods are redirected, and what could not be honoured
     Status(status::Arguments),
-    /// Connections: who, to whom, by which path, and which policy decided
+    /// Connections, and requests that something befell: who, to whom, by which path, and which policy decided
     Flows(flows::Arguments),
     /// The configuration as a node sees it
     #[command(subcommand)]
@@ -108,7 +108,7 @@ enum Verb {
     /// Ask the policies
     #[command(subcommand)]
     Authz(authz::Question),
-    /// How one connection was decided: every policy that was asked, and why each rule matched or not
+    /// How one connection or request was decided: every policy that was asked, and why each rule matched or not
     Explain(explain::Arguments),
     /// Who speaks to whom: connections, refusals and bytes since the agents started
     Edges(edges::Arguments),

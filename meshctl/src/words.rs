@@ -92,6 +92,25 @@ pub fn observed_as(observed_as: nodemesh::ObservedAs) -> &'static str {
     }
 }
 
+/// A request as lists show it: `GET /api/x 403`, without a status where there was no answer.
+pub fn request(http: &nodemesh::HttpRequest) -> String {
+    let nodemesh::HttpRequest { method, path, status, .. } = http;
+    match status {
+        0 => format!("{method} {path}"),
+        status => format!("{method} {path} {status}"),
+    }
+}
+
+/// With all that is known of it.
+pub fn request_in_full(http: &nodemesh::HttpRequest) -> String {
+    let nodemesh::HttpRequest { method, path, host, status, version, principal, flags, request_id } = http;
+    let answer = if *status == 0 { "no answer".to_owned() } else { format!("answer {status}") };
+    let said = [("at ", host), ("over ", version), ("token of ", principal), ("flag ", flags), ("id ", request_id)];
+    let said = said.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}{value}"));
+    let said = said.collect::<Vec<_>>().join(", ");
+    format!("{method} {path}: {answer}; {said}").trim_end_matches("; ").to_owned()
+}
+
 /// A whole number and its unit: `30s`, `5m`, `2h`, `1d`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (unit, seconds) = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)]

@@ -1,10 +1,10 @@
 //! How one connection was decided: from what its record kept, not from what the configuration says now.
 
 use mesh_common::{
-    model::{Action, Considered, Known, Observation, ObservedAs, PolicyName, advice},
+    model::{Action, Considered, Known, Nearest, Observation, ObservedAs, PolicyName, advice, nearest},
     proto::nodemesh::{
         ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
-        Explanation,
+        Explanation, NearestRule,
     },
 };
 
@@ -22,8 +22,9 @@ pub fn answer(admin: &Admin, query: &ExplainQuery) -> Option<Explanation> {
     Some(Explanation {
         flow: Some(flows::message(&admin.node, &flow)),
         summary: summary(&flow, &considered, &snapshot),
+        // Where another rule than a policy's decided, none of these would have helped.
+        nearest: nearest(&considered).filter(|_| flow.policy.is_some()).map(nearest_rule),
         policies: considered.into_iter().map(policy).collect(),
-        nearest: None,
     })
 }
 
@@ -140,16 +141,27 @@ pub fn policy(considered: Considered) -> ConsideredPolicy {
     }
 }
 
+/// In the words of the wire.
+pub fn nearest_rule(nearest: Nearest) -> NearestRule {
+    let Nearest { policy, rule, missing } = nearest;
+    NearestRule {
+        policy: policy.to_string(),
+        rule: u32::try_from(rule).unwrap_or(u32::MAX),
+        missing: missing.into_iter().map(condition).collect(),
+    }
+}
+
 fn clause(clause: mesh_common::model::ConsideredClause) -> ConsideredClause {
-    let matches = clause.matches.into_iter().map(|m| ConsideredMatch {
-        matched: m.matched,
-        conditions: m
-            .conditions
-            .into_iter()
-            .map(|c| ConsideredCondition { field: c.field, values: c.values, actual: c.actual, holds: c.holds })
-            .collect(),
-    });
+    let matches = clause
+        .matches
+        .into_iter()
+        .map(|m| ConsideredMatch { matched: m.matched, conditions: m.conditions.into_iter().map(condition).collect() });
     ConsideredClause { matched: clause.matched, matches: matches.collect() }
+}
+
+fn condition(condition: mesh_common::model::ConsideredCondition) -> ConsideredCondition {
+    let mesh_common::model::ConsideredCondition { field, values, actual, holds } = condition;
+    ConsideredCondition { field, values, actual, holds }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use super::{
     body::ResponseBody,
     counts::RouteCounts,
     message,
+    record::{Head, Why},
 };
 use crate::state::{Acts, Rules, Snapshot, View};
 pub use attempt::version;
@@ -32,6 +33,8 @@ const NOT_CONFIGURED: &str = "the client is not in the configuration";
 pub struct Answered {
     pub response: Response<ResponseBody>,
     pub flag: Option<&'static str>,
+    /// Why the agent gave it itself, where there is to be a record of that.
+    pub why: Option<Why>,
 }
 
 /// A request that was understood.
@@ -45,13 +48,13 @@ pub struct Understood {
 
 impl From<Response<ResponseBody>> for Answered {
     fn from(response: Response<ResponseBody>) -> Self {
-        Self { response, flag: None }
+        Self { response, flag: None, why: None }
     }
 }
 
 impl Answered {
     pub fn own(status: StatusCode, flag: &'static str, why: &str, grpc: bool) -> Self {
-        Self { response: own(status, flag, why, grpc), flag: Some(flag) }
+        Self { response: own(status, flag, why, grpc), flag: Some(flag), why: Why::of(flag, why) }
     }
 }
 
@@ -65,7 +68,7 @@ impl Counted {
         Self(counts, None)
     }
 
-    fn end(mut self, Answered { response, flag }: Answered) -> Response<ResponseBody> {
+    fn end(mut self, Answered { response, flag, why: _ }: Answered) -> Response<ResponseBody> {
         self.1 = Some((response.status().as_u16(), flag));
         response
     }
@@ -81,11 +84,14 @@ impl Drop for Counted {
 pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Incoming>) -> Response<ResponseBody> {
     let (mut parts, body) = request.into_parts();
     let grpc = route::is_grpc(&parts.headers);
-    let refused = |status, flag, why: &str| Counted::begin(session, "").end(Answered::own(status, flag, why, grpc));
+    let mut head = Head::of(&parts);
+    let refused = |head, status, flag, why: &str| {
+        ended(session, Counted::begin(session, ""), head, Answered::own(status, flag, why, grpc))
+    };
     let asked = match message::read(&mut parts, &session.service.hostname) {
         Ok(asked) => asked,
         Err(why) => {
-            let mut response = refused(why.status(), flag::PROTOCOL, &why.to_string());
+            let mut response = refused(head, why.status(), flag::PROTOCOL, &why.to_string());
             // Who says something that can be read in two ways may have said more than one thing.
             if parts.version != http::Version::HTTP_2 {
                 response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
@@ -93,12 +99,26 @@ pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Inco
             return response;
         }
     };
+    head.read(&parts, &asked.authority);
     let snapshot = session.store.snapshot();
     let Some(source) = session.source(&snapshot) else {
-        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, NOT_CONFIGURED);
+        return refused(head, StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, NOT_CONFIGURED);
     };
     let request = Understood { parts, asked, grpc, snapshot, source };
-    routed(session, request, body).await
+    routed(session, request, head, body).await
+}
+
+/// Counts an answer, and records it if the agent gave it itself.
+fn ended<C: Connect>(
+    session: &Session<C>,
+    counted: Counted,
+    head: Head,
+    mut answered: Answered,
+) -> Response<ResponseBody> {
+    if let Some(why) = answered.why.take() {
+        session.record(head, why, answered.response.status().as_u16(), answered.flag);
+    }
+    counted.end(answered)
 }
 
 /// What holds for a request.
@@ -169,6 +189,7 @@ impl Understood {
 async fn routed<C: Connect>(
     session: &Arc<Session<C>>,
     mut request: Understood,
+    head: Head,
     body: Incoming,
 ) -> Response<ResponseBody> {
     let rules = request.snapshot.rules(&session.service).cloned();
@@ -177,13 +198,13 @@ async fn routed<C: Connect>(
         Err(TooMuch) => {
             let why = TooMuch.to_string();
             let answered = Answered::own(StatusCode::URI_TOO_LONG, flag::PROTOCOL, &why, request.grpc);
-            return Counted::begin(session, "").end(answered);
+            return ended(session, Counted::begin(session, ""), head, answered);
         }
     };
     let name = route.map_or("", |(route, ..)| route.name.as_str());
     let counted = Counted::begin(session, name);
     let counts = Arc::clone(&counted.0);
-    let answered = match none_matches {
+    let mut answered = match none_matches {
         true => Answered::own(StatusCode::NOT_FOUND, flag::NO_ROUTE, "no route matches", request.grpc),
         false => {
             let (delay, abort) = befalling(&faults, request.grpc);
@@ -204,7 +225,10 @@ async fn routed<C: Connect>(
             }
         }
     };
-    counted.end(answered)
+    if let Some(why) = answered.why.as_mut().filter(|_| !name.is_empty()) {
+        why.text += &format!(" (route {name})");
+    }
+    ended(session, counted, head, answered)
 }
 
 /// Every delay counts, and the first abort.
@@ -226,7 +250,7 @@ fn aborted(abort: Aborted, grpc: bool) -> Answered {
         Aborted::Grpc(status) => {
             let mut response = route::grpc_answer(status, WHY).map(|()| ResponseBody::Empty);
             response.headers_mut().insert(super::answer::FLAG_HEADER, http::HeaderValue::from_static(flag::ABORT));
-            Answered { response, flag: Some(flag::ABORT) }
+            Answered { response, flag: Some(flag::ABORT), why: Why::of(flag::ABORT, WHY) }
         }
     }
 }

@@ -9,6 +9,7 @@
 mod application;
 mod decider;
 mod limits;
+mod question;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -24,7 +25,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use mesh_common::{
-    model::{Connection, Decision, Identity, RequestFacts, Requested, ServiceName, Token, traffic::Labels},
+    model::{Connection, Decision, Identity, RequestFacts, ServiceName, traffic::Labels},
     route,
 };
 use tokio::sync::watch;
@@ -36,6 +37,7 @@ use super::{
     counts::RouteCounts,
     exchange::{Answered, Counted},
     message, pool,
+    record::{Head, Why},
     serve::serve_by,
     upgrade::{self, Switched, ended},
 };
@@ -46,8 +48,10 @@ use crate::{
 pub use application::Dial;
 use application::{Application, NoAnswer};
 pub use decider::Deciders;
-use decider::{Decider, Unauthorized};
+pub use decider::Unauthorized;
+use decider::{Decider, Judged};
 pub use limits::{Limiters, Limits, Reached};
+pub use question::{Foreseen, foresee};
 use under_way::{Cut, UnderWay};
 
 /// The name under which requests to pods are counted, beside those of routes.
@@ -192,7 +196,16 @@ impl<D: Dial> Session<D> {
         self.counts.begun();
         let mut counted = Counted(Arc::clone(&self.counts), None);
         let _waiting = Waiting::new(&self.waiting);
-        let Answered { response, flag } = self.answered(request).await;
+        let (parts, body) = request.into_parts();
+        let mut head = Head::of(&parts);
+        let Answered { response, flag, why } = self.answered(parts, body, &mut head).await;
+        if let Some(why) = why {
+            let mut flow = Flow::clone(&self.arrived.flow);
+            flow.id = self.arrived.flows.next_id();
+            flow.undecided();
+            head.fill(&mut flow, why, response.status().as_u16(), flag);
+            self.arrived.flows.write(flow);
+        }
         counted.1 = Some((response.status().as_u16(), flag));
         response
     }
@@ -263,8 +276,7 @@ impl<D: Dial> Session<D> {
         }
     }
 
-    async fn answered(&self, request: Request<Incoming>) -> Answered {
-        let (mut parts, body) = request.into_parts();
+    async fn answered(&self, mut parts: http::request::Parts, body: Incoming, head: &mut Head) -> Answered {
         let grpc = route::is_grpc(&parts.headers);
         let http2 = parts.version == Version::HTTP_2;
         let asked = match message::read(&mut parts, &self.host) {
@@ -278,6 +290,7 @@ impl<D: Dial> Session<D> {
                 return answered;
             }
         };
+        head.read(&parts, &asked.authority);
         let snapshot = self.arrived.store.snapshot();
         let mut permitted = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
             Ok(permitted) => permitted,
@@ -355,20 +368,12 @@ impl<D: Dial> Session<D> {
         if !decider.is_asked() {
             return Ok(Permitted::default());
         }
-        let host = authority.to_ascii_lowercase();
-        let verified = decider.verify(parts);
-        let token: Option<Arc<Token>> = verified.as_ref().ok().cloned().flatten();
-        let request = Requested {
-            method: parts.method.as_str(),
-            path: parts.uri.path(),
-            host: &host,
-            headers: &parts.headers,
-            token: token.as_deref(),
+        let Judged { facts, outcome } = decider.judge(connection, parts, authority);
+        let heard = match outcome {
+            Ok(heard) => heard,
+            Err(why) => return Err((why, facts)),
         };
-        let facts = || decider.facts(&request, token.as_ref());
-        verified.map_err(|why| (why, facts()))?;
-        let heard = decider.decide(connection, &request, token.as_ref()).map_err(|why| (why, facts()))?;
-        let facts = Arc::new(facts());
+        let facts = Arc::new(facts);
         let (held, cut) = self.under_way.begin(Arc::clone(&facts));
         // A change that came between was not asked about this one.
         let newest = self.decider(&self.arrived.store.snapshot());
@@ -385,7 +390,7 @@ impl<D: Dial> Session<D> {
         http.deciders.of_pod(key, uid, snapshot)
     }
 
-    /// The answer to a request that may not go on, which is recorded.
+    /// The answer to a request that may not go on, which is recorded here.
     fn unauthorized(&self, why: &Unauthorized, facts: &RequestFacts, grpc: bool, http2: bool) -> Answered {
         match why {
             Unauthorized::Token(token) => {
@@ -399,6 +404,7 @@ impl<D: Dial> Session<D> {
                 let status = StatusCode::BAD_REQUEST;
                 self.record(facts, |flow| flow.dropped(reason::PATH_AMBIGUOUS, fault), 400, Some(flag::PROTOCOL));
                 let mut answered = Answered::own(status, flag::PROTOCOL, &fault.to_string(), grpc);
+                answered.why = None;
                 if !http2 {
                     answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
                 }
@@ -457,7 +463,7 @@ fn refused(status: StatusCode, code: &'static str, grpc: bool) -> Answered {
     answered
 }
 
-fn limited(Reached { retry_after, policy: _ }: &Reached, grpc: bool) -> Answered {
+fn limited(Reached { retry_after, policy }: &Reached, grpc: bool) -> Answered {
     const WHY: &str = "too many requests";
     let mut response = if grpc {
         let mut response = route::grpc_answer(EXHAUSTED, WHY).map(|()| ResponseBody::Empty);
@@ -467,7 +473,8 @@ fn limited(Reached { retry_after, policy: _ }: &Reached, grpc: bool) -> Answered
         own(StatusCode::TOO_MANY_REQUESTS, flag::RATE_LIMITED, WHY, false)
     };
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
-    Answered { response, flag: Some(flag::RATE_LIMITED) }
+    let why = Why::of(flag::RATE_LIMITED, &format!("{policy} permits no more for {retry_after} s"));
+    Answered { response, flag: Some(flag::RATE_LIMITED), why }
 }
 
 fn failed(why: &NoAnswer, grpc: bool) -> Answered {

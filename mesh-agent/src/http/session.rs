@@ -9,13 +9,22 @@ use mesh_common::model::{ServiceName, Workload, traffic::Backend};
 
 use tokio::sync::Semaphore;
 
-use super::{Connect, Destination, Destinations, Http, Missing, check, upgrade::Switched};
-use crate::state::{Snapshot, Store};
+use super::{
+    Connect, Destination, Destinations, Http, Missing, check,
+    record::{Head, Why},
+    upgrade::Switched,
+};
+use crate::{
+    state::{Snapshot, Store},
+    telemetry::{Direction, Flow, FlowLog, Party},
+};
 
 /// One client's connection to a service with rules.
 pub struct Session<C> {
     pub http: Arc<Http>,
     pub store: Arc<Store>,
+    /// Of requests that get an answer of the agent's own.
+    pub flows: Arc<FlowLog>,
     pub destinations: Arc<Destinations>,
     /// The uid of the client's workload.
     pub uid: String,
@@ -47,6 +56,27 @@ impl<C: Connect> Session<C> {
         let destination = self.destinations.get(snapshot, source, backend, self.dialled, can_dial)?;
         check::begin(&destination, &self.connect);
         Ok(destination)
+    }
+
+    /// Writes the record of a request that got an answer of the agent's own.
+    pub fn record(&self, head: Head, why: Why, status: u16, flag: Option<&'static str>) {
+        let snapshot = self.store.snapshot();
+        let source = match snapshot.workload(&self.uid) {
+            Some(own) => Party::of(own, self.client),
+            None => Party::stranger(self.client),
+        };
+        let destination = match why.endpoint {
+            Some(address) => match snapshot.workload_by_address(address.ip()) {
+                Some(workload) => Party::of(workload, address),
+                None => Party::stranger(address),
+            },
+            None => Party::stranger(self.dialled),
+        };
+        let id = self.flows.next_id();
+        let mut flow = Flow::new(id, std::time::SystemTime::now(), Direction::Outbound, source, destination);
+        (flow.service, flow.generation) = (Some(self.service.clone()), snapshot.generation());
+        head.fill(&mut flow, why, status, flag);
+        self.flows.write(flow);
     }
 
     /// That which was dialled.

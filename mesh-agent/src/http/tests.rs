@@ -3,6 +3,7 @@
 mod destinations;
 mod passing;
 mod pools;
+mod records;
 mod routing;
 mod secure;
 mod strict;

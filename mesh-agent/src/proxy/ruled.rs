@@ -150,6 +150,7 @@ async fn requests(
     let session = Session {
         http: Arc::clone(&proxy.http),
         store: Arc::clone(&proxy.store),
+        flows: Arc::clone(&proxy.flows),
         destinations: proxy.http.of_pod(&pod.key()),
         uid: pod.uid.clone(),
         client: dialler.client,

@@ -28,6 +28,16 @@ codes! {
     OVERFLOW,
     /// A rate limit of the destination is reached, by what is no HTTP: a connection counts as a request.
     RATE_LIMITED,
+    /// A request is none that can be passed on: what two servers could read differently, or no server may.
+    REQUEST_MALFORMED,
+    /// No answer came in the time that the rules of the service give a request, or one try of it.
+    TIMEOUT,
+    /// A request was tried as often as the rules of the service permit, and failed each time.
+    RETRIES_EXHAUSTED,
+    /// The rules of the service ask that the request fails (`fault.abort`).
+    FAULT_INJECTED,
+    /// An endpoint's answer is none that can be passed on.
+    UPSTREAM_PROTOCOL,
     /// A policy asks for paths, and the request's could be read in ways that nobody can decide about.
     PATH_AMBIGUOUS,
     /// The destination did not take the connection.

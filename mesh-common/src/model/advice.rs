@@ -46,27 +46,52 @@ pub fn advice(code: &str) -> Option<&'static str> {
         "NO_SUCH_PORT" => "The service has no such port. See `meshctl config services`.",
         "NO_HEALTHY_ENDPOINT" => {
             "The service has no ready pod for the port, or none on this node where `internalTrafficPolicy: Local` asks for \
-             one. See `meshctl config services` and the readiness of its pods."
+             one, or all of them were ejected after failures (`outlierDetection`). See `meshctl config services` and the \
+             readiness of its pods."
         }
         "NO_BACKEND" => {
             "A rule sends the connection to a service, port or subset that is not there. `meshctl analyze` names the \
              object and its field; a subset is defined by a DestinationRule that holds for the client."
         }
         "NO_ROUTE" => {
-            "The service's rules choose by the server name of TLS (SNI), and none names that which the client said. See \
-             `meshctl config routes`, and the name that the client asks for."
+            "The service has routes, and none is for this: compare the request, or the server name of TLS (SNI) that the \
+             client said, with the matches that `meshctl config routes` shows."
         }
         "RULES_UNREADABLE" => {
             "The agent cannot read the rules of the service, and has no earlier version of them, so it refuses. See \
              `meshctl status` for the field; an agent that is older than its controller is the usual cause."
         }
         "OVERFLOW" => {
-            "The client has as many connections to the service as its DestinationRule permits \
-             (`connectionPool.tcp.maxConnections`). Raise it, or see why connections are not closed."
+            "The client has as many connections or requests to the service as its DestinationRule permits \
+             (`connectionPool.tcp.maxConnections`, `connectionPool.http`). Raise it, or see why so many are open."
         }
         "CONNECT" => {
             "The destination did not take the connection. Does its program listen on the port, and is there a route or \
              a network policy between the nodes?"
+        }
+        "REQUEST_MALFORMED" => {
+            "The request is none that every server reads alike, so none gets it; the record says what is wrong with it. Let \
+             the client write it otherwise."
+        }
+        "PATH_AMBIGUOUS" => {
+            "A policy of the destination asks for paths, and servers would read this one in ways that nobody can decide \
+             about (a `%` that begins no escape, a zero byte, escapes within escapes). Let the client write it otherwise."
+        }
+        "TIMEOUT" => {
+            "No answer came in the time that the service's rules give (`timeout`, `retries.perTryTimeout`). See why the \
+             endpoint is slow, or give it more time."
+        }
+        "RETRIES_EXHAUSTED" => {
+            "Every try failed, and there were as many as the service's rules permit (`retries.attempts`). The record says how \
+             the last one failed: mend that."
+        }
+        "FAULT_INJECTED" => {
+            "Nothing is broken: a rule of the service asks that requests fail (`fault.abort`). Remove the fault, or take the \
+             client out of its match."
+        }
+        "UPSTREAM_PROTOCOL" => {
+            "The endpoint did not answer in the protocol that it was asked in. Compare the port's `appProtocol` or name with \
+             what the program speaks."
         }
         "UPSTREAM_TLS" => {
             "A DestinationRule asks for TLS to the service's endpoints (`trafficPolicy.tls`), and there is none: the \
@@ -256,8 +281,8 @@ pub fn advice(code: &str) -> Option<&'static str> {
              controller create tokenreviews?"
         }
         "RATE_LIMITED" => {
-            "A node's agent asks for more certificates than it may. Raise --certificate-rate of the controller if so many \
-             pods really start there."
+            "More is asked than a limit permits: of requests, the RateLimitPolicy that the record names; of a controller, \
+             certificates for one node (--certificate-rate, if so many pods really start there)."
         }
         "AUTHORITY_BUSY" => {
             "The controller signs as much as it may at once; the agent asks again. Raise --concurrent-signing, or run more \

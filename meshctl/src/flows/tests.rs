@@ -81,6 +81,7 @@ fn a_table_names_both_ends_and_what_decided() {
             "-",
             "5/0",
             "250ms",
+            "-",
         ]
     );
 }
@@ -118,7 +119,7 @@ fn json_is_one_object_a_line_with_these_names() {
         },
         "service": "shop/redis.shop.svc.cluster.local", "path": "tunnel", "security": "mutual_tls", "tls_version": "",
         "tls_cipher": "", "bytes_sent": 5, "bytes_received": 0, "policy": "shop/deny-web", "rule": 2, "generation": 41,
-        "error": "", "observations": [], "rtt_us": null, "retransmits": null,
+        "error": "", "observations": [], "rtt_us": null, "retransmits": null, "http": null,
     });
     assert_eq!(record, expected);
 }
@@ -143,6 +144,36 @@ fn policies_that_are_not_enforced_are_named() {
     let record: Value = serde_json::from_str(&shown(&[flow], Format::Json)).unwrap();
     let expected = json!({ "policy": "shop/new", "rule": null, "observed_as": "dry_run", "would_refuse": true });
     assert_eq!(record["observations"][1], expected);
+}
+
+/// That policies refused.
+pub(crate) fn request() -> Flow {
+    let http = HttpRequest {
+        method: "POST".into(),
+        path: "/api/orders".into(),
+        host: "redis".into(),
+        status: 403,
+        version: "HTTP/2".into(),
+        principal: "https://issuer.example/alice".into(),
+        flags: "UAEX".into(),
+        request_id: String::new(),
+    };
+    Flow { http: Some(http), ..refused() }
+}
+
+#[test]
+fn a_request_is_shown_by_what_it_asked_for_and_got() {
+    assert!(shown(&[request()], Format::Table).ends_with("250ms     POST /api/orders 403\n"));
+    let record: Value = serde_json::from_str(&shown(&[request()], Format::Json)).unwrap();
+    let expected = json!({
+        "method": "POST", "path": "/api/orders", "host": "redis", "status": 403, "version": "HTTP/2",
+        "principal": "https://issuer.example/alice", "flags": "UAEX", "request_id": "",
+    });
+    assert_eq!(record["http"], expected);
+    let mut unanswered = request();
+    unanswered.http.as_mut().unwrap().status = 0;
+    assert!(shown(&[unanswered.clone()], Format::Table).ends_with("POST /api/orders\n"));
+    assert!(shown(&[unanswered], Format::Json).contains(r#""status":null"#));
 }
 
 #[test]

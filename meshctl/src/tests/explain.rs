@@ -2,11 +2,11 @@
 
 use mesh_common::proto::nodemesh::{
     ConnectionInfo, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, EdgeInfo,
-    Endpoint, Explanation, IdentityInfo,
+    Endpoint, Explanation, IdentityInfo, NearestRule,
 };
 
 use super::*;
-use crate::flows::tests::refused;
+use crate::flows::tests::{refused, request};
 
 fn condition(field: &str, value: &str, actual: &str, holds: bool) -> ConsideredCondition {
     ConsideredCondition { field: field.into(), values: vec![value.into()], actual: actual.into(), holds }
@@ -67,6 +67,99 @@ shop/web-from-cart  ALLOW workload  decided: no rule matches
     assert_eq!(json["policies"][0]["rules"][0]["clauses"][0]["matches"][1]["conditions"][0]["holds"], true);
     let (_, text) = meshctl("meshctl explain 7 -o yaml", answer).await;
     assert_eq!(serde_yaml_ng::from_str::<serde_json::Value>(&text).unwrap(), json);
+}
+
+#[tokio::test]
+async fn a_request_is_explained_with_what_would_have_permitted_it() {
+    let answer = |kind| match kind {
+        query::Kind::Explain(_) => Ok(vec![item::Kind::Explanation(Explanation {
+            flow: Some(request()),
+            policies: vec![considered()],
+            summary: "Refused: no ALLOW rule matches.".into(),
+            nearest: Some(NearestRule {
+                policy: "shop/web-from-cart".into(),
+                rule: 0,
+                missing: vec![
+                    condition("methods", "GET", "POST", false),
+                    condition("when[request.headers[x-team]].values", "blue", "", false),
+                    condition("notPaths", "/api/*", "/api/orders", false),
+                ],
+            }),
+        })]),
+        _ => Err(Status::internal("another question")),
+    };
+    let (_, text) = meshctl("meshctl explain 7", answer).await;
+    let request = "request POST /api/orders: answer 403; at redis, over HTTP/2, token of https://issuer.example/alice, flag UAEX\n";
+    assert!(text.contains(request), "{text}");
+    let nearest = "Would be permitted by policy shop/web-from-cart rule 0 if: methods were GET (is POST); \
+                   request.headers[x-team] were blue (there is none); paths were not /api/* (is /api/orders).\n";
+    assert!(text.contains(nearest) && text.contains("the request has 192.0.2.1"), "{text}");
+    let (_, text) = meshctl("meshctl explain 7 -o json", answer).await;
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(json["nearest"]["missing"][0]["actual"], "POST");
+    assert_eq!(json["flow"]["http"]["status"], 403);
+}
+
+#[test]
+fn what_makes_a_denial_stop_is_said_the_other_way_round() {
+    let said = |missing| {
+        let nearest = NearestRule { policy: "shop/deny".into(), rule: 2, missing };
+        crate::explain::nearest_text(&nearest)
+    };
+    let two =
+        ConsideredCondition { values: vec!["PUT".into(), "DELETE".into()], ..condition("methods", "", "PUT", true) };
+    let expected = "Would not be denied by policy shop/deny rule 2 if: methods were not PUT and not DELETE (is PUT).";
+    assert_eq!(said(vec![two]).unwrap(), expected);
+    let expected = "Would not be denied by policy shop/deny rule 2 if: principals were a/b (there is none).";
+    assert_eq!(said(vec![condition("notPrincipals", "a/b", "", true)]).unwrap(), expected);
+    assert_eq!(said(Vec::new()), None);
+}
+
+#[tokio::test]
+async fn a_check_of_a_request_asks_for_it_and_shows_no_secret() {
+    let answer = |kind| match kind {
+        query::Kind::Authz(query) if query.token == "ey.J.x" && query.method == "POST" => {
+            assert_eq!((query.path.as_str(), query.headers[0].value.as_str()), ("/api?access_token=ey", "s3cr3t"));
+            Ok(vec![item::Kind::Authz(AuthzAnswer {
+                verdict: Verdict::Dropped.into(),
+                reason: "JWT_EXPIRED".into(),
+                message: "the token is over".into(),
+                authoritative: true,
+                rule: -1,
+                ..Default::default()
+            })])
+        }
+        other => Err(Status::internal(format!("another question: {other:?}"))),
+    };
+    let line = "meshctl authz check shop/a shop/b --port 80 --method POST --path /api?access_token=ey --jwt ey.J.x \
+                --header authorization:s3cr3t";
+    for (output, expected) in [
+        ("-o table -v", "denied: shop/a -> shop/b port 80 POST /api with a token\n"),
+        ("-o json", r#""request":{"headers":["authorization"],"host":"","method":"POST","path":"/api","token":true}"#),
+        ("-o yaml", "token: true"),
+    ] {
+        let (outcome, text) = meshctl(&format!("{line} {output}"), answer).await;
+        assert_eq!(outcome.unwrap(), Outcome::Found);
+        assert!(text.contains(expected) && text.contains("the token is over"), "{text}");
+        assert!(text.contains("Does the client renew it"), "{text}");
+        assert!(!text.contains("ey.J") && !text.contains("s3cr3t") && !text.contains("access_token"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_depends_on_the_request_is_no_promise() {
+    let answer = |_| {
+        Ok(vec![item::Kind::Authz(AuthzAnswer {
+            verdict: Verdict::Forwarded.into(),
+            authoritative: true,
+            depends_on_request: true,
+            rule: -1,
+            ..Default::default()
+        })])
+    };
+    let (outcome, text) = meshctl("meshctl authz check shop/a shop/b --port 80", answer).await;
+    assert_eq!(outcome.unwrap(), Outcome::Unsure);
+    assert!(text.starts_with("permitted to connect: shop/a -> shop/b port 80\n"), "{text}");
 }
 
 #[tokio::test]

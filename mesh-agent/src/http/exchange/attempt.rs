@@ -23,12 +23,16 @@ use super::{
         counts::RouteCounts,
         message, mirror,
         pool::{Lease, NoConnection, NotSent, Version, Wanted},
+        record::Why,
         replay::Replay,
         upgrade::{self, Switched},
     },
     Answered, Understood, hash,
 };
-use crate::balance::{self, RetryRefused};
+use crate::{
+    balance::{self, RetryRefused},
+    telemetry::reason,
+};
 
 /// Connections that are found closed for one try: each is another one of the pool.
 const STALE: usize = 3;
@@ -56,12 +60,16 @@ struct Failed {
     flag: &'static str,
     status: StatusCode,
     why: String,
+    /// Where the flag does not say enough.
+    code: Option<&'static str>,
     /// Never tried again: a bound is reached.
     last: bool,
 }
 
 /// A try with one.
 struct Got {
+    /// There were as many tries as there may be, and it is an answer after which there would be another.
+    exhausted: Option<Why>,
     response: Response<Incoming>,
     lease: Lease,
     picked: balance::Picked,
@@ -102,7 +110,8 @@ impl<C: Connect> Attempts<'_, C> {
         }
         // The route's time begins when the client has sent everything.
         let mut deadline = self.plan.timeout.map(|timeout| over(body.ended(), timeout));
-        let tries = self.tries(&request, &path, &destination, &body, sticky.key);
+        let mut tried = Vec::new();
+        let tries = self.tries(&request, &path, &destination, &body, sticky.key, &mut tried);
         let got = tokio::select! {
             biased;
             got = tries => got,
@@ -113,11 +122,15 @@ impl<C: Connect> Attempts<'_, C> {
                 }
             } => {
                 let why = "the route's time is over";
-                return Answered::own(StatusCode::GATEWAY_TIMEOUT, flag::TIMEOUT, why, grpc);
+                let mut answered = Answered::own(StatusCode::GATEWAY_TIMEOUT, flag::TIMEOUT, why, grpc);
+                if let Some(recorded) = &mut answered.why {
+                    recorded.endpoint = tried.last().copied();
+                }
+                return answered;
             }
         };
         match got {
-            Ok(Got { response, lease, picked }) => {
+            Ok(Got { exhausted, response, lease, picked }) => {
                 let held = Box::new((admitted, picked));
                 let (mut parts, incoming) = response.into_parts();
                 let agreed = upgrade::is_agreed(&request.parts.method, parts.status);
@@ -152,9 +165,17 @@ impl<C: Connect> Attempts<'_, C> {
                     counts,
                     over: false,
                 };
-                Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
+                let response = Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed)));
+                Answered { flag: exhausted.is_some().then_some(flag::RETRIES), why: exhausted, response }
             }
-            Err(Failed { status, flag, why, .. }) => Answered::own(status, flag, &why, grpc),
+            Err(Failed { status, flag, why, code, .. }) => {
+                let mut answered = Answered::own(status, flag, &why, grpc);
+                if let Some(recorded) = &mut answered.why {
+                    recorded.code = code.unwrap_or(recorded.code);
+                    recorded.endpoint = tried.last().copied();
+                }
+                answered
+            }
         }
     }
 
@@ -165,13 +186,13 @@ impl<C: Connect> Attempts<'_, C> {
         destination: &Arc<Destination>,
         body: &Replay,
         key: Option<u64>,
+        tried: &mut Vec<SocketAddr>,
     ) -> Result<Got, Failed> {
         let retries = &self.plan.retries;
-        let mut tried: Vec<SocketAddr> = Vec::new();
         let mut number = 0;
         let mut permit = None;
         loop {
-            let result = self.one(request, path, destination, body, key, &mut tried).await;
+            let result = self.one(request, path, destination, body, key, tried).await;
             let outcome = match &result {
                 Ok(got) => Outcome::Answered {
                     status: got.response.status().as_u16(),
@@ -185,8 +206,10 @@ impl<C: Connect> Attempts<'_, C> {
             }
             if number >= retries.attempts {
                 // What it came to is told as it is; that there were as many tries as there may be, the flag says.
-                return result
-                    .map_err(|failed| Failed { flag: if number > 0 { flag::RETRIES } else { failed.flag }, ..failed });
+                return match number {
+                    0 => result,
+                    number => result.map(|got| got.exhausted(number)).map_err(|failed| failed.exhausted(number)),
+                };
             }
             drop(permit.take());
             match destination.cluster.admit_retry() {
@@ -219,7 +242,7 @@ impl<C: Connect> Attempts<'_, C> {
     ) -> Result<Got, Failed> {
         let avoid: &[SocketAddr] = if self.plan.retries.avoid_tried { tried } else { &[] };
         let Some(picked) = destination.cluster.pick(key, avoid, fastrand::u64(..), Instant::now()) else {
-            let why = format!("service {} has no healthy endpoint", destination.service);
+            let why = nobody(destination);
             return Err(Failed::connect(flag::NO_HEALTHY_ENDPOINT, why, true));
         };
         tried.push(picked.address());
@@ -239,7 +262,7 @@ impl<C: Connect> Attempts<'_, C> {
             Err(failed) => failed.balance,
         };
         picked.done(outcome, Instant::now());
-        result.map(|(response, lease)| Got { response, lease, picked })
+        result.map(|(response, lease)| Got { exhausted: None, response, lease, picked })
     }
 
     async fn sent(
@@ -259,7 +282,9 @@ impl<C: Connect> Attempts<'_, C> {
         let authority = &request.asked.authority;
         let tls = match destination.secure() {
             Some(Ok(secure)) => Some(secure.secured(authority)),
-            Some(Err(why)) => return Err(Failed::connect(flag::CONNECT, why, true)),
+            Some(Err(why)) => {
+                return Err(Failed::connect(flag::CONNECT, why, true).because(reason::UPSTREAM_TLS));
+            }
             None => None,
         };
         let mut stale = 0;
@@ -290,7 +315,17 @@ impl<C: Connect> Attempts<'_, C> {
 impl Failed {
     fn connect(flag: &'static str, why: String, last: bool) -> Self {
         let (outcome, balance) = (Outcome::ConnectFailed, balance::Outcome::ConnectFailed);
-        Self { outcome, balance, flag, status: StatusCode::SERVICE_UNAVAILABLE, why, last }
+        Self { outcome, balance, flag, status: StatusCode::SERVICE_UNAVAILABLE, why, code: None, last }
+    }
+
+    fn because(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// After the first try and so many more.
+    fn exhausted(self, more: u32) -> Self {
+        let why = format!("{}; tried {} times", self.why, more + 1);
+        Self { flag: flag::RETRIES, code: Some(reason::RETRIES_EXHAUSTED), why, ..self }
     }
 
     fn late() -> Self {
@@ -300,6 +335,7 @@ impl Failed {
             flag: flag::TIMEOUT,
             status: StatusCode::GATEWAY_TIMEOUT,
             why: "the endpoint did not answer in the time of one try".to_owned(),
+            code: None,
             last: false,
         }
     }
@@ -316,11 +352,17 @@ impl Failed {
                 ..Self::connect(flag::NO_HEALTHY_ENDPOINT, format!("the endpoint {address} has just gone"), false)
             },
             NoConnection::Refused(code) => {
-                Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false)
+                Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false).because(code)
             }
             NoConnection::Timeout => Self::connect(flag::CONNECT, format!("no connection to {address} in time"), false),
-            NoConnection::Tls(why) => Self::connect(flag::CONNECT, format!("no TLS with {address}: {why}"), false),
-            NoConnection::Handshake => Self::connect(flag::CONNECT, format!("{address} speaks no HTTP"), false),
+            NoConnection::Tls(why) => {
+                let why = format!("no TLS with {address}: {why}");
+                Self::connect(flag::CONNECT, why, false).because(reason::UPSTREAM_TLS)
+            }
+            NoConnection::Handshake => {
+                let why = format!("{address} does not speak the HTTP that it was spoken to in");
+                Self::connect(flag::CONNECT, why, false).because(reason::UPSTREAM_PROTOCOL)
+            }
         }
     }
 
@@ -330,7 +372,9 @@ impl Failed {
         let refused = reason == Some(h2::Reason::REFUSED_STREAM);
         let gone = broken || error.as_ref().is_some_and(hyper::Error::is_user);
         let sent = error.is_some();
+        let garbled = error.as_ref().is_some_and(|error| error.is_parse() || h2_error(error).is_some_and(is_garbled));
         let why = match error {
+            Some(error) if garbled => format!("{address} does not answer in the HTTP that it was asked in: {error}"),
             Some(_) if broken => "the request broke off".to_owned(),
             Some(error) => format!("{address} ended the connection without an answer: {error}"),
             None => format!("{address} ended the connection"),
@@ -341,9 +385,38 @@ impl Failed {
             flag: if gone { flag::CLIENT_GONE } else { flag::RESET },
             status: StatusCode::SERVICE_UNAVAILABLE,
             why,
+            code: garbled.then_some(reason::UPSTREAM_PROTOCOL),
             last: gone,
         }
     }
+}
+
+impl Got {
+    /// After the first try and so many more.
+    fn exhausted(self, more: u32) -> Self {
+        let text = format!("the answer is {}; tried {} times", self.response.status(), more + 1);
+        let endpoint = Some(self.picked.address());
+        Self { exhausted: Some(Why { code: reason::RETRIES_EXHAUSTED, text, endpoint }), ..self }
+    }
+}
+
+/// Why nobody can be asked.
+fn nobody(destination: &Destination) -> String {
+    let balance::Counts { endpoints, healthy: _, ejected, .. } = destination.cluster.counts(Instant::now());
+    let service = &destination.service;
+    match (endpoints, ejected) {
+        (0, _) => format!("service {service} has no endpoint"),
+        (_, 0) => format!("service {service} has no healthy endpoint, of {endpoints}"),
+        (_, ejected) => format!(
+            "service {service} has no healthy endpoint: of {endpoints}, {ejected} ejected after failures \
+             (outlierDetection)"
+        ),
+    }
+}
+
+/// What the endpoint said is no HTTP/2.
+fn is_garbled(error: &h2::Error) -> bool {
+    error.is_library() && error.reason() != Some(h2::Reason::NO_ERROR)
 }
 
 fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {

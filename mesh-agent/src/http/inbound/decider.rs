@@ -41,6 +41,15 @@ pub enum Unauthorized {
     Denied(Box<Decision>),
 }
 
+/// What became of a request's head.
+#[derive(Debug)]
+pub struct Judged {
+    /// As it is passed on.
+    pub facts: RequestFacts,
+    /// The decision is there if somebody should hear of it.
+    pub outcome: Result<Option<Decision>, Unauthorized>,
+}
+
 impl Deciders {
     /// That of the pod with this key and uid, as `snapshot` has it. While it says the same it is the same one. An older
     /// configuration than the newest that was asked for changes nothing any more.
@@ -62,7 +71,8 @@ impl Deciders {
 }
 
 impl Decider {
-    fn new(uid: &str, snapshot: &Arc<Snapshot>, earlier: Option<&Self>) -> Self {
+    /// That of a pod of this node. What `earlier` has verified and still counts is known to it.
+    pub fn new(uid: &str, snapshot: &Arc<Snapshot>, earlier: Option<&Self>) -> Self {
         let inbound = snapshot.inbound(uid);
         let tokens = match earlier.filter(|earlier| earlier.snapshot.inbound(uid).tokens == inbound.tokens) {
             // With what it has verified.
@@ -104,6 +114,22 @@ impl Decider {
             self.tokens.read(parts, SystemTime::now()).map_err(Unauthorized::Token)?;
         self.tokens.apply(parts, verified.as_deref());
         Ok(verified.map(|verified| Arc::clone(&verified.token)))
+    }
+
+    /// Makes of a request's head what the application may see, and decides about that. `authority` is whom it asks for.
+    pub fn judge(&self, connection: &Connection, parts: &mut Parts, authority: &str) -> Judged {
+        let host = authority.to_ascii_lowercase();
+        let verified = self.verify(parts);
+        let token: Option<Arc<Token>> = verified.as_ref().ok().cloned().flatten();
+        let request = Requested {
+            method: parts.method.as_str(),
+            path: parts.uri.path(),
+            host: &host,
+            headers: &parts.headers,
+            token: token.as_deref(),
+        };
+        let outcome = verified.and_then(|_| self.decide(connection, &request, token.as_ref()));
+        Judged { facts: self.facts(&request, token.as_ref()), outcome }
     }
 
     /// Decides on a request in the form in which it is passed on. What others could read as another path, they must be

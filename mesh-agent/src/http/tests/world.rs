@@ -41,6 +41,7 @@ use crate::{
         Delta, Kind, Object, Rules, Store,
         tests::{put, service, workload},
     },
+    telemetry::FlowLog,
 };
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -106,6 +107,7 @@ pub fn answer(status: u16, body: impl Into<Bytes>) -> Response<Out> {
 
 pub struct World {
     pub store: Arc<Store>,
+    pub flows: Arc<FlowLog>,
     pub http: Arc<Http>,
     pub log: Log,
     pub dial: Dial,
@@ -175,6 +177,7 @@ impl World {
         put(&store, [Object::Workload(client), Object::Service(service("10.96.0.1"))]);
         let world = Self {
             store,
+            flows: FlowLog::new(),
             http: Arc::default(),
             log: Log::default(),
             dial: Dial::default(),
@@ -322,6 +325,7 @@ impl World {
         Session {
             http: Arc::clone(&self.http),
             store: Arc::clone(&self.store),
+            flows: Arc::clone(&self.flows),
             destinations: self.http.of_pod("client"),
             uid: "Kubernetes//Pod/shop/client".into(),
             client: "10.0.0.200:40000".parse().unwrap(),

@@ -855,6 +855,9 @@ pub struct AuthzAnswer {
     pub policies: ::prost::alloc::vec::Vec<ConsideredPolicy>,
     #[prost(message, optional, tag = "11")]
     pub nearest: ::core::option::Option<NearestRule>,
+    /// Of a connection: it is permitted, and each request on it is decided by itself, so that some may be refused.
+    #[prost(bool, tag = "12")]
+    pub depends_on_request: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
