@@ -9,14 +9,23 @@ use std::{
     task::{Context, Poll},
 };
 
+use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
-
-use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Resolves when what passes may not go on, with a stable code.
+pub type Cut = Pin<Box<dyn Future<Output = &'static str> + Send>>;
+
+/// A client's body on its way to an application, as long as it may go on. An answer may be over before it.
+pub struct Guarded<H> {
+    pub body: Incoming,
+    pub cut: Cut,
+    /// Lives as long as this.
+    pub _held: H,
+}
 
 /// What is sent to an endpoint.
 #[derive(Debug)]
@@ -39,8 +48,7 @@ pub struct Streamed {
     /// Until here the whole answer must have come.
     pub deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub lease: Option<Lease>,
-    /// Resolves when the answer may not go on.
-    pub cut: Option<oneshot::Receiver<&'static str>>,
+    pub cut: Option<Cut>,
     /// Counts as a request under way while this lives.
     pub _held: Box<dyn Send>,
     pub counts: Arc<RouteCounts>,
@@ -63,7 +71,7 @@ impl Streamed {
             return Poll::Ready(Some(Err("the route's time is over".into())));
         }
         if let Some(cut) = &mut self.cut
-            && let Poll::Ready(Ok(code)) = Pin::new(cut).poll(cx)
+            && let Poll::Ready(code) = cut.as_mut().poll(cx)
         {
             self.broken(flag::UNAUTHORIZED);
             return Poll::Ready(Some(Err(code.into())));
@@ -122,6 +130,26 @@ impl Body for ResponseBody {
             Self::Text(Some(text)) => SizeHint::with_exact(text.len() as u64),
             Self::Streamed(streamed) => streamed.body.size_hint(),
         }
+    }
+}
+
+impl<H: Unpin> Body for Guarded<H> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(code) = self.cut.as_mut().poll(cx) {
+            return Poll::Ready(Some(Err(code.into())));
+        }
+        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -33,13 +33,13 @@ use tokio::sync::watch;
 use super::{
     Http, Io, Spoken,
     answer::{FLAG_HEADER, REASON_HEADER, flag, own},
-    body::{ResponseBody, Streamed},
+    body::{Guarded, ResponseBody, Streamed},
     counts::RouteCounts,
     exchange::{Answered, Counted},
     message, pool,
     record::{Head, Why},
     serve::serve_by,
-    upgrade::{self, Switched, ended},
+    upgrade::{self, Switched},
 };
 use crate::{
     state::{Snapshot, Store},
@@ -52,7 +52,7 @@ pub use decider::Unauthorized;
 use decider::{Decider, Judged};
 pub use limits::{Limiters, Limits, Reached};
 pub use question::{Foreseen, foresee};
-use under_way::{Cut, UnderWay};
+use under_way::{Held, Original, UnderWay};
 
 /// The name under which requests to pods are counted, beside those of routes.
 const ROUTE: &str = "inbound";
@@ -96,12 +96,24 @@ struct Session<D> {
 }
 
 /// A request that may go on.
-#[derive(Default)]
-struct Permitted {
-    /// What is to be heard of it.
-    heard: Option<Box<(Decision, Arc<RequestFacts>)>>,
-    held: Option<under_way::Held>,
-    cut: Option<Cut>,
+struct Permitted<'a, D: Dial> {
+    heard: Heard<'a, D>,
+    held: Arc<Held>,
+}
+
+/// What is to be heard of a permitted request: it is recorded when this drops, whatever became of the request.
+struct Heard<'a, D: Dial> {
+    session: &'a Session<D>,
+    of: Option<Box<(Decision, Arc<RequestFacts>)>>,
+    status: u16,
+}
+
+impl<D: Dial> Drop for Heard<'_, D> {
+    fn drop(&mut self) {
+        if let Some((decision, facts)) = self.of.take().map(|heard| *heard) {
+            self.session.record(&facts, |flow| flow.decided(&decision), self.status, None);
+        }
+    }
 }
 
 /// Serves a client until it is done, with `server` as the first connection to the application. When `ends` resolves, it
@@ -214,6 +226,7 @@ impl<D: Dial> Session<D> {
     async fn ask_again(&self) {
         let mut changes = self.arrived.store.subscribe();
         changes.mark_unchanged();
+        let mut asked: Option<Arc<Decider>> = None;
         loop {
             tokio::select! {
                 changed = changes.changed() => {
@@ -223,15 +236,22 @@ impl<D: Dial> Session<D> {
                     }
                     let snapshot = changes.borrow_and_update().clone();
                     let decider = self.decider(&snapshot);
-                    self.under_way.cut(|facts| {
-                        let decision = decider.decide_again(&self.arrived.connection, facts).err()?;
-                        self.record(facts, |flow| flow.decided(&decision), 0, None);
-                        decision.outcome.err().map(|denied| denied.reason.code())
+                    if asked.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &decider)) {
+                        continue;
+                    }
+                    self.under_way.cut(|original, facts| {
+                        let judged =
+                            decider.judge(&self.arrived.connection, &mut original.parts(), &original.authority);
+                        let why = judged.outcome.err()?;
+                        let code = why.code();
+                        self.record(facts, |flow| why.tell(flow), 0, None);
+                        Some(code)
                     });
+                    asked = Some(decider);
                 }
                 () = self.under_way.expired() => {
                     let now = SystemTime::now();
-                    self.under_way.cut(|facts| {
+                    self.under_way.cut(|_, facts| {
                         let code = under_way::is_over(facts, now).then_some(reason::JWT_EXPIRED)?;
                         self.record(facts, |flow| flow.dropped(code, "its token is over"), 0, None);
                         Some(code)
@@ -297,6 +317,7 @@ impl<D: Dial> Session<D> {
             Err((why, facts)) => return self.unauthorized(&why, &facts, grpc, http2),
         };
         if let Err(reached) = self.count(&snapshot, &parts, asked.authority.as_str()) {
+            permitted.heard.status = StatusCode::TOO_MANY_REQUESTS.as_u16();
             return limited(&reached, grpc);
         }
         let method = parts.method.clone();
@@ -305,22 +326,24 @@ impl<D: Dial> Session<D> {
         let form = message::Form { version, secure: false, upgrades: asked.upgrades };
         message::address(&mut parts, &asked.authority, path, form);
         let downstream = parts.extensions.remove::<OnUpgrade>();
+        let Permitted { mut heard, held } = permitted;
+        let body = Guarded { body, cut: held.cut(), _held: Arc::clone(&held) };
         let sent = tokio::select! {
+            biased;
+            code = held.cut() => return refused(StatusCode::FORBIDDEN, code, grpc),
             sent = self.application.send(Request::from_parts(parts, body)) => sent,
-            code = ended(&mut permitted.cut) => return refused(StatusCode::FORBIDDEN, code, grpc),
         };
         let response = match sent {
             Ok(response) => response,
             Err(why) => return failed(&why, grpc),
         };
-        if let Some((decision, facts)) = permitted.heard.take().map(|heard| *heard) {
-            self.record(&facts, |flow| flow.decided(&decision), response.status().as_u16(), None);
-        }
+        heard.status = response.status().as_u16();
+        drop(heard);
         let (mut parts, incoming) = response.into_parts();
         let agreed = upgrade::is_agreed(&method, parts.status);
         if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
             let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-            let switched = Switched::new(downstream, upstream, permitted.held, permitted.cut);
+            let switched = Switched::new(downstream, upstream, Arc::clone(&held), Some(held.cut()));
             match http2 {
                 true => drop(tokio::spawn(switched.join())),
                 false => *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
@@ -346,8 +369,8 @@ impl<D: Dial> Session<D> {
             body: incoming,
             deadline: None,
             lease: None,
-            _held: Box::new(permitted.held),
-            cut: permitted.cut,
+            cut: Some(held.cut()),
+            _held: Box::new(held),
             counts,
             over: false,
         };
@@ -360,29 +383,29 @@ impl<D: Dial> Session<D> {
         snapshot: &Arc<Snapshot>,
         parts: &mut http::request::Parts,
         authority: &str,
-    ) -> Result<Permitted, (Unauthorized, RequestFacts)> {
+    ) -> Result<Permitted<'_, D>, (Unauthorized, RequestFacts)> {
         let Arrived { client, uid, connection, .. } = &self.arrived;
         let own = snapshot.workload(uid).map(|own| &own.identity);
         told::tell(&mut parts.headers, client.ip(), connection.source_identity.as_ref(), own);
+        let original = Arc::new(Original::of(parts, authority));
         let decider = self.decider(snapshot);
-        if !decider.is_asked() {
-            return Ok(Permitted::default());
-        }
         let Judged { facts, outcome } = decider.judge(connection, parts, authority);
-        let heard = match outcome {
-            Ok(heard) => heard,
+        let approved = match outcome {
+            Ok(approved) => approved,
             Err(why) => return Err((why, facts)),
         };
         let facts = Arc::new(facts);
-        let (held, cut) = self.under_way.begin(Arc::clone(&facts));
+        let held = self.under_way.begin(Arc::clone(&original), Arc::clone(&facts));
         // A change that came between was not asked about this one.
         let newest = self.decider(&self.arrived.store.snapshot());
         if !Arc::ptr_eq(&newest, &decider)
-            && let Err(decision) = newest.decide_again(connection, &facts)
+            && let Judged { facts, outcome: Err(why) } = newest.judge(connection, &mut original.parts(), authority)
         {
-            return Err((Unauthorized::Denied(decision), RequestFacts::clone(&facts)));
+            return Err((why, facts));
         }
-        Ok(Permitted { heard: heard.map(|decision| Box::new((decision, facts))), held: Some(held), cut: Some(cut) })
+        let of = (!approved.observations.is_empty())
+            .then(|| Box::new((decider.approval(connection, Arc::clone(&facts), approved), facts)));
+        Ok(Permitted { heard: Heard { session: self, of, status: 0 }, held })
     }
 
     fn decider(&self, snapshot: &Arc<Snapshot>) -> Arc<Decider> {
@@ -392,29 +415,27 @@ impl<D: Dial> Session<D> {
 
     /// The answer to a request that may not go on, which is recorded here.
     fn unauthorized(&self, why: &Unauthorized, facts: &RequestFacts, grpc: bool, http2: bool) -> Answered {
+        let record = |status: StatusCode, flag| self.record(facts, |flow| why.tell(flow), status.as_u16(), Some(flag));
         match why {
             Unauthorized::Token(token) => {
-                let (status, headers, text) = token.answer();
-                self.record(facts, |flow| flow.dropped(token.0, text), status.as_u16(), Some(flag::UNAUTHORIZED));
-                let mut answered = refused(status, token.0, grpc);
+                let (status, headers, _) = token.answer();
+                record(status, flag::UNAUTHORIZED);
+                let mut answered = refused(status, why.code(), grpc);
                 answered.response.headers_mut().extend(headers);
                 answered
             }
             Unauthorized::Path(fault) => {
-                let status = StatusCode::BAD_REQUEST;
-                self.record(facts, |flow| flow.dropped(reason::PATH_AMBIGUOUS, fault), 400, Some(flag::PROTOCOL));
-                let mut answered = Answered::own(status, flag::PROTOCOL, &fault.to_string(), grpc);
+                record(StatusCode::BAD_REQUEST, flag::PROTOCOL);
+                let mut answered = Answered::own(StatusCode::BAD_REQUEST, flag::PROTOCOL, &fault.to_string(), grpc);
                 answered.why = None;
                 if !http2 {
                     answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
                 }
                 answered
             }
-            Unauthorized::Denied(decision) => {
-                let status = StatusCode::FORBIDDEN;
-                self.record(facts, |flow| flow.decided(decision), status.as_u16(), Some(flag::UNAUTHORIZED));
-                let code = decision.outcome.as_ref().err().map_or(reason::INTERNAL, |denied| denied.reason.code());
-                refused(status, code, grpc)
+            Unauthorized::Denied(_) => {
+                record(StatusCode::FORBIDDEN, flag::UNAUTHORIZED);
+                refused(StatusCode::FORBIDDEN, why.code(), grpc)
             }
         }
     }

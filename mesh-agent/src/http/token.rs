@@ -14,7 +14,7 @@
 mod cache;
 mod places;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod verify;
 
 use std::{sync::Arc, time::SystemTime};
@@ -28,6 +28,7 @@ use mesh_common::model::{
 use crate::telemetry::reason;
 use cache::Cache;
 use places::Places;
+pub use verify::SKEW;
 use verify::{Parsed, Rule};
 
 /// Of a token, bytes.

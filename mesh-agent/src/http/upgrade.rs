@@ -5,9 +5,9 @@ use std::fmt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::{io::copy_bidirectional, sync::oneshot};
+use tokio::io::copy_bidirectional;
 
-use super::message;
+use super::{body::Cut, message};
 
 /// Whether an answer makes bytes of what follows (RFC 9110, 7.8 and 9.3.6).
 pub fn is_agreed(method: &Method, status: StatusCode) -> bool {
@@ -29,42 +29,31 @@ pub struct Switched {
     downstream: OnUpgrade,
     upstream: OnUpgrade,
     _held: Box<dyn Send>,
-    cut: Option<oneshot::Receiver<&'static str>>,
+    cut: Option<Cut>,
 }
 
 impl Switched {
     /// `cut` resolves if it may not go on.
-    pub fn new(
-        downstream: OnUpgrade,
-        upstream: OnUpgrade,
-        held: impl Send + 'static,
-        cut: Option<oneshot::Receiver<&'static str>>,
-    ) -> Self {
+    pub fn new(downstream: OnUpgrade, upstream: OnUpgrade, held: impl Send + 'static, cut: Option<Cut>) -> Self {
         Self { downstream, upstream, _held: Box::new(held), cut }
     }
 
     /// Copies both ways once both sides have switched, until both have ended.
     pub async fn join(self) {
-        let Self { downstream, upstream, _held, mut cut } = self;
+        let Self { downstream, upstream, _held, cut } = self;
+        let ended = async {
+            match cut {
+                Some(cut) => cut.await,
+                None => std::future::pending().await,
+            }
+        };
         let Ok((downstream, upstream)) = tokio::try_join!(downstream, upstream) else { return };
         let (mut client, mut server) = (TokioIo::new(downstream), TokioIo::new(upstream));
         tokio::select! {
             // An end that breaks ends both: they close when they drop.
             _ = copy_bidirectional(&mut client, &mut server) => {}
-            _ = ended(&mut cut) => {}
+            _ = ended => {}
         }
-    }
-}
-
-/// Resolves when a request is to end, with a stable code.
-pub async fn ended(cut: &mut Option<oneshot::Receiver<&'static str>>) -> &'static str {
-    match cut {
-        Some(cut) => match cut.await {
-            Ok(code) => code,
-            // Nobody ends it any more.
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
     }
 }
 

@@ -165,6 +165,11 @@ impl Snapshot {
         self.pods.values().find(|pod| pod.namespace == namespace && pod.name == name)
     }
 
+    /// The pod of this node with that uid.
+    pub fn local_pod_by_uid(&self, uid: &str) -> Option<&Arc<LocalPod>> {
+        self.pods.get(uid)
+    }
+
     pub fn policy(&self, name: &PolicyName) -> Option<&Arc<Policy>> {
         self.policies.get(name)
     }
@@ -254,6 +259,12 @@ impl Snapshot {
                 Arc::new(Applicable::new(policies.into_iter().cloned().collect(), unknown.cloned()))
             }
         }
+    }
+
+    /// As [`Self::policies_of`]; `None`: it was not said yet what policies there are, or there is no such workload.
+    pub fn known_policies_of(&self, uid: &str) -> Option<Arc<Applicable>> {
+        let workload = self.workload(uid).filter(|_| self.policies_known)?;
+        Some(self.policies_of(workload))
     }
 
     /// Those in scope, and those that it names.

@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     io,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,13 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
-use super::super::{HEAD_BYTES, HEADERS, Io, Spoken, WINDOW};
+use super::{
+    super::{HEAD_BYTES, HEADERS, Io, Spoken, WINDOW, body::Guarded},
+    under_way::Held,
+};
+
+/// A request's body.
+pub type Sent = Guarded<Arc<Held>>;
 
 /// How long a connection may take to end in order.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -33,11 +42,13 @@ pub struct Application<D> {
     drivers: Mutex<JoinSet<()>>,
     /// How many connections have ended.
     ended: watch::Sender<u32>,
+    /// Nobody is there any more whom an answer could go to.
+    is_cut: AtomicBool,
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Incoming>),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(http1::SendRequest<Sent>),
+    Http2(http2::SendRequest<Sent>),
 }
 
 /// Why there is no answer.
@@ -61,6 +72,7 @@ impl<D: Dial> Application<D> {
             sender: tokio::sync::Mutex::default(),
             drivers: Mutex::default(),
             ended: watch::Sender::new(0),
+            is_cut: AtomicBool::new(false),
         };
         let sender = own.begin(io).await?;
         *own.sender.lock().await = Some(sender);
@@ -107,7 +119,7 @@ impl<D: Dial> Application<D> {
     }
 
     /// Sends a request; one that nothing of was sent on a connection that had ended goes on another.
-    pub async fn send(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>, NoAnswer> {
+    pub async fn send(&self, mut request: Request<Sent>) -> Result<Response<Incoming>, NoAnswer> {
         for _ in 0..2 {
             match self.once(request).await? {
                 Ok(response) => return Ok(response),
@@ -122,9 +134,12 @@ impl<D: Dial> Application<D> {
 
     async fn once(
         &self,
-        request: Request<Incoming>,
-    ) -> Result<Result<Response<Incoming>, TrySendError<Request<Incoming>>>, NoAnswer> {
+        request: Request<Sent>,
+    ) -> Result<Result<Response<Incoming>, TrySendError<Request<Sent>>>, NoAnswer> {
         let mut sender = self.sender.lock().await;
+        if self.is_cut.load(Ordering::Relaxed) {
+            return Err(NoAnswer::Ended);
+        }
         let is_over = match &mut *sender {
             None => true,
             // The answer before this one has been read to its end, or never will be.
@@ -135,6 +150,10 @@ impl<D: Dial> Application<D> {
             *sender = None;
             let io = self.dial.dial().await.map_err(NoAnswer::Dial)?;
             *sender = Some(self.begin(io).await.map_err(NoAnswer::Failed)?);
+            if self.is_cut.load(Ordering::Relaxed) {
+                self.cut();
+                return Err(NoAnswer::Ended);
+            }
         }
         let answer = match &mut *sender {
             None => unreachable!("there is one since a moment ago"),
@@ -161,8 +180,9 @@ impl<D: Dial> Application<D> {
         let _ = timeout(FAREWELL, async { while drivers.join_next().await.is_some() {} }).await;
     }
 
-    /// Ends it at once.
+    /// Ends it at once, and for good.
     pub fn cut(&self) {
+        self.is_cut.store(true, Ordering::Relaxed);
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 }

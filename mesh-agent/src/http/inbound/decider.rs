@@ -9,26 +9,38 @@ use std::{
 use http::{HeaderMap, request::Parts};
 use mesh_common::{
     model::{
-        Asked, Connection, Decision, Denied, Observation, Passed, Passing, Permit, PolicyName, RequestFacts, Requested,
-        Token,
+        Asked, Connection, Decision, Denied, LocalPod, Observation, Passed, Passing, Permit, PolicyName, Reason,
+        RequestFacts, Requested, Token,
     },
     route::path::{PathFault, readings},
 };
 
 use super::super::token::{Refused, Tokens, Verified};
-use crate::state::{Applicable, Snapshot};
+use crate::{
+    state::{Applicable, Snapshot},
+    telemetry::{Flow, reason},
+};
 
 /// Those of the pods of this node.
 #[derive(Debug, Default)]
-pub struct Deciders(Mutex<HashMap<String, Arc<Decider>>>);
+pub struct Deciders(Mutex<HashMap<String, Known>>);
+
+#[derive(Debug)]
+struct Known {
+    /// The newest configuration that says what the decider was made of.
+    generation: u64,
+    decider: Arc<Decider>,
+}
 
 #[derive(Debug)]
 pub struct Decider {
-    /// As in it everything here is.
-    snapshot: Arc<Snapshot>,
+    generation: u64,
     uid: String,
+    /// That said which tokens it takes.
+    pod: Option<Arc<LocalPod>>,
     tokens: Arc<Tokens>,
-    applicable: Arc<Applicable>,
+    /// `None`: nobody knows what applies, and nothing is permitted.
+    applicable: Option<Arc<Applicable>>,
     strict_by: Option<PolicyName>,
 }
 
@@ -46,21 +58,64 @@ pub enum Unauthorized {
 pub struct Judged {
     /// As it is passed on.
     pub facts: RequestFacts,
-    /// The decision is there if somebody should hear of it.
-    pub outcome: Result<Option<Decision>, Unauthorized>,
+    pub outcome: Result<Approved, Unauthorized>,
+}
+
+/// A request that may go on.
+#[derive(Debug)]
+pub struct Approved {
+    permit: Permit,
+    /// Somebody should hear of these.
+    pub observations: Vec<Observation>,
+}
+
+impl Unauthorized {
+    /// A stable one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Token(refused) => refused.0,
+            Self::Path(_) => reason::PATH_AMBIGUOUS,
+            Self::Denied(decision) => {
+                decision.outcome.as_ref().err().map_or(reason::INTERNAL, |denied| denied.reason.code())
+            }
+        }
+    }
+
+    /// Says so in the request's record.
+    pub fn tell(&self, flow: &mut Flow) {
+        match self {
+            Self::Token(refused) => flow.dropped(refused.0, refused.answer().2),
+            Self::Path(fault) => flow.dropped(reason::PATH_AMBIGUOUS, fault),
+            Self::Denied(decision) => flow.decided(decision),
+        }
+    }
 }
 
 impl Deciders {
     /// That of the pod with this key and uid, as `snapshot` has it. While it says the same it is the same one. An older
     /// configuration than the newest that was asked for changes nothing any more.
     pub fn of_pod(&self, key: &str, uid: &str, snapshot: &Arc<Snapshot>) -> Arc<Decider> {
+        let generation = snapshot.generation();
+        let earlier = {
+            let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match pods.get_mut(key) {
+                Some(known) if known.generation >= generation => return Arc::clone(&known.decider),
+                Some(known) if known.decider.is_of(snapshot) => {
+                    known.generation = generation;
+                    return Arc::clone(&known.decider);
+                }
+                known => known.map(|known| Arc::clone(&known.decider)),
+            }
+        };
+        // Reading keys takes its time, in which others go on.
+        let decider = Arc::new(Decider::new(uid, snapshot, earlier.as_deref()));
         let mut pods = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = pods.get(key);
-        if let Some(known) = known.filter(|known| known.is_newer(snapshot) || known.says_the_same(snapshot)) {
-            return Arc::clone(known);
+        match pods.get(key) {
+            Some(newer) if newer.generation >= generation => return Arc::clone(&newer.decider),
+            // Of a pod that is gone nobody would take it out again.
+            _ if decider.pod.is_none() => {}
+            _ => drop(pods.insert(key.to_owned(), Known { generation, decider: Arc::clone(&decider) })),
         }
-        let decider = Arc::new(Decider::new(uid, snapshot, known.map(|known| &**known)));
-        pods.insert(key.to_owned(), Arc::clone(&decider));
         decider
     }
 
@@ -72,48 +127,44 @@ impl Deciders {
 
 impl Decider {
     /// That of a pod of this node. What `earlier` has verified and still counts is known to it.
-    pub fn new(uid: &str, snapshot: &Arc<Snapshot>, earlier: Option<&Self>) -> Self {
-        let inbound = snapshot.inbound(uid);
-        let tokens = match earlier.filter(|earlier| earlier.snapshot.inbound(uid).tokens == inbound.tokens) {
-            // With what it has verified.
-            Some(earlier) => Arc::clone(&earlier.tokens),
-            None => Arc::new(Tokens::new(&inbound.tokens).unwrap_or_else(|error| {
+    pub fn new(uid: &str, snapshot: &Snapshot, earlier: Option<&Self>) -> Self {
+        let pod = snapshot.local_pod_by_uid(uid).cloned();
+        let tokens = match (earlier, &pod) {
+            // With what it has verified; or the pod is about to go.
+            (Some(earlier), pod) if pod.as_ref().is_none_or(|pod| earlier.takes_tokens_of(pod)) => {
+                Arc::clone(&earlier.tokens)
+            }
+            (_, Some(pod)) => Arc::new(Tokens::new(&pod.inbound.tokens).unwrap_or_else(|error| {
                 // The controller reads them in the same way, so there is none.
                 tracing::error!(uid, %error, "no token can be read; every request is refused");
                 Tokens::unreadable()
             })),
+            (_, None) => Arc::new(Tokens::unreadable()),
         };
         Self {
+            generation: snapshot.generation(),
             uid: uid.to_owned(),
             tokens,
-            applicable: snapshot.workload(uid).map(|workload| snapshot.policies_of(workload)).unwrap_or_default(),
+            applicable: snapshot.known_policies_of(uid),
             strict_by: snapshot.strict_by(uid).cloned(),
-            snapshot: Arc::clone(snapshot),
+            pod,
         }
     }
 
-    fn is_newer(&self, than: &Snapshot) -> bool {
-        self.snapshot.generation() >= than.generation()
+    fn takes_tokens_of(&self, pod: &Arc<LocalPod>) -> bool {
+        let own = self.pod.as_ref();
+        own.is_some_and(|own| Arc::ptr_eq(own, pod) || own.inbound.tokens == pod.inbound.tokens)
     }
 
-    fn says_the_same(&self, other: &Snapshot) -> bool {
-        other.decides_like(&self.snapshot, &self.uid, None) && other.has_inbound_of(&self.snapshot, &self.uid)
-    }
-
-    /// There is something to decide by request.
-    pub fn is_asked(&self) -> bool {
-        self.applicable.asks || !self.tokens.is_empty()
-    }
-
-    /// Reads the request's token, and makes of its head what the application may see.
-    pub fn verify(&self, parts: &mut Parts) -> Result<Option<Arc<Token>>, Unauthorized> {
-        if self.tokens.is_empty() {
-            return Ok(None);
-        }
-        let verified: Option<Arc<Verified>> =
-            self.tokens.read(parts, SystemTime::now()).map_err(Unauthorized::Token)?;
-        self.tokens.apply(parts, verified.as_deref());
-        Ok(verified.map(|verified| Arc::clone(&verified.token)))
+    /// The configuration says what this was made of.
+    fn is_of(&self, snapshot: &Snapshot) -> bool {
+        let same_policies = match (&self.applicable, snapshot.known_policies_of(&self.uid)) {
+            (Some(own), Some(now)) => Arc::ptr_eq(own, &now) || own.is_like(&now),
+            (own, now) => own.is_none() && now.is_none(),
+        };
+        same_policies
+            && snapshot.local_pod_by_uid(&self.uid).is_some_and(|pod| self.takes_tokens_of(pod))
+            && snapshot.strict_by(&self.uid) == self.strict_by.as_ref()
     }
 
     /// Makes of a request's head what the application may see, and decides about that. `authority` is whom it asks for.
@@ -132,41 +183,53 @@ impl Decider {
         Judged { facts: self.facts(&request, token.as_ref()), outcome }
     }
 
+    /// Reads the request's token, and makes of its head what the application may see.
+    fn verify(&self, parts: &mut Parts) -> Result<Option<Arc<Token>>, Unauthorized> {
+        if self.tokens.is_empty() {
+            return Ok(None);
+        }
+        let verified: Option<Arc<Verified>> =
+            self.tokens.read(parts, SystemTime::now()).map_err(Unauthorized::Token)?;
+        self.tokens.apply(parts, verified.as_deref());
+        Ok(verified.map(|verified| Arc::clone(&verified.token)))
+    }
+
     /// Decides on a request in the form in which it is passed on. What others could read as another path, they must be
-    /// permitted too. The decision is there if somebody should hear of it: of a refusal, of an audit, of a dry run.
-    pub fn decide(
+    /// permitted too.
+    fn decide(
         &self,
         connection: &Connection,
         request: &Requested<'_>,
         token: Option<&Arc<Token>>,
-    ) -> Result<Option<Decision>, Unauthorized> {
-        let ask = |request: &Requested<'_>| self.applicable.authorize(connection, &Passing::Request(request));
-        let decision = |request: &Requested<'_>, outcome, observations| {
-            self.decision(connection, Arc::new(self.facts(request, token)), outcome, observations)
-        };
+    ) -> Result<Approved, Unauthorized> {
         let refused = |request: &Requested<'_>, denied, observations| {
-            Unauthorized::Denied(Box::new(decision(request, Err(denied), observations)))
+            let facts = Arc::new(self.facts(request, token));
+            Unauthorized::Denied(Box::new(self.decision(connection, facts, Err(denied), observations)))
         };
+        let Some(applicable) = &self.applicable else {
+            return Err(refused(request, Denied::without_policy(Reason::PolicyUnknown), Vec::new()));
+        };
+        let ask = |request: &Requested<'_>| applicable.authorize(connection, &Passing::Request(request));
         let outcome = ask(request);
-        let observations = self.applicable.observe(&outcome, connection, &Passing::Request(request));
+        let observations = applicable.observe(&outcome, connection, &Passing::Request(request));
         let permit = match outcome {
             Ok(permit) => permit,
             Err(denied) => return Err(refused(request, denied, observations)),
         };
-        if self.applicable.asks_paths {
+        if applicable.asks_paths {
             for path in readings(request.path).map_err(Unauthorized::Path)? {
                 let read = Requested { path: &path, ..*request };
                 ask(&read).map_err(|denied| refused(&read, denied, Vec::new()))?;
             }
         }
-        Ok((!observations.is_empty()).then(|| decision(request, Ok(permit), observations)))
+        Ok(Approved { permit, observations })
     }
 
-    /// What is kept of a request while it is under way, and in its record.
-    pub fn facts(&self, request: &Requested<'_>, token: Option<&Arc<Token>>) -> RequestFacts {
+    /// What is kept of a request in its record.
+    fn facts(&self, request: &Requested<'_>, token: Option<&Arc<Token>>) -> RequestFacts {
         let Requested { method, path, host, headers, token: _ } = *request;
         let mut kept = HeaderMap::new();
-        for name in &self.applicable.headers {
+        for name in self.applicable.iter().flat_map(|applicable| &applicable.headers) {
             for value in headers.get_all(name) {
                 kept.append(name, value.clone());
             }
@@ -181,6 +244,10 @@ impl Decider {
     }
 
     /// With all that explains it.
+    pub fn approval(&self, connection: &Connection, facts: Arc<RequestFacts>, approved: Approved) -> Decision {
+        self.decision(connection, facts, Ok(approved.permit), approved.observations)
+    }
+
     fn decision(
         &self,
         connection: &Connection,
@@ -189,20 +256,12 @@ impl Decider {
         observations: Vec<Observation>,
     ) -> Decision {
         let asked = Asked {
-            policies: Arc::clone(&self.applicable.policies),
-            unknown: self.applicable.unknown.clone(),
+            policies: self.applicable.as_ref().map(|applicable| Arc::clone(&applicable.policies)).unwrap_or_default(),
+            unknown: self.applicable.as_ref().and_then(|applicable| applicable.unknown.clone()),
             strict_by: self.strict_by.clone(),
             connection: connection.clone(),
             passed: Passed::Request(facts),
         };
-        asked.decided(outcome, observations, self.snapshot.generation())
-    }
-
-    /// As [`Self::decide`], for a request that was permitted before.
-    pub fn decide_again(&self, connection: &Connection, facts: &Arc<RequestFacts>) -> Result<(), Box<Decision>> {
-        match self.decide(connection, &facts.requested(), facts.token.as_ref()) {
-            Ok(_) | Err(Unauthorized::Token(_) | Unauthorized::Path(_)) => Ok(()),
-            Err(Unauthorized::Denied(decision)) => Err(decision),
-        }
+        asked.decided(outcome, observations, self.generation)
     }
 }

@@ -39,8 +39,8 @@ pub fn foresee(uid: &str, snapshot: &Arc<Snapshot>, connection: &Connection, mut
     let decider = Decider::new(uid, snapshot, None);
     let Judged { facts, outcome } = decider.judge(connection, &mut parts, asked.authority.as_str());
     match outcome {
-        Ok(heard) => {
-            let decision = heard.unwrap_or_else(|| decider.decision(connection, Arc::new(facts.clone())));
+        Ok(approved) => {
+            let decision = decider.approval(connection, Arc::new(facts.clone()), approved);
             Foreseen::Permitted { decision: Box::new(decision), facts }
         }
         Err(why) => Foreseen::Refused { why, facts },

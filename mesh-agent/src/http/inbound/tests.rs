@@ -1,6 +1,7 @@
 //! A real client and a real application over TCP, with the agent between them.
 
 mod authorization;
+mod later;
 
 use std::{
     io,
@@ -17,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::model::{
-    LocalPod, Mode, SameNode,
+    LocalPod, Mode, SameNode, Workload,
     traffic::{Inbound, Millis, Origin, RateLimit, TokenBucket},
 };
 use tokio::{
@@ -30,7 +31,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    state::{Object, tests::put},
+    state::{
+        Object,
+        tests::{put, workload},
+    },
     telemetry::{Direction, Party},
 };
 
@@ -54,6 +58,19 @@ fn limit(total: u32) -> RateLimit {
     }
 }
 
+/// A request of nobody.
+fn under_way() -> Arc<Held> {
+    let facts = RequestFacts {
+        method: String::new(),
+        path: String::new(),
+        host: String::new(),
+        headers: HeaderMap::new(),
+        token: None,
+    };
+    let original = Original::of(&get("/").into_parts().0, "");
+    Arc::new(UnderWay::default()).begin(Arc::new(original), Arc::new(facts))
+}
+
 fn limited(store: &Store, limits: Vec<RateLimit>) {
     let pod = LocalPod {
         uid: UID.into(),
@@ -68,7 +85,8 @@ fn limited(store: &Store, limits: Vec<RateLimit>) {
         same_node: SameNode::Direct,
         inbound: Inbound { limits, ..Inbound::default() },
     };
-    put(store, [Object::LocalPod(pod)]);
+    let own = Workload { namespace: "shop".into(), uid: UID.into(), ..workload("a", "10.0.0.1") };
+    put(store, [Object::LocalPod(pod), Object::Workload(own)]);
 }
 
 fn text(text: &'static str) -> Body {
@@ -451,7 +469,8 @@ async fn a_request_that_finds_the_connection_closed_goes_on_another() {
     );
     let mut send = http1(TcpStream::connect(take.await.address).await.unwrap()).await;
     tokio::spawn(async move { send.send_request(get("/")).await });
-    let response = own.send(bodies.recv().await.unwrap()).await.unwrap();
+    let held = |body| Guarded { body, cut: Box::pin(std::future::pending()), _held: under_way() };
+    let response = own.send(bodies.recv().await.unwrap().map(held)).await.unwrap();
     assert_eq!((response.status().as_u16(), app.seen()), (200, (1, 1)));
 }
 

@@ -6,8 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::{HeaderMap, Method, Request as Head, Uri, Version, request::Parts};
 use mesh_common::model::RequestFacts;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, watch};
+
+use super::super::{body::Cut, token::SKEW};
 
 /// Those of one client's connection.
 #[derive(Debug, Default)]
@@ -19,8 +22,19 @@ pub struct UnderWay {
 
 #[derive(Debug)]
 struct Request {
+    original: Arc<Original>,
     facts: Arc<RequestFacts>,
-    cut: oneshot::Sender<&'static str>,
+    cut: watch::Sender<Option<&'static str>>,
+}
+
+/// A request's head before anything was decided about it: it can be judged again as if it came now.
+#[derive(Debug)]
+pub struct Original {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+    pub authority: String,
 }
 
 /// One request, as long as this lives.
@@ -28,39 +42,71 @@ struct Request {
 pub struct Held {
     all: Arc<UnderWay>,
     number: u64,
+    cut: watch::Receiver<Option<&'static str>>,
 }
 
-/// Resolves when the request is to end, with a stable code.
-pub type Cut = oneshot::Receiver<&'static str>;
+/// Clocks are set: no sleep is longer.
+const NAP: Duration = Duration::from_secs(60);
 
-/// By how much clocks may differ.
-const SKEW: Duration = Duration::from_secs(60);
+impl Original {
+    pub fn of(parts: &Parts, authority: &str) -> Self {
+        Self {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            version: parts.version,
+            headers: parts.headers.clone(),
+            authority: authority.to_owned(),
+        }
+    }
+
+    pub fn parts(&self) -> Parts {
+        let mut parts = Head::new(()).into_parts().0;
+        parts.method = self.method.clone();
+        parts.uri = self.uri.clone();
+        parts.version = self.version;
+        parts.headers = self.headers.clone();
+        parts
+    }
+}
+
+impl Held {
+    /// Resolves when the request is to end, with a stable code.
+    pub fn cut(&self) -> Cut {
+        let mut cut = self.cut.clone();
+        Box::pin(async move {
+            match cut.wait_for(Option::is_some).await.map(|code| *code) {
+                Ok(Some(code)) => code,
+                // Nobody ends it any more.
+                _ => std::future::pending().await,
+            }
+        })
+    }
+}
 
 impl UnderWay {
-    pub fn begin(self: &Arc<Self>, facts: Arc<RequestFacts>) -> (Held, Cut) {
-        let (cut, ends) = oneshot::channel();
+    pub fn begin(self: &Arc<Self>, original: Arc<Original>, facts: Arc<RequestFacts>) -> Arc<Held> {
+        let (sender, cut) = watch::channel(None);
         let expires = facts.token.as_ref().is_some_and(|token| token.expires.is_some());
         let mut requests = self.locked();
         requests.0 += 1;
         let number = requests.0;
-        requests.1.insert(number, Request { facts, cut });
+        requests.1.insert(number, Request { original, facts, cut: sender });
         drop(requests);
         if expires {
             self.began.notify_one();
         }
-        (Held { all: Arc::clone(self), number }, ends)
+        Arc::new(Held { all: Arc::clone(self), number, cut })
     }
 
     /// Ends those that `denied` has a code for.
-    pub fn cut(&self, mut denied: impl FnMut(&Arc<RequestFacts>) -> Option<&'static str>) {
-        let all: Vec<_> =
-            self.locked().1.iter().map(|(number, request)| (*number, Arc::clone(&request.facts))).collect();
-        for (number, facts) in all {
-            if let Some(code) = denied(&facts)
+    pub fn cut(&self, mut denied: impl FnMut(&Original, &Arc<RequestFacts>) -> Option<&'static str>) {
+        let both = |request: &Request| (Arc::clone(&request.original), Arc::clone(&request.facts));
+        let all: Vec<_> = self.locked().1.iter().map(|(number, request)| (*number, both(request))).collect();
+        for (number, (original, facts)) in all {
+            if let Some(code) = denied(&original, &facts)
                 && let Some(request) = self.locked().1.remove(&number)
             {
-                // It may have ended by itself.
-                let _ = request.cut.send(code);
+                request.cut.send_replace(Some(code));
             }
         }
     }
@@ -74,9 +120,8 @@ impl UnderWay {
                 continue;
             };
             match ends.duration_since(SystemTime::now()) {
-                // Clocks are set; the longest sleep is an hour.
                 Ok(left) => tokio::select! {
-                    () = tokio::time::sleep(left.min(Duration::from_secs(3600))) => {}
+                    () = tokio::time::sleep(left.min(NAP)) => {}
                     () = began => {}
                 },
                 Err(_) => return,
@@ -100,8 +145,8 @@ pub fn is_over(facts: &RequestFacts, now: SystemTime) -> bool {
 
 /// When its token is over; `None`: never, or later than any clock.
 fn end(facts: &RequestFacts) -> Option<SystemTime> {
-    let expires = Duration::from_secs(facts.token.as_ref()?.expires?).checked_add(SKEW)?;
-    SystemTime::UNIX_EPOCH.checked_add(expires)
+    let expires = facts.token.as_ref()?.expires?.checked_add(SKEW)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(expires))
 }
 
 impl Drop for Held {

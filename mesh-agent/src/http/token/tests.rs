@@ -107,6 +107,12 @@ impl Issuer {
     }
 }
 
+/// A rule, and a token that is right by it for some minutes.
+pub fn right() -> (TokenRule, String) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
+    (rule(), KNOWN.token("ES256", &claiming("exp", now.as_secs() + 600)))
+}
+
 fn claims() -> Value {
     json!({"iss": ISSUER, "sub": "alice", "aud": "shop", "exp": NOW + 600})
 }

@@ -6,11 +6,11 @@ use mesh_common::model::{
 };
 
 use super::*;
-use crate::{state::tests::workload, telemetry::Verdict};
+use crate::telemetry::Verdict;
 
-const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
-fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
+pub fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
     let from = Match {
         principals: vec![StringMatch::Exact(format!("cluster.local/ns/shop/sa/{principal}"))],
         ..Match::default()
@@ -21,39 +21,43 @@ fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
     Rule { clauses: vec![Clause { matches: vec![from] }, Clause { matches: vec![to] }] }
 }
 
-fn prefix(path: &str) -> PathPattern {
+pub fn prefix(path: &str) -> PathPattern {
     PathPattern::Text(StringMatch::Prefix(path.to_owned()))
 }
 
-fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Object {
+pub fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Object {
     let name = PolicyName { namespace: "shop".into(), name: name.into() };
     Object::Policy(Policy { name, scope: Scope::Namespace, action, rules, dry_run: false })
 }
 
 /// The agent of a pod with these policies.
-struct Judge {
-    store: Arc<Store>,
+pub struct Judge {
+    pub store: Arc<Store>,
     http: Arc<Http>,
     flows: Arc<FlowLog>,
 }
 
 impl Judge {
-    fn new(policies: Vec<Object>) -> Self {
+    pub fn new(policies: Vec<Object>) -> Self {
         let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new() };
         limited(&judge.store, Vec::new());
-        let own =
-            mesh_common::model::Workload { namespace: "shop".into(), uid: UID.into(), ..workload("a", "10.0.0.1") };
-        put(&judge.store, [Object::Workload(own)]);
         put(&judge.store, policies);
         judge
     }
 
-    async fn client(&self, app: &App, spoken: Spoken, identity: &str) -> TcpStream {
+    pub async fn client(&self, app: &App, spoken: Spoken, identity: &str) -> TcpStream {
         let identity = Some(identity.parse().unwrap());
         joined(&self.store, &self.http, app.address, spoken, identity, &self.flows).await.0
     }
 
-    fn records(&self) -> Vec<(Verdict, String, String)> {
+    /// These tokens, from now on.
+    pub fn takes(&self, tokens: Vec<TokenRule>) {
+        let snapshot = self.store.snapshot();
+        let pod = LocalPod::clone(snapshot.local_pod("shop", "a").expect("its pod"));
+        put(&self.store, [Object::LocalPod(LocalPod { inbound: Inbound { tokens, ..pod.inbound }, ..pod })]);
+    }
+
+    pub fn records(&self) -> Vec<(Verdict, String, String)> {
         let said = |flow: &Arc<Flow>| {
             let http = flow.http.as_ref().expect("of a request");
             let reason = flow.reason.as_deref().unwrap_or_default().to_owned();
@@ -214,11 +218,7 @@ async fn a_token_that_is_not_right_is_refused_and_none_is_left_to_policies() {
         forward: false,
     };
     let judge = Judge::new(Vec::new());
-    let Some(pod) = judge.store.snapshot().local_pod("shop", "a").map(|pod| LocalPod::clone(pod)) else {
-        unreachable!()
-    };
-    let inbound = Inbound { tokens: vec![token], ..Inbound::default() };
-    put(&judge.store, [Object::LocalPod(LocalPod { inbound, ..pod })]);
+    judge.takes(vec![token]);
     let app = App::new(|_| async { Response::new(text("hello")) }, Spoken::Http1).await;
     let mut send = http1(judge.client(&app, Spoken::Http1, WEB).await).await;
     assert_eq!(send.send_request(get("/")).await.unwrap().status(), 200, "nobody asks for a token");
