@@ -110,7 +110,7 @@ fn what_a_request_has_too_little_or_too_much_of() -> Result<()> {
         named(&to(&far, "/gone/x").method("DELETE"), "/gone/x", "POLICY_DENY", "denied by policy shop/keeps, rule 0")?;
     assert_eq!(nearest(&told).0, "shop/keeps");
     assert!(told["nearest"]["text"].as_str().unwrap_or_default().starts_with("Would not be denied by"), "{told}");
-    named(&to(&far, "/read%2500"), "/read%2500", "PATH_AMBIGUOUS", "zero byte")?;
+    named(&to(&far, "/gone/%2500"), "/gone/%2500", "PATH_AMBIGUOUS", "zero byte")?;
     named(&to(&far, "/read%zz"), "/read%zz", "REQUEST_MALFORMED", "two hexadecimal digits")?;
     Ok(())
 }

@@ -75,7 +75,7 @@ fn what_rules_and_endpoints_do_to_requests() -> Result<()> {
 
     let client = cast.client.clone();
     let named = |to: &Service, path: &str, status: u16, code: &str, said: &str| -> Result<()> {
-        let cause = Cause { between: ("shop/client", &to.full_name()), code, said, path };
+        let cause = Cause { between: ("shop/client", &format!("shop/{}", to.name)), code, said, path };
         let told = cause.is_named(&cast.world)?;
         assert_eq!(told["flow"]["http"]["status"], status, "{told}");
         assert_eq!(told["flow"]["direction"], "outbound", "{told}");
