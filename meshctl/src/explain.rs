@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use mesh_common::proto::nodemesh::{
-    ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, ExplainQuery,
-    Explanation, NearestRule, Verdict, item, query,
+    ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, Direction, ExplainQuery,
+    Explanation, Flow, FlowsQuery, NearestRule, Path, Verdict, item, query,
 };
 use serde_json::{Value, json};
 
@@ -20,12 +20,29 @@ use crate::{
 #[command(after_help = "Examples:
   meshctl flows --verdict dropped --last 5      # the ids
   meshctl explain 4711 --node node-a            # ids are unique on a node
+  meshctl explain --from shop/cart --to shop/web    # the newest refusal or failure between them
   meshctl explain 4711 -o yaml")]
 pub struct Arguments {
     /// The id of a flow, as `meshctl flows` and `meshctl config connections` show it
-    #[arg(value_name = "FLOW", value_parser = clap::value_parser!(u64).range(1..))]
-    flow: u64,
+    #[arg(
+        value_name = "FLOW",
+        value_parser = clap::value_parser!(u64).range(1..),
+        required_unless_present_any = ["from", "to"],
+        conflicts_with_all = ["from", "to"]
+    )]
+    flow: Option<u64>,
+    /// Instead of an id: the newest that was refused or failed, of this source: NAME or NAMESPACE/NAME
+    #[arg(long, value_name = "POD", value_parser = flows::pod)]
+    from: Option<String>,
+    /// Likewise, of this destination: a pod, or a service
+    #[arg(long, value_name = "POD", value_parser = flows::pod)]
+    to: Option<String>,
 }
+
+/// Records of one refusal, by both nodes, end within these milliseconds.
+const BOTH: f64 = 300.0;
+/// Of each node and verdict that is looked at.
+const RECENT: u32 = 16;
 
 /// Prints the explanation of the one node that knows the flow.
 pub async fn run<W: Write>(
@@ -33,14 +50,22 @@ pub async fn run<W: Write>(
     arguments: &Arguments,
     screen: &mut Screen<W>,
 ) -> Result<Outcome, Failure> {
-    let Arguments { flow } = arguments;
-    let (items, complete) = servers.ask(query::Kind::Explain(ExplainQuery { flow: *flow })).all().await;
+    let Arguments { flow, from, to } = arguments;
+    let (flow, of_node) = match *flow {
+        Some(flow) => (flow, None),
+        None => {
+            let newest = newest(servers, from.as_deref(), to.as_deref()).await?;
+            (newest.id, Some(newest.node))
+        }
+    };
+    let (items, complete) = servers.ask(query::Kind::Explain(ExplainQuery { flow })).all().await;
     let mut known: Vec<(String, Explanation)> = items
         .into_iter()
         .filter_map(|(node, kind)| match kind {
             item::Kind::Explanation(explanation) => Some((node, explanation)),
             _ => None,
         })
+        .filter(|(node, _)| of_node.as_ref().is_none_or(|wanted| wanted == node))
         .collect();
     known.sort_by(|a, b| a.0.cmp(&b.0));
     let (node, explanation) = match known.as_slice() {
@@ -65,6 +90,43 @@ pub async fn run<W: Write>(
         eprintln!("meshctl: {}", crate::output::plain(&failure.to_string()));
     }
     Ok(Outcome::Fine)
+}
+
+/// The newest refusal or failure between these. Of one that both nodes recorded, the record that has the detail.
+async fn newest(servers: &Servers, from: Option<&str>, to: Option<&str>) -> Result<Flow, Failure> {
+    let asked = |verdict: Verdict| {
+        query::Kind::Flows(FlowsQuery {
+            from: from.unwrap_or_default().to_owned(),
+            to: to.unwrap_or_default().to_owned(),
+            verdict: verdict.into(),
+            last: RECENT,
+            ..FlowsQuery::default()
+        })
+    };
+    let mut all = Vec::new();
+    let mut failed = None;
+    for verdict in [Verdict::Dropped, Verdict::Error] {
+        let (items, complete) = servers.ask(asked(verdict)).all().await;
+        all.extend(items.into_iter().filter_map(|(node, kind)| flows::flow_of(node, kind)));
+        failed = failed.or(complete.err());
+    }
+    let time = |flow: &Flow| flow.end.map_or(0.0, |end| end.seconds as f64 * 1e3 + f64::from(end.nanos) / 1e6);
+    let latest = all.iter().map(time).fold(0.0, f64::max);
+    // Somebody's policy says more than that there was one, and a request's more than its connection's.
+    let detail = |flow: &Flow| (!flow.policy.is_empty(), flow.http.is_some(), flow.direction() == Direction::Inbound);
+    let best = all
+        .into_iter()
+        .filter(|flow| latest - time(flow) <= BOTH)
+        .max_by(|one, other| detail(one).cmp(&detail(other)).then(time(one).total_cmp(&time(other))));
+    match (best, failed) {
+        (Some(flow), _) => Ok(flow),
+        (None, Some(failed)) => Err(failed),
+        (None, None) => Err(Failure::Usage(format!(
+            "nothing from {} to {} was refused or failed, as far as agents keep records; see `meshctl flows`",
+            from.unwrap_or("anybody"),
+            to.unwrap_or("anybody")
+        ))),
+    }
 }
 
 fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>) -> Result<(), Failure> {
@@ -92,13 +154,11 @@ fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>)
         Verdict::Dropped | Verdict::Error => Mood::Bad,
         _ => Mood::Good,
     };
-    let words = [
-        words::verdict(flow.verdict()),
-        &flow.reason,
-        words::direction(flow.direction()),
-        words::path(flow.path()),
-        words::security(flow.security()),
-    ];
+    let path = flow.path();
+    // Of a request that the agent answered itself there is no way that it took.
+    let has_way = path != Path::Unspecified || flow.http.is_none();
+    let way = [words::path(path), words::security(flow.security())].map(|word| if has_way { word } else { "" });
+    let words = [words::verdict(flow.verdict()), &flow.reason, words::direction(flow.direction()), way[0], way[1]];
     let words = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(", ");
     screen.line(&format!("{words}; configuration {}", flow.generation), mood)?;
     screen.line(summary, Mood::Plain)?;

@@ -173,7 +173,7 @@ fn question(arguments: &Arguments) -> FlowsQuery {
     }
 }
 
-fn flow_of(node: String, kind: item::Kind) -> Option<Flow> {
+pub(crate) fn flow_of(node: String, kind: item::Kind) -> Option<Flow> {
     match kind {
         item::Kind::Flow(mut flow) => {
             if flow.node.is_empty() {

@@ -29,6 +29,7 @@ mod direct;
 mod direct_full;
 mod doctor;
 mod explain;
+mod explain_faults;
 mod forged;
 mod full_table;
 mod gamma;

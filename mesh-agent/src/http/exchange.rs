@@ -23,7 +23,10 @@ use super::{
     message,
     record::{Head, Why},
 };
-use crate::state::{Acts, Rules, Snapshot, View};
+use crate::{
+    state::{Acts, Rules, Snapshot, View},
+    telemetry::reason,
+};
 pub use attempt::version;
 use attempt::{Attempts, Plan};
 
@@ -125,6 +128,8 @@ fn ended<C: Connect>(
 struct Ruling<'a> {
     route: Option<(&'a HttpRoute, &'a Acts, Matched)>,
     faults: Vec<&'a Fault>,
+    /// Whose abort comes first, if it is not the route's own.
+    laid_by: Option<&'a str>,
     /// Routes there are, and none is for it.
     none_matches: bool,
 }
@@ -134,7 +139,7 @@ fn rule<'a, C: Connect>(
     request: &Understood,
     rules: Option<&'a Rules>,
 ) -> Result<Ruling<'a>, TooMuch> {
-    let nothing = Ruling { route: None, faults: Vec::new(), none_matches: false };
+    let nothing = Ruling { route: None, faults: Vec::new(), laid_by: None, none_matches: false };
     let Some((routes, View { http, acts, faults })) = rules.and_then(|rules| rules.view(&request.source.namespace))
     else {
         return Ok(nothing);
@@ -145,18 +150,19 @@ fn rule<'a, C: Connect>(
     let mut laid = None;
     for (matches, fault) in faults.iter().zip(&routes.faults) {
         if matches.matches(&view, &effort)? {
-            laid = Some(&fault.fault);
+            laid = Some(fault);
             break;
         }
     }
-    let mut faults: Vec<_> = laid.into_iter().collect();
+    let laid_by = laid.filter(|laid| laid.fault.abort.is_some()).map(|laid| laid.origin.object.as_str());
+    let mut faults: Vec<_> = laid.iter().map(|laid| &laid.fault).collect();
     if !http.concerns(port) {
-        return Ok(Ruling { faults, ..nothing });
+        return Ok(Ruling { faults, laid_by, ..nothing });
     }
     let found = http.find(&view, &effort)?;
     let route = found.map(|found| (&routes.http[found.route], &acts[found.route], found.matched));
     faults.extend(route.and_then(|(route, ..)| route.fault.as_ref()));
-    Ok(Ruling { none_matches: route.is_none(), route, faults })
+    Ok(Ruling { none_matches: route.is_none(), route, faults, laid_by })
 }
 
 impl Understood {
@@ -193,7 +199,7 @@ async fn routed<C: Connect>(
     body: Incoming,
 ) -> Response<ResponseBody> {
     let rules = request.snapshot.rules(&session.service).cloned();
-    let Ruling { route, faults, none_matches } = match rule(session, &request, rules.as_deref()) {
+    let Ruling { route, faults, laid_by, none_matches } = match rule(session, &request, rules.as_deref()) {
         Ok(ruling) => ruling,
         Err(TooMuch) => {
             let why = TooMuch.to_string();
@@ -225,8 +231,12 @@ async fn routed<C: Connect>(
             }
         }
     };
-    if let Some(why) = answered.why.as_mut().filter(|_| !name.is_empty()) {
-        why.text += &format!(" (route {name})");
+    if let Some(why) = &mut answered.why {
+        match laid_by.filter(|_| why.code == reason::FAULT_INJECTED) {
+            Some(object) => why.text += &format!(" (asked for by {object})"),
+            None if name.is_empty() => {}
+            None => why.text += &format!(" (route {name})"),
+        }
     }
     ended(session, counted, head, answered)
 }

@@ -7,7 +7,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::model::{Asked, Decision, Identity, Observation, ObservedAs, PolicyName, ServiceName, Workload};
+use mesh_common::model::{
+    Asked, Decision, Identity, Observation, ObservedAs, Passed, PolicyName, ServiceName, Workload,
+};
 
 #[derive(Clone, Debug)]
 pub struct Flow {
@@ -122,6 +124,19 @@ pub enum Security {
     KernelAttested,
 }
 
+/// Of a text that a client chose, bytes.
+const LONGEST_TEXT: usize = 1024;
+/// Of all that policies were asked about a request, bytes.
+const LONGEST_FACTS: usize = 8 * 1024;
+
+fn cut(text: &mut String) {
+    if text.len() > LONGEST_TEXT {
+        let end = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 impl Flow {
     /// A connection of which nothing more is known yet.
     pub fn new(id: u64, start: SystemTime, direction: Direction, source: Party, destination: Party) -> Self {
@@ -172,6 +187,26 @@ impl Flow {
                 self.rule = denied.rule;
                 self.error = Some(denied.to_string());
             }
+        }
+    }
+
+    /// Cuts short what its client could make as long as it likes: records are many, and memory is not.
+    pub fn bound(&mut self) {
+        if let Some(http) = &mut self.http {
+            let HttpRequest { method, path, host, .. } = &mut **http;
+            [method, path, host].into_iter().for_each(cut);
+        }
+        let size = |asked: &Arc<Asked>| match &asked.passed {
+            Passed::Request(facts) => {
+                let headers: usize = facts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+                facts.method.len() + facts.path.len() + facts.host.len() + headers
+            }
+            Passed::Open | Passed::Bytes { .. } => 0,
+        };
+        if self.asked.as_ref().is_some_and(|asked| size(asked) > LONGEST_FACTS) {
+            self.asked = None;
+            let why = self.error.take().map(|why| format!("{why}; ")).unwrap_or_default();
+            self.error = Some(why + "the request is too long to keep what policies saw of it");
         }
     }
 

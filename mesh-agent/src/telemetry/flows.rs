@@ -161,7 +161,8 @@ impl FlowLog {
     }
 
     /// Of a connection that ended, or of a request.
-    pub fn write(&self, flow: Flow) {
+    pub fn write(&self, mut flow: Flow) {
+        flow.bound();
         match &flow.http {
             None => metrics::closed(&flow),
             Some(_) => metrics::decided(&flow),

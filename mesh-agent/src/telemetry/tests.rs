@@ -1,8 +1,8 @@
 //! Records, shares and edges.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
-use mesh_common::model::{Observation, ObservedAs, PolicyName};
+use mesh_common::model::{Asked, Connection, Observation, ObservedAs, Passed, PolicyName, RequestFacts};
 
 use super::{
     edges::Edges,
@@ -174,4 +174,24 @@ fn verdicts_count_connections_and_idle_policies_beside_them() {
     }
     let failed = lines.iter().any(|line| line.starts_with("istio_tcp_connections_failed_total{"));
     assert!(!failed, "an audited connection went well");
+}
+
+#[test]
+fn no_request_makes_its_record_long() {
+    let log = FlowLog::new();
+    let address = SocketAddr::from(([10, 0, 0, 1], 80));
+    let mut flow =
+        Flow::new(1, SystemTime::now(), Direction::Inbound, Party::stranger(address), Party::stranger(address));
+    let path = format!("/{}", "ä".repeat(30_000));
+    flow.http = Some(Box::new(HttpRequest { path: path.clone(), ..HttpRequest::default() }));
+    let (method, host, headers) = ("GET".to_owned(), "web".to_owned(), Default::default());
+    let facts = RequestFacts { method, path, host, headers, token: None };
+    let connection = Connection { source_identity: None, source_ip: address.ip(), destination: address };
+    let passed = Passed::Request(Arc::new(facts));
+    flow.asked = Some(Arc::new(Asked { policies: Vec::new(), unknown: None, strict_by: None, connection, passed }));
+    log.write(flow);
+    let kept = log.newest().remove(0);
+    let path = &kept.http.as_ref().expect("of a request").path;
+    assert!(path.len() <= 1024 + '…'.len_utf8() && path.ends_with('…'), "{}", path.len());
+    assert!(kept.asked.is_none() && kept.error.as_deref().is_some_and(|error| error.contains("too long to keep")));
 }

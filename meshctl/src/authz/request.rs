@@ -202,7 +202,7 @@ mod tests {
             ("--host", "a b"),
             ("--header", "secret"),
             ("--header", "se cret: x"),
-            ("--header", "a: secret\n"),
+            ("--header", "a: secret\nx"),
             ("--jwt", ""),
             ("--jwt", "secret secret"),
             ("--jwt", "@/nonexistent/file"),

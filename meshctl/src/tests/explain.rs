@@ -2,7 +2,7 @@
 
 use mesh_common::proto::nodemesh::{
     ConnectionInfo, ConsideredClause, ConsideredCondition, ConsideredMatch, ConsideredPolicy, ConsideredRule, EdgeInfo,
-    Endpoint, Explanation, IdentityInfo, NearestRule,
+    Endpoint, Explanation, Flow, IdentityInfo, NearestRule,
 };
 
 use super::*;
@@ -160,6 +160,45 @@ async fn what_depends_on_the_request_is_no_promise() {
     let (outcome, text) = meshctl("meshctl authz check shop/a shop/b --port 80", answer).await;
     assert_eq!(outcome.unwrap(), Outcome::Unsure);
     assert!(text.starts_with("permitted to connect: shop/a -> shop/b port 80\n"), "{text}");
+}
+
+#[tokio::test]
+async fn the_newest_failure_between_two_is_found_without_its_id() {
+    let at = |flow: Flow, id, seconds: i64| {
+        let mut flow = Flow { id, ..flow };
+        flow.end.get_or_insert_default().seconds = seconds;
+        item::Kind::Flow(flow)
+    };
+    let without = |flow: Flow| Flow { policy: String::new(), ..flow };
+    let served = |node: &'static str, kept: Vec<item::Kind>| {
+        Served::of(node, move |kind| match kind {
+            query::Kind::Flows(query) => {
+                assert_eq!((query.from.as_str(), query.to.as_str()), ("shop/web", "redis"));
+                let kept = kept.iter().filter(|_| query.verdict() == Verdict::Dropped);
+                Ok(kept.cloned().collect())
+            }
+            query::Kind::Explain(query) => Ok(vec![item::Kind::Explanation(Explanation {
+                flow: Some(Flow { id: query.flow, ..refused() }),
+                summary: format!("by {node}"),
+                ..Default::default()
+            })]),
+            _ => Err(Status::internal("another question")),
+        })
+    };
+    let on = |node: &str, flow: Flow| Flow { node: node.into(), ..flow };
+    // The client's node told last, and knows less.
+    let a = served("a", vec![at(on("a", refused()), 4, 9), at(without(on("a", refused())), 5, 20)]);
+    let b = served("b", vec![at(on("b", request()), 5, 20), at(on("b", refused()), 6, 20)]);
+    let (outcome, text) = asked("meshctl explain --from shop/web --to redis", &[&a.socket(), &b.socket()]).await;
+    assert_eq!(outcome.unwrap(), Outcome::Fine);
+    assert!(text.starts_with("flow 5 on node b:") && text.contains("by b\n"), "{text}");
+    let empty = served("a", Vec::new());
+    let (outcome, _) = asked("meshctl explain --from shop/web --to redis", &[&empty.socket()]).await;
+    let failure = outcome.unwrap_err();
+    assert!(failure.exit_code() == 2 && failure.to_string().contains("nothing from shop/web to redis"), "{failure}");
+    for wrong in ["meshctl explain", "meshctl explain 7 --to redis", "meshctl explain --to a/b/c"] {
+        assert!(Arguments::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+    }
 }
 
 #[tokio::test]

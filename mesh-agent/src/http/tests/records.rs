@@ -6,7 +6,7 @@ use http::{Request, Version};
 use mesh_common::model::traffic::{
     Abort, Action, Fault, HttpRoute, Millis, Outlier, Percent, RequestMatch, Retries, RetryOn, TextMatch, TrafficPolicy,
 };
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::world::*;
 use crate::telemetry::{Flow, Verdict};
@@ -110,6 +110,7 @@ async fn an_endpoint_of_another_protocol_is_told_from_one_that_breaks_off() {
         let world = World::new();
         world
             .bytes(move |_, mut stream| async move {
+                let _ = stream.read(&mut [0; 1024]).await;
                 let _ = stream.write_all(words).await;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             })
