@@ -232,18 +232,10 @@ impl Snapshot {
         }
     }
 
-    /// Whether what a connection to this port carries must be looked into: to count requests, to read tokens, or because
-    /// a policy asks for more than a connection tells by itself.
+    /// Whether what a connection to this port carries must be looked into.
     pub fn reads(&self, workload: &Workload, port: u16) -> bool {
-        let inbound = self.inbound(&workload.uid);
-        let policies = || self.policies_of(workload).policies.into_iter();
-        inbound.limits_port(port)
-            || match inbound.protocol(port) {
-                Protocol::Tcp | Protocol::Tls => policies().any(|policy| policy.asks_server_name()),
-                Protocol::Auto | Protocol::Http | Protocol::Http2 => {
-                    !inbound.tokens.is_empty() || policies().any(|policy| policy.asks())
-                }
-            }
+        let policies = self.policies_of(workload).policies;
+        self.inbound(&workload.uid).reads(port, policies.into_iter().map(|policy| &**policy))
     }
 
     /// What is known of a connection to this port before it carries anything.
