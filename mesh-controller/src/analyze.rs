@@ -4,6 +4,7 @@
 
 mod change;
 mod compiled;
+mod difference;
 mod references;
 mod verdict;
 
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use change::{Change, Current, Deleted, POLICIES, Unclear, Wanted, change};
 pub use compiled::{Compiled, Target};
+pub use difference::{Difference, PodDifference, ServiceDifference, difference};
 pub use verdict::{Effect, Judged, Recorded, RecordedRequest, Said, TOKEN, judge};
 
 pub use crate::translate::Settings;

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod cluster;
 mod config;
+mod diff;
 mod doctor;
 mod edges;
 mod errand;
@@ -107,6 +108,8 @@ enum Verb {
     Routes(routes::Arguments),
     /// What of the configuration is not honoured as it was written: of files before they are applied, or of the mesh
     Analyze(analyze::Arguments),
+    /// What a change would touch: services, workloads, live connections
+    Diff(diff::Arguments),
     /// What a change of policies would mean for the connections and requests of late
     #[command(subcommand)]
     Policy(policy::Question),
@@ -203,7 +206,11 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         }
         _ => {}
     }
-    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
+    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await;
+    if let Verb::Diff(arguments) = &verb {
+        return diff::run(arguments, servers, &cluster, &mut screen).await;
+    }
+    let servers = servers?;
     if let Verb::Policy(policy::Question::Test(arguments)) = &verb {
         return policy::test(arguments, &servers, &cluster, &mut screen).await;
     }
@@ -230,6 +237,7 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         | Verb::Doctor(_)
         | Verb::Bugreport(_)
         | Verb::Bypass(_)
+        | Verb::Diff(_)
         | Verb::Policy(_) => Ok(Outcome::Fine),
     }
 }

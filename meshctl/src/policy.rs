@@ -23,6 +23,8 @@ use crate::{
     output::{Cell, Format, Mood, Screen, Table},
     words,
 };
+pub use tested::of_connection;
+
 use record::Skipped;
 use tested::{End, Pair, Tested};
 

@@ -65,6 +65,7 @@ mod own_pod;
 mod pod_recreated;
 mod policy_allow_deny_default;
 mod policy_change;
+mod policy_test;
 mod probe;
 mod rate_limit;
 mod ready;

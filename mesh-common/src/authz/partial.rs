@@ -211,7 +211,9 @@ impl Asking<'_> {
             _ => seen.headers.is_some(),
         };
         if !is_known {
-            return self.text(Attribute::Header(condition.name.clone()), want);
+            let header = || Attribute::Header(condition.name.clone());
+            let attribute = if condition.name == ":method" { Attribute::Method } else { header() };
+            return self.text(attribute, want);
         }
         let none = HeaderMap::new();
         let request = Requested {

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use mesh_common::model::{
-    LocalPod, Mode, Policy, PolicyName, Scope, ServiceName, Workload,
+    LocalPod, Mode, Policy, PolicyName, Scope, Service, ServiceName, Workload,
     traffic::{Inbound, Traffic},
 };
 
-use super::Settings;
+use super::{Settings, difference::plain};
 use crate::{
     index::{Redirection, World},
     source::{Object, Update},
@@ -53,8 +53,8 @@ impl Compiled {
         self.world.workloads.values()
     }
 
-    pub fn policies(&self) -> &BTreeMap<PolicyName, Arc<Policy>> {
-        &self.world.policies
+    pub fn services(&self) -> &BTreeMap<ServiceName, Arc<Service>> {
+        &self.world.services
     }
 
     /// Rules of services.
@@ -98,13 +98,24 @@ impl Target<'_> {
         self.local.map_or(&NOTHING, |local| &local.inbound)
     }
 
+    /// What connections to this port carry is looked into.
+    pub fn reads(&self, port: u16) -> bool {
+        self.inbound().reads(port, self.policies.iter().map(|policy| &**policy))
+    }
+
+    /// The same tokens are right.
+    pub fn takes_tokens_like(&self, other: &Self) -> bool {
+        let (own, others) = (&self.inbound().tokens, &other.inbound().tokens);
+        own == others || plain(own) == plain(others)
+    }
+
     /// Whether all that decides is the same: the contents are compared, not how anybody wrote them.
     pub fn decides_like(&self, other: &Self) -> bool {
         let strict_by = |target: &Self| target.local.and_then(|local| local.strict_by.clone());
         self.is_in_mesh() == other.is_in_mesh()
             && self.unknown == other.unknown
             && self.policies == other.policies
-            && self.inbound() == other.inbound()
+            && self.takes_tokens_like(other)
             && strict_by(self) == strict_by(other)
     }
 }

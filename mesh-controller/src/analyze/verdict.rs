@@ -98,7 +98,7 @@ pub fn judge(before: &Target<'_>, after: &Target<'_>, recorded: &Recorded) -> Ju
     if before.decides_like(after) {
         return Judged { effect: Effect::Unchanged, before: None, after: None, needs: Vec::new() };
     }
-    let anew = before.inbound().tokens != after.inbound().tokens;
+    let anew = !before.takes_tokens_like(after);
     let sides = [Side::new(before, recorded, false), Side::new(after, recorded, anew)];
     let found = outcomes(CASES, |assumed| {
         let [before, after] = &sides;
@@ -138,7 +138,7 @@ impl<'a> Side<'a> {
             recorded,
             issuers: inbound.tokens.iter().map(|rule| rule.issuer.as_str()).collect(),
             anew,
-            reads: inbound.reads(port, target.policies.iter().map(|policy| &**policy)),
+            reads: target.reads(port),
             protocol: inbound.protocol(port),
             target,
         }

@@ -1,10 +1,13 @@
 //! What recorded flows come to under a change, added up by pairs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
-use mesh_common::proto::nodemesh::{Flow, FlowsWindow};
-use mesh_controller::analyze::{Change, Compiled, Effect, Judged, Said, judge};
+use mesh_common::proto::nodemesh::{Endpoint, Flow, FlowsWindow};
+use mesh_controller::analyze::{Change, Compiled, Effect, Judged, Said, Target, judge};
 
 use super::record::{Skipped, recorded};
 
@@ -75,10 +78,7 @@ impl Tested {
         self.records += 1;
         self.windows.entry(flow.node.clone()).or_default().records += 1;
         match judged(change, flow) {
-            Ok((pair, Judged { effect: Effect::Unchanged, .. })) => {
-                drop(pair);
-                self.judged += 1;
-            }
+            Ok((_, Judged { effect: Effect::Unchanged, .. })) => self.judged += 1,
             Ok((pair, _)) => {
                 self.judged += 1;
                 *self.pairs.entry(pair).or_default() += 1;
@@ -119,7 +119,8 @@ pub fn from(window: &FlowsWindow) -> Option<Timestamp> {
 
 /// Pods about which something else is decided, with their nodes.
 pub fn affected(before: &Compiled, after: &Compiled) -> BTreeSet<(String, String)> {
-    let differs = |uid: &(String, String)| match (before.pod(&uid.0, &uid.1), after.pod(&uid.0, &uid.1)) {
+    let differs = |(namespace, name): &(String, String)| match (before.pod(namespace, name), after.pod(namespace, name))
+    {
         (Some(then), Some(now)) => (then.is_in_mesh() || now.is_in_mesh()) && !then.decides_like(&now),
         _ => false,
     };
@@ -131,23 +132,16 @@ pub fn affected(before: &Compiled, after: &Compiled) -> BTreeSet<(String, String
 fn judged(change: &Change, flow: &Flow) -> Result<(Pair, Judged), Skipped> {
     let recorded = recorded(flow)?;
     let (source, destination) = (flow.source.clone().unwrap_or_default(), flow.destination.clone().unwrap_or_default());
-    let of = |compiled: &'_ Compiled| compiled.pod(&destination.namespace, &destination.pod).is_some();
-    if !of(&change.before) || !of(&change.after) {
-        return Err(Skipped::Gone);
-    }
-    let target = (
-        change.before.pod(&destination.namespace, &destination.pod).ok_or(Skipped::Gone)?,
-        change.after.pod(&destination.namespace, &destination.pod).ok_or(Skipped::Gone)?,
-    );
-    let (before, after) = &target;
+    let (before, after) = targets(change, &destination).ok_or(Skipped::Gone)?;
+    // The address was another pod's when this was recorded.
     if !before.workload.addresses.contains(&recorded.connection.destination.ip().to_canonical()) {
         return Err(Skipped::Gone);
     }
-    if !before.is_in_mesh() && !after.is_in_mesh() {
+    if !before.is_in_mesh() || !after.is_in_mesh() {
         return Err(Skipped::OutsidePolicies);
     }
-    let judged = judge(before, after, &recorded);
-    let end = |end: &mesh_common::proto::nodemesh::Endpoint, ip: std::net::IpAddr| End {
+    let judged = judge(&before, &after, &recorded);
+    let end = |end: &Endpoint, ip: IpAddr| End {
         namespace: end.namespace.clone(),
         workload: if end.workload.is_empty() { end.pod.clone() } else { end.workload.clone() },
         identity: end.identity.clone(),
@@ -164,4 +158,26 @@ fn judged(change: &Change, flow: &Flow) -> Result<(Pair, Judged), Skipped> {
         needs: judged.needs.clone(),
     };
     Ok((pair, judged))
+}
+
+/// The destination as it is and as it would be.
+fn targets<'a>(change: &'a Change, destination: &Endpoint) -> Option<(Target<'a>, Target<'a>)> {
+    let of = |compiled: &'a Compiled| compiled.pod(&destination.namespace, &destination.pod);
+    of(&change.before).zip(of(&change.after))
+}
+
+/// What becomes of a connection that is open now, and why; `None`: the policies are not asked about it.
+pub fn of_connection(change: &Change, flow: &Flow) -> Option<(Effect, String)> {
+    let (pair, judged) = judged(change, flow).ok()?;
+    let (before, after) = targets(change, &flow.destination.clone().unwrap_or_default())?;
+    // Whoever dials again is read.
+    if !before.reads(pair.port) && after.reads(pair.port) {
+        return Some((Effect::NewlyDenied, "what it carries must be read from now on; who dials again is".to_owned()));
+    }
+    let why = match (judged.effect, &judged.after) {
+        (Effect::Unknown, _) => judged.needs.join(", "),
+        (_, Some(said)) => super::said(Some(said)),
+        (_, None) => String::new(),
+    };
+    Some((judged.effect, why))
 }
