@@ -5,7 +5,7 @@
 mod record;
 mod tested;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     io::Write,

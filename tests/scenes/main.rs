@@ -25,6 +25,7 @@ mod cni_plugin;
 mod cni_unannounced;
 mod denied_clients;
 mod dice;
+mod diff;
 mod direct;
 mod direct_full;
 mod doctor;

@@ -11,7 +11,7 @@ use crate::cast::{Cast, policy};
 const BY_CLIENT: &str = "[{ from: [{ source: { principals: [cluster.local/ns/shop/sa/client] } }] }]";
 
 /// Writes a file that the controller does not read.
-fn aside(world: &World, name: &str, yaml: &str) -> Result<PathBuf> {
+pub(crate) fn aside(world: &World, name: &str, yaml: &str) -> Result<PathBuf> {
     let root = world.manifests.folder().parent().context("it is in the world's folder")?;
     let path = root.join(format!("{name}.yaml"));
     fs::write(&path, yaml).with_context(|| format!("write {}", path.display()))?;
@@ -19,7 +19,7 @@ fn aside(world: &World, name: &str, yaml: &str) -> Result<PathBuf> {
 }
 
 /// The exit code, and what was said.
-fn asked(world: &World, verb: &[&str], change: &[&str]) -> Result<(i32, Vec<Value>, String)> {
+pub(crate) fn asked(world: &World, verb: &[&str], change: &[&str]) -> Result<(i32, Vec<Value>, String)> {
     let mut command = Command::new(programs_dir()?.join("meshctl"));
     command.arg("--controller").arg(world.controller()?.admin_socket()).args(verb).args(change);
     command.arg("--current").arg(world.manifests.folder()).args(["-o", "json"]);
