@@ -68,7 +68,7 @@ impl Responder for Admin {
         }
         match query.kind {
             Some(query::Kind::Status(_)) => self.items(vec![item::Kind::Status(self.status())]),
-            Some(query::Kind::Flows(query)) => flows::answer(self.node.clone(), &self.flows, query),
+            Some(query::Kind::Flows(query)) => flows::answer(self, query),
             Some(query::Kind::Config(query)) => match config::answer(self, &query) {
                 Ok(items) => self.items(items),
                 Err(status) => Box::pin(tokio_stream::once(Err(status))),

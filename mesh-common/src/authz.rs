@@ -4,6 +4,7 @@
 mod hash;
 mod index;
 mod keys;
+pub mod partial;
 
 use std::sync::Arc;
 

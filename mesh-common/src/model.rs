@@ -32,11 +32,11 @@ pub use json::read_strictly;
 pub use keys::{KeyMaterial, KeySet, KeySetError, MAX_KEY_SET, MAX_KEYS, PublicKey};
 pub use observe::{Observation, ObservedAs, observe};
 pub use passing::{Passing, RequestFacts, Requested};
-pub(crate) use policy::http as http_policy;
 pub use policy::{
     Action, ClaimCondition, Clause, HeaderCondition, HttpMatch, Match, PathPattern, Policy, PolicyName, Rule, Scope,
     ServiceAccountMatch, StringMatch,
 };
+pub(crate) use policy::{covers, http as http_policy};
 pub use service::{Affinity, AffinityError, NameError, Service, ServiceName, ServicePort};
 pub use token::Token;
 pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};

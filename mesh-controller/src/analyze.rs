@@ -2,7 +2,11 @@
 //! it does it, and told to nobody. What they speak of and is not among them cannot be looked at; that is said, and the
 //! rest is looked at as if it were there. Beside a cluster's objects nothing is: what is not there does not exist.
 
+mod change;
+mod compiled;
+mod difference;
 mod references;
+mod verdict;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +16,11 @@ use std::{
 };
 
 use serde_json::Value;
+
+pub use change::{Change, Current, Deleted, POLICIES, Unclear, Wanted, change};
+pub use compiled::{Compiled, Target};
+pub use difference::{Difference, PodDifference, ServiceDifference, difference};
+pub use verdict::{Effect, Judged, Recorded, RecordedRequest, Said, TOKEN, judge};
 
 pub use crate::translate::Settings;
 use crate::{
@@ -119,6 +128,14 @@ pub fn collections() -> impl Iterator<Item = Collection> {
         plural: kind.plural(),
     });
     [core("Namespace", "namespaces"), core("Service", "services")].into_iter().chain(custom)
+}
+
+/// What to ask a cluster for whose pods are to be known too.
+pub fn all_collections() -> impl Iterator<Item = Collection> {
+    let core = |kind, plural| Collection { group: "", versions: &["v1"], kind, plural };
+    let slices =
+        Collection { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };
+    [core("Node", "nodes"), core("Pod", "pods"), slices].into_iter().chain(collections())
 }
 
 /// What cannot be read there is not the files' fault.

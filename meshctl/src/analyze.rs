@@ -1,12 +1,13 @@
 //! `meshctl analyze`: what of the configuration is not honoured as it was written. Of files it is found here, by the
 //! controller's own translation; of a mesh that runs, its controller is asked.
 
+pub mod change;
 mod known;
 
 use std::{io::Write, path::PathBuf};
 
 use mesh_common::proto::nodemesh::{StatusQuery, item, query};
-use mesh_controller::analyze::{Analysis, Finding, Settings, Severity, analyze, settings};
+use mesh_controller::analyze::{Analysis, Finding, Settings, Severity, analyze, collections, settings};
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,11 +73,14 @@ impl Arguments {
             ("--trust-domain", &self.trust_domain),
             ("--root-namespace", &self.root_namespace),
         ];
-        let given: Vec<_> =
-            given.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?))).collect();
-        let all = of_controller.iter().chain(&given).map(String::as_str);
-        settings(all).map_err(Failure::Usage)
+        settings_with(of_controller, given)
     }
+}
+
+fn settings_with(of_controller: &[String], given: [(&str, &Option<String>); 3]) -> Result<Settings, Failure> {
+    let given: Vec<_> = given.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?))).collect();
+    let all = of_controller.iter().chain(&given).map(String::as_str);
+    settings(all).map_err(Failure::Usage)
 }
 
 /// Looks at files.
@@ -111,7 +115,7 @@ async fn known(cluster: &Cluster) -> Result<Option<Known>, Failure> {
     let said = |failure: &Failure, then: &str| {
         eprintln!("meshctl: {}; {then}", crate::output::plain(&failure.to_string()));
     };
-    let objects = match known::objects(&client).await {
+    let objects = match known::objects(&client, collections()).await {
         Ok(objects) => objects,
         Err(failure) if !access.is_named() => {
             said(&failure, "only the files are looked at");

@@ -160,7 +160,7 @@ fn newest(mut flows: Vec<Flow>, arguments: &Arguments) -> Vec<Flow> {
 }
 
 fn question(arguments: &Arguments) -> FlowsQuery {
-    let Arguments { follow, last, since: _, namespaces, pod, from, to, verdict, direction } = arguments;
+    let Arguments { follow, last, since, namespaces, pod, from, to, verdict, direction } = arguments;
     FlowsQuery {
         follow: *follow,
         last: last.unwrap_or(0),
@@ -170,6 +170,7 @@ fn question(arguments: &Arguments) -> FlowsQuery {
         to: to.clone().unwrap_or_default(),
         verdict: verdict.map_or(Verdict::Unspecified, Verdict::from).into(),
         direction: direction.map_or(Direction::Unspecified, Direction::from).into(),
+        since: since.and_then(|since| SystemTime::now().checked_sub(since)).map(Into::into),
     }
 }
 

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod cluster;
 mod config;
+mod diff;
 mod doctor;
 mod edges;
 mod errand;
@@ -17,6 +18,7 @@ mod flows;
 mod identity;
 mod install;
 mod output;
+mod policy;
 mod routes;
 mod status;
 mod uninstall;
@@ -38,6 +40,7 @@ const EXIT_CODES: &str = "Examples:
   meshctl status                                      # what runs, and what is wrong
   meshctl flows -f --verdict dropped                  # refusals as they happen
   meshctl analyze -f canary.yaml                      # what of a file would not be honoured
+  meshctl policy test -f new.yaml --since 1h          # whom would it refuse?
   meshctl explain 4711 --node node-a                  # why one of them was refused
   meshctl authz check shop/cart shop/web --port 80    # would it be permitted?
 
@@ -105,6 +108,11 @@ enum Verb {
     Routes(routes::Arguments),
     /// What of the configuration is not honoured as it was written: of files before they are applied, or of the mesh
     Analyze(analyze::Arguments),
+    /// What a change would touch: services, workloads, live connections
+    Diff(diff::Arguments),
+    /// What a change of policies would mean for the connections and requests of late
+    #[command(subcommand)]
+    Policy(policy::Question),
     /// Ask the policies
     #[command(subcommand)]
     Authz(authz::Question),
@@ -198,7 +206,14 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         }
         _ => {}
     }
-    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await?;
+    let servers = Servers::choose((agent, agent_typed), (controller, controller_typed), &cluster, node).await;
+    if let Verb::Diff(arguments) = &verb {
+        return diff::run(arguments, servers, &cluster, &mut screen).await;
+    }
+    let servers = servers?;
+    if let Verb::Policy(policy::Question::Test(arguments)) = &verb {
+        return policy::test(arguments, &servers, &cluster, &mut screen).await;
+    }
     answer(verb, &servers, &mut screen).await
 }
 
@@ -221,7 +236,9 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         | Verb::Check(_)
         | Verb::Doctor(_)
         | Verb::Bugreport(_)
-        | Verb::Bypass(_) => Ok(Outcome::Fine),
+        | Verb::Bypass(_)
+        | Verb::Diff(_)
+        | Verb::Policy(_) => Ok(Outcome::Fine),
     }
 }
 

@@ -1,23 +1,27 @@
 //! Flow records on the wire, filtered.
 
-use std::sync::Arc;
+use std::time::SystemTime;
 
 use mesh_common::{
+    abi::Counter,
     model::{Observation, ObservedAs},
-    proto::nodemesh::{self, FlowsQuery, item},
+    proto::nodemesh::{self, FlowsQuery, FlowsWindow, item},
 };
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Answer, QUEUE};
-use crate::telemetry::{Direction, Flow, FlowLog, HttpRequest, Party, Path, Security, Tcp, Verdict, flows_lost};
+use super::{Admin, Answer, QUEUE};
+use crate::telemetry::{Direction, Flow, HttpRequest, Party, Path, Security, Tcp, Verdict, flows_lost};
 
 /// The kept records that match, and with `follow` those that come after them.
-pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
+pub fn answer(admin: &Admin, query: FlowsQuery) -> Answer {
+    let (node, log) = (admin.node.clone(), &admin.flows);
     // Subscribed before the kept ones are read, so that none falls between; ids tell which came twice.
     let mut feed = log.follow();
     let mut kept: Vec<_> = log.newest().into_iter().filter(|flow| matches(flow, &query)).collect();
+    // After the records were read: what made room before is known to it.
+    let window = query.since.map(|_| window(admin));
     if query.last > 0 {
         kept.drain(..kept.len().saturating_sub(query.last as usize));
     }
@@ -30,6 +34,9 @@ pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
             }
         }
         if !query.follow {
+            if let Some(window) = window {
+                let _ = send.send(Ok(nodemesh::Item { node, kind: Some(item::Kind::Window(window)) })).await;
+            }
             return;
         }
         loop {
@@ -58,14 +65,27 @@ pub fn answer(node: String, log: &Arc<FlowLog>, query: FlowsQuery) -> Answer {
     Box::pin(ReceiverStream::new(receive))
 }
 
+/// How far back the records reach.
+fn window(admin: &Admin) -> FlowsWindow {
+    let replaced = admin.flows.replaced();
+    FlowsWindow {
+        from: Some(replaced.map_or(admin.started, |replaced| replaced.newest).into()),
+        replaced: replaced.map_or(0, |replaced| replaced.count),
+        lost: [Counter::ClosedLost, Counter::EventsLost].map(|of| admin.datapath.counter(of)).iter().sum(),
+    }
+}
+
 fn matches(flow: &Flow, query: &FlowsQuery) -> bool {
-    let FlowsQuery { follow: _, last: _, namespace, pod, from, to, verdict: _, direction: _ } = query;
+    let FlowsQuery { follow: _, last: _, namespace, pod, from, to, verdict: _, direction: _, since } = query;
+    // A time that is none leaves nothing out.
+    let since = since.and_then(|since| SystemTime::try_from(since).ok());
     let named = |party: &Party, want: &str| match want.split_once('/') {
         Some((namespace, name)) => party.namespace == namespace && (party.pod == name || party.workload == name),
         None => party.pod == want || party.workload == want,
     };
     let either = |test: &dyn Fn(&Party) -> bool| test(&flow.source) || test(&flow.destination);
-    (namespace.is_empty() || either(&|party| party.namespace == *namespace))
+    since.is_none_or(|since| flow.end >= since)
+        && (namespace.is_empty() || either(&|party| party.namespace == *namespace))
         && (pod.is_empty() || either(&|party| named(party, pod)))
         && (from.is_empty() || named(&flow.source, from))
         && (to.is_empty()

@@ -232,17 +232,10 @@ impl Snapshot {
         }
     }
 
-    /// Whether what a connection to this port carries must be looked into: to count requests, to read tokens, or because
-    /// a policy asks for more than a connection tells by itself.
+    /// Whether what a connection to this port carries must be looked into.
     pub fn reads(&self, workload: &Workload, port: u16) -> bool {
-        let inbound = self.inbound(&workload.uid);
-        inbound.limits_port(port)
-            || match inbound.protocol(port) {
-                Protocol::Tcp | Protocol::Tls => self.policies_of(workload).asks_server_name,
-                Protocol::Auto | Protocol::Http | Protocol::Http2 => {
-                    !inbound.tokens.is_empty() || self.policies_of(workload).asks
-                }
-            }
+        let policies = self.policies_of(workload);
+        self.inbound(&workload.uid).reads(port, policies.asks, policies.asks_server_name)
     }
 
     /// What is known of a connection to this port before it carries anything.

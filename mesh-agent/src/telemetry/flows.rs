@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use super::{
     edges::{Edge, Edges, Totals},
     flow::{Direction, Flow, Party},
-    kept::Kept,
+    kept::{Kept, Replaced},
     metrics, reason,
 };
 
@@ -106,6 +106,11 @@ impl FlowLog {
     /// The kept records, oldest first.
     pub fn newest(&self) -> Vec<Arc<Flow>> {
         locked(&self.newest).all()
+    }
+
+    /// What is missing among them.
+    pub fn replaced(&self) -> Option<Replaced> {
+        locked(&self.newest).replaced()
     }
 
     /// Those that are forwarded now, oldest first; `end` is now.

@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
+    time::SystemTime,
 };
 
 use super::flow::Flow;
@@ -17,12 +18,21 @@ pub struct Kept {
     total: usize,
     bound: usize,
     written: u64,
+    replaced: Option<Replaced>,
+}
+
+/// Records that made room for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    pub count: u64,
+    /// The last end of one: all that ended later are kept.
+    pub newest: SystemTime,
 }
 
 impl Kept {
     pub fn new(bound: usize) -> Self {
         let hasher = RandomState::new();
-        Self { rings: HashMap::new(), hasher, total: 0, bound: bound.max(1), written: 0 }
+        Self { rings: HashMap::new(), hasher, total: 0, bound: bound.max(1), written: 0, replaced: None }
     }
 
     /// Whether another record was dropped for it.
@@ -47,11 +57,19 @@ impl Kept {
             if own { Some(pod) } else { self.rings.iter().max_by_key(|(_, ring)| ring.len()).map(|(pod, _)| *pod) };
         let Some(from) = largest else { return };
         if let Some(ring) = self.rings.get_mut(&from) {
-            self.total -= usize::from(ring.pop_front().is_some());
+            if let Some((_, flow)) = ring.pop_front() {
+                self.total -= 1;
+                let before = self.replaced.unwrap_or(Replaced { count: 0, newest: flow.end });
+                self.replaced = Some(Replaced { count: before.count + 1, newest: before.newest.max(flow.end) });
+            }
             if ring.is_empty() {
                 self.rings.remove(&from);
             }
         }
+    }
+
+    pub fn replaced(&self) -> Option<Replaced> {
+        self.replaced
     }
 
     /// Oldest first.

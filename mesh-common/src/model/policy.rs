@@ -235,7 +235,7 @@ fn anywhere() -> Vec<IpNet> {
 
 /// `ip` is canonical. A network of IPv4-mapped addresses is the IPv4 network that it stands for; no other IPv6 network
 /// holds an IPv4 address.
-pub(super) fn covers(net: &IpNet, ip: IpAddr) -> bool {
+pub(crate) fn covers(net: &IpNet, ip: IpAddr) -> bool {
     match (net, ip) {
         (IpNet::V6(mapped), IpAddr::V4(v4)) => mapped.prefix_len() >= 96 && mapped.contains(&v4.to_ipv6_mapped()),
         _ => net.contains(&ip),

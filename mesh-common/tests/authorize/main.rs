@@ -3,6 +3,7 @@
 mod explain;
 mod generate;
 mod nearest;
+mod partial;
 mod reference;
 mod requests;
 mod rules;

@@ -7,7 +7,7 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
-use mesh_controller::analyze::{Collection, collections};
+use mesh_controller::analyze::Collection;
 use mesh_install::CONTROLLER;
 use serde_json::Value;
 
@@ -19,14 +19,14 @@ use crate::{
 /// For all lists together: files can be looked at without them.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Every object of the kinds that the mesh reads, as far as the cluster knows them.
+/// Every object of these kinds, as far as the cluster knows them.
 ///
 /// # Errors
 /// It does not answer in time, or refuses a list.
-pub async fn objects(client: &Client) -> Result<Vec<Value>, Failure> {
+pub async fn objects(client: &Client, kinds: impl Iterator<Item = Collection>) -> Result<Vec<Value>, Failure> {
     let all = async {
         let mut all = Vec::new();
-        for collection in collections() {
+        for collection in kinds {
             all.extend(collected(client, &collection).await?);
         }
         Ok(all)

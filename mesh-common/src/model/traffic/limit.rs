@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Millis, Origin, Protocol, RequestMatch, TokenRule};
+use crate::model::Policy;
 
 /// What the agent of a workload's node does with requests to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,19 @@ impl Inbound {
 
     pub fn protocol(&self, port: u16) -> Protocol {
         self.protocols.get(&port).copied().unwrap_or_default()
+    }
+
+    /// Whether what a connection to this port carries must be looked into: to count requests, to read tokens, or because
+    /// one of the workload's policies asks for more than a connection tells by itself ([`Policy::asks`],
+    /// [`Policy::asks_server_name`](crate::model::Policy::asks_server_name)).
+    ///
+    /// [`Policy::asks`]: crate::model::Policy::asks
+    pub fn reads(&self, port: u16, asks: bool, asks_server_name: bool) -> bool {
+        self.limits_port(port)
+            || match self.protocol(port) {
+                Protocol::Tcp | Protocol::Tls => asks_server_name,
+                Protocol::Auto | Protocol::Http | Protocol::Http2 => asks || !self.tokens.is_empty(),
+            }
     }
 }
 

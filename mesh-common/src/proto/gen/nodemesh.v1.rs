@@ -255,6 +255,9 @@ pub struct FlowsQuery {
     pub verdict: i32,
     #[prost(enumeration = "Direction", tag = "8")]
     pub direction: i32,
+    /// Only those that ended then or later. With it the answer ends with a FlowsWindow, unless it follows.
+    #[prost(message, optional, tag = "9")]
+    pub since: ::core::option::Option<::prost_types::Timestamp>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConfigQuery {
@@ -305,7 +308,7 @@ pub struct Item {
     pub node: ::prost::alloc::string::String,
     #[prost(
         oneof = "item::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18"
     )]
     pub kind: ::core::option::Option<item::Kind>,
 }
@@ -343,7 +346,22 @@ pub mod item {
         Traffic(super::TrafficInfo),
         #[prost(message, tag = "16")]
         Route(super::RouteCounts),
+        #[prost(message, tag = "18")]
+        Window(super::FlowsWindow),
     }
+}
+/// How far back the records of a node reach.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FlowsWindow {
+    /// Every record of what ended then or later is kept, unless it was lost.
+    #[prost(message, optional, tag = "1")]
+    pub from: ::core::option::Option<::prost_types::Timestamp>,
+    /// Records that had to make room for others since the agent started.
+    #[prost(uint64, tag = "2")]
+    pub replaced: u64,
+    /// Records that the kernel had no room for since its programs were loaded.
+    #[prost(uint64, tag = "3")]
+    pub lost: u64,
 }
 /// The rules of one service.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
