@@ -284,3 +284,95 @@ fn namespace<'a>(update: &'a Update, name: &str) -> Option<&'a Object> {
 fn manager(update: &Update, name: &str) -> Option<String> {
     namespace(update, name).and_then(|object| object.origin.manager.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::tests::objects;
+
+    const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: p, namespace: shop, labels: {a: b}, annotations: {other: x}}
+spec: {action: ALLOW}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: v, namespace: shop}
+spec: {}
+";
+
+    /// What is told of one state after the other, in short.
+    fn told(states: &[&str]) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut following = Following::new(|record: Record| {
+            let policy = record.policy.map(|policy| {
+                let dry_run = if policy.dry_run { " dry run" } else { "" };
+                format!("{:?} {} {}/{}{dry_run}", policy.change, policy.object, policy.namespace, policy.name)
+            });
+            let bypass = record.bypass.map(|bypass| {
+                let (by, mode) = (bypass.by.unwrap_or_default(), bypass.mode.unwrap_or_default());
+                format!("{:?} {} {mode} by {by}", bypass.change, bypass.namespace)
+            });
+            all.extend(policy.or(bypass));
+        });
+        for (number, state) in states.iter().enumerate() {
+            following.objects(&objects(state), number == 0);
+        }
+        all
+    }
+
+    #[test]
+    fn policies_are_told_when_what_they_say_changes() {
+        let relabelled = POLICY.replace("{a: b}", "{a: c}").replace("{other: x}", "{other: y}");
+        let idle = POLICY.replace("{other: x}", "{istio.io/dry-run: 'true'}");
+        let denies = POLICY.replace("ALLOW", "DENY");
+        let all = told(&[POLICY, POLICY, &relabelled, &idle, &denies, "", POLICY]);
+        let name = "AuthorizationPolicy shop/p";
+        let expected = [
+            format!("Found {name}"),
+            format!("Changed {name} dry run"),
+            format!("Changed {name}"),
+            format!("Removed {name}"),
+            format!("Added {name}"),
+        ];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn a_namespace_s_label_is_told_when_it_takes_pods_out_or_only_watches_them() {
+        let namespace = |label: &str| {
+            format!(
+                "{{apiVersion: v1, kind: Namespace, metadata: {{name: shop, labels: {{nodemesh.io/mode: {label}}}}}}}"
+            )
+        };
+        let [mesh, observe, none] = ["mesh", "observe", "none"].map(namespace);
+        assert!(told(&["", &mesh, "", &mesh, &mesh]).is_empty(), "it joins, it is deleted");
+        assert!(told(&[&none, &mesh]).is_empty());
+        let out = ["Begun shop none by label", "Ended shop mesh by label"];
+        assert_eq!(told(&[&mesh, &none, &mesh]), out);
+        let unknown = namespace("msh");
+        assert_eq!(told(&[&mesh, &unknown, &mesh]), out, "a word without a meaning is none");
+        assert_eq!(told(&[&none, &observe, ""]), ["Begun shop observe by label", "Ended shop  by label"]);
+        assert!(told(&[&observe]).is_empty(), "it was so before");
+    }
+
+    #[test]
+    fn a_bypass_has_its_end() {
+        let mut all = Vec::new();
+        let mut following = Following::new(|record: Record| {
+            let bypass = record.bypass.expect("it is one");
+            let until = bypass.until.map(|until| until.to_string()).unwrap_or_default();
+            all.push(format!("{:?} {} {until}", bypass.change, bypass.namespace));
+        });
+        let at = |until: &str| BTreeMap::from([("shop".to_owned(), until.parse().expect("a time"))]);
+        let update = Update::default();
+        for now in [at("2026-01-31T12:00:00Z"), at("2026-01-31T12:00:00Z"), at("2026-01-31T13:00:00Z"), BTreeMap::new()]
+        {
+            following.bypassed(&update, now);
+        }
+        let expected =
+            ["Begun shop 2026-01-31T12:00:00.000000Z", "Begun shop 2026-01-31T13:00:00.000000Z", "Ended shop "];
+        assert_eq!(all, expected);
+    }
+}

@@ -109,3 +109,109 @@ impl Following {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::{
+        audit::Record,
+        model::{Action, Policy, PolicyName, SameNode, Scope, traffic::Inbound},
+    };
+
+    use super::*;
+    use crate::{
+        state::{Delta, Kind, Object},
+        telemetry::audit::{LAST_LINES, Target, open},
+    };
+
+    fn policy(name: &str, action: Action) -> (String, Object) {
+        let name = PolicyName { namespace: "shop".into(), name: name.into() };
+        let policy = Policy { name, scope: Scope::Namespace, action, rules: Vec::new(), dry_run: false };
+        (policy.name.to_string(), Object::Policy(policy))
+    }
+
+    fn pod(name: &str, mode: Mode) -> (String, Object) {
+        let pod = LocalPod {
+            uid: name.into(),
+            pod_uid: String::new(),
+            namespace: "shop".into(),
+            name: name.into(),
+            service_account: "default".into(),
+            addresses: Vec::new(),
+            mode,
+            strict_by: None,
+            probe_ports: Vec::new(),
+            same_node: SameNode::Direct,
+            inbound: Inbound::default(),
+        };
+        (pod.uid.clone(), Object::LocalPod(pod))
+    }
+
+    fn upserts(upserts: impl IntoIterator<Item = (String, Object)>) -> Delta {
+        Delta { upserts: upserts.into_iter().collect(), ..Delta::default() }
+    }
+
+    fn removal(kind: Kind, name: &str) -> Delta {
+        Delta { removals: vec![(kind, name.to_owned())], ..Delta::default() }
+    }
+
+    /// What is told of these changes, in short, with the generation.
+    fn told(before: Delta, changes: impl IntoIterator<Item = (bool, Delta)>) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.json");
+        let audit = open(&Target::File(path.clone()), "a").unwrap();
+        let store = Store::default();
+        store.apply(before).unwrap();
+        let (speaks, speaking) = watch::channel(true);
+        let mut following = Following::new(&store, speaking, audit.clone());
+        for (speaking, change) in changes {
+            speaks.send_replace(speaking);
+            store.apply(change).unwrap();
+            following.tell();
+        }
+        audit.end(LAST_LINES);
+        let text = std::fs::read_to_string(path).unwrap();
+        let short = |line: &str| {
+            let record: Record = serde_json::from_str(line).unwrap();
+            let policy = record.policy.map(|policy| format!("{:?} {}", policy.change, policy.name));
+            let bypass = record.bypass.map(|bypass| {
+                let (pod, mode) = (bypass.pod.unwrap_or_default(), bypass.mode.unwrap_or_default());
+                format!("{:?} {pod} {mode}", bypass.change)
+            });
+            format!("{} {}", record.generation.unwrap_or_default(), policy.or(bypass).unwrap())
+        };
+        text.lines().map(short).collect()
+    }
+
+    #[test]
+    fn policies_are_told_as_they_come_change_and_go() {
+        let all = told(
+            upserts([policy("old", Action::Allow)]),
+            [
+                (true, upserts([policy("new", Action::Allow), policy("old", Action::Allow)])),
+                (true, upserts([policy("old", Action::Deny)])),
+                (true, upserts([pod("p", Mode::Mesh)])),
+                (true, removal(Kind::Policy, "shop/old")),
+                // The other agent of this node tells that.
+                (false, removal(Kind::Policy, "shop/new")),
+                (true, upserts([policy("last", Action::Allow)])),
+            ],
+        );
+        assert_eq!(all, ["2 Added new", "3 Changed old", "5 Removed old", "7 Added last"]);
+    }
+
+    #[test]
+    fn pods_that_go_past_the_mesh_are_told_and_told_back() {
+        let all = told(
+            upserts([pod("a", Mode::Mesh), pod("b", Mode::Observe), pod("c", Mode::None)]),
+            [
+                (true, upserts([pod("a", Mode::None), pod("d", Mode::None), pod("e", Mode::Mesh)])),
+                (true, upserts([pod("a", Mode::Mesh), pod("b", Mode::Mesh), pod("c", Mode::Mesh)])),
+                (true, upserts([pod("e", Mode::Observe)])),
+                (true, removal(Kind::LocalPod, "e")),
+                (true, removal(Kind::LocalPod, "a")),
+            ],
+        );
+        let expected = ["2 Begun a none", "3 Ended a mesh", "3 Ended b mesh", "4 Begun e observe", "5 Ended e "];
+        assert_eq!(all, expected);
+    }
+}

@@ -140,8 +140,8 @@ static LOST: AtomicU64 = AtomicU64::new(0);
 fn a_flood_from_many_threads_is_written_whole() {
     let path = std::env::temp_dir().join(format!("mesh-audit-{}-flood", std::process::id()));
     let counting = Counting {
-        written: |_, events| drop(WRITTEN.fetch_add(events, Ordering::Relaxed)),
-        lost: |events| drop(LOST.fetch_add(events, Ordering::Relaxed)),
+        written: |_, events| _ = WRITTEN.fetch_add(events, Ordering::Relaxed),
+        lost: |events| _ = LOST.fetch_add(events, Ordering::Relaxed),
         failed: |error| panic!("{error}"),
     };
     let writer = Writer { program: "mesh-agent".into(), instance: "a".into(), counting };

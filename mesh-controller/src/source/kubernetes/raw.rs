@@ -75,3 +75,28 @@ impl Resource for Raw {
         &mut self.metadata
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_wrote_the_newest_of_an_object_is_kept_and_no_more_of_its_managed_fields() {
+        let entry = |manager: &str, time: &str, subresource: &str| json!({"manager": manager, "time": time, "subresource": subresource, "fieldsV1": {}});
+        let fields = json!([
+            entry("kubectl", "2026-01-31T12:00:00Z", ""),
+            entry("helm", "2026-01-31T13:00:00Z", ""),
+            entry("nodemesh-controller", "2026-01-31T14:00:00Z", "status"),
+            {"operation": "Apply"},
+        ]);
+        let read = |metadata: Value| serde_json::from_value::<Raw>(json!({"metadata": metadata})).expect("an object");
+        let raw = read(json!({"name": "p", "resourceVersion": "7", "managedFields": fields}));
+        assert_eq!(raw.manager.as_deref(), Some("helm"));
+        assert_eq!(raw.value, json!({"metadata": {"name": "p", "resourceVersion": "7"}}));
+        for none in [json!({}), json!({"managedFields": 7}), json!({"managedFields": []})] {
+            assert_eq!(read(none).manager, None);
+        }
+    }
+}
