@@ -3,6 +3,7 @@
 mod begin;
 mod counters;
 mod drain;
+mod following;
 mod programs;
 
 use std::{
@@ -24,6 +25,7 @@ use tracing_subscriber::EnvFilter;
 
 use begin::Beginning;
 use counters::Counters;
+use following::Following;
 pub use programs::programs;
 
 use crate::{
@@ -39,7 +41,7 @@ use crate::{
     pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
     state::{Snapshot, Store},
-    telemetry::{FlowLog, Metrics},
+    telemetry::{FlowLog, Metrics, audit},
     tunnel::{Pool, PoolSettings},
 };
 
@@ -66,7 +68,10 @@ pub fn run(settings: Run) -> Result<()> {
     let workers = settings.workers.map_or_else(default_workers, usize::from);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(workers).enable_all().build().context("cannot start threads")?;
-    runtime.block_on(serve(settings, agent_cgroup))
+    let audit = audit::open(&settings.audit_log, &settings.node)?;
+    let served = runtime.block_on(serve(settings, agent_cgroup, audit.clone()));
+    audit.end(audit::LAST_LINES);
+    served
 }
 
 /// Half of the CPUs that this process may use: the other half is the applications' and the kernel's, and each further
@@ -75,7 +80,7 @@ fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get().div_ceil(2))
 }
 
-async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
+async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result<()> {
     let started = SystemTime::now();
     fs::create_dir_all(&settings.places.run_dir)
         .with_context(|| format!("--run-dir {}", settings.places.run_dir.display()))?;
@@ -112,12 +117,13 @@ async fn serve(settings: Run, agent_cgroup: u64) -> Result<()> {
     let memory = control::Memory::recall(state, &settings.node, &store, speaking.clone())
         .with_context(|| format!("cannot read the last configuration in {}", state.display()))?;
     let recalled = memory.recalled();
+    tokio::spawn(Following::new(&store, speaks.subscribe(), audit.clone()).run());
     let signer = Authority { ca: control::CaClient::new(connection.clone()), ttl: settings.certificate_ttl };
-    let certificates = Certificates::new(Arc::new(signer), Default::default());
+    let certificates = Certificates::new(Arc::new(signer), audit.clone().into());
     let trust = certificates.trust().clone();
     trust.say(store.snapshot().trust_bundles().values());
     tokio::spawn(follow_roots(store.subscribe(), trust));
-    let flows = FlowLog::new();
+    let flows = FlowLog::audited(audit.clone());
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
         lease: settings.verdict_lease,

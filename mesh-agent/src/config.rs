@@ -3,6 +3,7 @@
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use mesh_common::audit::Target;
 
 /// The agent of one node of the mesh.
 #[derive(Debug, Parser)]
@@ -131,6 +132,10 @@ pub struct Run {
     /// Log filter, as in info or mesh_agent=debug
     #[arg(long, env = "MESH_LOG", default_value = "info")]
     pub log: String,
+    /// Where the audit stream goes, one JSON object a line: off, stdout, stderr, or a file (mode 0600), which becomes
+    /// FILE.1 at 64 MiB. Logs go to stderr, so that the two stay apart
+    #[arg(long, env = "MESH_AUDIT_LOG", value_name = "WHERE", default_value = "stdout")]
+    pub audit_log: Target,
 }
 
 #[derive(Debug, Subcommand)]

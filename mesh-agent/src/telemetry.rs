@@ -1,5 +1,6 @@
-//! What the agent tells of its work: flow records and metrics. Knows nothing of sockets.
+//! What the agent tells of its work: flow records, metrics and the audit stream. Knows nothing of sockets.
 
+pub mod audit;
 mod edges;
 mod flow;
 mod flows;

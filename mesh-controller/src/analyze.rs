@@ -26,7 +26,7 @@ pub use crate::translate::Settings;
 use crate::{
     config,
     index::{Redirection, World},
-    source::{self, CustomKind, Key, Object, Update},
+    source::{self, CustomKind, Key, Object, Origin, Update},
     status::{Extent, Problem},
 };
 use references::Reference;
@@ -143,7 +143,7 @@ fn of_cluster(value: Value) -> Option<Object> {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (version, kind) = (text("apiVersion"), text("kind"));
     let kind = source::object(&version, &kind, value).ok()??;
-    Some(Object { file: String::new(), kind })
+    Some(Object { file: String::new(), kind, origin: Origin::default() })
 }
 
 fn findings(

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    admin,
+    admin, audit,
     ca::{self, Authority, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
     enrolment::Writer,
@@ -85,6 +85,8 @@ impl App {
             Err(anyhow!("the roots to trust are no longer followed"))
         });
         let (updates, updated) = watch::channel(first);
+        let told = audit::follow(updated.clone(), published.clone());
+        tasks.spawn(ending(told, "nothing is told of changes any more"));
         let (reports, reported) = mpsc::channel(REPORTS);
         let links = Links::default();
 

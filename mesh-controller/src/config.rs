@@ -7,7 +7,10 @@ pub use agents::{AgentAuth, AgentOptions};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use mesh_common::model::{Identity, SameNode};
+use mesh_common::{
+    audit::Target,
+    model::{Identity, SameNode},
+};
 
 use crate::translate::{Settings, same_node};
 
@@ -99,6 +102,10 @@ pub struct Run {
     /// What to log, as in info or mesh_controller=debug
     #[arg(long, value_name = "FILTER", default_value = "info,kube_leader_election=warn")]
     pub log: String,
+    /// Where the audit stream goes, one JSON object a line: off, stdout, stderr, or a file (mode 0600), which becomes
+    /// FILE.1 at 64 MiB. Logs go to stderr, so that the two stay apart
+    #[arg(long, value_name = "WHERE", default_value = "stdout", env = "MESH_AUDIT_LOG")]
+    pub audit_log: Target,
 }
 
 /// A source of configuration.

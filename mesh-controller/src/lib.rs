@@ -4,6 +4,7 @@
 mod admin;
 pub mod analyze;
 mod app;
+mod audit;
 mod ca;
 mod config;
 mod enrolment;
@@ -58,8 +59,9 @@ pub fn main() -> ExitCode {
 fn run(config: &Run) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log).with_context(|| format!("--log {}", config.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    audit::open(&config.audit_log)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
         let mut told = std::pin::pin!(async {
@@ -80,5 +82,7 @@ fn run(config: &Run) -> Result<()> {
         };
         app.end().await;
         ended
-    })
+    });
+    audit::end();
+    served
 }

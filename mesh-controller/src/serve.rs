@@ -13,7 +13,7 @@ mod tls;
 
 pub use agents::Agents;
 pub use catalog::{Catalog, digest};
-pub use refused::{caller, put_off, refuse};
+pub use refused::{caller, not_signed, put_off, refuse};
 pub use session::{Acknowledged, TRAFFIC_REFUSED};
 
 use std::{

@@ -69,6 +69,22 @@ pub struct Object {
     /// Relative to the source's folder; empty for an object of a Kubernetes API.
     pub file: String,
     pub kind: Kind,
+    pub origin: Origin,
+}
+
+/// In which version of an object it came to say what it says, and who wrote that: of policies and namespaces of a
+/// Kubernetes API. It is no part of what an object says: two that differ in it alone are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    pub resource_version: Option<String>,
+    /// The program that wrote the newest of it, but for its status, as `managedFields` name it.
+    pub manager: Option<String>,
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 /// The kinds that are read.

@@ -240,5 +240,6 @@ fn arguments() -> Value {
         "--certificate-ttl=${certificateTtlSeconds}",
         "--drain-deadline=${agent.drainSeconds}",
         "--log=${agent.log}",
+        "--audit-log=${agent.auditLog}",
     ])
 }

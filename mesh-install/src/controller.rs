@@ -110,6 +110,7 @@ fn arguments() -> Value {
         when("certManager.issuer", "--ca-given".into()),
         when("metrics.enabled", format!("--metrics=0.0.0.0:{MONITORING}").into()),
         "--log=${controller.log}",
+        "--audit-log=${controller.auditLog}",
     ])
 }
 

@@ -36,6 +36,7 @@ controller:
   replicas: 3
   resources: {}
   log: mesh_controller=debug,info
+  auditLog: "off"
   nodeSelector: {pool: "a b\"<c>"}
   tolerations: [{key: x, operator: Exists, effect: NoSchedule}]
 agent:
@@ -44,6 +45,7 @@ agent:
   cni: {confDir: /var/lib/cni/conf, binDir: /var/lib/cni/bin}
   resources: {limits: {memory: 1Gi, cpu: "2"}}
   log: debug
+  auditLog: /var/lib/nodemesh-agent/audit.json
   drainSeconds: 60
   maxSurge: 12
   nodeSelector: {}

@@ -7,6 +7,8 @@ mod agent_killed;
 mod attestation;
 mod audit;
 mod audit_and_dry_run;
+mod audit_requests;
+mod audit_stream;
 mod bad_object;
 mod between;
 mod bytes;

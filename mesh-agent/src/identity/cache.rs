@@ -24,6 +24,7 @@ use super::{
     renew::{FetchError, Renewal, State},
     trust::Trust,
 };
+use crate::telemetry::audit::Stream;
 
 /// How certificates are fetched.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Requests with the authority at the same time.
     pub concurrent_requests: usize,
+    /// Where it is told what came of them.
+    pub audit: Stream,
 }
 
 /// Every identity of this node and its certificate. One value for the whole agent.
@@ -85,7 +88,14 @@ impl Default for Settings {
             last_retry: Duration::from_secs(15),
             request_timeout: Duration::from_secs(20),
             concurrent_requests: 32,
+            audit: Stream::default(),
         }
+    }
+}
+
+impl From<Stream> for Settings {
+    fn from(audit: Stream) -> Self {
+        Self { audit, ..Self::default() }
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     ChainError, SignError, Signer, cache::Settings, certificate::Certificate, key::PendingKey, provider, trust::Trust,
 };
+use crate::telemetry::audit;
 
 /// A sleep by the monotonic clock misses a change of the wall clock, by which certificates expire; so it is cut.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
@@ -89,11 +90,15 @@ impl Renewal {
                     let renew_at = half_life(&certificate, SystemTime::now());
                     tracing::debug!(identity = %self.identity, serial = certificate.serial(), "certificate received");
                     let certificate = Arc::new(certificate);
+                    let (serial, not_after) = (certificate.serial().to_string(), certificate.not_after());
+                    self.settings.audit.tell(audit::certificate(&self.identity, &serial, not_after, self.holds_one()));
                     self.state.send_replace(State { certificate: Some(certificate.clone()), failure: None });
                     rest(&certificate, renew_at).await;
                 }
                 Err(error) => {
                     tracing::warn!(identity = %self.identity, %error, attempt = failures + 1, "no certificate");
+                    let refused = matches!(&error, FetchError::Sign(error) if !error.retryable());
+                    self.settings.audit.tell(audit::no_certificate(&self.identity, refused, &error, self.holds_one()));
                     let asked = error.retry_after().mul_f64(1.0 + random());
                     // What there is stays in use until it expires.
                     self.state.send_modify(|state| state.failure = Some(Arc::new(error)));
@@ -102,6 +107,11 @@ impl Renewal {
                 }
             }
         }
+    }
+
+    /// What comes takes the place of another one.
+    fn holds_one(&self) -> bool {
+        self.state.borrow().certificate.is_some()
     }
 
     async fn fetch(&self) -> Result<Certificate, FetchError> {

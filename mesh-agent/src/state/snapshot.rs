@@ -189,6 +189,11 @@ impl Snapshot {
         self.policies.values()
     }
 
+    /// The policies are those of `other`, which must be alive. Pointers are compared.
+    pub fn has_policies_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policies, &other.policies)
+    }
+
     /// In no particular order; none if nobody says which ServiceAccounts exist.
     pub fn trust_bundles(&self) -> &Arc<BTreeMap<String, TrustBundle>> {
         &self.trust_bundles

@@ -14,8 +14,9 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{
+    audit,
     edges::{Edge, Edges, Totals},
-    flow::{Direction, Flow, Party},
+    flow::{Direction, Flow, Party, Verdict},
     kept::{Kept, Replaced},
     metrics, reason,
 };
@@ -39,6 +40,7 @@ pub struct FlowLog {
     feed: broadcast::Sender<Arc<Flow>>,
     next: AtomicU64,
     open: AtomicU32,
+    audit: audit::Stream,
 }
 
 /// A record in the making; it is written when this drops, however the connection ends.
@@ -68,7 +70,13 @@ pub struct Connection {
 }
 
 impl FlowLog {
+    #[cfg(test)]
     pub fn new() -> Arc<Self> {
+        Self::audited(audit::Stream::default())
+    }
+
+    /// What is refused is told to `audit` too.
+    pub fn audited(audit: audit::Stream) -> Arc<Self> {
         Arc::new(Self {
             lines: Mutex::new((0, 0)),
             newest: Mutex::new(Kept::new(KEPT)),
@@ -77,6 +85,7 @@ impl FlowLog {
             feed: broadcast::Sender::new(FEED),
             next: AtomicU64::new(1),
             open: AtomicU32::new(0),
+            audit,
         })
     }
 
@@ -187,6 +196,9 @@ impl FlowLog {
                 request = flow.http.as_ref().map(|http| format!("{:?} {:?}", http.method, http.path)),
                 "connection or request refused or failed"
             );
+        }
+        if flow.verdict == Verdict::Dropped && self.audit.is_on() {
+            self.audit.tell(audit::denied(&flow));
         }
         let flow = Arc::new(flow);
         let dropped = locked(&self.newest).push(Arc::clone(&flow));

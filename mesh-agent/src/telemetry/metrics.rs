@@ -90,7 +90,18 @@ pub(super) fn closed(flow: &Flow) {
 /// What policies said of a connection or a request.
 pub(super) fn decided(flow: &Flow) {
     let policy = flow.policy.as_ref().map(ToString::to_string).unwrap_or_default();
-    verdict(flow.verdict, policy, flow.reason.as_deref().unwrap_or_default().to_owned(), "false");
+    let reason = flow.reason.as_deref().unwrap_or_default();
+    if flow.http.is_some() && flow.verdict == Verdict::Dropped {
+        let labels = [
+            ("reporter", flow.direction.reporter().to_owned()),
+            ("destination_workload", flow.destination.workload.clone()),
+            ("destination_workload_namespace", flow.destination.namespace.clone()),
+            ("policy", policy.clone()),
+            ("reason", reason.to_owned()),
+        ];
+        counter!("mesh_requests_refused_total", &labels).increment(1);
+    }
+    verdict(flow.verdict, policy, reason.to_owned(), "false");
     // Beside the connection's own verdict, so that a sum without dry runs counts connections.
     for seen in &flow.observations {
         let would = match (seen.observed_as, seen.would_refuse) {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
-use mesh_common::model::{Asked, Connection, Observation, ObservedAs, Passed, PolicyName, RequestFacts};
+use mesh_common::model::{Asked, Connection, Observation, ObservedAs, Passed, PolicyName, Reason, RequestFacts};
 
 use super::{
     edges::Edges,
@@ -147,6 +147,39 @@ fn losses_are_counted() {
         assert_eq!(log.newest().len(), KEPT);
     });
     assert!(lines.contains(&"mesh_flow_events_lost_total{why=\"replaced\"} 3".to_owned()), "{lines:?}");
+}
+
+#[test]
+fn every_refused_request_is_counted_by_its_reason() {
+    let tokens = reason::ALL.iter().copied().filter(|code| code.starts_with("JWT_") || *code == "PATH_AMBIGUOUS");
+    let codes: Vec<&str> = tokens.chain(Reason::ALL.map(Reason::code)).collect();
+    assert!(codes.contains(&"JWT_EXPIRED") && codes.contains(&"POLICY_NO_ALLOW") && codes.len() > 12, "{codes:?}");
+    let lines = metrics_of(|| {
+        let log = FlowLog::new();
+        for (times, code) in codes.iter().enumerate() {
+            for _ in 0..=times {
+                let mut flow = flow(&log, pod("cart"), Party { workload: "web".into(), ..pod("web-1") });
+                flow.http = Some(Box::default());
+                flow.dropped(code, "a request");
+                log.write(flow);
+            }
+        }
+        // It was answered, and a connection is no request.
+        let mut flow = flow(&log, pod("cart"), pod("web"));
+        flow.http = Some(Box::default());
+        log.write(flow);
+        log.begin(Direction::Inbound, pod("cart"), pod("web")).dropped("POLICY_DENY", "a connection");
+    });
+    for (times, code) in codes.iter().enumerate() {
+        let labels = format!(
+            "reporter=\"destination\",destination_workload=\"web\",destination_workload_namespace=\"shop\",\
+             policy=\"\",reason=\"{code}\""
+        );
+        let line = format!("mesh_requests_refused_total{{{labels}}} {}", times + 1);
+        assert!(lines.contains(&line), "{line} of {lines:?}");
+    }
+    let counted = lines.iter().filter(|line| line.starts_with("mesh_requests_refused_total{")).count();
+    assert_eq!(counted, codes.len());
 }
 
 #[test]

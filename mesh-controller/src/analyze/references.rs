@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Finding, Severity};
 use crate::{
-    source::{Custom, CustomKind, Key, Kind, Object},
+    source::{Custom, CustomKind, Key, Kind, Object, Origin},
     status::Problem,
     translate::{Settings, hosts, traffic::HostRef},
 };
@@ -188,7 +188,7 @@ pub fn invented(number: usize, key: &Key, references: &BTreeSet<&Reference>) -> 
     let metadata =
         ObjectMeta { name: Some(key.name.clone()), namespace: Some(key.namespace.clone()), ..ObjectMeta::default() };
     let service = Service { metadata, spec: Some(spec), status: None };
-    Object { file: String::new(), kind: Kind::Service(Box::new(service)) }
+    Object { file: String::new(), kind: Kind::Service(Box::new(service)), origin: Origin::default() }
 }
 
 fn service_key(namespace: &str, name: &str) -> Key {

@@ -16,10 +16,11 @@ use tonic::{Request, Response, Status};
 
 use super::{Authority, limits::Limits, request};
 use crate::{
+    audit,
     index::account,
     publish::Published,
     refusal::{Reason, Refusal},
-    serve::{caller, put_off, refuse},
+    serve::{caller, not_signed, put_off},
 };
 
 const IDENTITY: &str = "ImpersonatedIdentity";
@@ -45,10 +46,9 @@ impl CertificateService {
 
     /// Takes time: a signature is checked and one is made.
     fn sign(&self, node: &str, request: &IstioCertificateRequest) -> Result<IstioCertificateResponse, Refusal> {
-        let IstioCertificateRequest { csr, validity_duration, metadata } = request;
+        let IstioCertificateRequest { csr, validity_duration, metadata: _ } = request;
         let refused = |reason, why: String| Err(Refusal::new(reason, why));
-        let value = metadata.as_ref().and_then(|metadata| metadata.fields.get(IDENTITY)?.kind.as_ref());
-        let Some(Kind::StringValue(text)) = value else {
+        let Some(text) = identity(request) else {
             return refused(Reason::IdentityMalformed, format!("metadata.{IDENTITY}: is missing or no text"));
         };
         let identity: Identity =
@@ -80,7 +80,16 @@ impl CertificateService {
         let not_after = signed.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         metrics::counter!("mesh_controller_certificates_signed_total").increment(1);
         tracing::info!(target: "audit", node, %identity, serial = signed.serial, not_after, "certificate signed");
+        audit::signed(node, identity.to_string(), &signed.serial, signed.not_after);
         Ok(IstioCertificateResponse { cert_chain: signed.chain })
+    }
+}
+
+/// As it was asked for.
+fn identity(request: &IstioCertificateRequest) -> Option<&str> {
+    match request.metadata.as_ref()?.fields.get(IDENTITY)?.kind.as_ref()? {
+        Kind::StringValue(text) => Some(text),
+        _ => None,
     }
 }
 
@@ -91,7 +100,9 @@ impl server::IstioCertificateService for CertificateService {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let node = caller(&request)?.node().to_owned();
-        let crowded = |(refusal, after)| put_off(&node, &refusal, after);
+        let named = identity(request.get_ref()).map(str::to_owned);
+        let not_signed = |refusal| not_signed(&node, named.clone(), &refusal);
+        let crowded = |(refusal, after)| put_off(not_signed(refusal), after);
         self.limits.admit(&node).map_err(crowded)?;
         let turn = self.limits.turn().await.map_err(crowded)?;
         let (service, of) = (self.clone(), node.clone());
@@ -102,8 +113,8 @@ impl server::IstioCertificateService for CertificateService {
         });
         let signed = signing.await.map_err(|error| {
             tracing::error!(node, %error, "cannot sign");
-            refuse(&node, &Refusal::new(Reason::SigningFailed, "cannot sign"))
+            not_signed(Refusal::new(Reason::SigningFailed, "cannot sign"))
         })?;
-        signed.map(Response::new).map_err(|refusal| refuse(&node, &refusal))
+        signed.map(Response::new).map_err(not_signed)
     }
 }

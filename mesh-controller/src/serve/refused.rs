@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::{Code, Request, Status, metadata::MetadataValue};
 
 use crate::{
+    audit,
     refusal::{Reason, Refusal},
     tokens::Caller,
 };
@@ -26,9 +27,15 @@ pub fn refuse(who: &str, refusal: &Refusal) -> Status {
     status(refusal)
 }
 
-/// As [`refuse`], with the time to come again.
-pub fn put_off(who: &str, refusal: &Refusal, after: Duration) -> Status {
-    let mut status = refuse(who, refusal);
+/// As [`refuse`], of a certificate; of this identity, if one was named.
+pub fn not_signed(node: &str, identity: Option<String>, refusal: &Refusal) -> Status {
+    count(node, refusal);
+    audit::not_signed(node, identity, refusal);
+    status(refusal)
+}
+
+/// With the time to come again.
+pub fn put_off(mut status: Status, after: Duration) -> Status {
     if let Ok(after) = MetadataValue::try_from(after.as_millis().to_string()) {
         status.metadata_mut().insert(PUSHBACK, after);
     }
@@ -36,7 +43,12 @@ pub fn put_off(who: &str, refusal: &Refusal, after: Duration) -> Status {
 }
 
 /// Logs and counts.
-pub fn note(who: &str, Refusal { reason, why }: &Refusal) {
+pub fn note(who: &str, refusal: &Refusal) {
+    count(who, refusal);
+    audit::not_served(who, refusal);
+}
+
+fn count(who: &str, Refusal { reason, why }: &Refusal) {
     reason.count();
     tracing::warn!(target: "audit", caller = who, reason = reason.code(), why, "refused");
 }

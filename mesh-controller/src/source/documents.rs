@@ -5,7 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use serde_yaml_ng::Value as Yaml;
 
-use super::{Custom, CustomKind, Key, Kind, Object};
+use super::{Custom, CustomKind, Key, Kind, Object, Origin};
 use crate::{
     names,
     status::{Fault, Problem, read},
@@ -111,7 +111,7 @@ impl Documents {
             return;
         }
         match object(&version, &kind, value) {
-            Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind }),
+            Ok(Some(kind)) => self.objects.push(Object { file: file.to_owned(), kind, origin: Origin::default() }),
             Ok(None) => self.others += 1,
             Err(refused) => {
                 let Refused { key, is_named, fault: Fault { field, why, extent } } = *refused;

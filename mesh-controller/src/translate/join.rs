@@ -42,6 +42,16 @@ pub fn bypassed(mode: Mode) -> Mode {
     }
 }
 
+/// What the label says, if it is there and has a meaning.
+pub fn word(labels: &Labels) -> Option<&'static str> {
+    let mode = meaning(labels.get(MODE_LABEL)?).ok()?;
+    Some(match mode {
+        Mode::Mesh => "mesh",
+        Mode::Observe => "observe",
+        Mode::None => "none",
+    })
+}
+
 /// What is wrong with the label, if it is there.
 pub fn check(labels: &Labels) -> Option<Fault> {
     let why = meaning(labels.get(MODE_LABEL)?).err()?;

@@ -39,6 +39,7 @@ const NAME: Kind = Kind::Text(Characters { marks: ".-", empty: false });
 const PATH: Kind = Kind::Text(Characters { marks: "/._-", empty: false });
 const MAY_BE_EMPTY: Kind = Kind::Text(Characters { marks: "/._-", empty: true });
 const IMAGE: Kind = Kind::Text(Characters { marks: "/._-:@", empty: false });
+const WHERE: Kind = Kind::Text(Characters { marks: "/._-", empty: false });
 const FILTER: Kind = Kind::Text(Characters { marks: "=,_:-", empty: false });
 
 pub const SETTINGS: &[Setting] = &[
@@ -107,6 +108,12 @@ pub const SETTINGS: &[Setting] = &[
         "What a controller may use",
     ),
     setting("controller.log", FILTER, "info,kube_leader_election=warn", "What it logs, as in mesh_controller=debug"),
+    setting(
+        "controller.auditLog",
+        WHERE,
+        "stdout",
+        "Where its audit stream goes: off, stdout (the log is stderr) or stderr",
+    ),
     setting("controller.nodeSelector", Kind::Map, "{kubernetes.io/os: linux}", "On which nodes it may run"),
     setting("controller.tolerations", Kind::List, "[]", "Which taints it tolerates"),
     setting("agent.cgroup", PATH, "/sys/fs/cgroup/kubepods.slice", "Cgroup folder below which all pods of a node run"),
@@ -125,6 +132,12 @@ pub const SETTINGS: &[Setting] = &[
         "What an agent may use. No limit by default: the pods of a node whose agent is killed are refused",
     ),
     setting("agent.log", FILTER, "info", "What it logs, as in info or mesh_agent=debug"),
+    setting(
+        "agent.auditLog",
+        WHERE,
+        "stdout",
+        "Where its audit stream goes: off, stdout (the log is stderr), stderr, or a file below /var/lib/nodemesh-agent",
+    ),
     setting("agent.drainSeconds", Kind::Number(1, 600), "30", "How long connections may go on when it is replaced"),
     setting("agent.maxSurge", Kind::Number(1, 1000), "1", "On how many nodes it is replaced at once"),
     setting("agent.nodeSelector", Kind::Map, "{kubernetes.io/os: linux}", "On which nodes it runs"),

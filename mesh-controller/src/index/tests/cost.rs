@@ -81,7 +81,7 @@ fn change(update: &Update, number: usize) -> Update {
             _ => None,
         };
         if let Some(kind) = new {
-            *object = Arc::new(Object { file: object.file.clone(), kind });
+            *object = Arc::new(Object { file: object.file.clone(), kind, origin: object.origin.clone() });
         }
     }
     changed

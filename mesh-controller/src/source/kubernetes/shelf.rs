@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{health::Health, raw::Raw, trim::trim};
 use crate::{
-    source::{CustomKind, Key, Object, documents},
+    source::{CustomKind, Key, Object, Origin, documents},
     status::{Problem, parents::List},
 };
 
@@ -127,11 +127,15 @@ impl Kept {
     /// What has not changed stays the same object in memory, which is cheap to compare. `before` is what was kept
     /// before the list to which this object belongs.
     fn apply(&mut self, version: &str, kind: &'static str, raw: Raw, before: Option<&Self>) -> Changed {
-        let Raw { metadata, value } = raw;
+        let Raw { metadata, value, manager } = raw;
         let mut changed = Changed::default();
         let group = version.split_once('/').map_or("", |(group, _)| group);
         let custom = CustomKind::find(group, kind);
         let custom = custom.filter(|custom| custom.has_conditions() || custom.list().is_some());
+        let origin = match CustomKind::find(group, kind).is_some() || kind == "Namespace" {
+            true => Origin { resource_version: metadata.resource_version.clone(), manager },
+            false => Origin::default(),
+        };
         let standing = custom.and_then(|custom| Standing::read(version, custom.list(), &value));
         let read = documents::object(version, kind, trim(kind, value));
         let name = |text: Option<String>| text.unwrap_or_default();
@@ -145,7 +149,7 @@ impl Kept {
         match read {
             Ok(Some(kind)) => {
                 changed.objects = self.refused.remove(&key).is_some();
-                let object = Object { file: String::new(), kind };
+                let object = Object { file: String::new(), kind, origin };
                 let object = match known {
                     Some(known) if *known == object => known,
                     _ => {
