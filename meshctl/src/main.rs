@@ -17,6 +17,7 @@ mod flows;
 mod identity;
 mod install;
 mod output;
+mod report;
 mod routes;
 mod status;
 mod uninstall;
@@ -112,6 +113,9 @@ enum Verb {
     Explain(explain::Arguments),
     /// Who speaks to whom: connections, refusals and bytes since the agents started
     Edges(edges::Arguments),
+    /// What the agents saw, put together: who speaks plaintext, and who would be refused under STRICT
+    #[command(subcommand)]
+    Report(report::Subject),
     /// Which pod speaks as whom, and how it stands with its certificate
     Identity(identity::Arguments),
     /// Put the mesh on a cluster, and wait until it runs
@@ -212,6 +216,7 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Authz(question) => authz::run(servers, &question, screen).await,
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
+        Verb::Report(subject) => report::run(servers, &subject, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
         // Answered before any server was chosen.
         Verb::Completion { shell: _ }

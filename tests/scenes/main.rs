@@ -76,6 +76,7 @@ mod refused_heirs;
 mod refused_tunnels;
 mod replaced;
 mod replicas;
+mod report_mtls;
 mod restarted;
 mod reused;
 mod rogue;
