@@ -11,6 +11,7 @@ mod identity;
 mod mtls;
 mod routes;
 mod socket;
+mod verify;
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
 
@@ -30,6 +31,7 @@ use crate::{
     http::Http,
     identity::Certificates,
     pods::{PodStatus, Redirection},
+    proxy::Proxy,
     state::{Snapshot, Store},
     telemetry::FlowLog,
     tunnel::Pool,
@@ -55,6 +57,7 @@ pub struct Admin {
     pub pool: Arc<Pool>,
     pub direct: Arc<Direct>,
     pub http: Arc<Http>,
+    pub proxy: Arc<Proxy>,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<nodemesh::Item, Status>> + Send>>;
@@ -84,7 +87,7 @@ impl Responder for Admin {
             }
             Some(query::Kind::Routes(query)) => self.items(routes::answer(self, &query)),
             Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
-            Some(query::Kind::Verify(_)) => self.items(Vec::new()),
+            Some(query::Kind::Verify(query)) => verify::answer(self, query),
             None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
                 "this agent does not know that question; is meshctl newer than the agent?",
             )))),

@@ -21,6 +21,7 @@ mod report;
 mod routes;
 mod status;
 mod uninstall;
+mod verify;
 mod whom;
 mod words;
 
@@ -116,6 +117,9 @@ enum Verb {
     /// What the agents saw, put together: who speaks plaintext, and who would be refused under STRICT
     #[command(subcommand)]
     Report(report::Subject),
+    /// Show what is on the wire
+    #[command(subcommand)]
+    Verify(verify::Subject),
     /// Which pod speaks as whom, and how it stands with its certificate
     Identity(identity::Arguments),
     /// Put the mesh on a cluster, and wait until it runs
@@ -217,6 +221,7 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
         Verb::Report(subject) => report::run(servers, &subject, screen).await,
+        Verb::Verify(subject) => verify::run(servers, &subject, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
         // Answered before any server was chosen.
         Verb::Completion { shell: _ }

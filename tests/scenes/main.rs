@@ -89,4 +89,5 @@ mod strict_and_permissive;
 mod topology;
 mod tunnels_not_shared;
 mod unmeshed;
+mod verify_mtls;
 mod wrong_token;
