@@ -8,8 +8,10 @@ mod edges;
 mod explain;
 mod flows;
 mod identity;
+mod mtls;
 mod routes;
 mod socket;
+mod verify;
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
 
@@ -29,6 +31,7 @@ use crate::{
     http::Http,
     identity::Certificates,
     pods::{PodStatus, Redirection},
+    proxy::Proxy,
     state::{Snapshot, Store},
     telemetry::FlowLog,
     tunnel::Pool,
@@ -54,6 +57,7 @@ pub struct Admin {
     pub pool: Arc<Pool>,
     pub direct: Arc<Direct>,
     pub http: Arc<Http>,
+    pub proxy: Arc<Proxy>,
 }
 
 type Answer = Pin<Box<dyn Stream<Item = Result<nodemesh::Item, Status>> + Send>>;
@@ -83,6 +87,7 @@ impl Responder for Admin {
             }
             Some(query::Kind::Routes(query)) => self.items(routes::answer(self, &query)),
             Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
+            Some(query::Kind::Verify(query)) => verify::answer(self, query),
             None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
                 "this agent does not know that question; is meshctl newer than the agent?",
             )))),
@@ -128,6 +133,7 @@ impl Admin {
             addresses_asked: snapshot
                 .is_on_demand()
                 .then(|| u32::try_from(self.store.questions().len()).unwrap_or(u32::MAX)),
+            edges_dropped: self.flows.edges_dropped(),
         }
     }
 }
@@ -140,11 +146,11 @@ impl Admin {
         pod: &PodStatus,
         older: &BTreeMap<(String, String), usize>,
     ) -> nodemesh::PodState {
-        let mut state = nodemesh::PodState { mode: mode(snapshot, pod), ..pod_state(pod) };
-        if let Some(count) = older.get(&(pod.namespace.clone(), pod.name.clone()))
-            && state.message.is_empty()
-        {
-            state.message = format!("{count} of its connections are older than its enrolment");
+        let older = older.get(&(pod.namespace.clone(), pod.name.clone())).copied().unwrap_or_default();
+        let mtls = mtls::of(snapshot, pod, older);
+        let mut state = nodemesh::PodState { mode: mode(snapshot, pod), mtls, ..pod_state(pod) };
+        if older > 0 && state.message.is_empty() {
+            state.message = format!("{older} of its connections are older than its enrolment");
         }
         state
     }
@@ -197,6 +203,7 @@ fn pod_state(status: &PodStatus) -> nodemesh::PodState {
         fault: fault.clone(),
         proven: proven.map(Into::into),
         mode: None,
+        mtls: None,
     }
 }
 

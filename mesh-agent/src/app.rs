@@ -181,6 +181,7 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
         pool: Arc::clone(&proxy.pool),
         direct: Arc::clone(&direct),
         http: Arc::clone(&proxy.http),
+        proxy: Arc::clone(&proxy),
     });
 
     let (stop, stopping) = watch::channel(false);

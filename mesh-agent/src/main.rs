@@ -5,6 +5,7 @@ mod app;
 #[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the HTTP engine's"))]
 mod balance;
 mod bpf;
+mod capture;
 mod cni;
 mod config;
 mod control;

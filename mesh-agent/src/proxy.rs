@@ -15,6 +15,7 @@ mod reauthorize;
 mod resolve;
 mod ruled;
 mod upstream;
+mod verified;
 mod watched;
 
 use std::{
@@ -41,6 +42,7 @@ use crate::{
     tunnel::Pool,
 };
 use balance::Balancer;
+pub use dial::bound_for_tunnel;
 use live::Counted;
 pub use live::Live;
 

@@ -7,6 +7,7 @@ mod connection;
 mod error;
 mod keepalive;
 mod pool;
+mod probe;
 mod resets;
 mod respond;
 mod server;
@@ -23,6 +24,7 @@ pub use error::CODES;
 pub use error::TunnelError;
 pub use keepalive::Keepalive;
 pub use pool::{Pool, PoolKey, PoolSettings};
+pub use probe::{Probed, probe};
 pub use respond::{Inbound, Respond};
 pub use server::{Malformed, ServerSettings, serve};
 pub use stream::TunnelStream;
@@ -30,6 +32,11 @@ pub use tls::TlsFacts;
 
 /// The response header in which a refusal carries its reason, an upper-case word.
 pub const REASON_HEADER: &str = "nodemesh-reason";
+
+/// The request header in which an agent asks another whether it would let the source reach a port of the pod. The
+/// `:authority` names the agents' own port, to which no agent lets anybody else: one that does not know the header
+/// refuses it by HBONE_PORT. Answered by the agent, which sends back the body and the identity that it has seen.
+pub const VERIFY_HEADER: &str = "nodemesh-verify";
 
 /// Request headers beside `:authority`. All are claims of the peer; only its certificate proves anything.
 const BAGGAGE_HEADER: &str = "baggage";

@@ -93,7 +93,8 @@ impl AdminService {
             | query::Kind::Routes(_)
             | query::Kind::Edges(_)
             | query::Kind::Explain(_)
-            | query::Kind::Identity(_) => Ok(Vec::new()),
+            | query::Kind::Identity(_)
+            | query::Kind::Verify(_) => Ok(Vec::new()),
         }
     }
 
@@ -132,7 +133,8 @@ fn is_theirs(query: &query::Kind) -> bool {
         | query::Kind::Routes(_)
         | query::Kind::Edges(_)
         | query::Kind::Explain(_)
-        | query::Kind::Identity(_) => true,
+        | query::Kind::Identity(_)
+        | query::Kind::Verify(_) => true,
     }
 }
 

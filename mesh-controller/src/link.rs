@@ -297,7 +297,8 @@ fn report(node: &str, states: PodStates) -> NodeReport {
             Redirection::Enabled => Redirected::Enabled,
             Redirection::Failed => Redirected::Failed,
         };
-        let PodState { namespace, name, redirection: _, message, pod_uid, fault: _, proven: _, mode: _ } = state;
+        let PodState { namespace, name, redirection: _, message, pod_uid, fault: _, proven: _, mode: _, mtls: _ } =
+            state;
         if redirected == Redirected::Failed {
             tracing::warn!(node, namespace, name, message, "the agent cannot redirect a pod");
         }

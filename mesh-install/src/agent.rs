@@ -15,6 +15,10 @@ pub const CAPABILITIES: &[(&str, &str)] = &[
         "SYS_ADMIN",
         "enters the network namespaces of pods (setns); loads programs and maps; finds those of an agent before it",
     ),
+    (
+        "NET_RAW",
+        "captures a connection of its own, and nothing else, when meshctl verify asks what is on the wire (AF_PACKET)",
+    ),
     ("SYS_PTRACE", "opens /proc/PID/ns/net of pods that run as other users or with more capabilities"),
 ];
 

@@ -19,9 +19,11 @@ mod identity;
 mod install;
 mod output;
 mod policy;
+mod report;
 mod routes;
 mod status;
 mod uninstall;
+mod verify;
 mod whom;
 mod words;
 
@@ -120,6 +122,12 @@ enum Verb {
     Explain(explain::Arguments),
     /// Who speaks to whom: connections, refusals and bytes since the agents started
     Edges(edges::Arguments),
+    /// What the agents saw, put together: who speaks plaintext, and who would be refused under STRICT
+    #[command(subcommand)]
+    Report(report::Subject),
+    /// Show what is on the wire
+    #[command(subcommand)]
+    Verify(verify::Subject),
     /// Which pod speaks as whom, and how it stands with its certificate
     Identity(identity::Arguments),
     /// Put the mesh on a cluster, and wait until it runs
@@ -227,6 +235,8 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Authz(question) => authz::run(servers, &question, screen).await,
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
+        Verb::Report(subject) => report::run(servers, &subject, screen).await,
+        Verb::Verify(subject) => verify::run(servers, &subject, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,
         // Answered before any server was chosen.
         Verb::Completion { shell: _ }

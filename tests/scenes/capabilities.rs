@@ -32,6 +32,9 @@ fn an_agent_works_with_the_capabilities_of_its_daemon_set() -> Result<()> {
         client.say(near.at(7000), "straight")?;
         Ok((world.counter(A, "CONNECT_DIRECT")? > 0).then_some(()))
     })?;
+    // What it sends can be captured.
+    let verify = ["verify", "mtls", &client.full_name(), &far.full_name(), "--port", "7000"];
+    assert_eq!(world.ask_agent(A, &verify)?[0]["outcome"], "encrypted");
     // A change ends a connection that no agent carries.
     let held = client.hold(near.at(7000))?;
     world.apply("deny", &policy("nobody", "near", "DENY", "[{ to: [{ operation: { ports: ['7000'] } }] }]"))?;

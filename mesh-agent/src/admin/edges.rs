@@ -1,11 +1,20 @@
 //! Who speaks to whom, and which connections are open now.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+};
 
-use mesh_common::proto::nodemesh::{ConnectionInfo, EdgeInfo, EdgesQuery, item};
+use mesh_common::{
+    model::Tunnel,
+    proto::nodemesh::{ConnectionInfo, EdgeInfo, EdgesQuery, Origin, item},
+};
 
 use super::{Admin, flows};
-use crate::telemetry::{Edge, Flow, Party, Totals};
+use crate::{
+    state::Snapshot,
+    telemetry::{Edge, Flow, Party, Totals},
+};
 
 /// By source and destination.
 pub fn answer(admin: &Admin, query: &EdgesQuery) -> Vec<item::Kind> {
@@ -17,7 +26,34 @@ pub fn answer(admin: &Admin, query: &EdgesQuery) -> Vec<item::Kind> {
         .collect();
     let name = |party: &Party| (party.namespace.clone(), party.pod.clone(), party.address);
     edges.sort_by_cached_key(|(Edge(flow), ..)| (name(&flow.source), name(&flow.destination)));
-    edges.into_iter().map(|(edge, totals, open)| item::Kind::Edge(message(&edge.0, totals, open))).collect()
+    let snapshot = admin.store.snapshot();
+    let told = |(edge, totals, open): (Edge, Totals, u64)| {
+        let origin = origin(&snapshot, &edge.0.source);
+        item::Kind::Edge(EdgeInfo { origin: origin.into(), ..message(&edge.0, totals, open) })
+    };
+    edges.into_iter().map(told).collect()
+}
+
+/// Whose the source is now: by its name, and without one by its address.
+fn origin(snapshot: &Snapshot, source: &Party) -> Origin {
+    let Some(ip) = source.address.map(|address| address.ip().to_canonical()) else { return Origin::Unspecified };
+    let known = match source.pod.as_str() {
+        "" => snapshot.workload_by_address(ip),
+        pod => snapshot.workload_by_name(&source.namespace, pod),
+    };
+    match known {
+        Some(known) if known.tunnel == Tunnel::Hbone => Origin::MeshedPod,
+        Some(_) => Origin::UnmeshedPod,
+        // It was a pod; without a workload it is in no mesh.
+        None if !source.pod.is_empty() => Origin::UnmeshedPod,
+        None if is_own(ip) => Origin::OwnNode,
+        None => Origin::Elsewhere,
+    }
+}
+
+/// An address of the node: only to one of these the kernel binds.
+fn is_own(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
 }
 
 fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
@@ -40,6 +76,8 @@ fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
         bytes_sent: sent,
         bytes_received: received,
         last: Some(last.into()),
+        origin: Origin::Unspecified.into(),
+        older: flow.older,
     }
 }
 

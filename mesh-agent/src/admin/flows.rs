@@ -139,6 +139,7 @@ pub(super) fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         tls,
         // Shown of open connections.
         tunnel: _,
+        older: _,
         observations,
         // Explained on demand.
         asked: _,

@@ -117,6 +117,7 @@ impl Direct {
         let mut flow = self.flows.begin(direction, source, destination);
         (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
         flow.error = Some(OLDER.to_owned());
+        flow.older = true;
         let live = flow.live();
         Tracked { flow, live, denied: None, told: false }
     }

@@ -81,6 +81,30 @@ pub async fn tunnel_from_pod(source: &Pod, target: SocketAddr) -> io::Result<Tcp
     fault.map_or(Ok(stream), Err)
 }
 
+/// A socket of the source pod for a tunnel, whose port is known before it dials.
+pub struct Bound {
+    socket: Socket,
+    pub local: SocketAddr,
+}
+
+/// The same as [`tunnel_from_pod`] in two steps.
+pub fn bound_for_tunnel(source: &Pod, target: SocketAddr) -> io::Result<Bound> {
+    let local = SocketAddr::new(published(source, target)?, 0);
+    let (domain, kind) = (Domain::for_address(local), Type::STREAM.nonblocking().cloexec());
+    let socket = source.netns.run(|| Socket::new(domain, kind, Some(Protocol::TCP)))??;
+    socket.bind(&local.into())?;
+    socket.set_tcp_nodelay(true)?;
+    let local = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("a socket without an address"))?;
+    Ok(Bound { socket, local })
+}
+
+impl Bound {
+    pub async fn dial(self, target: SocketAddr) -> io::Result<TcpStream> {
+        let Connected { stream, fault } = connect(self.socket, target).await?;
+        fault.map_or(Ok(stream), Err)
+    }
+}
+
 /// The source's address of the target's family.
 fn published(source: &Pod, target: SocketAddr) -> io::Result<IpAddr> {
     let missing = || io::Error::new(io::ErrorKind::NetworkUnreachable, "the source pod has no address of that family");

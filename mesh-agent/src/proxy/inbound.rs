@@ -12,6 +12,7 @@ use super::{
     live::Counted,
     read,
     reauthorize::{denied_later, read_later},
+    verified,
 };
 use crate::{
     pods::Pod,
@@ -73,7 +74,10 @@ pub async fn tunnelled(
 }
 
 async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbound: Inbound, mut respond: Respond) {
-    let Inbound { peer, remote, authority, forwarded, baggage, tls } = inbound;
+    if let Some(port) = inbound.verify.filter(|_| inbound.authority.port() == proxy.hbone_port) {
+        return verified::answer(proxy, pod, local, inbound, port, respond).await;
+    }
+    let Inbound { peer, remote, authority, forwarded, baggage, verify: _, tls } = inbound;
     tracing::debug!(peer = %peer.identity, %remote, %authority, ?forwarded, ?baggage, "a tunnelled stream");
     // The outer connection's address counts; the header may add the port, and only of that address.
     let client = forwarded
@@ -226,7 +230,7 @@ pub(super) struct Permitted {
 type Decided = Result<Permitted, Refusal>;
 
 /// Who is at the other end: by its address, but for the identity, which is what the connection proved.
-fn source(snapshot: &Snapshot, client: SocketAddr, identity: Option<&Identity>) -> Party {
+pub(super) fn source(snapshot: &Snapshot, client: SocketAddr, identity: Option<&Identity>) -> Party {
     let known = snapshot.workload_by_address(client.ip()).map(|known| Party::of(known, client));
     Party { identity: identity.cloned(), ..known.unwrap_or_else(|| Party::stranger(client)) }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use super::flow::{Flow, Party, Verdict};
 
-/// Two records with equal ends, service, path, security and direction are of one edge. Ports of clients do not count,
+/// Two records with equal ends, service, path, security, direction and age are of one edge. Ports of clients do not count,
 /// neither do addresses of pods: pods come back with others.
 #[derive(Clone, Debug)]
 pub struct Edge(pub Arc<Flow>);
@@ -28,17 +28,18 @@ pub struct Totals {
 pub struct Edges {
     totals: HashMap<Edge, Totals>,
     bound: usize,
+    dropped: u64,
 }
 
 impl Edge {
     fn parts(&self) -> impl Hash + Eq + '_ {
-        let Flow { source, destination, service, path, security, direction, .. } = &*self.0;
+        let Flow { source, destination, service, path, security, direction, older, .. } = &*self.0;
         // Whom no pod's name tells apart, the address does.
         let ip = |party: &Party| party.address.map(|address| address.ip()).filter(|_| party.pod.is_empty());
         (
             (&source.namespace, &source.pod, &source.workload, &source.identity, ip(source)),
             (&destination.namespace, &destination.pod, &destination.identity, ip(destination)),
-            (destination.address.map(|address| address.port()), service, path, security, direction),
+            (destination.address.map(|address| address.port()), service, path, security, direction, older),
         )
     }
 }
@@ -66,7 +67,7 @@ impl Totals {
 
 impl Edges {
     pub fn new(bound: usize) -> Self {
-        Self { totals: HashMap::new(), bound: bound.max(1) }
+        Self { totals: HashMap::new(), bound: bound.max(1), dropped: 0 }
     }
 
     /// Counts a connection that ended; the number of edges that were dropped to make room.
@@ -94,7 +95,14 @@ impl Edges {
         let oldest = ages[ages.len() / 8];
         let before = self.totals.len();
         self.totals.retain(|_, totals| totals.last > oldest);
-        (before - self.totals.len()) as u64
+        let dropped = (before - self.totals.len()) as u64;
+        self.dropped += dropped;
+        dropped
+    }
+
+    /// Since the start.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     pub fn all(&self) -> HashMap<Edge, Totals> {

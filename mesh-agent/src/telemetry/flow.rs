@@ -39,6 +39,8 @@ pub struct Flow {
     pub tls: Option<(&'static str, &'static str)>,
     /// The other end of the outer connection, for a tunnel.
     pub tunnel: Option<SocketAddr>,
+    /// It is older than the pod's enrolment: no agent carries it.
+    pub older: bool,
     /// What policies that are not enforced said of it.
     pub observations: Vec<Observation>,
     /// What the decision was made of; `None` where no policy was asked here.
@@ -160,6 +162,7 @@ impl Flow {
             error: None,
             tls: None,
             tunnel: None,
+            older: false,
             observations: Vec::new(),
             asked: None,
             tcp: None,

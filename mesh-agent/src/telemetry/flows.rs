@@ -155,6 +155,11 @@ impl FlowLog {
         edges.into_iter().map(|(edge, (totals, open))| (edge, totals, open)).collect()
     }
 
+    /// Edges whose totals made room for others.
+    pub fn edges_dropped(&self) -> u64 {
+        locked(&self.edges).dropped()
+    }
+
     /// Records from now on.
     pub fn follow(&self) -> broadcast::Receiver<Arc<Flow>> {
         self.feed.subscribe()

@@ -146,7 +146,7 @@ impl Shared {
     }
 
     /// Tells what a stream's failure means for the connection.
-    fn failed(&self, error: h2::Error) -> Failed {
+    pub fn failed(&self, error: h2::Error) -> Failed {
         let address = self.address;
         // The answer is missing because the connection ended or was ending, not because the peer decided on the
         // stream. Nothing of the app's has been sent before the answer, so that asking again repeats nothing.
@@ -175,10 +175,7 @@ impl Place {
         if head.status == StatusCode::OK {
             return Ok(TunnelStream::new(body, recv, Some(Box::new(self))));
         }
-        let reason = head.headers.get(REASON_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let reason = reason.chars().take(REASON_SHOWN).collect();
-        let error = TunnelError::Refused { address: shared.address, status: head.status, reason };
-        Err(Failed { error, replaceable: false, draining: false })
+        Err(Failed { error: refused(shared.address, &head), replaceable: false, draining: false })
     }
 }
 
@@ -189,7 +186,14 @@ impl Drop for Place {
     }
 }
 
-fn request(wanted: &ConnectRequest) -> Request<()> {
+/// The answer of an agent that said no.
+pub fn refused(address: SocketAddr, head: &http::response::Parts) -> TunnelError {
+    let reason = head.headers.get(REASON_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let reason = reason.chars().take(REASON_SHOWN).collect();
+    TunnelError::Refused { address, status: head.status, reason }
+}
+
+pub fn request(wanted: &ConnectRequest) -> Request<()> {
     let authority = format_authority(wanted.authority);
     let uri = Uri::builder().authority(authority).build().expect("ip:port is an authority");
     let mut builder = Request::builder().method(Method::CONNECT).uri(uri).version(Version::HTTP_2);

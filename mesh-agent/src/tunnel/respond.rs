@@ -23,6 +23,8 @@ pub struct Inbound {
     pub forwarded: Option<String>,
     /// The `baggage` header: a claim.
     pub baggage: Option<String>,
+    /// The `nodemesh-verify` header: the agent itself is asked, about this port.
+    pub verify: Option<u16>,
     pub tls: TlsFacts,
 }
 

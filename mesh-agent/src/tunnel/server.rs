@@ -12,7 +12,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
-    BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, HEADER_LIST_READ, STREAMS, Windows,
+    BAGGAGE_HEADER, FORWARDED_HEADER, HEADER_LIST, HEADER_LIST_READ, STREAMS, VERIFY_HEADER, Windows,
     address::parse_authority,
     ahead::ReadAhead,
     error::ServeError,
@@ -117,9 +117,10 @@ where
                     let (head, recv) = request.into_parts();
                     let respond = Respond::new(send, recv);
                     match admit(&head) {
-                        Ok(Wanted { authority, forwarded, baggage }) => {
+                        Ok(Wanted { authority, forwarded, baggage, verify }) => {
+                            let peer = peer.clone();
                             let inbound =
-                                Inbound { peer: peer.clone(), remote, authority, forwarded, baggage, tls: facts };
+                                Inbound { peer, remote, authority, forwarded, baggage, verify, tls: facts };
                             handlers.spawn(handler(inbound, respond));
                         }
                         Err(Refused { status, reason, why }) => {
@@ -202,6 +203,7 @@ struct Wanted {
     authority: SocketAddr,
     forwarded: Option<String>,
     baggage: Option<String>,
+    verify: Option<u16>,
 }
 
 /// Why a request is none.
@@ -232,7 +234,8 @@ fn admit(head: &Parts) -> Result<Wanted, Refused> {
         return refused(StatusCode::BAD_REQUEST, reason::BAD_AUTHORITY, format!("`{shown}` is not ip:port"));
     };
     let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
-    Ok(Wanted { authority, forwarded: header(FORWARDED_HEADER), baggage: header(BAGGAGE_HEADER) })
+    let verify = header(VERIFY_HEADER).and_then(|port| port.parse().ok()).filter(|port| *port != 0);
+    Ok(Wanted { authority, forwarded: header(FORWARDED_HEADER), baggage: header(BAGGAGE_HEADER), verify })
 }
 
 /// As HTTP/2 counts (RFC 9113, section 6.5.2).

@@ -8,7 +8,7 @@ use super::{
 /// The rooms of mesh-agent from the ground up. A room imports from lower layers only, and never from its neighbours.
 const LAYERS: &[&[&str]] = &[
     &["config", "durable", "private_socket", "sock_diag", "sockopt", "telemetry"],
-    &["balance", "identity", "state"],
+    &["balance", "capture", "identity", "state"],
     &["bpf", "tunnel"],
     // It hooks pods by bpf.
     &["pods"],

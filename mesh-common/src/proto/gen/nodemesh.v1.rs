@@ -129,6 +129,28 @@ pub struct PodState {
     /// the pod.
     #[prost(enumeration = "Mode", optional, tag = "8")]
     pub mode: ::core::option::Option<i32>,
+    /// Whom it takes without an identity, in NodeStatus only; absent: it is not in the mesh, or not in the configuration.
+    #[prost(message, optional, tag = "9")]
+    pub mtls: ::core::option::Option<PodMtls>,
+}
+/// What PeerAuthentication asks of the clients of a pod, as its own node holds it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PodMtls {
+    /// As in Endpoint.workload.
+    #[prost(string, tag = "1")]
+    pub workload: ::prost::alloc::string::String,
+    /// A client without identity is refused, but for `other_ports`.
+    #[prost(bool, tag = "2")]
+    pub strict: bool,
+    /// Where it is the other way round; without repeats.
+    #[prost(uint32, repeated, tag = "3")]
+    pub other_ports: ::prost::alloc::vec::Vec<u32>,
+    /// "namespace/name" of the PeerAuthentication; empty: none asks for identities.
+    #[prost(string, tag = "4")]
+    pub strict_by: ::prost::alloc::string::String,
+    /// Open connections that are older than its enrolment, of both directions: STRICT ends those to it after a grace.
+    #[prost(uint32, tag = "5")]
+    pub older: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Answer {
@@ -177,7 +199,7 @@ pub struct Query {
     /// Only this node; empty: all that the server can reach.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub kind: ::core::option::Option<query::Kind>,
 }
 /// Nested message and enum types in `Query`.
@@ -200,7 +222,22 @@ pub mod query {
         Identity(super::IdentityQuery),
         #[prost(message, tag = "9")]
         Routes(super::RoutesQuery),
+        #[prost(message, tag = "10")]
+        Verify(super::VerifyQuery),
     }
+}
+/// What crosses the links when one pod speaks to another? The agent of the source's node opens a connection of its own and
+/// captures it; the others say nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyQuery {
+    /// Pods "namespace/name".
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub destination: ::prost::alloc::string::String,
+    /// Whose policies decide; 0: the first port that a service leads to at the destination. Its application sees nothing.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
 }
 /// Who speaks to whom, summed over all connections since the agent started. Empty fields match everything.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -308,7 +345,7 @@ pub struct Item {
     pub node: ::prost::alloc::string::String,
     #[prost(
         oneof = "item::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
     )]
     pub kind: ::core::option::Option<item::Kind>,
 }
@@ -346,6 +383,8 @@ pub mod item {
         Traffic(super::TrafficInfo),
         #[prost(message, tag = "16")]
         Route(super::RouteCounts),
+        #[prost(message, tag = "17")]
+        Verification(super::Verification),
         #[prost(message, tag = "18")]
         Window(super::FlowsWindow),
     }
@@ -443,6 +482,9 @@ pub struct NodeStatus {
     /// Addresses that the agent has asked the controller for; absent: it is told of the whole mesh.
     #[prost(uint32, optional, tag = "16")]
     pub addresses_asked: ::core::option::Option<u32>,
+    /// Edges whose totals made room for others since the start: what they were is not known any more.
+    #[prost(uint64, tag = "17")]
+    pub edges_dropped: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Counter {
@@ -671,6 +713,133 @@ pub struct EdgeInfo {
     pub bytes_received: u64,
     #[prost(message, optional, tag = "13")]
     pub last: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(enumeration = "Origin", tag = "14")]
+    pub origin: i32,
+    /// Connections that are older than the enrolment of the pod that told of them: no agent carries them.
+    #[prost(bool, tag = "15")]
+    pub older: bool,
+}
+/// What VerifyQuery found out.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Verification {
+    #[prost(enumeration = "verification::Outcome", tag = "1")]
+    pub outcome: i32,
+    /// One sentence.
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    /// The stable code of a refusal or failure.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+    /// SPIFFE ids: of the certificate that the source's agent presented, and of the one that the peer proved to hold in this
+    /// very session. TLS 1.3 encrypts both; what is on the wire does not show them.
+    #[prost(string, tag = "5")]
+    pub source_identity: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub destination_identity: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub source_not_after: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "8")]
+    pub destination_not_after: ::core::option::Option<::prost_types::Timestamp>,
+    /// "ip:port" of the connection.
+    #[prost(string, tag = "9")]
+    pub client: ::prost::alloc::string::String,
+    #[prost(string, tag = "10")]
+    pub server: ::prost::alloc::string::String,
+    /// Of the node, on which packets of the connection were seen.
+    #[prost(message, repeated, tag = "11")]
+    pub links: ::prost::alloc::vec::Vec<CapturedLink>,
+    /// As the captured ServerHello says: "TLSv1_3", "TLS13_AES_256_GCM_SHA384"; empty: none was captured.
+    #[prost(string, tag = "12")]
+    pub tls_version: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub tls_cipher: ::prost::alloc::string::String,
+    /// Versions that the captured ClientHello offers.
+    #[prost(string, repeated, tag = "14")]
+    pub offered_versions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// TLS records of type application_data, both directions.
+    #[prost(uint32, tag = "15")]
+    pub encrypted_records: u32,
+    /// The marker stands unencrypted in some captured packet.
+    #[prost(bool, tag = "16")]
+    pub marker_in_clear: bool,
+    /// The destination's agent sent it back inside of the tunnel.
+    #[prost(bool, tag = "17")]
+    pub marker_arrived: bool,
+}
+/// Nested message and enum types in `Verification`.
+pub mod verification {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Outcome {
+        Unspecified = 0,
+        /// TLS 1.3 on every captured packet, between the identities that should be there, and the marker arrived.
+        Encrypted = 1,
+        /// The bytes do not leave the node: the kernel proves who dials, and there is no TLS.
+        Attested = 2,
+        /// One of the two is not in the mesh: what its application writes is on the wire as it is.
+        InPlaintext = 3,
+        /// TLS as it should be, and the destination's agent refuses the source.
+        Denied = 4,
+        /// There is no such connection, or it is not what it should be.
+        Broken = 5,
+        /// It works, and the capture does not show what was to be shown.
+        Unproven = 6,
+    }
+    impl Outcome {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "OUTCOME_UNSPECIFIED",
+                Self::Encrypted => "ENCRYPTED",
+                Self::Attested => "ATTESTED",
+                Self::InPlaintext => "IN_PLAINTEXT",
+                Self::Denied => "DENIED",
+                Self::Broken => "BROKEN",
+                Self::Unproven => "UNPROVEN",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+                "ENCRYPTED" => Some(Self::Encrypted),
+                "ATTESTED" => Some(Self::Attested),
+                "IN_PLAINTEXT" => Some(Self::InPlaintext),
+                "DENIED" => Some(Self::Denied),
+                "BROKEN" => Some(Self::Broken),
+                "UNPROVEN" => Some(Self::Unproven),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CapturedLink {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub packets: u32,
+    /// Of IP packets, headers included.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// The client's packets leave the node's stack here, and the server's come in: the way to the peer.
+    #[prost(bool, tag = "4")]
+    pub towards_peer: bool,
 }
 /// How a connection was decided: every policy that was asked, in order, and why each of its rules matched or not.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1148,6 +1317,45 @@ impl ObservedAs {
             "OBSERVED_AS_UNSPECIFIED" => Some(Self::Unspecified),
             "DRY_RUN" => Some(Self::DryRun),
             "AUDITED" => Some(Self::Audited),
+            _ => None,
+        }
+    }
+}
+/// Whose the source's address is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Origin {
+    Unspecified = 0,
+    /// A pod that is redirected.
+    MeshedPod = 1,
+    UnmeshedPod = 2,
+    /// The telling agent's node: its processes and hostNetwork pods, the kubelet, and what comes through a NodePort.
+    OwnNode = 3,
+    /// Nobody's that is known: another node, or outside the cluster.
+    Elsewhere = 4,
+}
+impl Origin {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ORIGIN_UNSPECIFIED",
+            Self::MeshedPod => "MESHED_POD",
+            Self::UnmeshedPod => "UNMESHED_POD",
+            Self::OwnNode => "OWN_NODE",
+            Self::Elsewhere => "ELSEWHERE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ORIGIN_UNSPECIFIED" => Some(Self::Unspecified),
+            "MESHED_POD" => Some(Self::MeshedPod),
+            "UNMESHED_POD" => Some(Self::UnmeshedPod),
+            "OWN_NODE" => Some(Self::OwnNode),
+            "ELSEWHERE" => Some(Self::Elsewhere),
             _ => None,
         }
     }
