@@ -144,7 +144,7 @@ async fn who_is_away_slow_or_endless_costs_no_more_than_was_agreed() {
     };
     let refused = Fetcher::permitting(vec![gone]).fetch(&format!("http://{gone}/"), PATIENCE).await;
     assert!(refused.expect_err("away").starts_with("cannot connect"));
-    let refused = Fetcher::new(None).fetch("http://no-such-host.invalid/", PATIENCE).await;
+    let refused = Fetcher::new(None, None).expect("a fetcher").fetch("http://no-such-host.invalid/", PATIENCE).await;
     assert!(refused.expect_err("no name").starts_with("its host is not found"));
 
     let server = Server::start(|path, mut stream| async move {
@@ -208,10 +208,13 @@ async fn a_redirect_is_looked_at_like_the_first_address() {
     assert_eq!(other.asked.load(SeqCst), 0, "nobody connected");
     // What runs in a cluster permits none of it to begin with.
     for uri in [server.uri("/3?4"), format!("http://localhost:{}/3?4", server.address.port())] {
-        let refused = Fetcher::new(None).fetch(&uri, PATIENCE).await.expect_err("loopback");
+        let refused = Fetcher::new(None, None).expect("a fetcher").fetch(&uri, PATIENCE).await.expect_err("loopback");
         assert!(refused.starts_with("nothing is fetched from "), "{uri}: {refused}");
     }
-    let api = Fetcher::new(Some("10.96.0.1".into())).fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE).await;
+    let api = Fetcher::new(Some("10.96.0.1".into()), None)
+        .expect("a fetcher")
+        .fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE)
+        .await;
     assert_eq!(api.expect_err("the API"), "nothing is fetched from 10.96.0.1: it is the API server's");
 }
 

@@ -81,7 +81,7 @@ impl Two {
                         block.extend([127, (more % 128) as u8 | 128, (more / 128) as u8]);
                     }
                 }
-                block.extend(*text);
+                block.extend_from_slice(text);
             }
         }
         let own = self.next;
@@ -127,7 +127,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 fn status_in(block: &[u8]) -> Became {
     let block = &block[block.iter().take_while(|byte| **byte & 0xe0 == 0x20).count()..];
     match *block {
-        [indexed @ 0x80.., ..] => [200, 204, 206, 304, 400, 404, 500][usize::from(indexed & 0x7f) - 8],
+        [indexed @ 0x80..=0xff, ..] => [200, 204, 206, 304, 400, 404, 500][usize::from(indexed & 0x7f) - 8],
         [0x08 | 0x18 | 0x48, length, ref value @ ..] => {
             let value = &value[..usize::from(length & 0x7f)];
             if length < 0x80 {
