@@ -136,7 +136,8 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     let form = match parts.method {
         Method::CONNECT => true,
         Method::OPTIONS if whole == "*" => true,
-        // An absolute form may have a query and no path.
+        // An absolute form may have a query and no path (RFC 9112, 3.2.2); `:path` has one always (RFC 9113, 8.3.1).
+        _ if parts.version == Version::HTTP_2 => whole.starts_with('/'),
         _ => path.starts_with('/'),
     };
     // What `http` lets pass and servers read in their own ways: `\\` as `/`, a zero as the end.
@@ -151,10 +152,11 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
 /// Writes the path in its one form.
 fn settle(parts: &mut Parts) -> Result<(), Malformed> {
     let Some(whole) = parts.uri.path_and_query().filter(|whole| whole.path().starts_with('/')) else { return Ok(()) };
-    if let Cow::Owned(path) = normal(whole.path())? {
+    let normal = normal(whole.path())?;
+    if matches!(normal, Cow::Owned(_)) || !whole.as_str().starts_with('/') {
         let path = match whole.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
+            Some(query) => format!("{normal}?{query}"),
+            None => normal.into_owned(),
         };
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| Malformed::Path)?);
