@@ -41,9 +41,9 @@ pub fn normal(path: &str) -> Result<Cow<'_, str>, PathFault> {
 }
 
 /// A path, or a part of one, as a route or a policy names it, in the spelling of [`normal`]. Its dots and slashes, and
-/// what only patterns have, stay as they are.
+/// what only patterns have (half an escape too), stay as they are.
 pub fn written(path: &str) -> String {
-    spelled(path.as_bytes(), |byte| byte.is_ascii() && !matches!(byte, b'%' | b'[' | b']' | b'|'))
+    spelled(path.as_bytes(), |byte| byte.is_ascii() && !matches!(byte, b'[' | b']' | b'|'))
 }
 
 /// Stands for itself in a path (RFC 3986, 3.3).

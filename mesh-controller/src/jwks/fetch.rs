@@ -73,6 +73,11 @@ impl Fetcher {
         Self { tls: None, api: Vec::new(), besides }
     }
 
+    #[cfg(test)]
+    pub fn trusting(self, file: &Path) -> Result<Self> {
+        Ok(Self { tls: trusting_the_system(Some(file))?, ..self })
+    }
+
     /// The keys that count, as [`KeySet::written`] has them.
     ///
     /// # Errors

@@ -98,7 +98,8 @@ fn what_policies_name_is_spelled_like_what_requests_name() {
         ("/%7euser/%61", "/~user/a"),
         ("/a/{*}/b[1]", "/a/{*}/b%5B1%5D"),
         ("/a//../b", "/a//../b"),
-        ("/100%", "/100%25"),
+        // Maybe the beginning of an escape.
+        ("/a%2", "/a%2"),
         ("/a b?c#d", "/a b?c#d"),
     ] {
         assert_eq!(written(written_by), expected, "{written_by}");
