@@ -1,5 +1,5 @@
-//! RequestAuthentication as users meet it: which tokens are taken, from where, what the application sees of them, and what
-//! clients hear of those that are not; within a node and across nodes, over HTTP/1.1 and HTTP/2.
+//! RequestAuthentication as users meet it: which tokens are taken, from where, what the application sees of them, and
+//! what clients hear of those that are not; within a node and across nodes, over HTTP/1.1 and HTTP/2.
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
@@ -32,7 +32,8 @@ impl Asked {
 
 fn claims(changes: Value) -> Value {
     let mut claims = json!({
-        "iss": ISSUER, "sub": "alice", "aud": ["shop"], "exp": now() + 600, "team": "blue", "realm": { "role": "buyer" },
+        "iss": ISSUER, "sub": "alice", "aud": ["shop"], "exp": now() + 600,
+        "team": "blue", "realm": { "role": "buyer" },
     });
     for (name, value) in changes.as_object().into_iter().flatten() {
         claims[name] = value.clone();

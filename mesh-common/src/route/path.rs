@@ -1,8 +1,9 @@
 //! The one reading of a path, by which requests are matched and passed on, and what others may take it for.
 //!
-//! Servers disagree on escapes, dots, doubled slashes and parameters. What is beyond dispute (RFC 3986, 6.2.2) is settled
-//! once, for routes, limits, policies and the application alike ([`normal`]; [`written`] for the paths that those name).
-//! What is not is passed on as it is, and a policy permits it only if it permits each of its readings ([`readings`]).
+//! Servers disagree on escapes, dots, doubled slashes and parameters. What is beyond dispute (RFC 3986, 6.2.2) is
+//! settled once, for routes, limits, policies and the application alike ([`normal`]; [`written`] for the paths that
+//! those name). What is not is passed on as it is, and a policy permits it only if it permits each of its readings
+//! ([`readings`]).
 
 use std::borrow::Cow;
 
@@ -110,8 +111,8 @@ fn without_dots(path: &[u8]) -> Vec<u8> {
 /// What a server may take a normal path for, in the spelling of [`normal`], itself not among them; usually nothing.
 ///
 /// Each step that some server takes, in every order and as often as it changes anything: undo escapes, or those of
-/// slashes alone, or all but those; read `\` and overlong UTF-8 as slashes and dots; merge slashes; walk dots; leave out
-/// segments' parameters (`;v=1`); end the path where an escaped `?` or `#` was.
+/// slashes alone, or all but those; read `\` and overlong UTF-8 as slashes and dots; merge slashes; walk dots; leave
+/// out segments' parameters (`;v=1`); end the path where an escaped `?` or `#` was.
 pub fn readings(path: &str) -> Result<Vec<String>, PathFault> {
     let plain = |byte: u8| !matches!(byte, b'%' | b'\\' | b';') && byte < 0x80;
     if path.bytes().all(plain) && !path.contains("//") && !path.contains("/.") {

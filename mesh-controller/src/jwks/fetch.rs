@@ -56,8 +56,8 @@ enum Answer {
 }
 
 impl Fetcher {
-    /// Trusts what the system trusts, and the certificates in the file `besides` (PEM). `api` is the host of the Kubernetes
-    /// API, if there is one.
+    /// Trusts what the system trusts, and the certificates in the file `besides` (PEM). `api` is the host of the
+    /// Kubernetes API, if there is one.
     ///
     /// # Errors
     /// If that file cannot be read, or has no certificate.

@@ -1,5 +1,5 @@
-//! What is known to have gone wrong in other verifiers, each once: paddings of RSA, signatures with another spelling, and
-//! texts that two readers read in two ways.
+//! What is known to have gone wrong in other verifiers, each once: paddings of RSA, signatures with another spelling,
+//! and texts that two readers read in two ways.
 
 use mesh_common::model::KeySet;
 
