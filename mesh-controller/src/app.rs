@@ -70,7 +70,9 @@ impl App {
             tasks.spawn(ending(duties.run(leading.clone()), "the certificate authority is no longer looked after"));
         }
         let authenticator = authenticator(config).await?;
-        let (mut key_sets, fetched) = KeySets::new(Fetcher::new(source.api_host().await), Pace::default());
+        let fetcher = Fetcher::new(source.api_host().await, config.jwks_ca.as_deref())?;
+        let pace = Pace { refresh: config.jwks_refresh, ..Pace::default() };
+        let (mut key_sets, fetched) = KeySets::new(fetcher, pace);
         // Agents that were told of keys by another replica shall not lose them for a moment.
         key_sets.first(&index::wanted(&settings, &first), FIRST_KEYS).await;
         first.key_sets = fetched.borrow().clone();

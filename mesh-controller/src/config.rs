@@ -97,6 +97,12 @@ pub struct Run {
     /// How long a replica leads that does not renew its Lease; a third of it is what the API may take for one answer
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
     pub leader_term: Duration,
+    /// How often the keys of issuers of tokens (jwksUri) are fetched again
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub jwks_refresh: Duration,
+    /// A file (PEM) of certificates that issuers of tokens are trusted by, besides those of the system
+    #[arg(long, value_name = "FILE")]
+    pub jwks_ca: Option<PathBuf>,
     #[command(flatten)]
     pub agents: AgentOptions,
     /// What to log, as in info or mesh_controller=debug

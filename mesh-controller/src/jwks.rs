@@ -1,8 +1,8 @@
 //! The key sets of issuers of tokens (`jwksUri`), fetched by every replica for itself and kept fresh. An issuer whose
 //! keys cannot be had is one whose tokens are refused.
 //!
-//! - A set is fetched at once when it is wanted, then every five minutes; after a failure again after 1, 2, 4 … up to 60
-//!   seconds.
+//! - A set is fetched at once when it is wanted, then every five minutes (`--jwks-refresh`); after a failure again
+//!   after 1, 2, 4 … up to 60 seconds.
 //! - When it cannot be fetched, the last good one counts for an hour after it was fetched, then none. None outlives
 //!   the controller.
 //! - A replica that starts tries each set once before it serves agents, for ten seconds at most.

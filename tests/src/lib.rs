@@ -15,6 +15,7 @@ mod controller;
 mod ctl;
 pub mod forge;
 mod http;
+pub mod issuer;
 mod kube_api;
 mod manifest;
 mod network;

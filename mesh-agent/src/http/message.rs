@@ -1,6 +1,6 @@
 //! One reading of a request, and its form on another connection. What two servers could read differently is refused.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::Ipv6Addr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
@@ -98,11 +98,24 @@ fn authority(parts: &Parts, default: &str) -> Result<Authority, Malformed> {
         }
         (None, None) => return Err(Malformed::Host),
     };
-    // Who they are is not said in an authority (RFC 9110, 4.2.4).
-    let port = &authority.as_str()[authority.as_str().rfind(']').unwrap_or(0)..];
-    let bad_port = port.split_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err());
-    let bad = bad_port || authority.as_str().contains('@') || authority.host().is_empty();
-    if bad { Err(Malformed::Host) } else { Ok(authority) }
+    if is_host(authority.as_str()) { Ok(authority) } else { Err(Malformed::Host) }
+}
+
+/// A name or an address, and maybe a port. Of what else RFC 3986 calls an authority nobody is sure: who asks (RFC 9110,
+/// 4.2.4), escapes, commas, labels without a letter.
+fn is_host(authority: &str) -> bool {
+    let (host, port) = match authority.rfind(':').filter(|colon| !authority[*colon..].contains(']')) {
+        Some(colon) => (&authority[..colon], Some(&authority[colon + 1..])),
+        None => (authority, None),
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let is_host = match host.strip_prefix('[') {
+        Some(address) => address.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => host.strip_suffix('.').unwrap_or(host).split('.').all(is_label),
+    };
+    is_host && port.is_none_or(is_port)
 }
 
 fn check(parts: &Parts) -> Result<(), Malformed> {
@@ -123,7 +136,8 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     let form = match parts.method {
         Method::CONNECT => true,
         Method::OPTIONS if whole == "*" => true,
-        // An absolute form may have a query and no path.
+        // An absolute form may have a query and no path (RFC 9112, 3.2.2); `:path` has one always (RFC 9113, 8.3.1).
+        _ if parts.version == Version::HTTP_2 => whole.starts_with('/'),
         _ => path.starts_with('/'),
     };
     // What `http` lets pass and servers read in their own ways: `\\` as `/`, a zero as the end.
@@ -138,10 +152,11 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
 /// Writes the path in its one form.
 fn settle(parts: &mut Parts) -> Result<(), Malformed> {
     let Some(whole) = parts.uri.path_and_query().filter(|whole| whole.path().starts_with('/')) else { return Ok(()) };
-    if let Cow::Owned(path) = normal(whole.path())? {
+    let normal = normal(whole.path())?;
+    if matches!(normal, Cow::Owned(_)) || !whole.as_str().starts_with('/') {
         let path = match whole.query() {
-            Some(query) => format!("{path}?{query}"),
-            None => path,
+            Some(query) => format!("{normal}?{query}"),
+            None => normal.into_owned(),
         };
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.path_and_query = Some(PathAndQuery::try_from(path).map_err(|_| Malformed::Path)?);

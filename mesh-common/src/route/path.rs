@@ -1,15 +1,16 @@
 //! The one reading of a path, by which requests are matched and passed on, and what others may take it for.
 //!
-//! Servers disagree on escapes, dots, doubled slashes and parameters. What is beyond dispute (RFC 3986, 6.2.2) is settled
-//! once, for routes, limits, policies and the application alike ([`normal`]). What is not is passed on as it is, and a
-//! policy permits it only if it permits each of its readings ([`readings`]).
+//! Servers disagree on escapes, dots, doubled slashes and parameters. What is beyond dispute (RFC 3986, 6.2.2) is
+//! settled once, for routes, limits, policies and the application alike ([`normal`]; [`written`] for the paths that
+//! those name). What is not is passed on as it is, and a policy permits it only if it permits each of its readings
+//! ([`readings`]).
 
 use std::borrow::Cow;
 
-use percent_encoding::percent_decode_str;
-
-/// Escapes within escapes: nobody decodes more often.
-const ROUNDS: usize = 4;
+/// In how many ways a path may be read.
+const MOST: usize = 64;
+/// All readings of one path together.
+const MOST_BYTES: usize = 256 * 1024;
 
 /// Why a path has no form that can be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,95 +19,163 @@ pub enum PathFault {
     Escape,
     #[error("the path has a zero byte")]
     Zero,
-    #[error("the path is escaped more often than anybody undoes")]
+    #[error("the path can be read in more ways than anybody can decide about")]
     Depth,
 }
 
 /// A path without its query, beginning with a slash. Escapes of letters, digits and `-._~` are undone (RFC 3986,
-/// 6.2.2.2), then segments `.` and `..` taken out (5.2.4). Everything else stays byte by byte, also doubled slashes.
+/// 6.2.2.2), others written with capitals (6.2.2.1), what no path may have is escaped (3.3), then segments `.` and `..`
+/// taken out (5.2.4). Everything else stays byte by byte, also doubled slashes.
 pub fn normal(path: &str) -> Result<Cow<'_, str>, PathFault> {
-    if !path.contains('%') && !path.contains("/.") {
+    if path.bytes().all(is_char) && !path.contains("/.") {
         return Ok(Cow::Borrowed(path));
     }
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        let escape = rest.get(at..at + 3).filter(|escape| escape[1..].bytes().all(|b| b.is_ascii_hexdigit()));
-        let escape = escape.ok_or(PathFault::Escape)?;
-        let byte = u8::from_str_radix(&escape[1..], 16).map_err(|_| PathFault::Escape)?;
-        match byte {
-            0 => return Err(PathFault::Zero),
-            b'-' | b'.' | b'_' | b'~' => decoded.push(char::from(byte)),
-            byte if byte.is_ascii_alphanumeric() => decoded.push(char::from(byte)),
-            _ => decoded.push_str(escape),
+    for (at, _) in path.match_indices('%') {
+        match escaped(&path.as_bytes()[at..]) {
+            None => return Err(PathFault::Escape),
+            Some(0) => return Err(PathFault::Zero),
+            Some(_) => {}
         }
-        rest = &rest[at + 3..];
     }
-    decoded.push_str(rest);
-    Ok(Cow::Owned(without_dots(&decoded)))
+    let path = spelled(path.as_bytes(), |_| false);
+    Ok(Cow::Owned(text(&without_dots(path.as_bytes()))))
+}
+
+/// A path, or a part of one, as a route or a policy names it, in the spelling of [`normal`]. Its dots and slashes, and
+/// what only patterns have (half an escape too), stay as they are.
+pub fn written(path: &str) -> String {
+    spelled(path.as_bytes(), |byte| byte.is_ascii() && !matches!(byte, b'[' | b']' | b'|'))
+}
+
+/// Stands for itself in a path (RFC 3986, 3.3).
+fn is_char(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@".contains(&byte)
+}
+
+/// What the escape stands for that `bytes` begins with.
+fn escaped(bytes: &[u8]) -> Option<u8> {
+    let digit = |at: usize| char::from(*bytes.get(at)?).to_digit(16);
+    let byte = (digit(1)? << 4 | digit(2)?) as u8;
+    (bytes[0] == b'%').then_some(byte)
+}
+
+/// In the one spelling; what is `kept` is not escaped.
+fn spelled(path: &[u8], kept: impl Fn(u8) -> bool) -> String {
+    let mut spelled = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, is_escape) = escaped(rest).map_or((first, false), |byte| (byte, true));
+        rest = if is_escape { &after[2..] } else { after };
+        let plain = if is_escape {
+            byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+        } else {
+            is_char(byte) || kept(byte)
+        };
+        if plain {
+            spelled.push(char::from(byte));
+        } else {
+            const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+            let digits = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+            spelled.extend(['%', char::from(digits[0]), char::from(digits[1])]);
+        }
+    }
+    spelled
+}
+
+fn text(ascii: &[u8]) -> String {
+    String::from_utf8_lossy(ascii).into_owned()
 }
 
 /// RFC 3986, 5.2.4, for a path that begins with a slash.
-fn without_dots(path: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
-    let mut segments = path.split('/').skip(1).peekable();
+fn without_dots(path: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut segments = path.split(|byte| *byte == b'/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         match segment {
-            "." | ".." => {
-                if segment == ".." {
+            b"." | b".." => {
+                if segment == b".." {
                     kept.pop();
                 }
                 // What a dot leads to is a folder.
                 if last {
-                    kept.push("");
+                    kept.push(b"");
                 }
             }
             segment => kept.push(segment),
         }
     }
-    kept.iter().flat_map(|segment| ["/", segment]).collect()
+    kept.iter().flat_map(|segment| [b"/", *segment]).flatten().copied().collect()
 }
 
-/// What a server may take a normal path for, itself not among them; usually nothing. It may undo every escape, once or
-/// more often; read `\` and overlong UTF-8 as slashes and dots; merge slashes; leave out a segment's parameters (`;v=1`);
-/// or end the path where an escaped `?` or `#` is.
+/// What a server may take a normal path for, in the spelling of [`normal`], itself not among them; usually nothing.
+///
+/// Each step that some server takes, in every order and as often as it changes anything: undo escapes, or those of
+/// slashes alone, or all but those; read `\` and overlong UTF-8 as slashes and dots; merge slashes; walk dots; leave
+/// out segments' parameters (`;v=1`); end the path where an escaped `?` or `#` was.
 pub fn readings(path: &str) -> Result<Vec<String>, PathFault> {
     let plain = |byte: u8| !matches!(byte, b'%' | b'\\' | b';') && byte < 0x80;
     if path.bytes().all(plain) && !path.contains("//") && !path.contains("/.") {
         return Ok(Vec::new());
     }
-    let decoded = decoded(path)?;
-    let slashes = decoded.replace('\\', "/");
-    let bare: Vec<_> = slashes.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
-    let bare = bare.join("/");
-    let short = bare.split(['?', '#']).next().unwrap_or_default().to_owned();
-    let mut all: Vec<String> = Vec::new();
-    for reading in [slashes, bare, short] {
-        let reading = without_dots(&merged(&reading));
-        if reading != path && !all.contains(&reading) {
-            all.push(reading);
+    let is_slash = |byte: u8| matches!(byte, b'/' | b'\\');
+    let steps: [&dyn Fn(&[u8]) -> Vec<u8>; 9] = [
+        &|path| undone(path, |_| true),
+        &|path| undone(path, is_slash),
+        &|path| undone(path, |byte| !is_slash(byte)),
+        &short_forms,
+        &|path| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect(),
+        &merged,
+        &without_dots,
+        &without_parameters,
+        &|path| path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default().to_vec(),
+    ];
+    let mut all = vec![path.as_bytes().to_vec()];
+    let mut bytes = 0;
+    let mut next = 0;
+    while let Some(known) = all.get(next).cloned() {
+        next += 1;
+        for step in steps {
+            let reading = step(&known);
+            if reading.contains(&0) {
+                return Err(PathFault::Zero);
+            }
+            if !all.contains(&reading) {
+                bytes += reading.len();
+                all.push(reading);
+            }
+            if all.len() > MOST || bytes > MOST_BYTES {
+                return Err(PathFault::Depth);
+            }
         }
     }
-    Ok(all)
+    let mut spellings: Vec<String> = Vec::new();
+    for reading in &all[1..] {
+        let reading = spelled(reading, |_| false);
+        if reading != path && !spellings.contains(&reading) {
+            spellings.push(reading);
+        }
+    }
+    Ok(spellings)
 }
 
-/// Escapes are undone until there are none.
-fn decoded(path: &str) -> Result<String, PathFault> {
-    let mut decoded = path.to_owned();
-    for _ in 0..ROUNDS {
-        let bytes: Vec<u8> = percent_decode_str(&decoded).collect();
-        if bytes.contains(&0) {
-            return Err(PathFault::Zero);
+/// Undoes the escapes of some bytes, once.
+fn undone(path: &[u8], of: impl Fn(u8) -> bool) -> Vec<u8> {
+    let mut undone = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&first, after)) = rest.split_first() {
+        match escaped(rest).filter(|byte| of(*byte)) {
+            Some(byte) => {
+                undone.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                undone.push(first);
+                rest = after;
+            }
         }
-        let next = String::from_utf8_lossy(&short_forms(&bytes)).into_owned();
-        if next == decoded {
-            return Ok(decoded);
-        }
-        decoded = next;
     }
-    Err(PathFault::Depth)
+    undone
 }
 
 /// Overlong UTF-8 of ASCII characters (RFC 3629, 3 and 10) as the characters that careless decoders see.
@@ -128,119 +197,17 @@ fn short_forms(bytes: &[u8]) -> Vec<u8> {
     short
 }
 
-fn merged(path: &str) -> String {
-    let mut merged = String::with_capacity(path.len() + 1);
-    merged.push('/');
-    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
-        if !merged.ends_with('/') {
-            merged.push('/');
-        }
-        merged.push_str(segment);
-    }
-    if path.ends_with('/') && !merged.ends_with('/') {
-        merged.push('/');
-    }
+fn merged(path: &[u8]) -> Vec<u8> {
+    let mut merged = path.to_vec();
+    merged.dedup_by(|next, last| (*next, *last) == (b'/', b'/'));
     merged
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_beyond_dispute_is_settled() {
-        for (path, expected) in [
-            ("/", "/"),
-            ("/a/b", "/a/b"),
-            ("/a//b", "/a//b"),
-            ("/a/./b", "/a/b"),
-            ("/a/../b", "/b"),
-            ("/a/..", "/"),
-            ("/a/b/..", "/a/"),
-            ("/a/.", "/a/"),
-            ("/../../a", "/a"),
-            ("/a//../b", "/a/b"),
-            ("/...", "/..."),
-            ("/.a", "/.a"),
-            ("/a.", "/a."),
-            ("/%61dmin", "/admin"),
-            ("/%41%7e%2D%5F%30", "/A~-_0"),
-            ("/%2e%2e/a", "/a"),
-            ("/a/%2E%2e/b", "/b"),
-            ("/a%2fb", "/a%2fb"),
-            ("/a%2Fb", "/a%2Fb"),
-            ("/%252e%252e/", "/%252e%252e/"),
-            ("/a;x=1/b", "/a;x=1/b"),
-            ("/a%3b", "/a%3b"),
-            ("/%c3%bc", "/%c3%bc"),
-            ("/..;/a", "/..;/a"),
-        ] {
-            let found = normal(path).map(Cow::into_owned);
-            assert_eq!(found.as_deref(), Ok(expected), "{path}");
-            assert_eq!(normal(expected).as_deref(), Ok(expected), "of {path}: not normal yet");
-        }
-        for (path, fault) in [
-            ("/%", PathFault::Escape),
-            ("/%2", PathFault::Escape),
-            ("/%zz", PathFault::Escape),
-            ("/%u002f", PathFault::Escape),
-            ("/%+1", PathFault::Escape),
-            ("/a%00", PathFault::Zero),
-        ] {
-            assert_eq!(normal(path), Err(fault), "{path}");
-        }
-    }
-
-    #[test]
-    fn others_may_read_more_into_it() {
-        let none: &[&str] = &[];
-        for (path, expected) in [
-            ("/a/b", none),
-            ("/a.b/c", none),
-            ("/a/", none),
-            ("/a//b", &["/a/b"]),
-            ("//a", &["/a"]),
-            ("/a%2fb", &["/a/b"]),
-            ("/a%2f..%2fb", &["/b"]),
-            ("/a%5cb", &["/a/b"]),
-            ("/%252e%252e/b", &["/b"]),
-            ("/a/%25252e%25252e/b", &["/b"]),
-            ("/a;x=1/b", &["/a/b"]),
-            ("/a/..;/b", &["/a/..;/b", "/b"][1..].as_ref()),
-            ("/a%3bx/b", &["/a;x/b", "/a/b"]),
-            ("/a%3fb", &["/a?b", "/a"]),
-            ("/a%23b/c", &["/a#b/c", "/a"]),
-            ("/%c0%afa", &["/a"]),
-            ("/x/%c0%ae%c0%ae/a", &["/a"]),
-            ("/%e0%80%afa", &["/a"]),
-            ("/%f0%80%80%afa", &["/a"]),
-            ("/%c3%bc", &["/\u{fc}"]),
-            ("/%ff", &["/\u{fffd}"]),
-        ] {
-            let found = readings(path).unwrap();
-            assert_eq!(found, expected, "{path}");
-        }
-        assert_eq!(readings("/%2500"), Err(PathFault::Zero));
-        assert_eq!(readings(&format!("/%{}2f", "25".repeat(ROUNDS))), Err(PathFault::Depth));
-    }
-
-    /// Whatever is read, it is read from a slash on, and has no dots left to walk up by.
-    #[test]
-    fn readings_are_paths() {
-        let parts = ["/", "..", ".", "%2e", "%2f", "%5c", "%25", "a", ";x", "%3b", "%c0", "%ae", "%af", "%3f"];
-        let mut seed = 7_u64;
-        for _ in 0..20_000 {
-            let mut path = "/".to_owned();
-            for _ in 0..6 {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                path.push_str(parts[(seed >> 33) as usize % parts.len()]);
-            }
-            let Ok(own) = normal(&path) else { continue };
-            assert!(!own.split('/').any(|segment| matches!(segment, "." | "..")), "{path} -> {own}");
-            for reading in readings(&own).unwrap_or_default() {
-                let dots = reading.split('/').any(|segment| matches!(segment, "." | ".."));
-                assert!(reading.starts_with('/') && !dots && !reading.contains("//"), "{path} -> {reading}");
-            }
-        }
-    }
+fn without_parameters(path: &[u8]) -> Vec<u8> {
+    let bare = |segment| <[u8]>::split(segment, |byte| *byte == b';').next().unwrap_or_default();
+    let segments: Vec<_> = path.split(|byte| *byte == b'/').map(bare).collect();
+    segments.join(&b'/')
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,18 +2,25 @@
 //! was looked at, so that a name which leads elsewhere a moment later leads nowhere.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri, header, uri::Scheme};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use mesh_common::model::{KeySet, MAX_KEY_SET};
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::ServerName};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
@@ -49,17 +56,26 @@ enum Answer {
 }
 
 impl Fetcher {
-    /// Trusts what the system trusts. `api` is the host of the Kubernetes API, if there is one.
-    pub fn new(api: Option<String>) -> Self {
+    /// Trusts what the system trusts, and the certificates in the file `besides` (PEM). `api` is the host of the
+    /// Kubernetes API, if there is one.
+    ///
+    /// # Errors
+    /// If that file cannot be read, or has no certificate.
+    pub fn new(api: Option<String>, besides: Option<&Path>) -> Result<Self> {
         let api = api.map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned());
         let names = api.is_some().then(|| Api { host: "kubernetes.default.svc".into(), must_be_known: false });
         let api = api.map(|host| Api { host, must_be_known: true }).into_iter().chain(names).collect();
-        Self { tls: trusting_the_system(), api, besides: Vec::new() }
+        Ok(Self { tls: trusting_the_system(besides)?, api, besides: Vec::new() })
     }
 
     #[cfg(test)]
     pub fn permitting(besides: Vec<SocketAddr>) -> Self {
         Self { tls: None, api: Vec::new(), besides }
+    }
+
+    #[cfg(test)]
+    pub fn trusting(self, file: &Path) -> Result<Self> {
+        Ok(Self { tls: trusting_the_system(Some(file))?, ..self })
     }
 
     /// The keys that count, as [`KeySet::written`] has them.
@@ -136,15 +152,24 @@ impl Fetcher {
 }
 
 /// `None` if there is nothing to trust.
-fn trusting_the_system() -> Option<Arc<ClientConfig>> {
+fn trusting_the_system(besides: Option<&Path>) -> Result<Option<Arc<ClientConfig>>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(file) = besides {
+        let failed = || format!("read the certificates of issuers in {}", file.display());
+        let text = fs::read(file).with_context(failed)?;
+        let before = roots.len();
+        for certificate in CertificateDer::pem_slice_iter(&text) {
+            roots.add(certificate.with_context(failed)?).with_context(failed)?;
+        }
+        ensure!(roots.len() > before, "{}: there is none", failed());
+    }
     if roots.is_empty() {
-        return None;
+        return Ok(None);
     }
     let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let config = config.with_safe_default_protocol_versions().ok()?;
-    Some(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    let config = config.with_safe_default_protocol_versions().context("set up TLS to issuers")?;
+    Ok(Some(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
 }
 
 async fn exchange<T>(io: T, request: Request<Empty<Bytes>>) -> Result<Answer, String>

@@ -3,12 +3,15 @@
 use std::{
     future::Future,
     net::SocketAddr,
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::{crypto::aws_lc_rs, pki_types::PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -144,7 +147,7 @@ async fn who_is_away_slow_or_endless_costs_no_more_than_was_agreed() {
     };
     let refused = Fetcher::permitting(vec![gone]).fetch(&format!("http://{gone}/"), PATIENCE).await;
     assert!(refused.expect_err("away").starts_with("cannot connect"));
-    let refused = Fetcher::new(None).fetch("http://no-such-host.invalid/", PATIENCE).await;
+    let refused = Fetcher::new(None, None).expect("a fetcher").fetch("http://no-such-host.invalid/", PATIENCE).await;
     assert!(refused.expect_err("no name").starts_with("its host is not found"));
 
     let server = Server::start(|path, mut stream| async move {
@@ -174,6 +177,76 @@ async fn who_is_away_slow_or_endless_costs_no_more_than_was_agreed() {
 }
 
 const MAX: usize = mesh_common::model::MAX_KEY_SET;
+
+/// An issuer with a certificate by `authority` for localhost, which answers every request so.
+async fn secure(authority: &CertifiedIssuer<'static, KeyPair>, answer: String) -> (SocketAddr, JoinSet<()>) {
+    let key = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let certificate = params.signed_by(&key, authority).expect("a certificate");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    let config = config.with_safe_default_protocol_versions().expect("versions").with_no_client_auth();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let config = config.with_single_cert(vec![certificate.der().clone()], key).expect("its own key");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn who_answers_over_tls_proves_its_name() {
+    let authority = |name: &str| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA")
+    };
+    let (ours, theirs) = (authority("ours"), authority("theirs"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let trust = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).expect("a file");
+        file
+    };
+    let (ours_file, theirs_file) = (trust("ours", &ours.pem()), trust("theirs", &theirs.pem()));
+    let plain = Server::saying(vec![("/", ok(&named("stolen")))]).await;
+    let (at, _task) = secure(&ours, ok(&named("a"))).await;
+    let (down, _downs) = secure(&ours, moved(&plain.uri("/"))).await;
+    let all =
+        |port: u16| [SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], port))];
+    let fetch = async |at: SocketAddr, host: &str, file: &Path| {
+        let besides = [all(at.port()), all(plain.address.port())].concat();
+        let fetcher = Fetcher::permitting(besides).trusting(file).expect("roots");
+        fetcher.fetch(&format!("https://{host}:{}/", at.port()), PATIENCE).await
+    };
+    assert!(fetch(at, "localhost", &ours_file).await.is_ok_and(|set| set.contains("\"a\"")));
+    for (host, file, why) in [
+        ("localhost", &theirs_file, "TLS failed: invalid peer certificate: UnknownIssuer"),
+        ("127.0.0.1", &ours_file, "TLS failed: invalid peer certificate: certificate not valid for name"),
+    ] {
+        let refused = fetch(at, host, file).await.expect_err(host);
+        assert!(refused.starts_with(why), "{host}: {refused}");
+    }
+    assert_eq!(fetch(down, "localhost", &ours_file).await.expect_err("down"), "a redirect from https to http");
+    assert_eq!(plain.asked.load(SeqCst), 0, "nobody connected");
+    let plaintext = Fetcher::permitting(all(plain.address.port()).to_vec()).trusting(&ours_file).expect("roots");
+    let refused =
+        plaintext.fetch(&format!("https://localhost:{}/", plain.address.port()), Duration::from_secs(2)).await;
+    assert!(refused.is_err(), "no TLS");
+    for (name, text) in [("empty", ""), ("words", "no certificate"), ("broken", "-----BEGIN CERTIFICATE-----\nx\n")] {
+        assert!(Fetcher::new(None, Some(&trust(name, text))).is_err(), "{name}");
+    }
+    assert!(Fetcher::new(None, Some(Path::new("/nowhere"))).is_err());
+}
 
 #[tokio::test]
 async fn a_redirect_is_looked_at_like_the_first_address() {
@@ -208,10 +281,13 @@ async fn a_redirect_is_looked_at_like_the_first_address() {
     assert_eq!(other.asked.load(SeqCst), 0, "nobody connected");
     // What runs in a cluster permits none of it to begin with.
     for uri in [server.uri("/3?4"), format!("http://localhost:{}/3?4", server.address.port())] {
-        let refused = Fetcher::new(None).fetch(&uri, PATIENCE).await.expect_err("loopback");
+        let refused = Fetcher::new(None, None).expect("a fetcher").fetch(&uri, PATIENCE).await.expect_err("loopback");
         assert!(refused.starts_with("nothing is fetched from "), "{uri}: {refused}");
     }
-    let api = Fetcher::new(Some("10.96.0.1".into())).fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE).await;
+    let api = Fetcher::new(Some("10.96.0.1".into()), None)
+        .expect("a fetcher")
+        .fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE)
+        .await;
     assert_eq!(api.expect_err("the API"), "nothing is fetched from 10.96.0.1: it is the API server's");
 }
 

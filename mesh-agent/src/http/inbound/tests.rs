@@ -2,6 +2,7 @@
 
 mod authorization;
 mod later;
+mod paths;
 
 use std::{
     io,

@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use http::HeaderName;
 use ipnet::IpNet;
-use mesh_common::model::{PathPattern, ServiceAccountMatch, StringMatch};
+use mesh_common::{
+    model::{PathPattern, ServiceAccountMatch, StringMatch},
+    route::path::written,
+};
 
 use super::{never, rules::Context, spec::List};
 use crate::status::Fault;
@@ -181,7 +184,7 @@ fn host(text: &str) -> Result<StringMatch, String> {
 /// A path with `{*}` or `{**}` is a template. Other braces are refused: whoever wrote them meant one.
 fn path(text: &str) -> Result<PathPattern, String> {
     if !text.contains(['{', '}']) {
-        return pattern(text).map(PathPattern::Text);
+        return pattern(&written(text)).map(PathPattern::Text);
     }
     let said = quoted(text);
     let Some(rest) = text.strip_prefix('/') else {
@@ -198,7 +201,7 @@ fn path(text: &str) -> Result<PathPattern, String> {
         }
         is_last |= segment == "{**}";
     }
-    Ok(PathPattern::Template(text.to_owned()))
+    Ok(PathPattern::Template(written(text)))
 }
 
 /// The name in `[name]`, in lower case.

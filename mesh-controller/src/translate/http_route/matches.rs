@@ -1,6 +1,9 @@
 //! Conditions of HTTPRoutes. Each is read for itself, so that one that cannot be read takes no other with it.
 
-use mesh_common::model::traffic::{PathMatch, QueryMatch, TextMatch};
+use mesh_common::{
+    model::traffic::{PathMatch, QueryMatch, TextMatch},
+    route::path::written,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -85,7 +88,7 @@ fn path(field: &str, value: &Value) -> Result<(usize, usize, PathMatch), Fault> 
         if odd || value.ends_with("/.") || value.ends_with("/..") {
             return wrong("has `//`, `/./`, `/../` or `%2f`");
         }
-        Ok(value)
+        Ok(written(&value))
     };
     Ok(match type_.as_deref().unwrap_or("PathPrefix") {
         "Exact" => (RANK_EXACT, 0, PathMatch::Exact(path(&value)?)),

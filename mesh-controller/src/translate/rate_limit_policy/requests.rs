@@ -3,7 +3,7 @@
 
 use mesh_common::{
     model::traffic::{HeaderMatch, PathMatch, RequestMatch, TextMatch},
-    route::Matches,
+    route::{Matches, path::written},
 };
 use serde_json::Value;
 
@@ -41,8 +41,8 @@ pub fn conditions(path: String, value: Value, faults: &mut Vec<Fault>) -> Option
         return None;
     }
     let of_path = of_path.map(|text| match text {
-        TextMatch::Exact(text) => PathMatch::Exact(text),
-        TextMatch::Prefix(text) => PathMatch::Prefix(text),
+        TextMatch::Exact(text) => PathMatch::Exact(written(&text)),
+        TextMatch::Prefix(text) => PathMatch::Prefix(written(&text)),
         TextMatch::Regex(text) => PathMatch::Regex(text),
         TextMatch::Any => PathMatch::Prefix("/".to_owned()),
     });

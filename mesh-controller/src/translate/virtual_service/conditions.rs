@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use mesh_common::model::traffic::{ConnectionMatch, HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch};
+use mesh_common::{
+    model::traffic::{ConnectionMatch, HeaderMatch, PathMatch, QueryMatch, RequestMatch, TextMatch},
+    route::path::written,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -78,8 +81,8 @@ pub fn request(rules: &mut Rules<'_>, part: &mut Part, found: &mut Found) -> Req
         }
     };
     let path = text(rules, part, "uri").map(|matched| match matched {
-        TextMatch::Exact(text) => PathMatch::Exact(text),
-        TextMatch::Prefix(text) => PathMatch::Prefix(text),
+        TextMatch::Exact(text) => PathMatch::Exact(written(&text)),
+        TextMatch::Prefix(text) => PathMatch::Prefix(written(&text)),
         TextMatch::Regex(text) => PathMatch::Regex(text),
         TextMatch::Any => PathMatch::Prefix("/".to_owned()),
     });
