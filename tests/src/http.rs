@@ -39,6 +39,8 @@ pub struct Ask {
     pub body: usize,
     /// Sent over the connection after an answer 101.
     pub upgraded: Option<String>,
+    /// Methods and paths, instead of the one above: each once, in this order, over one connection while it lasts.
+    pub rows: Vec<(String, String)>,
 }
 
 /// What came of them.
@@ -57,6 +59,8 @@ pub struct Answers {
     pub first: Vec<Answer>,
     /// The same bytes came back over an upgraded connection.
     pub echoed: bool,
+    /// Of [`Ask::rows`], one each; status 0: none came.
+    pub rows: Vec<Answer>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -85,7 +89,13 @@ impl Ask {
             ramp_ms: 0,
             body: 0,
             upgraded: None,
+            rows: Vec::new(),
         }
+    }
+
+    pub fn rows<'a>(self, rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let rows: Vec<_> = rows.into_iter().map(|(method, path)| (method.to_owned(), path.to_owned())).collect();
+        Self { count: u32::try_from(rows.len()).unwrap_or(u32::MAX), connections: 1, rows, ..self }
     }
 
     pub fn service(service: &Service) -> Self {

@@ -100,12 +100,12 @@ struct Permitted {
     cut: Option<Cut>,
 }
 
-/// Serves a client until it is done, with `server` as the first connection to the application. When `ends` resolves, it
-/// takes no more requests. Dropped, it ends both sides at once.
+/// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled when
+/// a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
 pub async fn serve(
     arrived: Arrived,
     client: impl Io,
-    server: impl Io,
+    server: Option<impl Io>,
     dial: impl Dial,
     spoken: Spoken,
     ends: impl Future<Output = ()>,
@@ -352,9 +352,6 @@ impl<D: Dial> Session<D> {
         let own = snapshot.workload(uid).map(|own| &own.identity);
         told::tell(&mut parts.headers, client.ip(), connection.source_identity.as_ref(), own);
         let decider = self.decider(snapshot);
-        if !decider.is_asked() {
-            return Ok(Permitted::default());
-        }
         let host = authority.to_ascii_lowercase();
         let verified = decider.verify(parts);
         let token: Option<Arc<Token>> = verified.as_ref().ok().cloned().flatten();
@@ -368,6 +365,10 @@ impl<D: Dial> Session<D> {
         let facts = || decider.facts(&request, token.as_ref());
         verified.map_err(|why| (why, facts()))?;
         let heard = decider.decide(connection, &request, token.as_ref()).map_err(|why| (why, facts()))?;
+        if !decider.is_asked() {
+            // What policies say of the connection, it is watched for and recorded with.
+            return Ok(Permitted::default());
+        }
         let facts = Arc::new(facts());
         let (held, cut) = self.under_way.begin(Arc::clone(&facts));
         // A change that came between was not asked about this one.

@@ -65,6 +65,8 @@ pub async fn ask(ask: Ask) -> Result<Answers> {
                 if told.is_err() || ask.fresh {
                     sender = None;
                 }
+                let row = (!ask.rows.is_empty()).then(|| told.as_ref().map(|(answer, _)| answer.clone()));
+                answers.lock().unwrap_or_else(PoisonError::into_inner).rows.extend(row.map(Result::unwrap_or_default));
                 count(&mut answers.lock().unwrap_or_else(PoisonError::into_inner), told, ms);
                 tokio::time::sleep(Duration::from_millis(ask.pause_ms)).await;
             }
@@ -150,9 +152,11 @@ async fn one(ask: &Ask, number: u32, kept: &mut Option<Sender>) -> Result<(Answe
 }
 
 fn request(ask: &Ask, number: u32) -> Result<Request<Body>> {
+    let row = usize::try_from(number).ok().and_then(|index| ask.rows.get(index));
+    let (method, path) = row.map_or((&ask.method, &ask.path), |(method, path)| (method, path));
     let number = number.to_string();
-    let path = ask.path.replace("{n}", &number);
-    let mut request = Request::builder().method(ask.method.as_str());
+    let path = path.replace("{n}", &number);
+    let mut request = Request::builder().method(method.as_str());
     request = match ask.http2 {
         true => request.uri(format!("http://{}{path}", ask.authority)),
         false => request.uri(path).header("host", &ask.authority),
