@@ -7,6 +7,7 @@ mod agent_killed;
 mod attestation;
 mod audit;
 mod audit_and_dry_run;
+mod authz_changes;
 mod authz_table;
 mod bad_object;
 mod between;

@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use mesh_common::route::{grpc_answer, grpc_of};
 
 use super::body::ResponseBody;
+use crate::telemetry::reason;
 
 /// The header that says which flag it was.
 pub const FLAG_HEADER: HeaderName = HeaderName::from_static("nodemesh-flag");
@@ -54,6 +55,12 @@ pub fn own(status: StatusCode, flag: &'static str, why: &str, grpc: bool) -> Res
     };
     response.headers_mut().insert(FLAG_HEADER, HeaderValue::from_static(flag));
     response
+}
+
+/// The status for what may not go on, by its stable code.
+pub fn refusal(code: &str) -> StatusCode {
+    // RFC 6750, 3.1: another token would do.
+    if code == reason::JWT_EXPIRED { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN }
 }
 
 /// An answer without a body.

@@ -10,11 +10,18 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh_common::route::{grpc_answer, grpc_of};
 use tokio::sync::oneshot;
 
-use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
+use super::{
+    answer::{flag, refusal},
+    counts::RouteCounts,
+    pool::Lease,
+    replay::Try,
+};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -39,13 +46,37 @@ pub struct Streamed {
     /// Until here the whole answer must have come.
     pub deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub lease: Option<Lease>,
-    /// Resolves when the answer may not go on.
-    pub cut: Option<oneshot::Receiver<&'static str>>,
+    pub cut: Option<Cut>,
     /// Counts as a request under way while this lives.
     pub _held: Box<dyn Send>,
     pub counts: Arc<RouteCounts>,
     /// It came to its end, or to one that is counted.
     pub over: bool,
+}
+
+/// When an answer may not go on.
+#[derive(Debug)]
+pub struct Cut {
+    /// Resolves with a stable code. `None`: that was said.
+    pub ends: Option<oneshot::Receiver<&'static str>>,
+    /// The client is one of gRPC, and hears it in its own terms.
+    pub grpc: bool,
+}
+
+impl Cut {
+    /// The end of the answer, if it has come.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(ends) = &mut self.ends else { return Poll::Ready(None) };
+        let Poll::Ready(Ok(code)) = Pin::new(ends).poll(cx) else { return Poll::Pending };
+        self.ends = None;
+        if !self.grpc {
+            return Poll::Ready(Some(Err(code.into())));
+        }
+        let (parts, ()) = grpc_answer(grpc_of(refusal(code).as_u16()), code).into_parts();
+        let mut trailers = parts.headers;
+        trailers.remove(CONTENT_TYPE);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
 }
 
 impl fmt::Debug for Streamed {
@@ -63,10 +94,10 @@ impl Streamed {
             return Poll::Ready(Some(Err("the route's time is over".into())));
         }
         if let Some(cut) = &mut self.cut
-            && let Poll::Ready(Ok(code)) = Pin::new(cut).poll(cx)
+            && let Poll::Ready(end) = cut.poll(cx)
         {
             self.broken(flag::UNAUTHORIZED);
-            return Poll::Ready(Some(Err(code.into())));
+            return Poll::Ready(end);
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {

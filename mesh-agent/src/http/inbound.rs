@@ -31,8 +31,8 @@ use tokio::sync::watch;
 
 use super::{
     Http, Io, Spoken,
-    answer::{FLAG_HEADER, REASON_HEADER, flag, own},
-    body::{ResponseBody, Streamed},
+    answer::{FLAG_HEADER, REASON_HEADER, flag, own, refusal},
+    body::{self, ResponseBody, Streamed},
     counts::RouteCounts,
     exchange::{Answered, Counted},
     message, pool,
@@ -48,7 +48,7 @@ use application::{Application, NoAnswer};
 pub use decider::Deciders;
 use decider::{Decider, Unauthorized};
 pub use limits::{Limiters, Limits, Reached};
-use under_way::{Cut, UnderWay};
+use under_way::{Cut, Sent, UnderWay};
 
 /// The name under which requests to pods are counted, beside those of routes.
 const ROUTE: &str = "inbound";
@@ -92,12 +92,12 @@ struct Session<D> {
 }
 
 /// A request that may go on.
-#[derive(Default)]
 struct Permitted {
     /// What is to be heard of it.
     heard: Option<Box<(Decision, Arc<RequestFacts>)>>,
-    held: Option<under_way::Held>,
-    cut: Option<Cut>,
+    held: Arc<under_way::Held>,
+    /// Of the answer, and of the request's own body.
+    cuts: [Cut; 2],
 }
 
 /// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled when
@@ -187,6 +187,27 @@ fn service(Arrived { store, uid, connection, .. }: &Arrived) -> ServiceName {
     leads.map_or_else(own, |(name, _)| name.clone())
 }
 
+impl Unauthorized {
+    /// Stable.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Token(token) => token.0,
+            Self::Path(_) => reason::PATH_AMBIGUOUS,
+            Self::Denied(decision) => {
+                decision.outcome.as_ref().err().map_or(reason::INTERNAL, |denied| denied.reason.code())
+            }
+        }
+    }
+
+    fn tell(&self, flow: &mut Flow) {
+        match self {
+            Self::Token(token) => flow.dropped(token.0, token.answer().2),
+            Self::Path(fault) => flow.dropped(reason::PATH_AMBIGUOUS, fault),
+            Self::Denied(decision) => flow.decided(decision),
+        }
+    }
+}
+
 impl<D: Dial> Session<D> {
     async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         self.counts.begun();
@@ -211,9 +232,9 @@ impl<D: Dial> Session<D> {
                     let snapshot = changes.borrow_and_update().clone();
                     let decider = self.decider(&snapshot);
                     self.under_way.cut(|facts| {
-                        let decision = decider.decide_again(&self.arrived.connection, facts).err()?;
-                        self.record(facts, |flow| flow.decided(&decision), 0, None);
-                        decision.outcome.err().map(|denied| denied.reason.code())
+                        let why = decider.decide_again(&self.arrived.connection, facts).err()?;
+                        self.record(facts, |flow| why.tell(flow), 0, None);
+                        Some(why.code())
                     });
                 }
                 () = self.under_way.expired() => {
@@ -279,10 +300,11 @@ impl<D: Dial> Session<D> {
             }
         };
         let snapshot = self.arrived.store.snapshot();
-        let mut permitted = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
-            Ok(permitted) => permitted,
-            Err((why, facts)) => return self.unauthorized(&why, &facts, grpc, http2),
-        };
+        let Permitted { mut heard, held, cuts: [cut, ends] } =
+            match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
+                Ok(permitted) => permitted,
+                Err((why, facts)) => return self.unauthorized(&why, &facts, grpc, http2),
+            };
         if let Err(reached) = self.count(&snapshot, &parts, asked.authority.as_str()) {
             return limited(&reached, grpc);
         }
@@ -292,22 +314,26 @@ impl<D: Dial> Session<D> {
         let form = message::Form { version, secure: false, upgrades: asked.upgrades };
         message::address(&mut parts, &asked.authority, path, form);
         let downstream = parts.extensions.remove::<OnUpgrade>();
+        let body = Sent { body, cut: ends, _held: Arc::clone(&held) };
+        let mut cut = Some(cut);
         let sent = tokio::select! {
+            // It says why nothing more is sent.
+            biased;
+            code = ended(&mut cut) => return refused(refusal(code), code, grpc),
             sent = self.application.send(Request::from_parts(parts, body)) => sent,
-            code = ended(&mut permitted.cut) => return refused(StatusCode::FORBIDDEN, code, grpc),
         };
         let response = match sent {
             Ok(response) => response,
             Err(why) => return failed(&why, grpc),
         };
-        if let Some((decision, facts)) = permitted.heard.take().map(|heard| *heard) {
+        if let Some((decision, facts)) = heard.take().map(|heard| *heard) {
             self.record(&facts, |flow| flow.decided(&decision), response.status().as_u16(), None);
         }
         let (mut parts, incoming) = response.into_parts();
         let agreed = upgrade::is_agreed(&method, parts.status);
         if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
             let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-            let switched = Switched::new(downstream, upstream, permitted.held, permitted.cut);
+            let switched = Switched::new(downstream, upstream, held, cut);
             match http2 {
                 true => drop(tokio::spawn(switched.join())),
                 false => *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
@@ -333,8 +359,8 @@ impl<D: Dial> Session<D> {
             body: incoming,
             deadline: None,
             lease: None,
-            _held: Box::new(permitted.held),
-            cut: permitted.cut,
+            _held: Box::new(held),
+            cut: Some(body::Cut { ends: cut, grpc }),
             counts,
             over: false,
         };
@@ -365,20 +391,17 @@ impl<D: Dial> Session<D> {
         let facts = || decider.facts(&request, token.as_ref());
         verified.map_err(|why| (why, facts()))?;
         let heard = decider.decide(connection, &request, token.as_ref()).map_err(|why| (why, facts()))?;
-        if !decider.is_asked() {
-            // What policies say of the connection, it is watched for and recorded with.
-            return Ok(Permitted::default());
-        }
-        let facts = Arc::new(facts());
-        let (held, cut) = self.under_way.begin(Arc::clone(&facts));
+        // What policies observe of the connection is in its own record.
+        let heard = heard.filter(|_| decider.is_asked()).map(|decision| Box::new((decision, Arc::new(facts()))));
+        // Later policies may ask for other headers.
+        let whole = Arc::new(RequestFacts { headers: parts.headers.clone(), ..facts() });
+        let (held, cuts) = self.under_way.begin(Arc::clone(&whole));
         // A change that came between was not asked about this one.
         let newest = self.decider(&self.arrived.store.snapshot());
-        if !Arc::ptr_eq(&newest, &decider)
-            && let Err(decision) = newest.decide_again(connection, &facts)
-        {
-            return Err((Unauthorized::Denied(decision), RequestFacts::clone(&facts)));
+        if !Arc::ptr_eq(&newest, &decider) {
+            newest.decide_again(connection, &whole).map_err(|why| (why, facts()))?;
         }
-        Ok(Permitted { heard: heard.map(|decision| Box::new((decision, facts))), held: Some(held), cut: Some(cut) })
+        Ok(Permitted { heard, held, cuts })
     }
 
     fn decider(&self, snapshot: &Arc<Snapshot>) -> Arc<Decider> {
@@ -390,26 +413,25 @@ impl<D: Dial> Session<D> {
     fn unauthorized(&self, why: &Unauthorized, facts: &RequestFacts, grpc: bool, http2: bool) -> Answered {
         match why {
             Unauthorized::Token(token) => {
-                let (status, headers, text) = token.answer();
-                self.record(facts, |flow| flow.dropped(token.0, text), status.as_u16(), Some(flag::UNAUTHORIZED));
+                let (status, headers, _) = token.answer();
+                self.record(facts, |flow| why.tell(flow), status.as_u16(), Some(flag::UNAUTHORIZED));
                 let mut answered = refused(status, token.0, grpc);
                 answered.response.headers_mut().extend(headers);
                 answered
             }
             Unauthorized::Path(fault) => {
                 let status = StatusCode::BAD_REQUEST;
-                self.record(facts, |flow| flow.dropped(reason::PATH_AMBIGUOUS, fault), 400, Some(flag::PROTOCOL));
+                self.record(facts, |flow| why.tell(flow), 400, Some(flag::PROTOCOL));
                 let mut answered = Answered::own(status, flag::PROTOCOL, &fault.to_string(), grpc);
                 if !http2 {
                     answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
                 }
                 answered
             }
-            Unauthorized::Denied(decision) => {
+            Unauthorized::Denied(_) => {
                 let status = StatusCode::FORBIDDEN;
-                self.record(facts, |flow| flow.decided(decision), status.as_u16(), Some(flag::UNAUTHORIZED));
-                let code = decision.outcome.as_ref().err().map_or(reason::INTERNAL, |denied| denied.reason.code());
-                refused(status, code, grpc)
+                self.record(facts, |flow| why.tell(flow), status.as_u16(), Some(flag::UNAUTHORIZED));
+                refused(status, why.code(), grpc)
             }
         }
     }

@@ -15,7 +15,10 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
-use super::super::{HEAD_BYTES, HEADERS, Io, Spoken, WINDOW};
+use super::{
+    super::{HEAD_BYTES, HEADERS, Io, Spoken, WINDOW},
+    under_way::Sent,
+};
 
 /// How long a connection may take to end in order.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -36,8 +39,8 @@ pub struct Application<D> {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Incoming>),
-    Http2(http2::SendRequest<Incoming>),
+    Http1(http1::SendRequest<Sent>),
+    Http2(http2::SendRequest<Sent>),
 }
 
 /// Why there is no answer.
@@ -109,7 +112,7 @@ impl<D: Dial> Application<D> {
     }
 
     /// Sends a request; one that nothing of was sent on a connection that had ended goes on another.
-    pub async fn send(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>, NoAnswer> {
+    pub async fn send(&self, mut request: Request<Sent>) -> Result<Response<Incoming>, NoAnswer> {
         for _ in 0..2 {
             match self.once(request).await? {
                 Ok(response) => return Ok(response),
@@ -124,8 +127,8 @@ impl<D: Dial> Application<D> {
 
     async fn once(
         &self,
-        request: Request<Incoming>,
-    ) -> Result<Result<Response<Incoming>, TrySendError<Request<Incoming>>>, NoAnswer> {
+        request: Request<Sent>,
+    ) -> Result<Result<Response<Incoming>, TrySendError<Request<Sent>>>, NoAnswer> {
         let mut sender = self.sender.lock().await;
         let is_over = match &mut *sender {
             None => true,

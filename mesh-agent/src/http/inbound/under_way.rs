@@ -2,12 +2,19 @@
 
 use std::{
     collections::BTreeMap,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use mesh_common::model::RequestFacts;
 use tokio::sync::{Notify, oneshot};
+
+use super::super::body::BoxError;
 
 /// Those of one client's connection.
 #[derive(Debug, Default)]
@@ -20,7 +27,8 @@ pub struct UnderWay {
 #[derive(Debug)]
 struct Request {
     facts: Arc<RequestFacts>,
-    cut: oneshot::Sender<&'static str>,
+    /// Of the answer, and of the request's own body.
+    cuts: [oneshot::Sender<&'static str>; 2],
 }
 
 /// One request, as long as this lives.
@@ -33,22 +41,32 @@ pub struct Held {
 /// Resolves when the request is to end, with a stable code.
 pub type Cut = oneshot::Receiver<&'static str>;
 
+/// What a client sends, until it may not any more.
+#[derive(Debug)]
+pub struct Sent {
+    pub body: Incoming,
+    pub cut: Cut,
+    /// The answer may be over before.
+    pub _held: Arc<Held>,
+}
+
 /// By how much clocks may differ.
 const SKEW: Duration = Duration::from_secs(60);
 
 impl UnderWay {
-    pub fn begin(self: &Arc<Self>, facts: Arc<RequestFacts>) -> (Held, Cut) {
-        let (cut, ends) = oneshot::channel();
+    /// The cuts are the answer's and the request's.
+    pub fn begin(self: &Arc<Self>, facts: Arc<RequestFacts>) -> (Arc<Held>, [Cut; 2]) {
+        let ((answer, answer_ends), (request, request_ends)) = (oneshot::channel(), oneshot::channel());
         let expires = facts.token.as_ref().is_some_and(|token| token.expires.is_some());
         let mut requests = self.locked();
         requests.0 += 1;
         let number = requests.0;
-        requests.1.insert(number, Request { facts, cut });
+        requests.1.insert(number, Request { facts, cuts: [answer, request] });
         drop(requests);
         if expires {
             self.began.notify_one();
         }
-        (Held { all: Arc::clone(self), number }, ends)
+        (Arc::new(Held { all: Arc::clone(self), number }), [answer_ends, request_ends])
     }
 
     /// Ends those that `denied` has a code for.
@@ -59,8 +77,10 @@ impl UnderWay {
             if let Some(code) = denied(&facts)
                 && let Some(request) = self.locked().1.remove(&number)
             {
-                // It may have ended by itself.
-                let _ = request.cut.send(code);
+                // First the answer's, which says why. Each may have ended by itself.
+                for cut in request.cuts {
+                    let _ = cut.send(code);
+                }
             }
         }
     }
@@ -107,5 +127,26 @@ fn end(facts: &RequestFacts) -> Option<SystemTime> {
 impl Drop for Held {
     fn drop(&mut self) {
         self.all.locked().1.remove(&self.number);
+    }
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(Ok(code)) = Pin::new(&mut self.cut).poll(cx) {
+            return Poll::Ready(Some(Err(code.into())));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -8,9 +8,9 @@ use mesh_common::model::{
 use super::*;
 use crate::{state::tests::workload, telemetry::Verdict};
 
-const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+pub(super) const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 
-fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
+pub(super) fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
     let from = Match {
         principals: vec![StringMatch::Exact(format!("cluster.local/ns/shop/sa/{principal}"))],
         ..Match::default()
@@ -21,24 +21,24 @@ fn rule(principal: &str, methods: &[&str], path: PathPattern) -> Rule {
     Rule { clauses: vec![Clause { matches: vec![from] }, Clause { matches: vec![to] }] }
 }
 
-fn prefix(path: &str) -> PathPattern {
+pub(super) fn prefix(path: &str) -> PathPattern {
     PathPattern::Text(StringMatch::Prefix(path.to_owned()))
 }
 
-fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Object {
+pub(super) fn policy(name: &str, action: Action, rules: Vec<Rule>) -> Object {
     let name = PolicyName { namespace: "shop".into(), name: name.into() };
     Object::Policy(Policy { name, scope: Scope::Namespace, action, rules, dry_run: false })
 }
 
 /// The agent of a pod with these policies.
-struct Judge {
-    store: Arc<Store>,
+pub(super) struct Judge {
+    pub(super) store: Arc<Store>,
     http: Arc<Http>,
     flows: Arc<FlowLog>,
 }
 
 impl Judge {
-    fn new(policies: Vec<Object>) -> Self {
+    pub(super) fn new(policies: Vec<Object>) -> Self {
         let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new() };
         limited(&judge.store, Vec::new());
         let own =
@@ -48,12 +48,12 @@ impl Judge {
         judge
     }
 
-    async fn client(&self, app: &App, spoken: Spoken, identity: &str) -> TcpStream {
+    pub(super) async fn client(&self, app: &App, spoken: Spoken, identity: &str) -> TcpStream {
         let identity = Some(identity.parse().unwrap());
         joined(&self.store, &self.http, app.address, spoken, identity, &self.flows).await.0
     }
 
-    fn records(&self) -> Vec<(Verdict, String, String)> {
+    pub(super) fn records(&self) -> Vec<(Verdict, String, String)> {
         let said = |flow: &Arc<Flow>| {
             let http = flow.http.as_ref().expect("of a request");
             let reason = flow.reason.as_deref().unwrap_or_default().to_owned();
