@@ -9,6 +9,8 @@ mod audit;
 mod audit_and_dry_run;
 mod audit_requests;
 mod audit_stream;
+mod authz_changes;
+mod authz_table;
 mod bad_object;
 mod between;
 mod bytes;

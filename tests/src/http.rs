@@ -1,6 +1,6 @@
 //! HTTP between pods: what `mesh-test-app ask` is told and what it reports, and the server `mesh-test-app http`.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,8 @@ use crate::{Place, Pod, Process, Service, config};
 /// Requests of one kind.
 ///
 /// `{n}` in the path and in values of headers is the request's number. The server does what headers of a request say:
-/// `x-delay` waits these milliseconds, `x-status` answers so, `x-reset` ends the connection; with `x-fail` only the
+/// `x-delay` waits these milliseconds, `x-status` answers so, `x-reset` ends the connection, `x-pieces` sends so many
+/// pieces of a body, one each 10 ms; with `x-fail` only the
 /// first so many requests of one `x-id` (503 where nothing else is said).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ask {
@@ -39,6 +40,12 @@ pub struct Ask {
     pub body: usize,
     /// Sent over the connection after an answer 101.
     pub upgraded: Option<String>,
+    /// Methods and paths, instead of the one above: each once, in this order, over one connection while it lasts.
+    pub rows: Vec<(String, String)>,
+    /// Every row but the first is asked for when this file is there.
+    pub gate: Option<PathBuf>,
+    /// An answer's body is read, or an upgraded connection echoes, for as long as this at most; 0: to the end, or once.
+    pub live_ms: u64,
 }
 
 /// What came of them.
@@ -57,6 +64,8 @@ pub struct Answers {
     pub first: Vec<Answer>,
     /// The same bytes came back over an upgraded connection.
     pub echoed: bool,
+    /// Of [`Ask::rows`], one each; status 0: none came.
+    pub rows: Vec<Answer>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -65,6 +74,20 @@ pub struct Answer {
     pub headers: BTreeMap<String, String>,
     /// The server's JSON: name, method, path, authority, headers.
     pub seen: Value,
+    /// Over which of the client's connections it came, from 1.
+    pub connection: u32,
+    /// With [`Ask::live_ms`].
+    pub lived: Option<Lived>,
+}
+
+/// What came of an answer that takes its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lived {
+    pub bytes: u64,
+    /// They are not what the server sends.
+    pub wrong: bool,
+    /// `None`: it goes on. `end`, or an error's words.
+    pub ended: Option<String>,
 }
 
 impl Ask {
@@ -85,7 +108,15 @@ impl Ask {
             ramp_ms: 0,
             body: 0,
             upgraded: None,
+            rows: Vec::new(),
+            gate: None,
+            live_ms: 0,
         }
+    }
+
+    pub fn rows<'a>(self, rows: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let rows: Vec<_> = rows.into_iter().map(|(method, path)| (method.to_owned(), path.to_owned())).collect();
+        Self { count: u32::try_from(rows.len()).unwrap_or(u32::MAX), connections: 1, rows, ..self }
     }
 
     pub fn service(service: &Service) -> Self {
@@ -131,6 +162,11 @@ impl Answers {
     pub fn lost(&self) -> u32 {
         self.failed.values().sum()
     }
+}
+
+/// The byte at this place of a body with `x-pieces`, of 100 bytes each.
+pub fn piece(at: u64) -> u8 {
+    b'a' + u8::try_from(at / 100 % 26).unwrap_or_default()
 }
 
 impl Pod {

@@ -40,7 +40,7 @@ pub use cni::{Called, Plugin};
 pub use config::{BUILT, asked, grpc_program, installed, load_connections, patience, programs_dir, take_programs_from};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
-pub use http::{Answer, Answers, Ask};
+pub use http::{Answer, Answers, Ask, Lived, piece};
 pub use kube_api::{Change, HostApi, KubeApi, kube_folder};
 pub use manifest::Manifests;
 pub use network::inside;

@@ -11,8 +11,9 @@ use crate::{pods::PodStatus, state::Snapshot};
 pub fn of(snapshot: &Snapshot, status: &PodStatus, older: usize) -> Option<PodMtls> {
     let pod = snapshot.local_pod(&status.namespace, &status.name).filter(|pod| pod.mode == Mode::Mesh)?;
     let workload = snapshot.workload(&pod.uid)?;
-    let policies = snapshot.policies_of(workload).policies;
-    let (strict, other_ports) = asked(policies.iter().map(|policy| &***policy).filter(|p| p.is_strict_mtls()));
+    let applicable = snapshot.policies_of(workload);
+    let (strict, other_ports) =
+        asked(applicable.policies.iter().map(|policy| &**policy).filter(|p| p.is_strict_mtls()));
     Some(PodMtls {
         workload: workload.workload_name.clone(),
         strict,

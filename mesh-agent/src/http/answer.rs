@@ -56,6 +56,12 @@ pub fn own(status: StatusCode, flag: &'static str, why: &str, grpc: bool) -> Res
     response
 }
 
+/// The status for what may not go on, by its stable code.
+pub fn refusal(code: &str) -> StatusCode {
+    // RFC 6750, 3.1: another token would do.
+    if code.starts_with("JWT_") { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN }
+}
+
 /// An answer without a body.
 pub fn empty(status: StatusCode, headers: HeaderMap) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::Empty);

@@ -9,10 +9,18 @@ use std::{
     task::{Context, Poll},
 };
 
-use super::{answer::flag, counts::RouteCounts, pool::Lease, replay::Try};
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use mesh_common::route::{grpc_answer, grpc_of};
+
+use super::{
+    answer::{flag, refusal},
+    counts::RouteCounts,
+    pool::Lease,
+    replay::Try,
+};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -48,12 +56,36 @@ pub struct Streamed {
     /// Until here the whole answer must have come.
     pub deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     pub lease: Option<Lease>,
-    pub cut: Option<Cut>,
+    pub cut: Option<CutAnswer>,
     /// Counts as a request under way while this lives.
     pub _held: Box<dyn Send>,
     pub counts: Arc<RouteCounts>,
     /// It came to its end, or to one that is counted.
     pub over: bool,
+}
+
+/// When an answer may not go on.
+pub struct CutAnswer {
+    /// `None`: that was said.
+    pub cut: Option<Cut>,
+    /// The client is one of gRPC, and hears it in its own terms.
+    pub grpc: bool,
+}
+
+impl CutAnswer {
+    /// The end of the answer, if it has come.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(cut) = &mut self.cut else { return Poll::Ready(None) };
+        let code = std::task::ready!(cut.as_mut().poll(cx));
+        self.cut = None;
+        if !self.grpc {
+            return Poll::Ready(Some(Err(code.into())));
+        }
+        let (parts, ()) = grpc_answer(grpc_of(refusal(code).as_u16()), code).into_parts();
+        let mut trailers = parts.headers;
+        trailers.remove(CONTENT_TYPE);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
 }
 
 impl fmt::Debug for Streamed {
@@ -71,10 +103,10 @@ impl Streamed {
             return Poll::Ready(Some(Err("the route's time is over".into())));
         }
         if let Some(cut) = &mut self.cut
-            && let Poll::Ready(code) = cut.as_mut().poll(cx)
+            && let Poll::Ready(end) = cut.poll(cx)
         {
             self.broken(flag::UNAUTHORIZED);
-            return Poll::Ready(Some(Err(code.into())));
+            return Poll::Ready(end);
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {

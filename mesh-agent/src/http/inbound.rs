@@ -32,8 +32,8 @@ use tokio::sync::watch;
 
 use super::{
     Http, Io, Spoken,
-    answer::{FLAG_HEADER, REASON_HEADER, flag, own},
-    body::{Guarded, ResponseBody, Streamed},
+    answer::{FLAG_HEADER, REASON_HEADER, flag, own, refusal},
+    body::{CutAnswer, Guarded, ResponseBody, Streamed},
     counts::RouteCounts,
     exchange::{Answered, Counted},
     message, pool,
@@ -116,12 +116,12 @@ impl<D: Dial> Drop for Heard<'_, D> {
     }
 }
 
-/// Serves a client until it is done, with `server` as the first connection to the application. When `ends` resolves, it
-/// takes no more requests. Dropped, it ends both sides at once.
+/// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled when
+/// a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
 pub async fn serve(
     arrived: Arrived,
     client: impl Io,
-    server: impl Io,
+    server: Option<impl Io>,
     dial: impl Dial,
     spoken: Spoken,
     ends: impl Future<Output = ()>,
@@ -312,12 +312,12 @@ impl<D: Dial> Session<D> {
         };
         head.read(&parts, &asked.authority);
         let snapshot = self.arrived.store.snapshot();
-        let mut permitted = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
+        let Permitted { mut heard, held } = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
             Ok(permitted) => permitted,
             Err((why, facts)) => return self.unauthorized(&why, &facts, grpc, http2),
         };
         if let Err(reached) = self.count(&snapshot, &parts, asked.authority.as_str()) {
-            permitted.heard.status = StatusCode::TOO_MANY_REQUESTS.as_u16();
+            heard.status = StatusCode::TOO_MANY_REQUESTS.as_u16();
             return limited(&reached, grpc);
         }
         let method = parts.method.clone();
@@ -326,11 +326,11 @@ impl<D: Dial> Session<D> {
         let form = message::Form { version, secure: false, upgrades: asked.upgrades };
         message::address(&mut parts, &asked.authority, path, form);
         let downstream = parts.extensions.remove::<OnUpgrade>();
-        let Permitted { mut heard, held } = permitted;
         let body = Guarded { body, cut: held.cut(), _held: Arc::clone(&held) };
         let sent = tokio::select! {
+            // It says why nothing more is sent.
             biased;
-            code = held.cut() => return refused(StatusCode::FORBIDDEN, code, grpc),
+            code = held.cut() => return refused(refusal(code), code, grpc),
             sent = self.application.send(Request::from_parts(parts, body)) => sent,
         };
         let response = match sent {
@@ -369,7 +369,7 @@ impl<D: Dial> Session<D> {
             body: incoming,
             deadline: None,
             lease: None,
-            cut: Some(held.cut()),
+            cut: Some(CutAnswer { cut: Some(held.cut()), grpc }),
             _held: Box::new(held),
             counts,
             over: false,
@@ -403,7 +403,8 @@ impl<D: Dial> Session<D> {
         {
             return Err((why, facts));
         }
-        let of = (!approved.observations.is_empty())
+        // What policies observe of a connection is in its own record.
+        let of = (decider.is_asked() && !approved.observations.is_empty())
             .then(|| Box::new((decider.approval(connection, Arc::clone(&facts), approved), facts)));
         Ok(Permitted { heard: Heard { session: self, of, status: 0 }, held })
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -57,9 +57,17 @@ pub(super) async fn serve_by<F>(
 ) where
     F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
+        // Of HTTP/1.1 hyper knows what has no body.
+        let bare = spoken == Spoken::Http2 && request.method() == Method::HEAD;
         let answered = answer(request);
-        async move { Ok::<_, Infallible>(answered.await) }
+        async move {
+            let mut response = answered.await;
+            if bare && matches!(response.body(), ResponseBody::Text(_)) {
+                *response.body_mut() = ResponseBody::Empty;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let io = TokioIo::new(io);
     let mut ends = pin!(ends);

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use http::StatusCode;
-use mesh_common::model::{Connection, Denied, Identity, Passed, Permit, Workload};
+use mesh_common::model::{Connection, Identity, Passed, Permit, Workload};
 use tokio::net::TcpStream;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     forward::{End, Socket, forward, refuse, socket},
     live::Counted,
     read,
-    reauthorize::{denied_later, read_later},
+    reauthorize::{answers, denied_later, read_later},
     verified,
 };
 use crate::{
@@ -106,7 +106,14 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     }
     let permitted = match decided {
         Ok(permitted) => permitted,
-        Err(Refusal { status, reason }) => return respond.refuse(status, reason),
+        Err(Refusal { heard: Some(denied), .. }) => {
+            return match respond.accept() {
+                Ok(stream) => read::refuse(proxy, pod, &denied, client, stream, flow).await,
+                // The peer is gone.
+                Err(_) => {}
+            };
+        }
+        Err(Refusal { status, reason, heard: None }) => return respond.refuse(status, reason),
     };
     let dialled = tokio::select! {
         dialled = dial::application(&proxy.datapath, pod, authority, client) => dialled,
@@ -139,7 +146,13 @@ pub async fn plaintext(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, pe
     };
     let (mut flow, decided) = decide(proxy, pod, peer, client, local);
     (flow.path, flow.security) = (Some(path), security);
-    let Ok(permitted) = decided else { return refuse(&stream) };
+    let permitted = match decided {
+        Ok(permitted) => permitted,
+        Err(Refusal { heard: Some(denied), .. }) => {
+            return read::refuse(proxy, pod, &denied, peer, socket(stream), flow).await;
+        }
+        Err(_) => return refuse(&stream),
+    };
     match dial::application(&proxy.datapath, pod, local, peer).await {
         Ok(server) => pass(proxy, pod, permitted, peer, (socket(stream), server), flow).await,
         Err(e) => {
@@ -217,6 +230,15 @@ async fn outside_policy(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
 struct Refusal {
     status: StatusCode,
     reason: &'static str,
+    /// If it is heard in answers to requests.
+    heard: Option<Box<Refused>>,
+}
+
+/// A connection on which nothing may be asked for.
+pub(super) struct Refused {
+    pub connection: Connection,
+    pub workload: Arc<Workload>,
+    pub snapshot: Arc<Snapshot>,
 }
 
 /// What was permitted, and by what.
@@ -255,7 +277,8 @@ fn decide(
     flow.generation = snapshot.generation();
     let Some(workload) = workload else {
         flow.dropped(reason::WORKLOAD_UNKNOWN, format!("{} is not in the configuration", pod.uid));
-        return (flow, Err(Refusal { status: StatusCode::FORBIDDEN, reason: reason::WORKLOAD_UNKNOWN }));
+        let (status, reason) = (StatusCode::FORBIDDEN, reason::WORKLOAD_UNKNOWN);
+        return (flow, Err(Refusal { status, reason, heard: None }));
     };
     let connection = Connection { source_identity: identity, source_ip: client.ip(), destination };
     let passed = snapshot.passed_at_first(&workload, destination.port());
@@ -263,9 +286,11 @@ fn decide(
     flow.decided(&decision);
     match decision.outcome {
         Ok(permit) => (flow, Ok(Permitted { permit, connection, workload, snapshot })),
-        Err(Denied { reason, .. }) => {
-            let status = StatusCode::FORBIDDEN;
-            (flow, Err(Refusal { status, reason: reason.code() }))
+        Err(denied) => {
+            let (status, reason) = (StatusCode::FORBIDDEN, denied.reason.code());
+            let heard = answers(&snapshot, &workload, destination.port(), &denied);
+            let heard = heard.then(|| Box::new(Refused { connection, workload, snapshot }));
+            (flow, Err(Refusal { status, reason, heard }))
         }
     }
 }

@@ -13,17 +13,20 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use mesh_common::model::{Connection, Passed, traffic::Protocol};
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
+    time::timeout,
+};
 
 use super::{
     Proxy, dial,
     forward::{End, Socket, forward},
-    inbound::Permitted,
-    reauthorize::{decide_now, denied_later},
+    inbound::{Permitted, Refused},
+    reauthorize::{decide_now, denied_later, unheard_later},
     watched::Watched,
 };
 use crate::{
@@ -34,6 +37,9 @@ use crate::{
     pods::Pod,
     telemetry::{Flow, OpenFlow, reason},
 };
+
+/// How long a client that may ask for nothing has to say what it speaks.
+const HEARD: Duration = Duration::from_secs(10);
 
 /// Serves both ends, the client's and the application's. The client is at `address`.
 pub async fn serve<T: End + 'static>(
@@ -87,27 +93,75 @@ pub async fn serve<T: End + 'static>(
         return forward(&permit, client, server, denied, &mut flow).await;
     };
     let live = flow.live();
+    let client = Watched::client(Closing(client), live);
+    let record = Arc::new(Flow::clone(&flow));
+    let unheard = unheard_later(&proxy.store, Arc::clone(snapshot), (uid, connection));
+    let served = requests(proxy, pod, (uid, connection, record), address, client, Some(Closing(server)), spoken);
+    tokio::select! {
+        () = served => {}
+        decision = unheard => flow.decided(&decision),
+    }
+}
+
+/// A connection on which nothing may be asked for: if it speaks HTTP, its client hears that of each request, and the
+/// application is not dialled. What is anything else, or says nothing, ends.
+pub async fn refuse<T: End + 'static>(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    refused: &Refused,
+    address: SocketAddr,
+    client: T,
+    flow: OpenFlow,
+) {
+    let Refused { connection, workload, snapshot } = refused;
+    let (uid, record) = (workload.uid.as_str(), Arc::new(Flow::clone(&flow)));
+    // Whatever it asks for, it is refused by now.
+    drop(flow);
+    let mut client = Peeked::new(client);
+    client.arm(true);
+    let unheard = unheard_later(&proxy.store, Arc::clone(snapshot), (uid, connection));
+    let served = async {
+        let declared =
+            matches!(snapshot.inbound(uid).protocol(connection.destination.port()), Protocol::Http | Protocol::Http2);
+        let spoken = match timeout(HEARD, http::detect(&mut client, None)).await {
+            Ok(Ok(Detected::Http2)) => Spoken::Http2,
+            Ok(Ok(Detected::Http1)) => Spoken::Http1,
+            Ok(Ok(Detected::Bytes)) if declared && !client.first().is_empty() => Spoken::Http1,
+            _ => return client.reset(),
+        };
+        let nobody: Option<Closing<Socket>> = None;
+        requests(proxy, pod, (uid, connection, record), address, Closing(client), nobody, spoken).await;
+    };
+    tokio::select! { () = served => {}, _ = unheard => {} }
+}
+
+/// Serves a client that speaks HTTP.
+async fn requests(
+    proxy: &Arc<Proxy>,
+    pod: &Arc<Pod>,
+    (uid, connection, flow): (&str, &Connection, Arc<Flow>),
+    address: SocketAddr,
+    client: impl Io,
+    server: Option<impl Io>,
+    spoken: Spoken,
+) {
     let arrived = Arrived {
         http: Arc::clone(&proxy.http),
         store: Arc::clone(&proxy.store),
         flows: Arc::clone(&proxy.flows),
-        flow: Arc::new(Flow::clone(&flow)),
+        flow,
         key: pod.key(),
         uid: uid.to_owned(),
         client: address,
         connection: connection.clone(),
     };
-    let client = Watched::client(Closing(client), live);
     let again =
         Again { proxy: Arc::clone(proxy), pod: Arc::clone(pod), target: connection.destination, client: address };
     let drained = proxy.live.next_drain();
     let ends = async {
         tokio::select! { () = pod.unhooked() => {}, () = drained => {} }
     };
-    tokio::select! {
-        () = http::inbound::serve(arrived, client, Closing(server), again, spoken, ends) => {}
-        decision = denied => flow.decided(&decision),
-    }
+    http::inbound::serve(arrived, client, server, again, spoken, ends).await;
 }
 
 /// Counts a connection of bytes against the pod's limits; the error says which is reached.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_common::model::{Connection, Decision, Denied, Passed, Reason, ServiceName, traffic::Protocol};
+use mesh_common::model::{Connection, Decision, Denied, Passed, Reason, ServiceName, Workload, traffic::Protocol};
 
 use crate::state::{Snapshot, Store};
 
@@ -37,11 +37,31 @@ pub fn decide_now(store: &Store, uid: &str, connection: &Connection, passed: Pas
 /// Resolves when the configuration no longer permits `connection` to the workload with this uid, which `passed` is known
 /// of. It was permitted by `decided`, and is decided again only after a change of that workload, of a policy that applies
 /// to it, or of the accounts of the source's namespace.
-pub async fn denied_later(
+pub async fn denied_later(store: &Store, decided: Arc<Snapshot>, of: (&str, &Connection), passed: Passed) -> Decision {
+    ends_later(store, decided, of, passed, |_, _, _| true).await
+}
+
+/// As [`denied_later`] for a connection that carries requests: what policies deny of these, each hears in an answer
+/// ([`answers`]).
+pub async fn unheard_later(store: &Store, decided: Arc<Snapshot>, of: (&str, &Connection)) -> Decision {
+    let ends = |snapshot: &Snapshot, workload: &Workload, denied: &Denied| {
+        !answers(snapshot, workload, of.1.destination.port(), denied)
+    };
+    ends_later(store, decided, of, Passed::Open, ends).await
+}
+
+/// Whether a client that is denied so hears it in answers to its requests, if it speaks HTTP. Who has no identity where
+/// one must be had, or one that is over, is not heard at all.
+pub fn answers(snapshot: &Snapshot, workload: &Workload, port: u16, denied: &Denied) -> bool {
+    matches!(denied.reason, Reason::PolicyDeny | Reason::PolicyNoAllow) && snapshot.decides_requests(workload, port)
+}
+
+async fn ends_later(
     store: &Store,
     mut decided: Arc<Snapshot>,
     (uid, connection): (&str, &Connection),
     passed: Passed,
+    ends: impl Fn(&Snapshot, &Workload, &Denied) -> bool,
 ) -> Decision {
     let mut changes = store.subscribe();
     loop {
@@ -50,7 +70,7 @@ pub async fn denied_later(
             match snapshot.workload(uid) {
                 Some(workload) => {
                     let decision = snapshot.decide(workload, connection, passed.clone());
-                    if decision.outcome.is_err() {
+                    if decision.outcome.as_ref().is_err_and(|denied| ends(&snapshot, workload, denied)) {
                         return decision;
                     }
                 }

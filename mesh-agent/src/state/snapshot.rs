@@ -243,6 +243,13 @@ impl Snapshot {
         self.inbound(&workload.uid).reads(port, policies.asks, policies.asks_server_name)
     }
 
+    /// Whether policies decide about each request to this port: who may ask for nothing is told so in an answer.
+    pub fn decides_requests(&self, workload: &Workload, port: u16) -> bool {
+        let inbound = self.inbound(&workload.uid);
+        let asks = || self.policies_of(workload).policies.into_iter().any(|policy| policy.asks());
+        !matches!(inbound.protocol(port), Protocol::Tcp | Protocol::Tls) && (!inbound.tokens.is_empty() || asks())
+    }
+
     /// What is known of a connection to this port before it carries anything.
     pub fn passed_at_first(&self, workload: &Workload, port: u16) -> Passed {
         if self.reads(workload, port) { Passed::Open } else { Passed::BYTES }

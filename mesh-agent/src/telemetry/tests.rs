@@ -221,7 +221,7 @@ fn no_request_makes_its_record_long() {
     let facts = RequestFacts { method, path, host, headers, token: None };
     let connection = Connection { source_identity: None, source_ip: address.ip(), destination: address };
     let passed = Passed::Request(Arc::new(facts));
-    flow.asked = Some(Arc::new(Asked { policies: Vec::new(), unknown: None, strict_by: None, connection, passed }));
+    flow.asked = Some(Arc::new(Asked { policies: [].into(), unknown: None, strict_by: None, connection, passed }));
     log.write(flow);
     let kept = log.newest().remove(0);
     let path = &kept.http.as_ref().expect("of a request").path;

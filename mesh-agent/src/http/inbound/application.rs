@@ -61,11 +61,11 @@ pub enum NoAnswer {
 }
 
 impl<D: Dial> Application<D> {
-    /// With its first connection.
+    /// With its first connection; `None`: it is dialled when there is something to send.
     ///
     /// # Errors
     /// If that is over already.
-    pub async fn new(dial: D, io: impl Io, spoken: Spoken) -> Result<Self, hyper::Error> {
+    pub async fn new(dial: D, io: Option<impl Io>, spoken: Spoken) -> Result<Self, hyper::Error> {
         let own = Self {
             dial,
             spoken,
@@ -74,8 +74,10 @@ impl<D: Dial> Application<D> {
             ended: watch::Sender::new(0),
             is_cut: AtomicBool::new(false),
         };
-        let sender = own.begin(io).await?;
-        *own.sender.lock().await = Some(sender);
+        if let Some(io) = io {
+            let sender = own.begin(io).await?;
+            *own.sender.lock().await = Some(sender);
+        }
         Ok(own)
     }
 

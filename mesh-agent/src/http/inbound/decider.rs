@@ -167,6 +167,11 @@ impl Decider {
             && snapshot.strict_by(&self.uid) == self.strict_by.as_ref()
     }
 
+    /// There is something to decide by request.
+    pub fn is_asked(&self) -> bool {
+        self.applicable.as_ref().is_none_or(|applicable| applicable.asks) || !self.tokens.is_empty()
+    }
+
     /// Makes of a request's head what the application may see, and decides about that. `authority` is whom it asks for.
     pub fn judge(&self, connection: &Connection, parts: &mut Parts, authority: &str) -> Judged {
         let host = authority.to_ascii_lowercase();

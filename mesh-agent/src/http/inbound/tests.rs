@@ -3,6 +3,7 @@
 mod authorization;
 mod later;
 mod paths;
+mod streams;
 
 use std::{
     io,
@@ -198,7 +199,7 @@ async fn joined(
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    (client, tokio::spawn(serve(arrived, stream, server, To(app), spoken, drained)))
+    (client, tokio::spawn(serve(arrived, stream, Some(server), To(app), spoken, drained)))
 }
 
 async fn http1(client: TcpStream) -> http1::SendRequest<Body> {
@@ -457,7 +458,7 @@ async fn a_request_that_finds_the_connection_closed_goes_on_another() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = TcpStream::connect(closed.local_addr().unwrap()).await.unwrap();
     drop(closed.accept().await.unwrap());
-    let own = Application::new(To(app.address), server, Spoken::Http1).await.unwrap();
+    let own = Application::new(To(app.address), Some(server), Spoken::Http1).await.unwrap();
     own.ended().await;
     // A body as servers have it.
     let (body, mut bodies) = mpsc::unbounded_channel();

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Millis, Origin, Protocol, RequestMatch, TokenRule};
-use crate::model::Policy;
 
 /// What the agent of a workload's node does with requests to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

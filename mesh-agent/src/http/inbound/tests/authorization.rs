@@ -126,6 +126,44 @@ async fn a_request_is_decided_by_who_asks_for_what() {
     }
 }
 
+/// HTTP/2 has no bytes after the head of an answer to HEAD (RFC 9113, 8.1.1), of the agent's own answers either.
+#[tokio::test]
+async fn an_answer_to_head_has_no_body() {
+    let judge = Judge::new(vec![policy("read", Action::Allow, vec![rule("web", &["GET"], prefix("/"))])]);
+    for spoken in [Spoken::Http1, Spoken::Http2] {
+        let app = App::new(|_| async { Response::new(text("hello")) }, spoken).await;
+        let client = judge.client(&app, spoken, WEB).await;
+        let mut head = if spoken == Spoken::Http1 { get("/") } else { over2("/") };
+        *head.method_mut() = http::Method::HEAD;
+        let refused = match spoken {
+            Spoken::Http1 => http1(client).await.send_request(head).await.unwrap(),
+            Spoken::Http2 => http2(client).await.send_request(head).await.unwrap(),
+        };
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["nodemesh-flag"]),
+            (403, &HeaderValue::from_static("UAEX"))
+        );
+        assert_eq!(read(refused).await, "", "{spoken:?}");
+    }
+}
+
+/// Rules about connections alone hold for requests too, whoever accepted the connection.
+#[tokio::test]
+async fn no_request_passes_for_which_nobody_asks_policies() {
+    let from =
+        Match { principals: vec![StringMatch::Exact("cluster.local/ns/shop/sa/web".into())], ..Match::default() };
+    let deny = Rule { clauses: vec![Clause { matches: vec![from] }] };
+    let judge = Judge::new(vec![policy("web", Action::Deny, vec![deny])]);
+    let app = App::new(|_| async { Response::new(text("hello")) }, Spoken::Http1).await;
+    let mut send = http1(judge.client(&app, Spoken::Http1, WEB).await).await;
+    let refused = send.send_request(get("/")).await.unwrap();
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["nodemesh-reason"]),
+        (403, &HeaderValue::from_static("POLICY_DENY"))
+    );
+    assert_eq!(app.seen().1, 0);
+}
+
 #[tokio::test]
 async fn grpc_clients_hear_that_permission_is_denied() {
     let judge = Judge::new(vec![policy("read", Action::Allow, vec![rule("web", &["GET"], prefix("/"))])]);

@@ -16,7 +16,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use mesh_tests::{Answer, Answers, Ask};
+use mesh_tests::{Answer, Answers, Ask, Lived};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -49,7 +49,7 @@ pub async fn ask(ask: Ask) -> Result<Answers> {
     for client in 0..ask.connections {
         let (ask, next, answers) = (Arc::clone(&ask), Arc::clone(&next), Arc::clone(&answers));
         clients.spawn(async move {
-            let mut sender = None;
+            let (mut sender, mut connections) = (None, 0);
             let late = ask.ramp_ms * u64::from(client) / u64::from(ask.connections);
             tokio::time::sleep(Duration::from_millis(late)).await;
             loop {
@@ -59,12 +59,14 @@ pub async fn ask(ask: Ask) -> Result<Answers> {
                 }
                 let start = Instant::now();
                 let limit = Duration::from_millis(ask.timeout_ms) * mesh_tests::patience();
-                let told = tokio::time::timeout(limit, one(&ask, number, &mut sender)).await;
+                let told = tokio::time::timeout(limit, one(&ask, number, &mut sender, &mut connections)).await;
                 let told = told.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
                 let ms = start.elapsed().as_secs_f64() * 1000.0;
                 if told.is_err() || ask.fresh {
                     sender = None;
                 }
+                let row = (!ask.rows.is_empty()).then(|| told.as_ref().map(|(answer, _)| answer.clone()));
+                answers.lock().unwrap_or_else(PoisonError::into_inner).rows.extend(row.map(Result::unwrap_or_default));
                 count(&mut answers.lock().unwrap_or_else(PoisonError::into_inner), told, ms);
                 tokio::time::sleep(Duration::from_millis(ask.pause_ms)).await;
             }
@@ -114,9 +116,15 @@ async fn connect(ask: &Ask) -> Result<Sender> {
     Ok(Sender::One(sender))
 }
 
-async fn one(ask: &Ask, number: u32, kept: &mut Option<Sender>) -> Result<(Answer, bool)> {
+async fn one(ask: &Ask, number: u32, kept: &mut Option<Sender>, connections: &mut u32) -> Result<(Answer, bool)> {
+    while let Some(gate) = ask.gate.as_ref().filter(|_| number > 0)
+        && !gate.exists()
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     if kept.as_ref().is_none_or(Sender::is_closed) {
         *kept = Some(connect(ask).await?);
+        *connections += 1;
     }
     let sender = kept.as_mut().context("no connection")?;
     let request = request(ask, number)?;
@@ -136,6 +144,13 @@ async fn one(ask: &Ask, number: u32, kept: &mut Option<Sender>) -> Result<(Answe
             bail!("not upgraded: {}", told.status);
         }
         let mut io = TokioIo::new(hyper::upgrade::on(answer).await.context("upgrade")?);
+        if ask.live_ms > 0 {
+            let mut lived = Lived::default();
+            lived.ended = within(ask, echo(&mut io, &mut lived)).await;
+            told.lived = Some(lived);
+            *kept = None;
+            return Ok((told, true));
+        }
         io.write_all(text.as_bytes()).await.context("send")?;
         let mut back = vec![0; text.len()];
         io.read_exact(&mut back).await.context("read")?;
@@ -144,15 +159,53 @@ async fn one(ask: &Ask, number: u32, kept: &mut Option<Sender>) -> Result<(Answe
         return Ok((told, back == text.as_bytes()));
     }
     let mut told = head(&answer);
+    told.connection = *connections;
+    if ask.live_ms > 0 {
+        let mut body = answer.into_body();
+        let mut lived = Lived::default();
+        lived.ended = within(ask, read(&mut body, &mut lived)).await;
+        told.lived = Some(lived);
+        return Ok((told, false));
+    }
     let body = answer.into_body().collect().await.context("body")?.to_bytes();
     told.seen = serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into());
     Ok((told, false))
 }
 
+/// How an exchange ended within the time of the plan.
+async fn within(ask: &Ask, exchange: impl Future<Output = Result<()>>) -> Option<String> {
+    let ended = tokio::time::timeout(Duration::from_millis(ask.live_ms), exchange).await.ok()?;
+    Some(ended.map_or_else(|error| format!("{error:#}"), |()| "end".to_owned()))
+}
+
+async fn echo(io: &mut TokioIo<hyper::upgrade::Upgraded>, lived: &mut Lived) -> Result<()> {
+    loop {
+        let said = format!("{:032}", lived.bytes);
+        io.write_all(said.as_bytes()).await.context("send")?;
+        let mut back = [0; 32];
+        io.read_exact(&mut back).await.context("read")?;
+        lived.bytes += 32;
+        lived.wrong |= back != said.as_bytes();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn read(body: &mut Incoming, lived: &mut Lived) -> Result<()> {
+    while let Some(frame) = body.frame().await {
+        for byte in frame.context("body")?.into_data().unwrap_or_default() {
+            lived.wrong |= byte != mesh_tests::piece(lived.bytes);
+            lived.bytes += 1;
+        }
+    }
+    Ok(())
+}
+
 fn request(ask: &Ask, number: u32) -> Result<Request<Body>> {
+    let row = usize::try_from(number).ok().and_then(|index| ask.rows.get(index));
+    let (method, path) = row.map_or((&ask.method, &ask.path), |(method, path)| (method, path));
     let number = number.to_string();
-    let path = ask.path.replace("{n}", &number);
-    let mut request = Request::builder().method(ask.method.as_str());
+    let path = path.replace("{n}", &number);
+    let mut request = Request::builder().method(method.as_str());
     request = match ask.http2 {
         true => request.uri(format!("http://{}{path}", ask.authority)),
         false => request.uri(path).header("host", &ask.authority),
@@ -166,5 +219,5 @@ fn request(ask: &Ask, number: u32) -> Result<Request<Body>> {
 fn head(answer: &Response<Incoming>) -> Answer {
     let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    Answer { status: answer.status().as_u16(), headers, seen: serde_json::Value::Null }
+    Answer { status: answer.status().as_u16(), headers, seen: serde_json::Value::Null, ..Answer::default() }
 }

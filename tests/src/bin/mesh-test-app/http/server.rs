@@ -4,16 +4,22 @@ use std::{
     collections::{BTreeMap, HashMap},
     convert::Infallible,
     os::fd::AsFd as _,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use http_body_util::{BodyExt as _, Full};
-use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use anyhow::{Context as _, Result};
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body, Frame, Incoming},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
@@ -25,6 +31,30 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 type Bytes = bytes::Bytes;
+type Answer = Response<Either<Full<Bytes>, Pieces>>;
+
+/// A body that takes its time.
+struct Pieces {
+    sent: u64,
+    left: u32,
+    tick: tokio::time::Interval,
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        ready!(self.tick.poll_tick(cx));
+        let piece = vec![mesh_tests::piece(self.sent); 100];
+        self.left -= 1;
+        self.sent += 100;
+        Poll::Ready(Some(Ok(Frame::data(piece.into()))))
+    }
+}
 
 struct Server {
     name: String,
@@ -106,7 +136,19 @@ where
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>, cut: &watch::Sender<bool>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>, cut: &watch::Sender<bool>) -> Answer {
+        let pieces = request.headers().get("x-pieces").and_then(|pieces| pieces.to_str().ok()?.parse().ok());
+        let whole = self.whole(request, cut).await;
+        match pieces {
+            Some(left) => {
+                let tick = tokio::time::interval(Duration::from_millis(10));
+                whole.map(|_| Either::Right(Pieces { sent: 0, left, tick }))
+            }
+            None => whole.map(Either::Left),
+        }
+    }
+
+    async fn whole(&self, request: Request<Incoming>, cut: &watch::Sender<bool>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         if path == "/_asked" {
             return self.says(200, &json!(*lock(&self.asked)));
