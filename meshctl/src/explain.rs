@@ -111,12 +111,18 @@ async fn newest(servers: &Servers, from: Option<&str>, to: Option<&str>) -> Resu
         failed = failed.or(complete.err());
     }
     let time = |flow: &Flow| flow.end.map_or(0.0, |end| end.seconds as f64 * 1e3 + f64::from(end.nanos) / 1e6);
-    let latest = all.iter().map(time).fold(0.0, f64::max);
+    let latest = all.iter().max_by(|one, other| time(one).total_cmp(&time(other))).cloned().unwrap_or_default();
+    // Of the same refusal; a connection's record has no request.
+    let is_same = |flow: &Flow| match (&flow.http, &latest.http) {
+        (Some(one), Some(other)) => (&one.method, &one.path) == (&other.method, &other.path),
+        (None, None) => flow.reason == latest.reason,
+        _ => true,
+    };
     // Somebody's policy says more than that there was one, and a request's more than its connection's.
     let detail = |flow: &Flow| (!flow.policy.is_empty(), flow.http.is_some(), flow.direction() == Direction::Inbound);
     let best = all
         .into_iter()
-        .filter(|flow| latest - time(flow) <= BOTH)
+        .filter(|flow| is_same(flow) && time(&latest) - time(flow) <= BOTH)
         .max_by(|one, other| detail(one).cmp(&detail(other)).then(time(one).total_cmp(&time(other))));
     match (best, failed) {
         (Some(flow), _) => Ok(flow),

@@ -32,7 +32,7 @@ codes! {
     REQUEST_MALFORMED,
     /// No answer came in the time that the rules of the service give a request, or one try of it.
     TIMEOUT,
-    /// A request was tried as often as the rules of the service permit, and failed each time.
+    /// A request was tried as often as the rules of the service permit, and each answer was one to try again after.
     RETRIES_EXHAUSTED,
     /// The rules of the service ask that the request fails (`fault.abort`).
     FAULT_INJECTED,

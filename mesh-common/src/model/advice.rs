@@ -82,8 +82,8 @@ pub fn advice(code: &str) -> Option<&'static str> {
              endpoint is slow, or give it more time."
         }
         "RETRIES_EXHAUSTED" => {
-            "Every try failed, and there were as many as the service's rules permit (`retries.attempts`). The record says how \
-             the last one failed: mend that."
+            "Every answer was one to try again after, and there were as many tries as the service's rules permit \
+             (`retries.attempts`). The record has the last answer: see why the endpoints give it."
         }
         "FAULT_INJECTED" => {
             "Nothing is broken: a rule of the service asks that requests fail (`fault.abort`). Remove the fault, or take the \

@@ -121,9 +121,11 @@ fn noted(written: &str, facts: &RequestFacts, read: &RequestFacts, bears: bool, 
     }
     if bears && facts.token.is_none() {
         notes.push(match answer.authoritative {
-            true => "the token counts for nothing: no RequestAuthentication of the workload looks for one in `authorization`",
-            false => "the token was not verified, which only the destination's own node can",
-        }.to_owned());
+            true => {
+                "the token counts for nothing: no RequestAuthentication looks for one in `authorization`".to_owned()
+            }
+            false => "the token was not verified, which only the destination's own node can".to_owned(),
+        });
     }
     notes.iter().for_each(|note| add(answer, note));
 }

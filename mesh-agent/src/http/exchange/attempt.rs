@@ -322,10 +322,11 @@ impl Failed {
         Self { code: Some(code), ..self }
     }
 
-    /// After the first try and so many more.
+    /// After the first try and so many more. Its code is that of the last try: what to mend.
     fn exhausted(self, more: u32) -> Self {
+        let code = self.code.or_else(|| Why::of(self.flag, "").map(|why| why.code));
         let why = format!("{}; tried {} times", self.why, more + 1);
-        Self { flag: flag::RETRIES, code: Some(reason::RETRIES_EXHAUSTED), why, ..self }
+        Self { flag: flag::RETRIES, code, why, ..self }
     }
 
     fn late() -> Self {

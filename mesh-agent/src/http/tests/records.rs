@@ -100,7 +100,7 @@ async fn tries_that_all_failed_are_counted_and_the_last_is_told() {
     );
     assert_eq!(world.status("/").await.0, 503);
     let flow = record(&world, "/");
-    assert!(flow.reason.as_deref() == Some("RETRIES_EXHAUSTED"), "{flow:?}");
+    assert_eq!((said(&flow).1, said(&flow).4), ("refused_here", "URX"), "the cause, and that it was tried again");
     assert!(said(&flow).2.contains("no connection to") && said(&flow).2.contains("tried 2 times"), "{flow:?}");
 }
 
