@@ -41,7 +41,7 @@ Exit codes:
 )]
 pub struct Arguments {
     #[command(flatten)]
-    change: analyze::change::Arguments,
+    change: analyze::change::Changing,
 }
 
 /// What becomes of a live connection.

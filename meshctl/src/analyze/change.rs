@@ -8,7 +8,7 @@ use super::{known, settings_with};
 use crate::client::{Cluster, Failure};
 
 #[derive(Debug, Default, clap::Args)]
-pub struct Arguments {
+pub struct Changing {
     /// A file, or a folder whose .yaml, .yml and .json files are read; their objects take the place of those of the same
     /// kind, namespace and name
     #[arg(short, long = "file", value_name = "PATH", num_args = 1.., required_unless_present = "deleted")]
@@ -31,7 +31,7 @@ pub struct Arguments {
     root_namespace: Option<String>,
 }
 
-impl Arguments {
+impl Changing {
     /// Compiles what runs and what would run.
     ///
     /// # Errors
