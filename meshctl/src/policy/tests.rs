@@ -258,19 +258,21 @@ async fn an_agent_that_holds_other_policies_is_told_of() {
     let deny = |name: &str| policy(name, "DENY", "[{}]");
     for (held, said) in [("deny", false), ("other", true)] {
         let server = Served::of_nodes(move |_, kind| {
-            let kind = match kind {
-                query::Kind::Config(_) => item::Kind::Policy(PolicyInfo {
-                    namespace: "shop".into(),
-                    name: held.into(),
-                    action: "DENY".into(),
-                    rules: 1,
-                    ..PolicyInfo::default()
-                }),
+            let policy = |namespace: &str, name: &str| {
+                let (namespace, name, action) = (namespace.into(), name.into(), "DENY".into());
+                item::Kind::Policy(PolicyInfo { namespace, name, action, rules: 1, ..PolicyInfo::default() })
+            };
+            let kinds = match kind {
+                // What STRICT is made of is always there.
+                query::Kind::Config(_) => {
+                    vec![policy("shop", held), policy("istio-system", "istio_converted_static_strict")]
+                }
                 _ => {
-                    item::Kind::Window(FlowsWindow { from: Some(SystemTime::UNIX_EPOCH.into()), replaced: 0, lost: 0 })
+                    let from = Some(SystemTime::UNIX_EPOCH.into());
+                    vec![item::Kind::Window(FlowsWindow { from, replaced: 0, lost: 0 })]
                 }
             };
-            Ok(vec![("node-a".to_owned(), kind)])
+            Ok(kinds.into_iter().map(|kind| ("node-a".to_owned(), kind)).collect())
         });
         let (outcome, text) = asked(&Files::new(&deny("deny"), &deny("more")), &server.socket(), "policy test").await;
         assert_eq!(outcome.unwrap(), if said { Outcome::Unsure } else { Outcome::Fine });

@@ -41,7 +41,7 @@ async fn every_kind_that_the_cluster_knows_is_asked_for_in_a_version_that_it_ser
         "/apis/networking.istio.io/v1beta1/destinationrules" => panic!("asked for twice"),
         _ => refused(404),
     });
-    let objects = objects(&client).await.unwrap();
+    let objects = objects(&client, mesh_controller::analyze::collections()).await.unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let named: Vec<_> =
         objects.iter().map(|object| format!("{} {}", text(&object["apiVersion"]), text(&object["kind"]))).collect();
@@ -54,7 +54,7 @@ async fn every_kind_that_the_cluster_knows_is_asked_for_in_a_version_that_it_ser
 #[tokio::test]
 async fn a_list_that_is_refused_is_named() {
     let client = api(|path| if path.ends_with("/services") { refused(403) } else { refused(404) });
-    let failure = objects(&client).await.unwrap_err();
+    let failure = objects(&client, mesh_controller::analyze::collections()).await.unwrap_err();
     assert_eq!(failure.exit_code(), 3);
     assert!(failure.to_string().starts_with("cannot list services: no"), "{failure}");
 }
