@@ -1,6 +1,7 @@
-//! `meshctl policy test`: what a change of policies would have meant for the connections and requests that the agents have
-//! recorded. Both sides are compiled here, by the controller's own translation and index, so that an equal rewrite is no
-//! change. What is not recorded is taken both ways; with all of it the answer would be the agents' own, as a test holds.
+//! `meshctl policy test`: what a change of policies would have meant for the connections and requests that the agents
+//! have recorded. Both sides are compiled here, by the controller's own translation and index, so that an equal rewrite
+//! is no change. What is not recorded is taken both ways; with all of it the answer would be the agents' own, as a test
+//! holds.
 
 mod record;
 mod shown;
@@ -104,8 +105,8 @@ pub async fn test<W: Write>(
     })
 }
 
-/// Nodes whose agents hold other policies than what runs now is said to come to. Agents tell how many rules a policy has,
-/// not what they say.
+/// Nodes whose agents hold other policies than what runs now is said to come to. Agents tell how many rules a policy
+/// has, not what they say.
 async fn elsewise(change: &Change, servers: &Servers) -> Vec<String> {
     let query = ConfigQuery { kind: ConfigKind::Policies.into(), namespace: String::new() };
     // Who does not answer is told of already.
