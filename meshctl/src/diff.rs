@@ -1,6 +1,6 @@
-//! `meshctl diff`: which services' rules, which workloads and which live connections a change would touch. What runs and
-//! what would run are compiled here, by the controller's own translation and index, and the results compared: another
-//! way to write the same is no change.
+//! `meshctl diff`: which services' rules, which workloads and which live connections a change would touch. What runs
+//! and what would run are compiled here, by the controller's own translation and index, and the results compared:
+//! another way to write the same is no change.
 
 #[cfg(test)]
 mod tests;
@@ -41,7 +41,7 @@ Exit codes:
 )]
 pub struct Arguments {
     #[command(flatten)]
-    change: analyze::change::Arguments,
+    change: analyze::change::Changing,
 }
 
 /// What becomes of a live connection.

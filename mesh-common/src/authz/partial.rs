@@ -1,6 +1,6 @@
-//! Decisions about connections and requests of which not everything was recorded. A condition on what is not known holds
-//! or does not; it is assumed to do the one, then the other, and where both lead to the same, the decision is known all
-//! the same. With full knowledge the answer is that of [`authorize`](crate::model::authorize); a test holds it to that.
+//! Decisions about connections and requests of which not everything was recorded. A condition on what is not known
+//! holds or does not; it is assumed to do the one, then the other, and where both lead to the same, the decision is
+//! known all the same. With full knowledge the answer is that of [`authorize`](crate::model::authorize); a test holds it to that.
 
 mod assumed;
 mod token;
@@ -68,8 +68,8 @@ impl Seen<'_> {
         Self { method: None, path: None, host: None, headers: None, bearer: Bearer::Unknown { anew: false } };
 }
 
-/// As [`authorize`](crate::model::authorize), as far as it is known under what is assumed. Of several rules that lead to
-/// the same, the first that is known to match is named.
+/// As [`authorize`](crate::model::authorize), as far as it is known under what is assumed. Of several rules that lead
+/// to the same, the first that is known to match is named.
 pub fn decide<'a>(
     policies: impl Iterator<Item = &'a Policy> + Clone,
     unknown: Option<&PolicyName>,

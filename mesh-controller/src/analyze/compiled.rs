@@ -53,6 +53,10 @@ impl Compiled {
         self.world.workloads.values()
     }
 
+    pub fn policies(&self) -> &BTreeMap<PolicyName, Arc<Policy>> {
+        &self.world.policies
+    }
+
     pub fn services(&self) -> &BTreeMap<ServiceName, Arc<Service>> {
         &self.world.services
     }

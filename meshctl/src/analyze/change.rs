@@ -8,16 +8,16 @@ use super::{known, settings_with};
 use crate::client::{Cluster, Failure};
 
 #[derive(Debug, Default, clap::Args)]
-pub struct Arguments {
-    /// A file, or a folder whose .yaml, .yml and .json files are read; their objects take the place of those of the same
-    /// kind, namespace and name
+pub struct Changing {
+    /// A file, or a folder whose .yaml, .yml and .json files are read; their objects take the place of those of the
+    /// same kind, namespace and name
     #[arg(short, long = "file", value_name = "PATH", num_args = 1.., required_unless_present = "deleted")]
     files: Vec<PathBuf>,
     /// An object that goes, as AuthorizationPolicy/shop/cart; may be given several times
     #[arg(long = "delete", value_name = "KIND/NAMESPACE/NAME")]
     deleted: Vec<Deleted>,
-    /// What runs now, pods included: the files that the controller reads, or a copy of a cluster's objects [default: the
-    /// cluster's]
+    /// What runs now, pods included: the files that the controller reads, or a copy of a cluster's objects [default:
+    /// the cluster's]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     current: Vec<PathBuf>,
     /// The suffix of service names [default: the controller's, or cluster.local]
@@ -31,7 +31,7 @@ pub struct Arguments {
     root_namespace: Option<String>,
 }
 
-impl Arguments {
+impl Changing {
     /// Compiles what runs and what would run.
     ///
     /// # Errors

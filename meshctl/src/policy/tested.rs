@@ -9,7 +9,10 @@ use jiff::Timestamp;
 use mesh_common::proto::nodemesh::{Endpoint, Flow, FlowsWindow};
 use mesh_controller::analyze::{Change, Compiled, Effect, Judged, Said, Target, judge};
 
-use super::record::{Skipped, recorded};
+use super::{
+    record::{Skipped, recorded},
+    shown,
+};
 
 /// A source and a destination, with what differs for them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -176,7 +179,7 @@ pub fn of_connection(change: &Change, flow: &Flow) -> Option<(Effect, String)> {
     }
     let why = match (judged.effect, &judged.after) {
         (Effect::Unknown, _) => judged.needs.join(", "),
-        (_, Some(said)) => super::said(Some(said)),
+        (_, Some(said)) => shown::said(Some(said)),
         (_, None) => String::new(),
     };
     Some((judged.effect, why))

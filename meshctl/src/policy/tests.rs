@@ -5,6 +5,8 @@ use std::{fs, path::Path};
 use clap::Parser as _;
 use mesh_common::proto::nodemesh::{Direction, Endpoint, Flow, FlowsWindow, HttpRequest, Path as Way, Verdict};
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::{Verb, cluster::Access, tests::Served};
 
@@ -95,7 +97,11 @@ pub(crate) fn nowhere() -> Cluster {
 /// Whose records reach back for `hours`.
 fn agent(flows: Vec<Flow>, hours: u64) -> Served {
     Served::of_nodes(move |_, kind| {
-        let query::Kind::Flows(query) = kind else { return Err(tonic::Status::internal("another question")) };
+        let query = match kind {
+            query::Kind::Flows(query) => query,
+            query::Kind::Config(query) if query.kind() == ConfigKind::Policies => return Ok(Vec::new()),
+            _ => return Err(tonic::Status::internal("another question")),
+        };
         assert!(query.since.is_some());
         let from = SystemTime::now() - Duration::from_secs(hours * 3600);
         let window = FlowsWindow { from: Some(from.into()), replaced: 0, lost: 0 };
@@ -245,6 +251,33 @@ async fn what_says_nothing_is_left_out_and_what_is_missing_is_said() {
     let (outcome, text) = asked(&files, &silent.socket(), "policy test").await;
     assert_eq!(outcome.unwrap(), Outcome::Unsure);
     assert!(text.ends_with("node node-a has told no records, and the change is about 1 of its pods\n"), "{text}");
+}
+
+#[tokio::test]
+async fn an_agent_that_holds_other_policies_is_told_of() {
+    let deny = |name: &str| policy(name, "DENY", "[{}]");
+    for (held, said) in [("deny", false), ("other", true)] {
+        let server = Served::of_nodes(move |_, kind| {
+            let policy = |namespace: &str, name: &str| {
+                let (namespace, name, action) = (namespace.into(), name.into(), "DENY".into());
+                item::Kind::Policy(PolicyInfo { namespace, name, action, rules: 1, ..PolicyInfo::default() })
+            };
+            let kinds = match kind {
+                // What STRICT is made of is always there.
+                query::Kind::Config(_) => {
+                    vec![policy("shop", held), policy("istio-system", "istio_converted_static_strict")]
+                }
+                _ => {
+                    let from = Some(SystemTime::UNIX_EPOCH.into());
+                    vec![item::Kind::Window(FlowsWindow { from, replaced: 0, lost: 0 })]
+                }
+            };
+            Ok(kinds.into_iter().map(|kind| ("node-a".to_owned(), kind)).collect())
+        });
+        let (outcome, text) = asked(&Files::new(&deny("deny"), &deny("more")), &server.socket(), "policy test").await;
+        assert_eq!(outcome.unwrap(), if said { Outcome::Unsure } else { Outcome::Fine });
+        assert_eq!(text.contains("node node-a holds other policies than"), said, "{text}");
+    }
 }
 
 #[tokio::test]
