@@ -2,7 +2,7 @@
 //!
 //! Every line has `time`, `program`, `instance`, `kind` and `count`; beside them stands the object of its kind. Fields
 //! that say nothing are left out; those that are there never change their meaning, and new ones may come. Nothing in it
-//! is secret: no tokens, no query strings, no values of headers. A line is ASCII: whatever else a name holds is escaped.
+//! is secret: no tokens, no query strings, no values of headers. A line is ASCII: whatever else there is, is escaped.
 //!
 //! Nobody who has something to say waits for it to be written. What does not fit is counted, and so is what a line
 //! stands for: the sum of `count` over all lines is the number of events, those of `lost` lines are only numbers.

@@ -103,8 +103,8 @@ struct Following<T> {
     labelled: BTreeSet<String>,
 }
 
-/// Tells of what is there, and from then on of what changes; it never ends. What comes and goes while this was not looked
-/// at was never published either.
+/// Tells of what is there, and from then on of what changes; it never ends. Of what changes twice before this looks
+/// again, the last is told.
 pub async fn follow(mut updates: watch::Receiver<Update>, mut published: watch::Receiver<Arc<Published>>) {
     let mut following = Following::new(tell);
     let first = updates.borrow_and_update().clone();

@@ -1,5 +1,5 @@
-//! AUDIT and dry-run policies about requests refuse none, and say of each what they saw: in its record and in the metrics.
-//! What is refused in earnest, a token's refusal too, is counted by its reason.
+//! AUDIT and dry-run policies about requests refuse none, and say of each what they saw: in its record and in the
+//! metrics. What is refused in earnest, a token's refusal too, is counted by its reason.
 
 use std::collections::BTreeMap;
 

@@ -28,8 +28,8 @@ pub struct Following {
 }
 
 impl Following {
-    /// Tells of what will differ from what is in the store now: before the controller has said anything, that is what the
-    /// last agent of this node has told of, so nothing is missed that changed while there was none.
+    /// Tells of what will differ from what is in the store now: before the controller has said anything, that is what
+    /// the last agent of this node has told of, so nothing is missed that changed while there was none.
     pub fn new(store: &Store, speaking: watch::Receiver<bool>, audit: Stream) -> Self {
         let (snapshots, told) = (store.subscribe(), store.snapshot());
         let observed = told.local_pods().filter(|pod| pod.mode == Mode::Observe);

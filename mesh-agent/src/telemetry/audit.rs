@@ -1,5 +1,5 @@
-//! What this agent says in the audit stream: what it refused, which policies hold here, which pods go past them, and which
-//! certificates it holds.
+//! What this agent says in the audit stream: what it refused, which policies hold here, which pods go past them, and
+//! which certificates it holds.
 
 use std::time::{Duration, SystemTime};
 
@@ -42,7 +42,8 @@ pub(super) fn denied(flow: &Flow) -> Record {
             pod: some(pod),
             workload: some(workload),
             identity: identity.as_ref().map(ToString::to_string),
-            address: address.map(|address| address.to_string()),
+            // What the kernel refuses at connect has no address of its own yet.
+            address: address.filter(|address| !address.ip().is_unspecified()).map(|address| address.to_string()),
         }
     };
     let way = |path: Path| match path {

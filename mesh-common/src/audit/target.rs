@@ -32,8 +32,8 @@ pub enum Sink {
 }
 
 /// A file that grows to a bound and is then renamed to `NAME.1`, which takes the place of an earlier one. Several
-/// processes may write to the same one, as an agent and the one that replaces it do; and who moves it away finds it made
-/// anew.
+/// processes may write to the same one, as an agent and the one that replaces it do; and who moves it away finds it
+/// made anew.
 #[derive(Debug)]
 pub struct Rotated {
     path: PathBuf,

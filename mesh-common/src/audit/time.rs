@@ -65,8 +65,8 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
-/// Days of the Gregorian calendar before the year's first of March, since that of the year 0: years begin there, so that
-/// the odd day is the last of one.
+/// Days of the Gregorian calendar before the year's first of March, since that of the year 0: years begin there, so
+/// that the odd day is the last of one.
 fn before(year: u64) -> u64 {
     365 * year + year / 4 - year / 100 + year / 400
 }
