@@ -278,7 +278,9 @@ impl Workload {
     ) -> Self {
         let own = End { namespace: namespace.clone(), workload: name.clone(), address: String::new() };
         let to_it = |edge: &EdgeInfo| {
-            edge.direction() == Direction::Inbound && End::of(&edge.destination.clone().unwrap_or_default()) == own
+            // What the kernel attests is within a node, and told once, as the source's.
+            let told = edge.direction() == Direction::Inbound || edge.security() == Security::KernelAttested;
+            told && End::of(&edge.destination.clone().unwrap_or_default()) == own
         };
         let served = |security: Security| -> u64 {
             let of_it = edges.iter().map(|(_, edge)| edge).filter(|edge| edge.security() == security && to_it(edge));

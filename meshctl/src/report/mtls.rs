@@ -14,6 +14,8 @@ use crate::{
     words,
 };
 
+const ATTESTED: &str = "attested: the kernel proves who dials; on the pods' own links within the node it is plaintext, unless \
+                        nodemesh.io/same-node: tls";
 /// Clients that one line names.
 const NAMED: usize = 5;
 
@@ -94,6 +96,9 @@ fn text<W: Write>(report: &Report, wanted: &str, screen: &mut Screen<W>) -> Resu
     if !report.workloads.is_empty() {
         screen.line("", Mood::Plain)?;
         workloads_text(&report.workloads, screen)?;
+        if report.workloads.iter().any(|workload| workload.attested > 0) {
+            screen.line(ATTESTED, Mood::Dim)?;
+        }
     }
     screen.line("", Mood::Plain)?;
     if report.namespaces.is_empty() {

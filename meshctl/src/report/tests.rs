@@ -85,7 +85,11 @@ async fn whoever_is_served_in_plaintext_would_be_refused() {
 
 #[tokio::test]
 async fn identities_of_both_kinds_are_ready_and_silence_tells_nothing() {
-    let edges = vec![edge("web", 80, Security::MutualTls, 5), edge("web", 80, Security::KernelAttested, 2)];
+    // Within a node there is one record, the source's; between two there are both.
+    let outbound = |edge: EdgeInfo| EdgeInfo { direction: Direction::Outbound.into(), ..edge };
+    let mutual_tls = edge("web", 80, Security::MutualTls, 5);
+    let attested = outbound(edge("web", 80, Security::KernelAttested, 2));
+    let edges = vec![outbound(mutual_tls.clone()), mutual_tls, attested];
     let (outcome, all) = records(status(vec![pod("web", PodMtls::default())]), edges).await;
     assert_eq!((outcome, field(&all, "workload", "verdict")), (Outcome::Fine, vec![&"ready".into()]));
     let counts = ["mutual_tls", "kernel_attested", "plaintext"].map(|name| field(&all, "workload", name)[0].clone());
