@@ -1,6 +1,6 @@
-//! `meshctl verify mtls`: one connection of this agent's own from a pod of its node to another pod, captured on the node's
-//! links while it carries a marker. What is said of TLS is read from the packets; identities come from the session,
-//! since TLS 1.3 shows nobody else a certificate.
+//! `meshctl verify mtls`: one connection of this agent's own from a pod of its node to another pod, captured on the
+//! node's links while it carries a marker. What is said of TLS is read from the packets; identities come from the
+//! session, since TLS 1.3 shows nobody else a certificate.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! TLS as it stands on the wire: records, and the two hellos, which alone are not encrypted (RFC 8446, sections 4.1, 4.2.1
-//! and 5). Reads what anybody may have sent: every length is checked.
+//! TLS as it stands on the wire: records, and the two hellos, which alone are not encrypted (RFC 8446, sections 4.1,
+//! 4.2.1 and 5). Reads what anybody may have sent: every length is checked.
 
 use rustls::{CipherSuite, ProtocolVersion};
 
