@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use mesh_common::proto::nodemesh::{
-    CapturedLink, ConfigKind, ConfigQuery, Verification, VerifyQuery, item, query, verification,
+    CapturedLink, ConfigKind, ConfigQuery, Verification, VerifyQuery, item, query, verification::Outcome as Said,
 };
 use serde_json::{Value, json};
 
@@ -72,7 +72,6 @@ pub async fn run<W: Write>(servers: &Servers, subject: &Subject, screen: &mut Sc
     };
     // The source's own agent has answered; what others say does not matter.
     show(&node, (source, destination), &found, screen)?;
-    use verification::Outcome as Said;
     Ok(match found.outcome() {
         Said::Encrypted | Said::Attested => Outcome::Fine,
         Said::InPlaintext | Said::Denied | Said::Broken => Outcome::Found,
@@ -106,7 +105,6 @@ fn show<W: Write>(
     if screen.format != Format::Table {
         return Ok(screen.object(&record(node, (source, destination), found))?);
     }
-    use verification::Outcome as Said;
     let mood = match found.outcome() {
         Said::Encrypted | Said::Attested => Mood::Good,
         Said::Unproven | Said::Unspecified => Mood::Plain,
@@ -150,8 +148,7 @@ fn show<W: Write>(
 }
 
 /// The stable words.
-fn outcome(outcome: verification::Outcome) -> &'static str {
-    use verification::Outcome as Said;
+fn outcome(outcome: Said) -> &'static str {
     match outcome {
         Said::Unspecified => "unknown",
         Said::Encrypted => "encrypted",
@@ -206,7 +203,7 @@ mod tests {
     use super::*;
     use crate::tests::{Served, asked};
 
-    fn found(outcome: verification::Outcome) -> Verification {
+    fn found(outcome: Said) -> Verification {
         Verification {
             outcome: outcome.into(),
             message: "so it is".into(),
@@ -233,7 +230,6 @@ mod tests {
 
     #[tokio::test]
     async fn exit_codes_say_what_was_found() {
-        use verification::Outcome as Said;
         for (said, outcome) in [
             (Said::Encrypted, Outcome::Fine),
             (Said::Attested, Outcome::Fine),
@@ -253,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn everything_that_was_seen_is_shown() {
-        let of = || Some(found(verification::Outcome::Encrypted));
+        let of = || Some(found(Said::Encrypted));
         let (_, text) = told("meshctl verify mtls shop/cart shop/web --port 80", of()).await;
         for part in [
             "shop/cart -> shop/web port 80: encrypted",

@@ -1,6 +1,6 @@
-//! `meshctl verify mtls`: one connection of this agent's own from a pod of its node to another pod, captured on the node's
-//! links while it carries a marker. What is said of TLS is read from the packets; identities come from the session,
-//! since TLS 1.3 shows nobody else a certificate.
+//! `meshctl verify mtls`: one connection of this agent's own from a pod of its node to another pod, captured on the
+//! node's links while it carries a marker. What is said of TLS is read from the packets; identities come from the
+//! session, since TLS 1.3 shows nobody else a certificate.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     proxy::{self, Proxy},
     state::Snapshot,
     telemetry::reason,
-    tunnel::{self, Keepalive, PoolKey, PoolSettings, Probed, TunnelError},
+    tunnel::{self, PoolKey, PoolSettings, Probed, TunnelError},
 };
 
 /// For each of dialling, the handshake and the answer; `WHOLE` for all of it.
@@ -62,7 +62,9 @@ async fn verified(proxy: &Arc<Proxy>, node: &str, query: &VerifyQuery) -> Result
         return Ok(None);
     };
     let (namespace, name) = named("destination", &query.destination)?;
-    let missing = || Status::not_found(format!("destination: no pod {} is known", query.destination));
+    // Of other nodes' pods it may know those alone that somebody has dialled.
+    let dial = if snapshot.is_on_demand() { " on this node; to be told of it, dial it once" } else { "" };
+    let missing = || Status::not_found(format!("destination: no pod {} is known{dial}", query.destination));
     let destination = snapshot.workload_by_name(namespace, name).ok_or_else(missing)?;
     let port = port(query, destination)?;
     Ok(Some(Verification { port: port.into(), ..between(proxy, node, &snapshot, (source, destination), port).await? }))
@@ -165,7 +167,6 @@ async fn on_the_wire(
         connect_timeout: EACH,
         handshake_timeout: EACH,
         answer_timeout: EACH,
-        keepalive: Keepalive::default(),
         ..PoolSettings::default()
     };
     let sent = Bytes::copy_from_slice(&marker);

@@ -1,5 +1,6 @@
-//! The classic BPF program that keeps a capture to one connection, so that a busy node's other packets do not push its
-//! own out. It lets through more where it cannot tell (tags of VLANs, extension headers of IPv6); who reads looks again.
+//! The classic BPF program that keeps a capture to one connection, so that a busy node's other packets do not push
+//! its own out. It lets through more where it cannot tell (tags of VLANs, extension headers of IPv6); who reads looks
+//! again.
 
 use std::net::{IpAddr, SocketAddr};
 

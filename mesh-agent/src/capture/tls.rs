@@ -1,5 +1,5 @@
-//! TLS as it stands on the wire: records, and the two hellos, which alone are not encrypted (RFC 8446, sections 4.1, 4.2.1
-//! and 5). Reads what anybody may have sent: every length is checked.
+//! TLS as it stands on the wire: records, and the two hellos, which alone are not encrypted (RFC 8446, sections 4.1,
+//! 4.2.1 and 5). Reads what anybody may have sent: every length is checked.
 
 use rustls::{CipherSuite, ProtocolVersion};
 
@@ -85,8 +85,9 @@ impl Spoken {
             bytes = after;
             match *kind {
                 HANDSHAKE => {
-                    // A second one answers the server's wish for another.
-                    if self.encrypted > 0 || hellos > 1 {
+                    // A client's second one answers the server's wish for another.
+                    let most = if role == Role::Client { 1 } else { 0 };
+                    if self.encrypted > 0 || hellos > most {
                         return Err("a part of the handshake is not encrypted: that is older than TLS 1.3");
                     }
                     hello.extend_from_slice(record);

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_common::proto::nodemesh::{Direction, EdgeInfo, Endpoint, NodeStatus, Origin, PodMtls, Redirection, Security};
+use mesh_common::proto::nodemesh::{
+    ControllerStatus, Direction, EdgeInfo, Endpoint, NodeStatus, Origin, PodMtls, Redirection, Security,
+};
 
 /// Seconds since 1970, and nanoseconds.
 pub type Time = (i64, i32);
@@ -11,6 +13,8 @@ pub type Time = (i64, i32);
 #[derive(Debug, Default)]
 pub struct Report {
     pub windows: Vec<Window>,
+    /// Nodes with pods of the mesh, or that should have such, whose agents did not answer.
+    pub missing: Vec<String>,
     /// Plaintext ones.
     pub pairs: Vec<Pair>,
     pub workloads: Vec<Workload>,
@@ -126,8 +130,17 @@ pub enum Verdict {
     Unknown,
 }
 
-/// `namespace`: empty for all.
-pub fn report(namespace: &str, nodes: &[(String, NodeStatus)], edges: &[(String, EdgeInfo)]) -> Report {
+/// `namespace`: empty for all; `controllers` know of nodes whose agents are away.
+pub fn report(
+    namespace: &str,
+    nodes: &[(String, NodeStatus)],
+    controllers: &[ControllerStatus],
+    edges: &[(String, EdgeInfo)],
+) -> Report {
+    let away = controllers.iter().flat_map(|controller| &controller.missing_nodes).map(|missing| &missing.node);
+    let linked = controllers.iter().flat_map(|controller| &controller.connected_nodes);
+    let silent = away.chain(linked).filter(|node| nodes.iter().all(|(answered, _)| answered != *node));
+    let missing: BTreeSet<String> = silent.cloned().collect();
     let windows: Vec<_> = nodes.iter().map(|(node, status)| Window::of(node, status)).collect();
     let meshed = meshed(nodes);
     let pairs: Vec<_> = pairs(&meshed, edges)
@@ -143,7 +156,7 @@ pub fn report(namespace: &str, nodes: &[(String, NodeStatus)], edges: &[(String,
         by_namespace.entry(&workload.namespace).or_default().push(workload);
     }
     let namespaces = by_namespace.into_iter().map(|(name, of_it)| Namespace::of(name, &of_it)).collect();
-    Report { windows, pairs, workloads, namespaces }
+    Report { windows, missing: missing.into_iter().collect(), pairs, workloads, namespaces }
 }
 
 /// The pods of the mesh, by namespace and workload.
@@ -278,7 +291,9 @@ impl Workload {
     ) -> Self {
         let own = End { namespace: namespace.clone(), workload: name.clone(), address: String::new() };
         let to_it = |edge: &EdgeInfo| {
-            edge.direction() == Direction::Inbound && End::of(&edge.destination.clone().unwrap_or_default()) == own
+            // What the kernel attests is within a node, and told once, as the source's.
+            let told = edge.direction() == Direction::Inbound || edge.security() == Security::KernelAttested;
+            told && End::of(&edge.destination.clone().unwrap_or_default()) == own
         };
         let served = |security: Security| -> u64 {
             let of_it = edges.iter().map(|(_, edge)| edge).filter(|edge| edge.security() == security && to_it(edge));

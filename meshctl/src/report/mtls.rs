@@ -14,6 +14,8 @@ use crate::{
     words,
 };
 
+const ATTESTED: &str = "attested: the kernel proves who dials; on the pods' own links within the node it is plaintext, unless \
+                        nodemesh.io/same-node: tls";
 /// Clients that one line names.
 const NAMED: usize = 5;
 
@@ -51,13 +53,16 @@ pub async fn run<W: Write>(
     });
     let edges: Vec<_> = edges.collect();
     let (items, complete) = servers.ask(query::Kind::Status(StatusQuery {})).all().await;
-    let nodes = items.into_iter().filter_map(|(node, kind)| match kind {
-        item::Kind::Status(status) => Some((node, status)),
-        _ => None,
-    });
-    let mut nodes: Vec<_> = nodes.collect();
+    let (mut nodes, mut controllers) = (Vec::new(), Vec::new());
+    for (node, kind) in items {
+        match kind {
+            item::Kind::Status(status) => nodes.push((node, status)),
+            item::Kind::Controller(controller) => controllers.push(controller),
+            _ => {}
+        }
+    }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
-    let report = judge::report(&namespace, &nodes, &edges);
+    let report = judge::report(&namespace, &nodes, &controllers, &edges);
     if screen.format == Format::Table {
         text(&report, &namespace, screen)?;
     } else {
@@ -70,7 +75,7 @@ pub async fn run<W: Write>(
 /// Whoever would be refused counts more than what is not known.
 fn outcome(report: &Report) -> Outcome {
     let any = |verdict| report.namespaces.iter().any(|namespace| namespace.verdict == verdict);
-    let forgotten = report.windows.iter().any(|window| window.dropped > 0);
+    let forgotten = !report.missing.is_empty() || report.windows.iter().any(|window| window.dropped > 0);
     match () {
         () if any(Verdict::NotReady) => Outcome::Found,
         () if any(Verdict::Unknown) || report.namespaces.is_empty() || forgotten => Outcome::Unsure,
@@ -87,6 +92,10 @@ fn text<W: Write>(report: &Report, wanted: &str, screen: &mut Screen<W>) -> Resu
             screen.line(&line, Mood::Bad)?;
         }
     }
+    for node in &report.missing {
+        let line = format!("window: node {node} does not answer: what follows is without what its agent saw");
+        screen.line(&line, Mood::Bad)?;
+    }
     if !report.pairs.is_empty() {
         screen.line("", Mood::Plain)?;
         pairs_text(&report.pairs, screen)?;
@@ -94,6 +103,9 @@ fn text<W: Write>(report: &Report, wanted: &str, screen: &mut Screen<W>) -> Resu
     if !report.workloads.is_empty() {
         screen.line("", Mood::Plain)?;
         workloads_text(&report.workloads, screen)?;
+        if report.workloads.iter().any(|workload| workload.attested > 0) {
+            screen.line(ATTESTED, Mood::Dim)?;
+        }
     }
     screen.line("", Mood::Plain)?;
     if report.namespaces.is_empty() {
@@ -232,10 +244,11 @@ fn effect_text(effect: Effect) -> &'static str {
 
 /// In the order of the tables. Names and words do not change.
 fn records(report: &Report) -> Vec<Value> {
-    let Report { windows, pairs, workloads, namespaces } = report;
+    let Report { windows, missing, pairs, workloads, namespaces } = report;
     let windows = windows.iter().map(|Window { node, since, dropped }| {
         json!({ "kind": "window", "node": node, "since": words::time(*since), "pairs_forgotten": dropped })
     });
+    let missing = missing.iter().map(|node| json!({ "kind": "missing", "node": node }));
     let pairs = pairs.iter().map(|Pair { key, counts, last, nodes, effect }| {
         let end =
             |end: &judge::End| json!({ "namespace": end.namespace, "workload": end.workload, "address": end.address });
@@ -302,7 +315,7 @@ fn records(report: &Report) -> Vec<Value> {
             "message": namespace_verdict(namespace),
         })
     });
-    windows.chain(pairs).chain(workloads).chain(namespaces).collect()
+    windows.chain(missing).chain(pairs).chain(workloads).chain(namespaces).collect()
 }
 
 fn verdict(verdict: Verdict) -> &'static str {

@@ -1,7 +1,8 @@
 //! What is said of plaintext pairs, and the exit code.
 
 use mesh_common::proto::nodemesh::{
-    Direction, EdgeInfo, Endpoint, Mode, NodeStatus, Origin, PodMtls, PodState, Redirection, Security, item, query,
+    ControllerStatus, Direction, EdgeInfo, Endpoint, MissingNode, Mode, NodeStatus, Origin, PodMtls, PodState,
+    Redirection, Security, item, query,
 };
 use serde_json::Value;
 use tonic::Status;
@@ -85,7 +86,11 @@ async fn whoever_is_served_in_plaintext_would_be_refused() {
 
 #[tokio::test]
 async fn identities_of_both_kinds_are_ready_and_silence_tells_nothing() {
-    let edges = vec![edge("web", 80, Security::MutualTls, 5), edge("web", 80, Security::KernelAttested, 2)];
+    // Within a node there is one record, the source's; between two there are both.
+    let outbound = |edge: EdgeInfo| EdgeInfo { direction: Direction::Outbound.into(), ..edge };
+    let mutual_tls = edge("web", 80, Security::MutualTls, 5);
+    let attested = outbound(edge("web", 80, Security::KernelAttested, 2));
+    let edges = vec![outbound(mutual_tls.clone()), mutual_tls, attested];
     let (outcome, all) = records(status(vec![pod("web", PodMtls::default())]), edges).await;
     assert_eq!((outcome, field(&all, "workload", "verdict")), (Outcome::Fine, vec![&"ready".into()]));
     let counts = ["mutual_tls", "kernel_attested", "plaintext"].map(|name| field(&all, "workload", name)[0].clone());
@@ -97,6 +102,30 @@ async fn identities_of_both_kinds_are_ready_and_silence_tells_nothing() {
     let forgetful = NodeStatus { edges_dropped: 9, ..status(vec![pod("web", PodMtls::default())]) };
     assert_eq!(records(forgetful, vec![edge("web", 80, Security::MutualTls, 5)]).await.0, Outcome::Unsure);
     assert_eq!(records(status(Vec::new()), Vec::new()).await.0, Outcome::Unsure, "nobody is in the mesh");
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_may_have_seen_something() {
+    let away = MissingNode { node: "node-b".into(), mesh_pods: 1, redirected_pods: 1 };
+    let controller = ControllerStatus {
+        connected_nodes: vec!["node-a".into(), "node-c".into()],
+        missing_nodes: vec![away],
+        ..Default::default()
+    };
+    let served = Served::new(move |kind| match kind {
+        query::Kind::Status(_) => Ok(vec![
+            item::Kind::Controller(controller.clone()),
+            item::Kind::Status(status(vec![pod("web", PodMtls::default())])),
+        ]),
+        _ => Ok(vec![item::Kind::Edge(edge("web", 80, Security::MutualTls, 5))]),
+    });
+    let (outcome, text) = asked("meshctl report mtls -o json", &[&served.socket()]).await;
+    let all: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(
+        (outcome.expect("it answered"), field(&all, "workload", "verdict")),
+        (Outcome::Unsure, vec![&"ready".into()])
+    );
+    assert_eq!(field(&all, "missing", "node"), ["node-b", "node-c"]);
 }
 
 #[tokio::test]

@@ -66,7 +66,9 @@ const NAMES: (&str, &str) = ("TLSv1_3", "TLS13_AES_256_GCM_SHA384");
 fn all_must_agree() {
     let good = probed(Ok(echo()));
     assert_eq!(outcome(&good, &seen(), NAMES, 0), (Outcome::Encrypted, String::new()));
-    let broken = |probed: &_, seen: &_, names| outcome(probed, seen, names, 0).0 == Outcome::Broken;
+    let broken = |probed: &Result<Probed, TunnelError>, seen: &Seen, names: (&str, &str)| {
+        outcome(probed, seen, names, 0).0 == Outcome::Broken
+    };
     assert!(broken(&good, &Seen { marker_in_clear: true, ..seen() }, NAMES));
     assert!(broken(&good, &Seen { fault: Some("no TLS".into()), ..seen() }, NAMES));
     assert!(broken(&good, &seen(), ("TLSv1_3", "TLS13_AES_128_GCM_SHA256")), "somebody else's session");
