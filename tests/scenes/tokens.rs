@@ -130,14 +130,14 @@ fn tokens_are_taken_or_refused_alike_everywhere() -> Result<()> {
                 (token(json!({ "nbf": now() + 120 }))?, "JWT_NOT_YET_VALID"),
                 (token(json!({ "iat": now() + 120 }))?, "JWT_NOT_YET_VALID"),
                 (stranger.token(&claims(json!({})))?, "JWT_SIGNATURE"),
-                (good[..good.len() - 4].to_owned(), "JWT_SIGNATURE"),
+                (good[..good.len() - 2].to_owned(), "JWT_SIGNATURE"),
                 (good.replace('.', "_"), "JWT_MALFORMED"),
             ] {
                 let refused = bearing(&token)?;
                 ensure!((refused.status, &*refused.reason) == (401, reason), "{what}: {reason}: {}", refused.reason);
                 let challenge = refused.answer.headers.get("www-authenticate").map(String::as_str);
                 ensure!(challenge == Some(r#"Bearer error="invalid_token""#), "{what}: {reason}: {challenge:?}");
-                ensure!(refused.answer.seen.is_null(), "{what}: {reason}: the application answered");
+                ensure!(refused.answer.seen["name"].is_null(), "{what}: {reason}: the application answered");
             }
             // Clocks differ by a minute at most.
             for changes in [json!({ "exp": now() - 20 }), json!({ "nbf": now() + 20 }), json!({ "iat": now() + 20 })] {
