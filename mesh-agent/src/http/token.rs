@@ -110,7 +110,7 @@ impl Tokens {
         for (number, rule) in issued {
             match rule.accepts(&parsed) {
                 Ok(()) => {
-                    let verified = Arc::new(parsed.verified(number));
+                    let verified = Arc::new(parsed.verified(number, rule));
                     self.cache.keep(&found.text, &verified);
                     return Ok(Some(verified));
                 }

@@ -132,6 +132,7 @@ fn rule() -> TokenRule {
         from_cookies: Vec::new(),
         payload_header: None,
         claim_headers: Vec::new(),
+        space_delimited: Vec::new(),
         forward: false,
     }
 }

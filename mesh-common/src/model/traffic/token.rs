@@ -62,6 +62,9 @@ pub struct TokenRule {
     /// Likewise, with single claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claim_headers: Vec<ClaimHeader>,
+    /// Paths, with dots, of claims that are lists written as a text with spaces, besides `scope` and `permission`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub space_delimited: Vec<String>,
     /// The application gets the token itself too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forward: bool,

@@ -34,6 +34,7 @@ pub fn refusing(object: &Key, field: &str) -> Issued {
         from_cookies: Vec::new(),
         payload_header: None,
         claim_headers: Vec::new(),
+        space_delimited: Vec::new(),
         forward: false,
     };
     Issued { rule, remote: None }
@@ -55,8 +56,7 @@ pub fn issued(object: &Key, number: usize, path: String, value: Value, faults: &
     let payload_header = payload_header.and_then(|name| header(&mut fields, "outputPayloadToHeader", &name));
     let claim_headers = list(&mut fields, "outputClaimToHeaders", claim);
     let forward = fields.take("forwardOriginalToken").unwrap_or(false);
-    // Every text claim counts by its words too, whether it is said here or not.
-    fields.texts("spaceDelimitedClaims", MOST);
+    let space_delimited = fields.texts("spaceDelimitedClaims", MOST);
     let (keys, remote) = keys(&mut fields);
     fields.end();
     let rule = TokenRule {
@@ -69,6 +69,7 @@ pub fn issued(object: &Key, number: usize, path: String, value: Value, faults: &
         from_cookies,
         payload_header,
         claim_headers,
+        space_delimited,
         forward,
     };
     let wrong = faults[before..].iter().any(|fault| fault.extent != Extent::Note);

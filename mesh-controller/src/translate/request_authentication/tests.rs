@@ -28,6 +28,7 @@ fn a_rule_is_read_as_written() {
     let (found, said) = of_rules(
         "{issuer: i, audiences: [a, b], jwks: KEY, fromHeaders: [{name: X-Jwt, prefix: 'Jwt '}], fromParams: [t], \
           fromCookies: [c], outputPayloadToHeader: X-Payload, forwardOriginalToken: true, \
+          spaceDelimitedClaims: [roles, realm.names], \
           outputClaimToHeaders: [{header: X-Role, claim: realm.role}]}, {issuer: j, jwksUri: 'https://j.example/jwks'}, \
          {issuer: k, jwks_uri: 'http://keys.shop:8080/', timeout: 20s}",
     );
@@ -41,6 +42,7 @@ fn a_rule_is_read_as_written() {
     assert_eq!((one.rule.from_params[0].as_str(), one.rule.from_cookies[0].as_str()), ("t", "c"));
     assert_eq!((one.rule.payload_header.as_deref(), one.rule.forward), (Some("x-payload"), true));
     assert_eq!(one.rule.claim_headers[0].claim, ["realm", "role"]);
+    assert_eq!(one.rule.space_delimited, ["roles", "realm.names"]);
     assert_eq!(one.remote, None);
     let remote = |uri: &str, timeout| Some(Remote { uri: uri.into(), timeout: Millis(timeout) });
     assert_eq!((two.rule.keys.as_ref(), &two.remote), (None, &remote("https://j.example/jwks", 5000)));

@@ -1,6 +1,9 @@
 //! Rules, their keys, and what is remembered.
 
-use mesh_common::model::traffic::{ClaimHeader, TokenHeader};
+use mesh_common::model::{
+    ClaimCondition, StringMatch,
+    traffic::{ClaimHeader, TokenHeader},
+};
 
 use super::*;
 use crate::telemetry::reason::*;
@@ -126,4 +129,21 @@ fn rules_that_no_agent_can_act_on_are_named() {
     }
     assert_eq!(Tokens::new(&vec![rule(); MAX_TOKEN_RULES + 1]).map(drop).expect_err("refused").field, "tokens");
     assert!(Tokens::new(&vec![TokenRule { keys: None, ..rule() }; MAX_TOKEN_RULES]).is_ok());
+}
+
+#[test]
+fn what_a_rule_calls_a_list_is_one_for_policies() {
+    let blocked = ClaimCondition {
+        path: vec!["roles".into()],
+        values: vec![StringMatch::Exact("blocked".into())],
+        not_values: Vec::new(),
+    };
+    let of = |named: &[&str]| {
+        let space_delimited = named.iter().map(|name| (*name).to_owned()).collect();
+        let tokens = tokens(&[TokenRule { space_delimited, ..rule() }]);
+        let parts = bearing(&KNOWN.token("EdDSA", &claiming("roles", "a blocked")));
+        let verified = tokens.read(&parts, at(NOW)).expect("it is right").expect("there is one");
+        blocked.holds(Some(&verified.token))
+    };
+    assert_eq!([of(&["roles"]), of(&["role"]), of(&[])], [true, false, false]);
 }
