@@ -170,6 +170,7 @@ impl KeyMaterial {
             ("EC", Some("P-384")) => Ok(Self::P384 { x: of(48, bytes(key, "x")?)?, y: of(48, bytes(key, "y")?)? }),
             ("OKP", Some("Ed25519")) => Ok(Self::Ed25519(of(32, bytes(key, "x")?)?)),
             ("oct", _) => Err("a symmetric key"),
+            ("EC", Some("P-521")) => Err("a key for ES512, which is not accepted"),
             ("EC" | "OKP", _) => Err("a curve that is not accepted"),
             _ => Err("a kind of key that is not accepted"),
         }

@@ -18,6 +18,9 @@ pub struct Inbound {
     /// Which tokens requests may bear. None: nobody looks for tokens, and no request has a principal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenRule>,
+    /// There are rules for tokens that this reader does not understand: every request is refused. Nobody tells it.
+    #[serde(skip)]
+    pub unreadable: bool,
 }
 
 /// One limit; all that are about a workload hold at once. Above it the answer is 429 with `Retry-After`.
@@ -64,6 +67,11 @@ impl Inbound {
     /// Whether requests to this port of the workload are limited.
     pub fn limits_port(&self, port: u16) -> bool {
         self.limits.iter().any(|limit| limit.is_about(port))
+    }
+
+    /// Whether it matters which token a request bears.
+    pub fn judges_tokens(&self) -> bool {
+        self.unreadable || !self.tokens.is_empty()
     }
 
     pub fn protocol(&self, port: u16) -> Protocol {

@@ -304,12 +304,8 @@ fn a_broken_deny_still_selects_its_workloads() {
 fn targets_that_are_none_refuse_in_the_whole_namespace() {
     let many = vec!["{kind: Service, name: a}"; 17].join(", ");
     for (targets, field) in [
-        ("targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]", "targetRefs[0].kind: a Gateway"),
-        ("targetRefs: [{kind: Service, name: a}, {kind: GatewayClass, name: a}]", "targetRefs[1].kind: a GatewayClass"),
-        (
-            "targetRef: {kind: Gateway, name: a}",
-            "targetRef.kind: a Gateway cannot be the target: there are no gateways",
-        ),
+        ("targetRefs: [{kind: Service, name: a}, {kind: GatewayClass, name: a}]", "targetRefs[1].kind: `GatewayClass`"),
+        ("targetRef: {kind: Gateway, group: networking.istio.io, name: a}", "targetRef.kind: `Gateway` of group"),
         ("targetRefs: [{kind: Pod, name: a}]", "targetRefs[0].kind: `Pod` of group ``"),
         ("targetRefs: [{kind: Service, group: apps, name: a}]", "targetRefs[0].kind: `Service` of group `apps`"),
         ("targetRefs: [{kind: ServiceEntry, name: a}]", "targetRefs[0].kind: `ServiceEntry`"),
