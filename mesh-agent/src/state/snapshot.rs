@@ -210,7 +210,8 @@ impl Snapshot {
 
     /// What is done with requests to the pod of this node with that uid.
     pub fn inbound(&self, uid: &str) -> &Inbound {
-        static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new() };
+        static NOTHING: Inbound =
+            Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new(), unreadable: false };
         self.pods.get(uid).map_or(&NOTHING, |pod| &pod.inbound)
     }
 
@@ -235,7 +236,7 @@ impl Snapshot {
             || match inbound.protocol(port) {
                 Protocol::Tcp | Protocol::Tls => self.policies_of(workload).asks_server_name,
                 Protocol::Auto | Protocol::Http | Protocol::Http2 => {
-                    !inbound.tokens.is_empty() || self.policies_of(workload).asks
+                    inbound.judges_tokens() || self.policies_of(workload).asks
                 }
             }
     }

@@ -241,7 +241,7 @@ mod tests {
             (json!({}), "no `kty`"),
             (json!({"kty": "oct", "k": "c2VjcmV0"}), "a symmetric key"),
             (json!({"kty": "lattice"}), "a kind of key that is not accepted"),
-            (ec("P-521", 66), "a curve that is not accepted"),
+            (ec("P-521", 66), "a key for ES512, which is not accepted"),
             (ec("secp256k1", 32), "a curve that is not accepted"),
             (ec("P-256", 33), "a number of the key has another length than its curve's"),
             (ec("P-384", 32), "a number of the key has another length than its curve's"),

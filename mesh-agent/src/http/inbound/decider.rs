@@ -10,7 +10,7 @@ use http::{HeaderMap, request::Parts};
 use mesh_common::{
     model::{
         Asked, Connection, Decision, Denied, Observation, Passed, Passing, Permit, PolicyName, RequestFacts, Requested,
-        Token,
+        Token, traffic::Inbound,
     },
     route::path::{PathFault, readings},
 };
@@ -64,9 +64,11 @@ impl Deciders {
 impl Decider {
     fn new(uid: &str, snapshot: &Arc<Snapshot>, earlier: Option<&Self>) -> Self {
         let inbound = snapshot.inbound(uid);
-        let tokens = match earlier.filter(|earlier| earlier.snapshot.inbound(uid).tokens == inbound.tokens) {
+        let alike = |known: &Inbound| known.tokens == inbound.tokens && known.unreadable == inbound.unreadable;
+        let tokens = match earlier.filter(|earlier| alike(earlier.snapshot.inbound(uid))) {
             // With what it has verified.
             Some(earlier) => Arc::clone(&earlier.tokens),
+            None if inbound.unreadable => Arc::new(Tokens::unreadable()),
             None => Arc::new(Tokens::new(&inbound.tokens).unwrap_or_else(|error| {
                 // The controller reads them in the same way, so there is none.
                 tracing::error!(uid, %error, "no token can be read; every request is refused");

@@ -117,8 +117,8 @@ fn claiming(name: &str, value: impl Into<Value>) -> Value {
     claims
 }
 
-fn set(keys: &[Value]) -> Option<String> {
-    Some(json!({ "keys": keys }).to_string())
+fn set(keys: &[Value]) -> Option<Arc<str>> {
+    Some(json!({ "keys": keys }).to_string().into())
 }
 
 fn rule() -> TokenRule {

@@ -12,7 +12,7 @@ use mesh_common::model::{
 };
 use serde_json::{Map, Value};
 
-use super::{MAX_TOKEN, Refused, Unreadable, Verified, header_name};
+use super::{MAX_TOKEN, Refused, Unreadable, Verified, output_name};
 use crate::telemetry::reason;
 
 /// By how much clocks may differ, seconds.
@@ -70,9 +70,9 @@ impl Rule {
         let keys = keys.unwrap_or_default().keys.into_iter();
         let payload = payload_header.as_deref();
         let payload =
-            payload.map(|name| header_name(name, || format!("tokens[{number}].payloadHeader"))).transpose()?;
+            payload.map(|name| output_name(name, || format!("tokens[{number}].payloadHeader"))).transpose()?;
         let claims = claim_headers.iter().enumerate().map(|(at, ClaimHeader { header, claim })| {
-            let name = header_name(header, || format!("tokens[{number}].claimHeaders[{at}].header"))?;
+            let name = output_name(header, || format!("tokens[{number}].claimHeaders[{at}].header"))?;
             Ok((name, claim.clone()))
         });
         let claims = claims.collect::<Result<_, _>>()?;
