@@ -1,14 +1,15 @@
 //! The key sets of issuers of tokens (`jwksUri`), fetched by every replica for itself and kept fresh. An issuer whose
 //! keys cannot be had is one whose tokens are refused.
 //!
-//! - A set is fetched at once when it is wanted, then every five minutes; after a failure again after 1, 2, 4 … up to 60
-//!   seconds; or, if that is more, after the time that it took, once for each failure in a row (eight times at most).
+//! - A set is fetched at once when it is wanted, then every five minutes; after a failure again after 1, 2, 4 … up to
+//!   60 seconds; or, if that is more, after the time that it took, once for each failure in a row (eight times at
+//!   most).
 //! - Who has waited longest is next, and of one namespace few are fetched at once: slow issuers hold up no other
 //!   namespace's.
 //! - When it cannot be fetched, the last good one counts for an hour after it was fetched, then none. None outlives
-//!   the controller. An agent keeps what it was told of last for as long as it hears nothing else, over its own restarts
-//!   too: one without its controller goes on to take tokens by the last keys, and a key that was taken back counts there
-//!   until the agent hears of it.
+//!   the controller. An agent keeps what it was told of last for as long as it hears nothing else, over its own
+//!   restarts too: one without its controller goes on to take tokens by the last keys, and a key that was taken back
+//!   counts there until the agent hears of it.
 //! - A replica that starts tries each set once before it serves agents, for ten seconds at most.
 
 mod address;
@@ -203,8 +204,8 @@ impl Keeper {
         }
     }
 
-    /// When something is to be done, if nothing happens before. What was due and has not been started waits for one that
-    /// ends.
+    /// When something is to be done, if nothing happens before. What was due and has not been started waits for one
+    /// that ends.
     fn next(&self, now: Instant) -> Instant {
         let Self { pace, known, .. } = self;
         let due = known.values().map(|known| known.due);

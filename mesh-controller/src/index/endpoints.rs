@@ -1,5 +1,5 @@
-//! Which workloads serve which services: that is what EndpointSlices say, never guessed from selectors. And which belong
-//! to which, ready or not, as what holds for the workloads of a service must.
+//! Which workloads serve which services: that is what EndpointSlices say, never guessed from selectors. And which
+//! belong to which, ready or not, as what holds for the workloads of a service must.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,8 +14,9 @@ use crate::{
     translate::{endpoint_slice::Health, pod::Pod, selects, service::Service, waypoint::Waypoint},
 };
 
-/// Fills [`Draft::services`], [`Draft::belongs`] and [`Draft::waypoints`]. A service without slices has no endpoints; an
-/// endpoint that is not ready is none. One that ends and still answers is one as long as the service has no ready one.
+/// Fills [`Draft::services`], [`Draft::belongs`] and [`Draft::waypoints`]. A service without slices has no endpoints;
+/// an endpoint that is not ready is none. One that ends and still answers is one as long as the service has no ready
+/// one.
 pub fn connect<'a>(drafts: &mut BTreeMap<&'a str, Draft<'a>>, objects: &Objects<'a>, problems: &mut Vec<Problem>) {
     let pods: BTreeMap<(&str, &str), &Pod> = objects
         .pods

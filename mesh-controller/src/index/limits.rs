@@ -58,9 +58,9 @@ struct Scope<'a> {
     services: BTreeSet<&'a ServiceName>,
 }
 
-/// Fills the limits and the rules for tokens of the pods that have an agent, and what is spoken at their ports: an agent
-/// that was told of that only with the first policy would have to end all that is open. To be called when the pods'
-/// services are known.
+/// Fills the limits and the rules for tokens of the pods that have an agent, and what is spoken at their ports: an
+/// agent that was told of that only with the first policy would have to end all that is open. To be called when the
+/// pods' services are known.
 pub fn limit(
     drafts: &mut BTreeMap<&str, Draft<'_>>,
     objects: &Objects<'_>,

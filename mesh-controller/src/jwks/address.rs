@@ -1,5 +1,5 @@
-//! Where key sets may be fetched from. The controller reaches what authors of policies may not: its own node, the cloud's
-//! metadata, the API server, the nodes. Services of the cluster are permitted: issuers run there.
+//! Where key sets may be fetched from. The controller reaches what authors of policies may not: its own node, the
+//! cloud's metadata, the API server, the nodes. Services of the cluster are permitted: issuers run there.
 
 use std::{
     collections::BTreeSet,
@@ -49,8 +49,8 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Where a node serves what runs in the cluster: as an ingress, or at the node ports of services (by Kubernetes' default).
-/// At its other ports are the kubelet and its like.
+/// Where a node serves what runs in the cluster: as an ingress, or at the node ports of services (by Kubernetes'
+/// default). At its other ports are the kubelet and its like.
 fn is_served(port: u16) -> bool {
     matches!(port, 80 | 443 | 30_000..=32_767)
 }

@@ -6,8 +6,8 @@
 //! - AUDIT refuses nobody, as in Istio.
 //! - A rule keeps its place, so that its number is that of the YAML.
 //! - Of a target that is not there, or in another namespace, nobody can say who its workloads are: it is left out.
-//! - There are no gateways yet. What a waypoint would have refused, the agents of the workloads do that say that they use
-//!   it; a policy for another gateway holds for nobody, and says so.
+//! - There are no gateways yet. What a waypoint would have refused, the agents of the workloads do that say that they
+//!   use it; a policy for another gateway holds for nobody, and says so.
 //!
 //! Each of these is reported with its field. What can fit no request (a path that does not begin with `/`) is honoured
 //! and noted.

@@ -3,8 +3,8 @@
 //! - Of a rule that cannot be read as written, nothing counts but whose tokens it is about and where they are: they are
 //!   all refused. If its issuer cannot be read, so is every token in its places that no other rule is about.
 //! - A selector that cannot be read counts as none: the rules hold for the whole namespace.
-//! - `targetRefs` name Services. There are no gateways yet: the rules for a waypoint hold for the workloads that say that
-//!   they use it, as those of an AuthorizationPolicy.
+//! - `targetRefs` name Services. There are no gateways yet: the rules for a waypoint hold for the workloads that say
+//!   that they use it, as those of an AuthorizationPolicy.
 //!
 //! `jwksUri` is fetched elsewhere (`jwks`). Of `jwks` and `jwksUri` the first counts, as in Istio. Where the keys are is
 //! not asked of the issuer itself (OpenID Connect Discovery): one of the two must be there.

@@ -8,9 +8,9 @@ use mesh_common::model::{Identity, traffic::CLIENT_HEADERS};
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Takes out what a client says of itself ([`CLIENT_HEADERS`]; a W3C `baggage` is the applications' own, and passes: what
-/// this mesh's agents say to each other in one of that name is said outside the tunnel), and says what is so: its address, and what it proved (`URI`) to whom (`By`)
-/// in Envoy's words.
+/// Takes out what a client says of itself ([`CLIENT_HEADERS`]; a W3C `baggage` is the applications' own, and passes:
+/// what this mesh's agents say to each other in one of that name is said outside the tunnel), and says what is so:
+/// its address, and what it proved (`URI`) to whom (`By`) in Envoy's words.
 pub fn tell(headers: &mut HeaderMap, client: IpAddr, identity: Option<&Identity>, own: Option<&Identity>) {
     let forged: Vec<HeaderName> =
         headers.keys().filter(|name| CLIENT_HEADERS.iter().any(|own| is_read_as(name, own))).cloned().collect();

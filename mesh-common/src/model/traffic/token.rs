@@ -75,8 +75,8 @@ pub struct TokenRule {
     /// One of them must be among `aud`; none: any will do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audiences: Vec<String>,
-    /// A JWK Set (RFC 7517), JSON; the same text for all pods. `None`: it could not be had, and every token of this issuer
-    /// is refused.
+    /// A JWK Set (RFC 7517), JSON; the same text for all pods. `None`: it could not be had, and every token of this
+    /// issuer is refused.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "text", deserialize_with = "shared")]
     pub keys: Option<Arc<str>>,
     /// Where the token is looked for. If all three are empty: `authorization: Bearer`, and the parameter `access_token`.
