@@ -77,7 +77,7 @@ impl App {
         key_sets.first(&index::wanted(&settings, &first), FIRST_KEYS).await;
         first.key_sets = fetched.borrow().clone();
         let (publisher, published) = Publisher::new(settings, memory, &first)?;
-        let (want, wanted) = watch::channel(Wanted::new());
+        let (want, wanted) = watch::channel(Wanted::default());
         let publisher = publisher.fetching(fetched, want);
         tasks.spawn(ending(key_sets.run(wanted), "the keys of issuers are no longer fetched"));
         let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);

@@ -77,7 +77,7 @@ pub struct World {
     pub route_parents: BTreeMap<Key, Vec<ParentStatus>>,
     /// Every such object, in the version of which that holds.
     pub routes: BTreeMap<Key, Written>,
-    /// Key sets of issuers of tokens that are to be fetched, and how long that may take.
+    /// Key sets of issuers of tokens that are to be fetched.
     pub key_sets: Wanted,
     /// What could not be honoured, in order.
     pub problems: Vec<Problem>,
@@ -157,7 +157,9 @@ impl World {
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
         let sets = &update.key_sets;
-        let tokens = tokens::Rules::new(&objects.request_authentications, sets, &mut world.key_sets, &mut problems);
+        let tokens =
+            tokens::Rules::new(&objects.request_authentications, sets, &mut world.key_sets.sets, &mut problems);
+        world.key_sets.nodes = Arc::new(objects.node_addresses.keys().copied().collect());
         limits::limit(&mut drafts, &objects, &tokens, &mut limited, &mut problems);
         targets::find(settings, &world, &objects, &mut problems);
         for (uid, draft) in drafts {
@@ -226,6 +228,8 @@ impl World {
                 healthy: pod.ready,
                 policies: Vec::new(),
                 services: BTreeMap::new(),
+                belongs: Vec::new(),
+                waypoints: BTreeSet::new(),
                 labels: PodLabels::new(),
                 local: None,
             };

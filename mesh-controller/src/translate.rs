@@ -29,6 +29,7 @@ pub mod tcp_route;
 pub mod tls_route;
 pub mod traffic;
 pub mod virtual_service;
+pub mod waypoint;
 
 use std::{collections::BTreeMap, net::IpAddr};
 

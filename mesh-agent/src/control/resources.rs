@@ -3,11 +3,16 @@
 use std::{fmt, sync::Arc};
 
 use mesh_common::{
-    model::{Accounts, LocalPod, Policy, TrustBundle, traffic::Traffic},
+    model::{
+        Accounts, LocalPod, Policy, TrustBundle,
+        traffic::{Inbound, RateLimit, Traffic},
+    },
     proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
     route::Matches,
 };
 use prost::Message;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::{
     identity::Anchors,
@@ -96,6 +101,43 @@ pub fn object(kind: Kind, resource: &Resource) -> Result<Object, Rejection> {
     Ok(object)
 }
 
+/// What stands for a pod of which the newest version cannot be read whole: all of it that can, and the rest as it was
+/// before (`earlier`), but for its rules for tokens. Where those cannot be read, every request is refused: without them
+/// each would pass. `None` if nobody knows what pod it is.
+pub fn stand_in(resource: &Resource, earlier: Option<&Resource>) -> Option<LocalPod> {
+    let earlier = earlier.and_then(|resource| match object(Kind::LocalPod, resource) {
+        Ok(Object::LocalPod(pod)) => Some(pod),
+        _ => None,
+    });
+    let any = resource.resource.as_ref().filter(|any| any.type_url == type_url(Kind::LocalPod));
+    let message = any.and_then(|any| nodemesh::LocalPod::decode(&*any.value).ok());
+    let mut message = message.filter(|message| message.uid == resource.name);
+    let told = message.as_mut().map(|message| std::mem::take(&mut message.inbound));
+    let before = earlier.as_ref().map(|pod| pod.inbound.clone()).unwrap_or_default();
+    let pod = message.and_then(|message| LocalPod::try_from(message).ok()).or(earlier)?;
+    let inbound = told.map_or_else(|| Inbound { unreadable: true, ..before.clone() }, |told| readable(&told, &before));
+    Some(LocalPod { inbound, ..pod })
+}
+
+/// What is not there is nothing, as in the whole.
+fn member<T: DeserializeOwned + Default>(told: &mut Map<String, Value>, name: &str) -> Option<T> {
+    told.remove(name).map_or_else(|| Some(T::default()), |value| serde_json::from_value(value).ok())
+}
+
+fn readable(told: &[u8], before: &Inbound) -> Inbound {
+    let told = if told.is_empty() { &b"{}"[..] } else { told };
+    let Ok(Value::Object(mut told)) = serde_json::from_slice(told) else {
+        return Inbound { unreadable: true, ..before.clone() };
+    };
+    let protocols = member(&mut told, "protocols").unwrap_or_else(|| before.protocols.clone());
+    let limits = member(&mut told, "limits").filter(|limits: &Vec<RateLimit>| patterns(limits).is_ok());
+    let tokens = member(&mut told, "tokens");
+    // Of a member that is not known, nobody knows whom it would refuse.
+    let unreadable = tokens.is_none() || !told.is_empty();
+    let limits = limits.unwrap_or_else(|| before.limits.clone());
+    Inbound { protocols, limits, tokens: tokens.unwrap_or_default(), unreadable }
+}
+
 /// Whom a policy is about, if that much of it can be read; otherwise it may be about everybody.
 fn reach(resource: &Resource) -> Reach {
     let any = resource.resource.as_ref().filter(|any| any.type_url == type_url::AUTHORIZATION);
@@ -114,15 +156,20 @@ fn compiled(traffic: Traffic) -> Result<Rules, WireError> {
     Rules::new(traffic).map_err(|error| WireError { field: format!("rules.{}", error.field), why: error.why })
 }
 
-/// A pod with a limit that has a pattern that is none is refused whole.
+/// A pod with a limit that has a pattern that is none is refused.
 fn limited(pod: LocalPod) -> Result<LocalPod, WireError> {
-    for (number, limit) in pod.inbound.limits.iter().enumerate() {
+    patterns(&pod.inbound.limits)?;
+    Ok(pod)
+}
+
+fn patterns(limits: &[RateLimit]) -> Result<(), WireError> {
+    for (number, limit) in limits.iter().enumerate() {
         Matches::new(&limit.matches).map_err(|error| {
             let error = error.within(format_args!("inbound.limits[{number}]"));
             WireError { field: error.field, why: error.why }
         })?;
     }
-    Ok(pod)
+    Ok(())
 }
 
 /// A bundle with a root that no verifier can be built of is refused whole.
@@ -141,7 +188,7 @@ fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, WireError> {
 mod tests {
     use mesh_common::model::{
         Mode, SameNode,
-        traffic::{Inbound, Origin, PathMatch, RateLimit, RequestMatch},
+        traffic::{Origin, PathMatch, RequestMatch},
     };
 
     use super::*;

@@ -23,8 +23,8 @@ pub struct Subscription {
     kind: Kind,
     /// Every resource of this type in the store as it came, by name.
     held: BTreeMap<String, Resource>,
-    /// Policies, accounts and rules of traffic that exist and of which no version could be read: a restart must find
-    /// them unreadable again.
+    /// Policies, accounts and rules of traffic that exist and of which no version could be read, and pods of which the
+    /// newest could not: a restart must find them unreadable again.
     unread: BTreeMap<String, Resource>,
     /// There was a response, or one is remembered.
     heard: bool,
@@ -93,7 +93,7 @@ impl Subscription {
     /// Applies what can be read of a response to the store as one change, and returns the ACK, or the NACK that names
     /// what could not. For a refused resource its last good version stays; a policy that never had one makes those
     /// whom it may be about unreachable, rules of traffic their service, and a namespace whose accounts never had one
-    /// has none.
+    /// has none. Of a pod counts what can be read, and without its rules for tokens it takes no request.
     pub fn take(&mut self, store: &Store, response: DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
         self.apply(store, response, true)
     }
@@ -124,6 +124,15 @@ impl Subscription {
         upserts.extend(
             unknown.filter_map(|rejection| Some((rejection.resource.clone(), in_place_of(self.kind, rejection)?))),
         );
+        for resource in unread.iter().filter(|_| self.kind == Kind::LocalPod) {
+            let name = &resource.name;
+            let held = || self.held.get(name).filter(|_| !removed_resources.contains(name));
+            let earlier = taken.iter().find(|taken| taken.name == *name).or_else(held);
+            if let Some(pod) = resources::stand_in(resource, earlier) {
+                upserts.retain(|(known, _)| known != name);
+                upserts.push((name.clone(), Object::LocalPod(pod)));
+            }
+        }
         let delta = Delta {
             removals: removed_resources.iter().map(|name| (self.kind, name.clone())).collect(),
             upserts,
@@ -170,10 +179,14 @@ impl Subscription {
             self.unread.remove(&resource.name);
             self.held.insert(resource.name.clone(), resource);
         }
-        // The last good version stands for one that cannot be read.
-        let is_kept = matches!(self.kind, Kind::Policy | Kind::Accounts | Kind::Traffic);
-        let unread = unread.into_iter().filter(|r| is_kept && !self.held.contains_key(&r.name));
-        self.unread.extend(unread.map(|resource| (resource.name.clone(), resource)));
+        let is_kept = |resource: &Resource| match self.kind {
+            // The last good version stands for one that cannot be read.
+            Kind::Policy | Kind::Accounts | Kind::Traffic => !self.held.contains_key(&resource.name),
+            Kind::LocalPod => true,
+            Kind::Address | Kind::TrustBundle | Kind::OnDemand => false,
+        };
+        let unread: Vec<_> = unread.into_iter().filter(is_kept).collect();
+        self.unread.extend(unread.into_iter().map(|resource| (resource.name.clone(), resource)));
     }
 }
 
@@ -191,7 +204,7 @@ fn in_place_of(kind: Kind, rejection: &resources::Rejection) -> Option<Object> {
             let why = format!("{}: {}", rejection.field, rejection.why);
             Some(Object::Traffic(Arc::new(Rules::unreadable(service, &why))))
         }
-        // Policies are known by name and reach; without the others there is less to reach.
+        // Policies are known by name and reach; of pods there is `stand_in`; without the others there is less to reach.
         Kind::Policy | Kind::Address | Kind::LocalPod | Kind::TrustBundle | Kind::OnDemand => None,
     }
 }

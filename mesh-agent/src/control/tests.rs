@@ -5,6 +5,7 @@ mod ca;
 mod discovery;
 mod link;
 mod on_demand;
+mod pods;
 mod world;
 
 use std::{future::Future, time::Duration};

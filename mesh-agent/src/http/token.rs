@@ -22,7 +22,7 @@ use std::{sync::Arc, time::SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use mesh_common::model::{
     Token,
-    traffic::{MAX_TOKEN_RULES, TokenRule, token_header},
+    traffic::{MAX_TOKEN_RULES, TokenRule, output_header, token_header},
 };
 
 use crate::telemetry::reason;
@@ -111,7 +111,7 @@ impl Tokens {
         for (number, rule) in issued {
             match rule.accepts(&parsed) {
                 Ok(()) => {
-                    let verified = Arc::new(parsed.verified(number));
+                    let verified = Arc::new(parsed.verified(number, rule));
                     self.cache.keep(&found.text, &verified);
                     return Ok(Some(verified));
                 }
@@ -153,6 +153,10 @@ fn is_read_as(name: &HeaderName, output: &HeaderName) -> bool {
 
 fn header_name(name: &str, field: impl FnOnce() -> String) -> Result<HeaderName, Unreadable> {
     token_header(name).map_err(|why| Unreadable { field: field(), why })
+}
+
+fn output_name(name: &str, field: impl FnOnce() -> String) -> Result<HeaderName, Unreadable> {
+    output_header(name).map_err(|why| Unreadable { field: field(), why })
 }
 
 impl Refused {

@@ -220,7 +220,8 @@ impl Snapshot {
 
     /// What is done with requests to the pod of this node with that uid.
     pub fn inbound(&self, uid: &str) -> &Inbound {
-        static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new() };
+        static NOTHING: Inbound =
+            Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new(), unreadable: false };
         self.pods.get(uid).map_or(&NOTHING, |pod| &pod.inbound)
     }
 
@@ -246,8 +247,8 @@ impl Snapshot {
     /// Whether policies decide about each request to this port: who may ask for nothing is told so in an answer.
     pub fn decides_requests(&self, workload: &Workload, port: u16) -> bool {
         let inbound = self.inbound(&workload.uid);
-        let asks = || self.policies_of(workload).policies.into_iter().any(|policy| policy.asks());
-        !matches!(inbound.protocol(port), Protocol::Tcp | Protocol::Tls) && (!inbound.tokens.is_empty() || asks())
+        !matches!(inbound.protocol(port), Protocol::Tcp | Protocol::Tls)
+            && (inbound.judges_tokens() || self.policies_of(workload).asks)
     }
 
     /// What is known of a connection to this port before it carries anything.

@@ -170,6 +170,7 @@ impl KeyMaterial {
             ("EC", Some("P-384")) => Ok(Self::P384 { x: of(48, bytes(key, "x")?)?, y: of(48, bytes(key, "y")?)? }),
             ("OKP", Some("Ed25519")) => Ok(Self::Ed25519(of(32, bytes(key, "x")?)?)),
             ("oct", _) => Err("a symmetric key"),
+            ("EC", Some("P-521")) => Err("a key for ES512, which is not accepted"),
             ("EC" | "OKP", _) => Err("a curve that is not accepted"),
             _ => Err("a kind of key that is not accepted"),
         }
@@ -240,7 +241,7 @@ mod tests {
             (json!({}), "no `kty`"),
             (json!({"kty": "oct", "k": "c2VjcmV0"}), "a symmetric key"),
             (json!({"kty": "lattice"}), "a kind of key that is not accepted"),
-            (ec("P-521", 66), "a curve that is not accepted"),
+            (ec("P-521", 66), "a key for ES512, which is not accepted"),
             (ec("secp256k1", 32), "a curve that is not accepted"),
             (ec("P-256", 33), "a number of the key has another length than its curve's"),
             (ec("P-384", 32), "a number of the key has another length than its curve's"),

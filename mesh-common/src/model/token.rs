@@ -13,6 +13,8 @@ pub struct Token {
     pub presenter: Option<String>,
     /// All of them.
     pub claims: Map<String, Value>,
+    /// Paths, with dots, of those that are lists written as a text with spaces, as the token's rule says.
+    pub delimited: Vec<String>,
     /// `exp`, seconds since 1970.
     pub expires: Option<u64>,
 }

@@ -58,7 +58,7 @@ fn considered(
         audiences: vec!["web".into(), "app".into()],
         presenter: Some("portal".into()),
         claims: claims.as_object().expect("an object").clone(),
-        expires: None,
+        ..Token::default()
     };
     let request = Requested { method: "POST", path: "/cart", host: "a.com:80", headers: &headers, token: Some(&token) };
     ask(&|passing| explain(policies.iter(), None, &connection, passing), &request)

@@ -139,7 +139,7 @@ fn token() -> impl Strategy<Value = Token> {
                 claims.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             claims.insert("iss".into(), json!(issuer));
             claims.insert("sub".into(), json!(subject));
-            Token { principal: format!("{issuer}/{subject}"), audiences, presenter, claims, expires: None }
+            Token { principal: format!("{issuer}/{subject}"), audiences, presenter, claims, ..Token::default() }
         })
 }
 

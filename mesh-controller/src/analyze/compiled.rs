@@ -98,7 +98,8 @@ impl Target<'_> {
     }
 
     pub fn inbound(&self) -> &Inbound {
-        static NOTHING: Inbound = Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new() };
+        static NOTHING: Inbound =
+            Inbound { protocols: BTreeMap::new(), limits: Vec::new(), tokens: Vec::new(), unreadable: false };
         self.local.map_or(&NOTHING, |local| &local.inbound)
     }
 

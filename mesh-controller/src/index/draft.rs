@@ -12,7 +12,7 @@ use mesh_common::model::{
     traffic::{Inbound, Labels, Protocol, RateLimit, TokenRule},
 };
 
-use crate::translate::{Settings, pod::Pod};
+use crate::translate::{Settings, pod::Pod, service::Service};
 
 /// What one translation of a pod was last told as, and the limits of which that was made.
 #[derive(Debug, Default)]
@@ -37,6 +37,10 @@ pub struct Draft<'a> {
     /// Sorted.
     pub policies: Vec<PolicyName>,
     pub services: BTreeMap<ServiceName, BTreeSet<ServicePort>>,
+    /// Those of Kubernetes whose workload it is, ready or not, and its ports as they know them.
+    pub belongs: Vec<(&'a Service, BTreeSet<ServicePort>)>,
+    /// Namespace and name of each waypoint that it, or a service that it belongs to, says that it uses.
+    pub waypoints: BTreeSet<(String, String)>,
     /// Those of its labels that rules of traffic ask for.
     pub labels: Labels,
     /// What its node's agent shall do with it; `None` for a pod that no agent has.
@@ -47,9 +51,7 @@ pub struct Local {
     pub mode: Mode,
     pub same_node: SameNode,
     pub strict_by: Option<PolicyName>,
-    /// Some policy that holds for it asks for requests or server names.
-    pub asks: bool,
-    /// Of its ports; only if somebody looks at what is passed there.
+    /// Of its ports. Told whether or not somebody looks at what is passed there: whoever begins to must know at once.
     pub protocols: BTreeMap<u16, Protocol>,
     pub limits: Option<Limits>,
     pub tokens: Vec<TokenRule>,
@@ -58,7 +60,7 @@ pub struct Local {
 impl Local {
     pub fn new(mode: Mode, same_node: SameNode) -> Self {
         let (protocols, tokens) = (BTreeMap::new(), Vec::new());
-        Self { mode, same_node, strict_by: None, asks: false, protocols, limits: None, tokens }
+        Self { mode, same_node, strict_by: None, protocols, limits: None, tokens }
     }
 }
 
@@ -109,16 +111,16 @@ impl Draft<'_> {
     }
 
     fn local_pod(&self, wanted: &Local) -> LocalPod {
-        let Local { mode, same_node, strict_by, asks: _, protocols, limits, tokens } = wanted;
+        let Local { mode, same_node, strict_by, protocols, limits, tokens } = wanted;
         let local = self.pod.local(self.addresses.clone(), *mode, *same_node);
         let limits = limits.as_ref().map(|limits| limits.to_vec()).unwrap_or_default();
-        let inbound = Inbound { protocols: protocols.clone(), limits, tokens: tokens.clone() };
+        let inbound = Inbound { protocols: protocols.clone(), limits, tokens: tokens.clone(), unreadable: false };
         LocalPod { strict_by: strict_by.clone(), inbound, ..local }
     }
 
     /// `made_of` are the limits of which `known` was made: where they are the same in memory they are not compared.
     fn is_local(&self, wanted: &Local, known: &LocalPod, made_of: Option<&Limits>) -> bool {
-        let Local { mode, same_node, strict_by, asks: _, protocols, limits, tokens } = wanted;
+        let Local { mode, same_node, strict_by, protocols, limits, tokens } = wanted;
         let limited = match (limits, made_of) {
             (Some(limits), Some(made_of)) if Arc::ptr_eq(limits, made_of) => true,
             (limits, _) => limits.as_ref().map_or(&[][..], |limits| limits.as_slice()) == known.inbound.limits,

@@ -58,9 +58,9 @@ struct Scope<'a> {
     services: BTreeSet<&'a ServiceName>,
 }
 
-/// Fills the limits and the rules for tokens of the pods that have an agent, and what is spoken at their ports. Of a pod
-/// that has neither, and of which no policy asks what is passed, nothing is said: nobody looks at its requests. To be
-/// called when the pods' services and policies are known.
+/// Fills the limits and the rules for tokens of the pods that have an agent, and what is spoken at their ports: an
+/// agent that was told of that only with the first policy would have to end all that is open. To be called when the
+/// pods' services are known.
 pub fn limit(
     drafts: &mut BTreeMap<&str, Draft<'_>>,
     objects: &Objects<'_>,
@@ -69,12 +69,6 @@ pub fn limit(
     problems: &mut Vec<Problem>,
 ) {
     settled.of(&objects.limiting);
-    let asks = |draft: &Draft<'_>| draft.local.as_ref().is_some_and(|local| local.asks);
-    if objects.rate_limit_policies.is_empty() && rules.is_empty() && !drafts.values().any(asks) {
-        return;
-    }
-    let services = objects.services.iter().map(|read| (read.value.service.service_name(), read.value));
-    let services: BTreeMap<_, _> = services.collect();
     let mut faults: BTreeMap<Key, Fault> = BTreeMap::new();
     let scopes = scopes(objects, &mut faults);
     let mut before = std::mem::take(&mut settled.known);
@@ -99,12 +93,10 @@ pub fn limit(
                 local.limits = Some(Arc::clone(&limited.limits));
             }
         }
-        let tokens = rules.of(draft.pod, draft.services.keys(), problems);
+        let tokens = rules.of(draft, problems);
+        let protocols = protocols(&draft.belongs);
         if let Some(local) = draft.local.as_mut() {
-            local.tokens = tokens;
-            if local.asks || local.limits.is_some() || !local.tokens.is_empty() {
-                local.protocols = protocols(&draft.services, &services);
-            }
+            (local.tokens, local.protocols) = (tokens, protocols);
         }
     }
     faults.extend(left_out.into_iter().map(|(policy, pods)| {
@@ -189,13 +181,9 @@ impl<'a> Scope<'a> {
 }
 
 /// What services say of the pod's own ports. Where they contradict each other, nobody says.
-fn protocols(
-    serves: &BTreeMap<ServiceName, BTreeSet<ServicePort>>,
-    services: &BTreeMap<ServiceName, &Service>,
-) -> BTreeMap<u16, Protocol> {
+fn protocols(belongs: &[(&Service, BTreeSet<ServicePort>)]) -> BTreeMap<u16, Protocol> {
     let mut said: BTreeMap<u16, Protocol> = BTreeMap::new();
-    for (name, ports) in serves {
-        let Some(service) = services.get(name) else { continue };
+    for (service, ports) in belongs {
         for served in ports {
             let port = service.ports.iter().find(|port| port.port == served.port);
             let Some(protocol) = port.map(|port| port.protocol).filter(|protocol| *protocol != Protocol::Auto) else {
@@ -247,13 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_nothing_is_said_of_requests() {
+    fn who_is_not_selected_has_no_limits() {
         let other = policy("other", &format!("selector: {{matchLabels: {{app: pay}}}}, {LOCAL}"));
         for text in [SHOP.to_owned(), [SHOP, &other].concat()] {
             let world = world(&text);
-            assert!(
-                world.local_pods.values().flat_map(|pods| pods.values()).all(|pod| pod.inbound == Inbound::default())
-            );
+            let limits: Vec<_> = world.local_pods.values().flat_map(|pods| pods.values()).collect();
+            assert!(limits.len() == 2 && limits.iter().all(|pod| pod.inbound.limits.is_empty()));
         }
     }
 

@@ -46,11 +46,7 @@ pub fn select(
         if let Some(local) = &mut draft.local {
             local.strict_by = modes.strict_by(namespace, labels);
         }
-        let (names, asks) = named.of(draft);
-        if let Some(local) = &mut draft.local {
-            local.asks = asks;
-        }
-        draft.policies.extend(names);
+        draft.policies.extend(named.of(draft));
         // An order that does not depend on that of files.
         draft.policies.sort();
         draft.policies.dedup();

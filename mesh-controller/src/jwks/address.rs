@@ -1,7 +1,10 @@
-//! Where key sets may be fetched from. The controller reaches what authors of policies may not: its own node, the cloud's
-//! metadata, the API server. Services of the cluster are permitted: issuers run there.
+//! Where key sets may be fetched from. The controller reaches what authors of policies may not: its own node, the
+//! cloud's metadata, the API server, the nodes. Services of the cluster are permitted: issuers run there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 /// AWS's metadata over IPv6, among addresses that are otherwise private.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
@@ -46,12 +49,28 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Where a node serves what runs in the cluster: as an ingress, or at the node ports of services (by Kubernetes'
+/// default). At its other ports are the kubelet and its like.
+fn is_served(port: u16) -> bool {
+    matches!(port, 80 | 443 | 30_000..=32_767)
+}
+
 /// One of these addresses of a host, if all of them are permitted: a name that leads to one that is not is not what it
 /// seems.
-pub fn permitted(found: &[SocketAddr], api: &[IpAddr], besides: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
+pub fn permitted(
+    found: &[SocketAddr],
+    api: &[IpAddr],
+    nodes: &BTreeSet<IpAddr>,
+    besides: &[SocketAddr],
+) -> Result<Vec<SocketAddr>, String> {
     for address in found.iter().filter(|address| !besides.contains(address)) {
         if let Some(why) = refused(address.ip(), api) {
             return Err(format!("nothing is fetched from {}: {why}", address.ip()));
+        }
+        let is_node = || nodes.iter().any(|node| plain(*node) == plain(address.ip()));
+        if !is_served(address.port()) && is_node() {
+            let why = "nothing is fetched from a node of the cluster but from the ports 80, 443 and 30000 to 32767";
+            return Err(why.to_owned());
         }
     }
     if found.is_empty() { Err("its host has no address".into()) } else { Ok(found.to_vec()) }
@@ -107,11 +126,33 @@ mod tests {
     fn one_bad_address_is_enough() {
         let all =
             |list: &[&str]| list.iter().map(|text| text.parse().expect("an address")).collect::<Vec<SocketAddr>>();
-        assert_eq!(permitted(&all(&["10.0.0.1:80", "10.0.0.2:80"]), &[], &[]).map(|all| all.len()), Ok(2));
-        assert!(permitted(&all(&["10.0.0.1:80", "127.0.0.1:80"]), &[], &[]).is_err());
-        assert!(permitted(&[], &[], &[]).is_err());
+        let none = BTreeSet::new();
+        assert_eq!(permitted(&all(&["10.0.0.1:80", "10.0.0.2:80"]), &[], &none, &[]).map(|all| all.len()), Ok(2));
+        assert!(permitted(&all(&["10.0.0.1:80", "127.0.0.1:80"]), &[], &none, &[]).is_err());
+        assert!(permitted(&[], &[], &none, &[]).is_err());
         let one = all(&["127.0.0.1:80"]);
-        assert!(permitted(&one, &[], &one).is_ok());
-        assert!(permitted(&all(&["127.0.0.1:81"]), &[], &one).is_err());
+        assert!(permitted(&one, &[], &none, &one).is_ok());
+        assert!(permitted(&all(&["127.0.0.1:81"]), &[], &none, &one).is_err());
+    }
+
+    #[test]
+    fn of_a_node_only_what_it_serves_for_others() {
+        let nodes = ["10.1.0.1", "fd00::1"].map(|text| text.parse().expect("an address")).into();
+        for (text, expected) in [
+            ("10.1.0.1:443", true),
+            ("10.1.0.1:80", true),
+            ("10.1.0.1:30000", true),
+            ("10.1.0.1:32767", true),
+            ("10.1.0.1:10250", false),
+            ("10.1.0.1:2379", false),
+            ("10.1.0.1:29999", false),
+            ("10.1.0.1:32768", false),
+            ("[::ffff:10.1.0.1]:10250", false),
+            ("[fd00::1]:10255", false),
+            ("10.1.0.2:10250", true),
+        ] {
+            let address = text.parse().expect("an address");
+            assert_eq!(permitted(&[address], &[], &nodes, &[]).is_ok(), expected, "{text}");
+        }
     }
 }

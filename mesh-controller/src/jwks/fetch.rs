@@ -2,6 +2,7 @@
 //! was looked at, so that a name which leads elsewhere a moment later leads nowhere.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{IpAddr, SocketAddr},
     path::Path,
@@ -15,7 +16,7 @@ use http::{Request, Response, StatusCode, Uri, header, uri::Scheme};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use mesh_common::model::{KeySet, MAX_KEY_SET};
+use mesh_common::model::{KeySet, KeySetError, MAX_KEY_SET};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -78,23 +79,28 @@ impl Fetcher {
         Ok(Self { tls: trusting_the_system(Some(file))?, ..self })
     }
 
-    /// The keys that count, as [`KeySet::written`] has them.
+    /// The keys that count, as [`KeySet::written`] has them. `nodes` are the addresses of the cluster's nodes.
     ///
     /// # Errors
-    /// Says why not, for the author of the rule. Nothing of an answer that is no key set is in it.
-    pub async fn fetch(&self, uri: &str, within: Duration) -> Result<String, String> {
-        let fetched = timeout(within, self.follow(uri)).await;
+    /// Says why not, for the author of the rule: in fixed sentences, with the answer's status at most. What else was
+    /// heard is in the log, since the author may be somebody who could not hear it.
+    pub async fn fetch(&self, uri: &str, within: Duration, nodes: &BTreeSet<IpAddr>) -> Result<String, String> {
+        let fetched = timeout(within, self.follow(uri, nodes)).await;
         let body = fetched.unwrap_or_else(|_| Err(format!("there was no answer within {within:?}")))?;
         let text = String::from_utf8(body).map_err(|_| "the answer is no text".to_owned())?;
-        let set = KeySet::read(&text).map_err(|why| format!("the answer {why}"))?;
+        let set = KeySet::read(&text).map_err(|why| match why {
+            KeySetError::Json(_) => heard("the answer is no JSON", &why),
+            KeySetError::Empty(_) => heard("the answer has no key that can be used", &why),
+            KeySetError::Size(_) | KeySetError::Form | KeySetError::Many => format!("the answer {why}"),
+        })?;
         Ok(set.written())
     }
 
-    async fn follow(&self, uri: &str) -> Result<Vec<u8>, String> {
+    async fn follow(&self, uri: &str, nodes: &BTreeSet<IpAddr>) -> Result<Vec<u8>, String> {
         is_uri(uri)?;
         let mut uri: Uri = uri.parse().map_err(|_| "is no URI".to_owned())?;
         for _ in 0..=REDIRECTS {
-            match self.ask(&uri).await? {
+            match self.ask(&uri, nodes).await? {
                 Answer::Keys(body) => return Ok(body),
                 Answer::Elsewhere(location) => uri = next(&uri, &location)?,
             }
@@ -102,12 +108,12 @@ impl Fetcher {
         Err(format!("there are more than {REDIRECTS} redirects"))
     }
 
-    async fn ask(&self, uri: &Uri) -> Result<Answer, String> {
+    async fn ask(&self, uri: &Uri, nodes: &BTreeSet<IpAddr>) -> Result<Answer, String> {
         let secure = uri.scheme() == Some(&Scheme::HTTPS);
         let authority = uri.authority().ok_or("names no host")?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let stream = self.connect(host, port).await?;
+        let stream = self.connect(host, port, nodes).await?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::get(path)
             .header(header::HOST, authority.as_str())
@@ -121,18 +127,19 @@ impl Fetcher {
         let tls = self.tls.clone().ok_or("there are no certificates of the system to trust")?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| "its host is no name for TLS".to_owned())?;
         let connected = TlsConnector::from(tls).connect(name, stream).await;
-        exchange(connected.map_err(|error| format!("TLS failed: {error}"))?, request).await
+        exchange(connected.map_err(|error| heard("TLS failed, or the certificate is not trusted", &error))?, request)
+            .await
     }
 
-    async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, String> {
+    async fn connect(&self, host: &str, port: u16, nodes: &BTreeSet<IpAddr>) -> Result<TcpStream, String> {
         let api = self.api_addresses().await?;
-        let found = lookup_host((host, port)).await.map_err(|error| format!("its host is not found: {error}"))?;
+        let found = lookup_host((host, port)).await.map_err(|error| heard("its host is not found", &error))?;
         let found: Vec<_> = found.collect();
         let mut failed = String::new();
-        for address in permitted(&found, &api, &self.besides)? {
+        for address in permitted(&found, &api, nodes, &self.besides)? {
             match TcpStream::connect(address).await {
                 Ok(stream) => return Ok(stream),
-                Err(error) => failed = format!("cannot connect to {address}: {error}"),
+                Err(error) => failed = heard("cannot connect to its host", &format_args!("{address}: {error}")),
             }
         }
         Err(failed)
@@ -149,6 +156,12 @@ impl Fetcher {
         }
         Ok(all)
     }
+}
+
+/// What the author is told; the rest is for the log.
+fn heard(why: &str, what: &dyn std::fmt::Display) -> String {
+    tracing::info!(why, %what, "keys of an issuer of tokens were not fetched");
+    why.to_owned()
 }
 
 /// `None` if there is nothing to trust.
@@ -176,7 +189,7 @@ async fn exchange<T>(io: T, request: Request<Empty<Bytes>>) -> Result<Answer, St
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let failed = |error: hyper::Error| format!("HTTP failed: {error}");
+    let failed = |error: hyper::Error| heard("HTTP failed", &error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(failed)?;
     let answer = async { read(sender.send_request(request).await.map_err(failed)?).await };
     tokio::pin!(answer);
@@ -205,7 +218,7 @@ async fn read(response: Response<Incoming>) -> Result<Answer, String> {
     }
     let mut whole = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| format!("the answer broke off: {error}"))?;
+        let frame = frame.map_err(|error| heard("the answer broke off", &error))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > MAX_KEY_SET {
             return Err(format!("the answer has more than {MAX_KEY_SET} bytes"));

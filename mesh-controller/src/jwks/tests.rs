@@ -96,7 +96,7 @@ impl Server {
     }
 
     async fn fetch(&self, path: &str) -> Result<String, String> {
-        self.fetcher().fetch(&self.uri(path), PATIENCE).await
+        self.fetcher().fetch(&self.uri(path), PATIENCE, &BTreeSet::new()).await
     }
 }
 
@@ -113,6 +113,7 @@ async fn what_is_a_key_set_is_fetched_and_nothing_else() {
         ("/chunked", chunked),
         ("/until-the-end", format!("HTTP/1.0 200 OK\r\n\r\n{}", named("a"))),
         ("/garbage", ok("<html>")),
+        ("/secret", ok(r#"{"password-of-mine":1,"password-of-mine":2}"#)),
         ("/bytes", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into()),
         ("/no-key", ok(r#"{"keys":[{"kty":"oct","k":"AA"}]}"#)),
         ("/fault", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into()),
@@ -125,8 +126,10 @@ async fn what_is_a_key_set_is_fetched_and_nothing_else() {
         assert!(set.contains(r#""kid":"a""#), "{path}: {set}");
     }
     assert!(server.fetch("/nameless").await.is_ok_and(|set| !set.contains("kid")), "a key needs no name");
+    for (path, why) in [("/garbage", "the answer is no JSON"), ("/secret", "the answer is no JSON")] {
+        assert_eq!(server.fetch(path).await.expect_err(path), why, "nothing of the answer is told");
+    }
     for (path, why) in [
-        ("/garbage", "the answer is no JSON"),
         ("/bytes", "the answer is no JSON"),
         ("/no-key", "the answer has no key that can be used"),
         ("/fault", "the answer is 500"),
@@ -141,13 +144,15 @@ async fn what_is_a_key_set_is_fetched_and_nothing_else() {
 
 #[tokio::test]
 async fn who_is_away_slow_or_endless_costs_no_more_than_was_agreed() {
+    let none = BTreeSet::new();
     let gone = {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         listener.local_addr().expect("an address")
     };
-    let refused = Fetcher::permitting(vec![gone]).fetch(&format!("http://{gone}/"), PATIENCE).await;
+    let refused = Fetcher::permitting(vec![gone]).fetch(&format!("http://{gone}/"), PATIENCE, &none).await;
     assert!(refused.expect_err("away").starts_with("cannot connect"));
-    let refused = Fetcher::new(None, None).expect("a fetcher").fetch("http://no-such-host.invalid/", PATIENCE).await;
+    let fetcher = Fetcher::new(None, None).expect("a fetcher");
+    let refused = fetcher.fetch("http://no-such-host.invalid/", PATIENCE, &none).await;
     assert!(refused.expect_err("no name").starts_with("its host is not found"));
 
     let server = Server::start(|path, mut stream| async move {
@@ -167,7 +172,7 @@ async fn who_is_away_slow_or_endless_costs_no_more_than_was_agreed() {
     .await;
     for path in ["/silent", "/drops"] {
         let begun = Instant::now();
-        let refused = server.fetcher().fetch(&server.uri(path), Duration::from_millis(300)).await;
+        let refused = server.fetcher().fetch(&server.uri(path), Duration::from_millis(300), &none).await;
         assert_eq!(refused.expect_err(path), "there was no answer within 300ms");
         assert!(begun.elapsed() < PATIENCE);
     }
@@ -226,7 +231,7 @@ async fn who_answers_over_tls_proves_its_name() {
     let fetch = async |at: SocketAddr, host: &str, file: &Path| {
         let besides = [all(at.port()), all(plain.address.port())].concat();
         let fetcher = Fetcher::permitting(besides).trusting(file).expect("roots");
-        fetcher.fetch(&format!("https://{host}:{}/", at.port()), PATIENCE).await
+        fetcher.fetch(&format!("https://{host}:{}/", at.port()), PATIENCE, &BTreeSet::new()).await
     };
     assert!(fetch(at, "localhost", &ours_file).await.is_ok_and(|set| set.contains("\"a\"")));
     for (host, file, why) in [
@@ -239,8 +244,9 @@ async fn who_answers_over_tls_proves_its_name() {
     assert_eq!(fetch(down, "localhost", &ours_file).await.expect_err("down"), "a redirect from https to http");
     assert_eq!(plain.asked.load(SeqCst), 0, "nobody connected");
     let plaintext = Fetcher::permitting(all(plain.address.port()).to_vec()).trusting(&ours_file).expect("roots");
-    let refused =
-        plaintext.fetch(&format!("https://localhost:{}/", plain.address.port()), Duration::from_secs(2)).await;
+    let refused = plaintext
+        .fetch(&format!("https://localhost:{}/", plain.address.port()), Duration::from_secs(2), &BTreeSet::new())
+        .await;
     assert!(refused.is_err(), "no TLS");
     for (name, text) in [("empty", ""), ("words", "no certificate"), ("broken", "-----BEGIN CERTIFICATE-----\nx\n")] {
         assert!(Fetcher::new(None, Some(&trust(name, text))).is_err(), "{name}");
@@ -281,13 +287,12 @@ async fn a_redirect_is_looked_at_like_the_first_address() {
     assert_eq!(other.asked.load(SeqCst), 0, "nobody connected");
     // What runs in a cluster permits none of it to begin with.
     for uri in [server.uri("/3?4"), format!("http://localhost:{}/3?4", server.address.port())] {
-        let refused = Fetcher::new(None, None).expect("a fetcher").fetch(&uri, PATIENCE).await.expect_err("loopback");
+        let fetcher = Fetcher::new(None, None).expect("a fetcher");
+        let refused = fetcher.fetch(&uri, PATIENCE, &BTreeSet::new()).await.expect_err("loopback");
         assert!(refused.starts_with("nothing is fetched from "), "{uri}: {refused}");
     }
-    let api = Fetcher::new(Some("10.96.0.1".into()), None)
-        .expect("a fetcher")
-        .fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE)
-        .await;
+    let api = Fetcher::new(Some("10.96.0.1".into()), None).expect("a fetcher");
+    let api = api.fetch("https://10.96.0.1/openid/v1/jwks", PATIENCE, &BTreeSet::new()).await;
     assert_eq!(api.expect_err("the API"), "nothing is fetched from 10.96.0.1: it is the API server's");
 }
 
@@ -301,6 +306,14 @@ async fn changing(body: &Arc<Mutex<String>>) -> Server {
         }
     })
     .await
+}
+
+fn want(namespace: &str, within: u64) -> Want {
+    Want { within: Millis(within), namespaces: [namespace.to_owned()].into() }
+}
+
+fn all(sets: impl IntoIterator<Item = (String, Want)>) -> Wanted {
+    Wanted { sets: sets.into_iter().collect(), ..Wanted::default() }
 }
 
 async fn until(told: &mut watch::Receiver<Arc<Sets>>, what: &str, holds: impl Fn(&Sets) -> bool) -> Arc<Sets> {
@@ -321,7 +334,7 @@ async fn keys_rotate_outlive_a_failure_and_end() {
         keep: Duration::from_millis(1500),
     };
     let (mut keeper, mut told) = Keeper::new(server.fetcher(), pace);
-    let wanted: Wanted = [(uri.clone(), Millis(5000)), (away.clone(), Millis(5000))].into();
+    let wanted = all([&uri, &away].map(|uri| (uri.clone(), want("shop", 5000))));
     keeper.first(&wanted, PATIENCE).await;
     let has = |sets: &Sets, id: &str| {
         sets.get(&uri).and_then(|set| set.keys.as_ref()).is_some_and(|keys| keys.contains(&format!("\"{id}\"")))
@@ -346,9 +359,66 @@ async fn keys_rotate_outlive_a_failure_and_end() {
     let well = until(&mut told, "the key after that", |sets| has(sets, "newer")).await;
     assert_eq!(well[&uri].why, None);
 
-    want.send_replace(Wanted::new());
+    want.send_replace(Wanted::default());
     until(&mut told, "nothing", Sets::is_empty).await;
     drop(want);
     let ended = timeout(PATIENCE, running.join_next()).await.expect("it ends with who wants");
     assert!(matches!(ended, Some(Ok(()))));
+}
+
+/// Says nothing unless the path ends in `good`.
+async fn silent_but_to_the_good() -> Server {
+    Server::start(|path, mut stream| async move {
+        if !path.ends_with("good") {
+            return std::future::pending().await;
+        }
+        let _ = stream.write_all(ok(&named("a")).as_bytes()).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn slow_issuers_of_a_namespace_hold_up_no_other() {
+    let server = silent_but_to_the_good().await;
+    let good = server.uri("/z/good");
+    let mut wanted = all((0..40).map(|i| (server.uri(&format!("/{i:02}")), want("slow", 30_000))));
+    wanted.sets.insert(good.clone(), want("shop", 30_000));
+    // Who wants what another wants too loses nothing by it.
+    let shared = server.uri("/shared/good");
+    let both = Want { namespaces: ["slow".to_owned(), "web".to_owned()].into(), ..want("web", 30_000) };
+    wanted.sets.insert(shared.clone(), both);
+    let (mut keeper, told) = Keeper::new(server.fetcher(), Pace::default());
+    keeper.first(&wanted, Duration::from_secs(3)).await;
+    let told = told.borrow();
+    assert_eq!(told.keys().collect::<Vec<_>>(), [&shared, &good], "the others had no time to fail");
+}
+
+#[tokio::test]
+async fn who_has_waited_longest_is_next() {
+    let server = silent_but_to_the_good().await;
+    let good = server.uri("/z/good");
+    let slow = |i: usize| (server.uri(&format!("/{i:02}")), want(&format!("n{i}"), 200));
+    let mut wanted = all((0..4 * AT_ONCE).map(slow));
+    wanted.sets.insert(good.clone(), want("shop", 200));
+    let (mut keeper, told) = Keeper::new(server.fetcher(), Pace::default());
+    // By then those at the front of the queue are due again.
+    keeper.want(&wanted);
+    let moment = Instant::now();
+    for known in keeper.known.values_mut().take(2 * AT_ONCE) {
+        known.due = moment;
+    }
+    keeper.known.get_mut(&good).expect("it is wanted").due = moment - Duration::from_secs(1);
+    keeper.start(Instant::now());
+    assert!(keeper.under_way.values().any(|one| one.uri == good), "{:?}", keeper.under_way);
+    assert_eq!(keeper.fetching.len(), AT_ONCE);
+    drop(told);
+}
+
+#[test]
+fn what_fails_slowly_is_asked_more_and_more_rarely() {
+    let pace = Pace::default();
+    let after = |failures, took| pace.after(failures, Duration::from_secs(took)).as_secs();
+    assert_eq!([0, 1, 2, 5, 6, 99].map(|failures| after(failures, 0)), [1, 2, 4, 32, 60, 60]);
+    assert_eq!([0, 1, 2, 5, 6, 99].map(|failures| after(failures, 30)), [30, 60, 90, 180, 210, 240]);
+    assert_eq!(after(u32::MAX, 5), 60);
 }

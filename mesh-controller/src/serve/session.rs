@@ -43,6 +43,9 @@ const MOST_TRAFFIC: usize = 256;
 /// Bytes of rules in one answer, unless a single service's are more: an agent takes messages of 128 MiB at most, reads
 /// one at once, and keeps its stream alive meanwhile. The rest comes in further answers.
 const LARGEST_TRAFFIC: usize = 16 << 20;
+/// Likewise of pods. An agent that was told of some takes them for all that its node has, so that they are told at once
+/// as long as they are not very many.
+const LARGEST_PODS: usize = 32 << 20;
 
 #[derive(Debug)]
 pub struct Session {
@@ -168,7 +171,11 @@ impl Session {
                         return None;
                     }
                     let own = on_demand.filter(|_| *type_url == type_url::ADDRESS);
-                    let most = if *type_url == type_url::TRAFFIC { LARGEST_TRAFFIC } else { usize::MAX };
+                    let most = match *type_url {
+                        type_url::TRAFFIC => LARGEST_TRAFFIC,
+                        type_url::LOCAL_POD => LARGEST_PODS,
+                        _ => usize::MAX,
+                    };
                     let shelf = told.shelf(type_url, &self.node);
                     let content = shelf.and_then(|shelf| subscription.next(shelf, *part, own, most));
                     if let Some(content) = content {

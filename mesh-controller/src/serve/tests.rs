@@ -6,7 +6,10 @@ mod order;
 use std::sync::Arc;
 
 use mesh_common::{
-    model::traffic::{DestinationPolicy, For, Subset, Traffic},
+    model::{
+        LocalPod,
+        traffic::{DestinationPolicy, For, Subset, Traffic},
+    },
     proto::{
         discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse},
         refused, rpc, type_url,
@@ -273,6 +276,27 @@ fn rules_of_traffic_are_told_in_answers_that_an_agent_can_take() {
     let mut session = Session::new("a");
     let answer = session.request(&first, request(type_url::TRAFFIC, &[], &[])).expect("an answer");
     assert_eq!(names(&answer), ["shop/a.x"]);
+}
+
+#[test]
+fn pods_are_told_in_answers_that_an_agent_can_take() {
+    let mut world = world(SHOP);
+    let pods = world.local_pods.get_mut("a").expect("a node");
+    let cart = pods.pop_first().expect("the cart").1;
+    for name in ["p", "q", "r"] {
+        let keys = "k".repeat(12 << 20);
+        let rule = format!(r#"{{"origin":{{"object":"","field":""}},"issuer":"i","keys":"{keys}"}}"#);
+        let mut pod = LocalPod { uid: name.into(), ..LocalPod::clone(&cart) };
+        pod.inbound.tokens = vec![serde_json::from_str(&rule).expect("a rule")];
+        pods.insert(name.into(), Arc::new(pod));
+    }
+    let first = catalog(&world);
+    let mut session = Session::new("a");
+    let answer = session.request(&first, request(type_url::LOCAL_POD, &[], &[])).expect("an answer");
+    assert_eq!(names(&answer), ["p", "q"]);
+    let answer = session.request(&first, ack(&answer)).expect("the rest");
+    assert_eq!(names(&answer), ["r"]);
+    assert!(session.request(&first, ack(&answer)).is_none());
 }
 
 #[test]

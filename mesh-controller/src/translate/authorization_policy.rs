@@ -6,7 +6,8 @@
 //! - AUDIT refuses nobody, as in Istio.
 //! - A rule keeps its place, so that its number is that of the YAML.
 //! - Of a target that is not there, or in another namespace, nobody can say who its workloads are: it is left out.
-//!   There are no gateways yet, and what one would have refused nobody else does: a policy for one refuses.
+//! - There are no gateways yet. What a waypoint would have refused, the agents of the workloads do that say that they
+//!   use it; a policy for another gateway holds for nobody, and says so.
 //!
 //! Each of these is reported with its field. What can fit no request (a path that does not begin with `/`) is honoured
 //! and noted.
@@ -48,8 +49,6 @@ const TOLD: usize = 64;
 pub struct AuthorizationPolicy {
     pub policy: Arc<Policy>,
     pub workloads: Workloads,
-    /// It asks for more than who connects to what: for those that it holds for it must be known what is spoken.
-    pub asks: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +146,7 @@ pub fn authorization_policy(settings: &Settings, object: &Custom, faults: &mut V
     // An AUDIT policy is none to begin with.
     let dry_run = dry_run && action != Action::Audit;
     let policy = Policy { name, scope, action, rules, dry_run };
-    AuthorizationPolicy { asks: policy.asks(), policy: Arc::new(policy), workloads }
+    AuthorizationPolicy { policy: Arc::new(policy), workloads }
 }
 
 fn tell(faults: &mut Vec<Fault>, mut found: Vec<Fault>) {

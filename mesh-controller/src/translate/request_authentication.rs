@@ -3,22 +3,25 @@
 //! - Of a rule that cannot be read as written, nothing counts but whose tokens it is about and where they are: they are
 //!   all refused. If its issuer cannot be read, so is every token in its places that no other rule is about.
 //! - A selector that cannot be read counts as none: the rules hold for the whole namespace.
-//! - `targetRefs` name Services; what they say of gateways is no agent's business, and reported.
+//! - `targetRefs` name Services. There are no gateways yet: the rules for a waypoint hold for the workloads that say
+//!   that they use it, as those of an AuthorizationPolicy.
 //!
 //! `jwksUri` is fetched elsewhere (`jwks`). Of `jwks` and `jwksUri` the first counts, as in Istio. Where the keys are is
 //! not asked of the issuer itself (OpenID Connect Discovery): one of the two must be there.
 
 mod rule;
 
-pub use rule::is_uri;
+pub use rule::{is_uri, refusing};
+
+use std::collections::BTreeSet;
 
 use mesh_common::model::{
-    ServiceName,
+    Service, ServiceName,
     traffic::{MAX_TOKEN_RULES, Millis, TokenRule},
 };
 use serde_json::Value;
 
-use super::{Labels, Selector, Settings, fields::Fields, hosts, pod::Pod, selects};
+use super::{Labels, Selector, Settings, fields::Fields, hosts, pod::Pod, selects, waypoint};
 use crate::{
     names,
     source::{Custom, Key},
@@ -42,8 +45,16 @@ pub struct RequestAuthentication {
 pub enum Workloads {
     All,
     Labelled(Labels),
-    /// Those that serve one of these; none: it is about something else.
-    Serving(Vec<ServiceName>),
+    /// Those of one of these; none: it is about something else.
+    Targets(Vec<Target>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Service(ServiceName),
+    /// A gateway of the object's namespace.
+    Waypoint(String),
+    EveryWaypoint,
 }
 
 /// A rule, and where its keys are if it does not have them.
@@ -121,11 +132,11 @@ fn workloads(settings: &Settings, namespace: &str, fields: &mut Fields<'_>) -> W
         return Workloads::All;
     }
     let mut said = Vec::new();
-    let services = targets.into_iter().map(|(path, value)| target(settings, namespace, path, value, &mut said));
-    let services: Result<Vec<_>, ()> = services.collect();
+    let targets = targets.into_iter().map(|(path, value)| target(settings, namespace, path, value, &mut said));
+    let targets: Result<Vec<_>, ()> = targets.collect();
     fields.add(said);
-    match services {
-        Ok(services) => Workloads::Serving(services.into_iter().flatten().collect()),
+    match targets {
+        Ok(targets) => Workloads::Targets(targets.into_iter().flatten().collect()),
         Err(()) => everywhere(fields, "targetRefs", "has a target that cannot be read".into()),
     }
 }
@@ -137,12 +148,27 @@ fn target(
     path: String,
     value: Value,
     faults: &mut Vec<Fault>,
-) -> Result<Option<ServiceName>, ()> {
+) -> Result<Option<Target>, ()> {
     let before = faults.len();
     let mut fields = Fields::new(path, value, faults);
     let (group, kind) = (fields.text("group"), fields.text("kind"));
     let (name, elsewhere) = (fields.text("name"), fields.text("namespace"));
-    let is_service = group.as_deref().is_none_or(|group| group == "core") && kind.is_none_or(|kind| kind == "Service");
+    let kind = kind.as_deref().unwrap_or("Service");
+    let is_gateway = group.as_deref() == Some(waypoint::GROUP) && matches!(kind, "Gateway" | "GatewayClass");
+    if is_gateway && elsewhere.as_ref().is_none_or(|elsewhere| elsewhere == namespace) {
+        let is_root = namespace == settings.root_namespace;
+        let found = match (kind, name) {
+            ("Gateway", Some(name)) => Some(Target::Waypoint(name)),
+            ("GatewayClass", Some(name)) if is_root && name == waypoint::CLASS => Some(Target::EveryWaypoint),
+            _ => None,
+        };
+        let whom = if found.is_some() { "those that use it as their waypoint" } else { "nobody" };
+        let why = format!("there are no gateways here; the rules hold for {whom} (label {})", waypoint::USE);
+        fields.report("kind", why);
+        fields.end();
+        return Ok(found);
+    }
+    let is_service = group.as_deref().is_none_or(|group| group == "core") && kind == "Service";
     if !is_service {
         fields.report("kind", "only a Service of the core group may be the target; agents see to no other");
         fields.end();
@@ -157,21 +183,34 @@ fn target(
     }
     fields.end();
     match name {
-        Some(name) if faults.len() == before => Ok(Some(hosts::service(settings, namespace, &name))),
+        Some(name) if faults.len() == before => Ok(Some(Target::Service(hosts::service(settings, namespace, &name)))),
         _ => Err(()),
     }
 }
 
 impl RequestAuthentication {
-    /// Whether its rules hold for a pod, which serves these services.
-    pub fn selects<'s>(&self, pod: &Pod, mut serves: impl Iterator<Item = &'s ServiceName>) -> bool {
-        if !self.is_root && pod.namespace != self.object.namespace {
-            return false;
-        }
+    /// Whether its rules hold for a pod, which is a workload of these services, and behind these waypoints.
+    pub fn selects<'s>(
+        &self,
+        pod: &Pod,
+        belongs: impl Iterator<Item = &'s Service> + Clone,
+        waypoints: &BTreeSet<(String, String)>,
+    ) -> bool {
+        let own = &self.object.namespace;
+        let is = |name: &ServiceName, service: &Service| {
+            name.hostname == service.hostname && name.namespace == service.namespace
+        };
+        let is_target = |target: &Target| match target {
+            // Of the object's own namespace.
+            Target::Service(name) => belongs.clone().any(|service| is(name, service)),
+            Target::Waypoint(name) => waypoints.iter().any(|(namespace, known)| namespace == own && known == name),
+            Target::EveryWaypoint => !waypoints.is_empty(),
+        };
         match &self.workloads {
+            Workloads::Targets(targets) => targets.iter().any(is_target),
+            _ if !self.is_root && pod.namespace != *own => false,
             Workloads::All => true,
             Workloads::Labelled(labels) => selects(labels, &pod.labels),
-            Workloads::Serving(services) => serves.any(|service| services.contains(service)),
         }
     }
 }

@@ -10,7 +10,7 @@ use mesh_common::model::{
 
 use super::{
     Labels, Settings, address, affinity::affinity, created, is_tcp, load_balancing::load_balancing, pod::Pod, port,
-    protocol::protocol, traffic::Facts, usable,
+    protocol::protocol, traffic::Facts, usable, waypoint::Waypoint,
 };
 use crate::status::Fault;
 
@@ -28,6 +28,7 @@ pub struct Service {
     /// Where it is reached from outside: of load balancers, and external ones. They are nobody else's.
     pub outside: Vec<IpAddr>,
     pub ports: Vec<Port>,
+    pub waypoint: Waypoint,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub fn service(settings: &Settings, service: &v1::Service, faults: &mut Vec<Faul
             namespace,
         }),
         ports,
+        waypoint: Waypoint::of(metadata.labels.as_ref()),
     }))
 }
 

@@ -134,6 +134,7 @@ impl Decider {
             (Some(earlier), pod) if pod.as_ref().is_none_or(|pod| earlier.takes_tokens_of(pod)) => {
                 Arc::clone(&earlier.tokens)
             }
+            (_, Some(pod)) if pod.inbound.unreadable => Arc::new(Tokens::unreadable()),
             (_, Some(pod)) => Arc::new(Tokens::new(&pod.inbound.tokens).unwrap_or_else(|error| {
                 // The controller reads them in the same way, so there is none.
                 tracing::error!(uid, %error, "no token can be read; every request is refused");
@@ -153,7 +154,7 @@ impl Decider {
 
     fn takes_tokens_of(&self, pod: &Arc<LocalPod>) -> bool {
         let own = self.pod.as_ref();
-        own.is_some_and(|own| Arc::ptr_eq(own, pod) || own.inbound.tokens == pod.inbound.tokens)
+        own.is_some_and(|own| Arc::ptr_eq(own, pod) || own.inbound.judges_tokens_as(&pod.inbound))
     }
 
     /// The configuration says what this was made of.

@@ -3,29 +3,17 @@
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mesh_common::model::Identity;
+use mesh_common::model::{Identity, traffic::CLIENT_HEADERS};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Headers that name a client, or that proxies believe each other. A W3C `baggage` is the applications' own, and
-/// passes: what this mesh's agents say to each other in one of that name is said outside the tunnel.
-const OWN: [&str; 8] = [
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "forwarded",
-    "x-real-ip",
-    "x-envoy-external-address",
-    "x-envoy-internal",
-    "x-envoy-peer-metadata",
-    "x-envoy-peer-metadata-id",
-];
-
-/// Takes out what a client says of itself, and says what is so: its address, and what it proved (`URI`) to whom (`By`)
-/// in Envoy's words.
+/// Takes out what a client says of itself ([`CLIENT_HEADERS`]; a W3C `baggage` is the applications' own, and passes:
+/// what this mesh's agents say to each other in one of that name is said outside the tunnel), and says what is so:
+/// its address, and what it proved (`URI`) to whom (`By`) in Envoy's words.
 pub fn tell(headers: &mut HeaderMap, client: IpAddr, identity: Option<&Identity>, own: Option<&Identity>) {
     let forged: Vec<HeaderName> =
-        headers.keys().filter(|name| OWN.iter().any(|own| is_read_as(name, own))).cloned().collect();
+        headers.keys().filter(|name| CLIENT_HEADERS.iter().any(|own| is_read_as(name, own))).cloned().collect();
     forged.iter().for_each(|name| drop(headers.remove(name)));
     let client = HeaderValue::try_from(client.to_canonical().to_string()).expect("addresses are visible characters");
     headers.insert(FORWARDED_FOR, client);

@@ -124,8 +124,8 @@ fn claiming(name: &str, value: impl Into<Value>) -> Value {
     claims
 }
 
-fn set(keys: &[Value]) -> Option<String> {
-    Some(json!({ "keys": keys }).to_string())
+fn set(keys: &[Value]) -> Option<Arc<str>> {
+    Some(json!({ "keys": keys }).to_string().into())
 }
 
 fn rule() -> TokenRule {
@@ -139,6 +139,7 @@ fn rule() -> TokenRule {
         from_cookies: Vec::new(),
         payload_header: None,
         claim_headers: Vec::new(),
+        space_delimited: Vec::new(),
         forward: false,
     }
 }

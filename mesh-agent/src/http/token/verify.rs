@@ -12,7 +12,7 @@ use mesh_common::model::{
 };
 use serde_json::{Map, Value};
 
-use super::{MAX_TOKEN, Refused, Unreadable, Verified, header_name};
+use super::{MAX_TOKEN, Refused, Unreadable, Verified, output_name};
 use crate::telemetry::reason;
 
 /// By how much clocks may differ, seconds.
@@ -51,6 +51,7 @@ pub struct Rule {
     keys: Vec<Key>,
     pub payload: Option<HeaderName>,
     pub claims: Vec<(HeaderName, Vec<String>)>,
+    delimited: Vec<String>,
     pub forward: bool,
 }
 
@@ -61,7 +62,7 @@ struct Key {
 
 impl Rule {
     pub fn new(number: usize, rule: &TokenRule) -> Result<Self, Unreadable> {
-        let TokenRule { origin, issuer, audiences, keys, payload_header, claim_headers, forward, .. } = rule;
+        let TokenRule { origin, issuer, audiences, keys, payload_header, claim_headers, .. } = rule;
         let keys = keys.as_deref().map(KeySet::read).transpose().unwrap_or_else(|why| {
             tracing::error!(rule = origin.object, field = origin.field, %why, "an issuer's tokens are all refused");
             None
@@ -69,14 +70,15 @@ impl Rule {
         let keys = keys.unwrap_or_default().keys.into_iter();
         let payload = payload_header.as_deref();
         let payload =
-            payload.map(|name| header_name(name, || format!("tokens[{number}].payloadHeader"))).transpose()?;
+            payload.map(|name| output_name(name, || format!("tokens[{number}].payloadHeader"))).transpose()?;
         let claims = claim_headers.iter().enumerate().map(|(at, ClaimHeader { header, claim })| {
-            let name = header_name(header, || format!("tokens[{number}].claimHeaders[{at}].header"))?;
+            let name = output_name(header, || format!("tokens[{number}].claimHeaders[{at}].header"))?;
             Ok((name, claim.clone()))
         });
         let claims = claims.collect::<Result<_, _>>()?;
         let (issuer, audiences, keys) = (issuer.clone(), audiences.clone(), keys.map(Key::new).collect());
-        Ok(Self { issuer, audiences, keys, payload, claims, forward: *forward })
+        let (delimited, forward) = (rule.space_delimited.clone(), rule.forward);
+        Ok(Self { issuer, audiences, keys, payload, claims, delimited, forward })
     }
 
     /// Headers whose content is this rule's alone.
@@ -227,14 +229,14 @@ impl<'a> Parsed<'a> {
     }
 
     /// To be called when a rule accepts it.
-    pub fn verified(self, rule: usize) -> Verified {
+    pub fn verified(self, number: usize, rule: &Rule) -> Verified {
         let Self { issuer, subject, audiences, expires, claims, payload, .. } = self;
         // Without a subject there is nobody whom policies could name.
         let subject = subject.filter(|subject| !subject.is_empty() && !issuer.is_empty());
         let principal = subject.map(|subject| format!("{issuer}/{subject}")).unwrap_or_default();
         let presenter = claims.get("azp").and_then(Value::as_str).map(str::to_owned);
-        let token = Token { principal, audiences, presenter, claims, expires };
-        Verified { token: Arc::new(token), payload, rule }
+        let token = Token { principal, audiences, presenter, claims, delimited: rule.delimited.clone(), expires };
+        Verified { token: Arc::new(token), payload, rule: number }
     }
 }
 

@@ -10,7 +10,8 @@
 //!   an empty one too. `host` and `:authority` are the request's host, `:method` is its method, in every version of HTTP.
 //! - Request principals: the last `/` of a pattern parts the issuer from the subject, so that nobody gets another issuer's
 //!   name by a subject with `/` in it.
-//! - Claims: of lists each element is asked, of the texts `scope` and `permission` each word besides the whole.
+//! - Claims: of lists each element is asked; of the texts `scope` and `permission`, and of those that the token's rule
+//!   names (`spaceDelimitedClaims`), each word besides the whole.
 
 mod claim;
 mod header;

@@ -18,6 +18,9 @@ pub struct Inbound {
     /// Which tokens requests may bear. None: nobody looks for tokens, and no request has a principal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenRule>,
+    /// There are rules for tokens that this reader does not understand: every request is refused. Nobody tells it.
+    #[serde(skip)]
+    pub unreadable: bool,
 }
 
 /// One limit; all that are about a workload hold at once. Above it the answer is 429 with `Retry-After`.
@@ -66,6 +69,16 @@ impl Inbound {
         self.limits.iter().any(|limit| limit.is_about(port))
     }
 
+    /// Whether it matters which token a request bears.
+    pub fn judges_tokens(&self) -> bool {
+        self.unreadable || !self.tokens.is_empty()
+    }
+
+    /// Requests' tokens are judged alike.
+    pub fn judges_tokens_as(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.unreadable == other.unreadable
+    }
+
     pub fn protocol(&self, port: u16) -> Protocol {
         self.protocols.get(&port).copied().unwrap_or_default()
     }
@@ -79,7 +92,7 @@ impl Inbound {
         self.limits_port(port)
             || match self.protocol(port) {
                 Protocol::Tcp | Protocol::Tls => asks_server_name,
-                Protocol::Auto | Protocol::Http | Protocol::Http2 => asks || !self.tokens.is_empty(),
+                Protocol::Auto | Protocol::Http | Protocol::Http2 => asks || self.judges_tokens(),
             }
     }
 }

@@ -1,7 +1,9 @@
 //! Which JSON Web Tokens requests to a workload may bear (RequestAuthentication).
 
+use std::sync::Arc;
+
 use http::{HeaderName, header};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Origin;
 
@@ -22,6 +24,33 @@ const NEVER: [HeaderName; 10] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+
+/// By which agents tell an application who its client is, or proxies tell each other. What a token says must not stand
+/// there: it would be what the client proved.
+pub const CLIENT_HEADERS: [&str; 8] = [
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "forwarded",
+    "x-real-ip",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+    "x-envoy-peer-metadata",
+    "x-envoy-peer-metadata-id",
+];
+
+/// A header that a rule names for what is in a token.
+///
+/// # Errors
+/// Says what is wrong with the name.
+pub fn output_header(name: &str) -> Result<HeaderName, String> {
+    let name = token_header(name)?;
+    // Programs behind gateways of the CGI kind (RFC 3875, 4.1.18) do not tell `_` from `-`.
+    let read_as = name.as_str().replace('_', "-");
+    if CLIENT_HEADERS.contains(&read_as.as_str()) {
+        return Err(format!("`{name}` says who the client is, which no token does"));
+    }
+    Ok(name)
+}
 
 /// A header that a rule names, for a token or for what is in one.
 ///
@@ -46,9 +75,10 @@ pub struct TokenRule {
     /// One of them must be among `aud`; none: any will do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audiences: Vec<String>,
-    /// A JWK Set (RFC 7517), JSON. `None`: it could not be had, and every token of this issuer is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keys: Option<String>,
+    /// A JWK Set (RFC 7517), JSON; the same text for all pods. `None`: it could not be had, and every token of this
+    /// issuer is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "text", deserialize_with = "shared")]
+    pub keys: Option<Arc<str>>,
     /// Where the token is looked for. If all three are empty: `authorization: Bearer`, and the parameter `access_token`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from_headers: Vec<TokenHeader>,
@@ -62,9 +92,20 @@ pub struct TokenRule {
     /// Likewise, with single claims.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub claim_headers: Vec<ClaimHeader>,
+    /// Paths, with dots, of claims that are lists written as a text with spaces, besides `scope` and `permission`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub space_delimited: Vec<String>,
     /// The application gets the token itself too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forward: bool,
+}
+
+fn text<S: Serializer>(keys: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {
+    keys.as_deref().serialize(to)
+}
+
+fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Arc<str>>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.map(Arc::from))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

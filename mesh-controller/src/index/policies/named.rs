@@ -4,9 +4,9 @@
 //! A pod that a Service or an entry selects stays one of its workloads while it is not ready: connections to its
 //! address reach it all the same, and must not escape the policies.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-use mesh_common::model::{PolicyName, Scope, ServiceName};
+use mesh_common::model::{PolicyName, ServiceName};
 
 use crate::{
     index::{Objects, Read, World, draft::Draft},
@@ -14,9 +14,9 @@ use crate::{
     translate::{
         Labels, Settings,
         authorization_policy::{AuthorizationPolicy, Target, TargetKind, Workloads},
-        endpoint_slice::Slice,
         selects,
         service::Service,
+        waypoint,
     },
 };
 
@@ -27,13 +27,13 @@ type Labelled<'a> = HashMap<(&'a str, &'a str), Vec<(&'a Labels, &'a Authorizati
 pub struct Named<'a> {
     /// By namespace (`None`: any), then by one of the wanted labels.
     labelled: BTreeMap<Option<&'a str>, Labelled<'a>>,
-    /// By the pod's namespace and name: whom slices name.
-    pods: BTreeMap<(&'a str, &'a str), Vec<&'a AuthorizationPolicy>>,
+    /// By the namespace and name of a Service.
+    services: BTreeMap<(&'a str, &'a str), Vec<&'a AuthorizationPolicy>>,
+    /// By namespace and name of a waypoint; and those of all waypoints.
+    waypoints: BTreeMap<(&'a str, &'a str), Vec<&'a AuthorizationPolicy>>,
+    every_waypoint: Vec<&'a AuthorizationPolicy>,
     /// By a service of an entry.
     entries: BTreeMap<&'a ServiceName, Vec<&'a AuthorizationPolicy>>,
-    /// Some policy without selector or targets asks for more than L4: of the mesh, and by namespace.
-    all_asked: bool,
-    asked: BTreeSet<&'a str>,
 }
 
 /// What targets are looked up in.
@@ -56,57 +56,60 @@ impl<'a> Named<'a> {
         let is_by_target = |policy: &AuthorizationPolicy| matches!(policy.workloads, Workloads::Targets(_));
         let has_targets = objects.authorization_policies.iter().any(|read| is_by_target(read.value));
         let known = if has_targets { Targets::new(world, objects) } else { Targets::none() };
-        let mut sliced: BTreeMap<(&str, &str), Vec<&AuthorizationPolicy>> = BTreeMap::new();
         for Read { object, value: policy } in &objects.authorization_policies {
             let policy: &'a AuthorizationPolicy = policy;
             let namespace = policy.policy.name.namespace.as_str();
             match &policy.workloads {
-                Workloads::All => named.everybody(policy),
+                Workloads::All => {}
                 Workloads::Labelled(labels) => {
                     let is_root = namespace == settings.root_namespace;
                     named.labelled((!is_root).then_some(namespace), labels, policy);
                 }
                 Workloads::Targets(targets) => {
-                    let mut missing = Vec::new();
+                    let (mut missing, mut gateways) = (Vec::new(), Vec::new());
                     for target in targets {
                         let at = (namespace, target.name.as_str());
                         match (target.kind, known.services.get(&at), known.entries.get(&at)) {
-                            (TargetKind::Service, Some(service), _) => {
-                                if !service.selector.is_empty() {
-                                    named.labelled(Some(namespace), &service.selector, policy);
-                                }
-                                sliced.entry(at).or_default().push(policy);
-                            }
+                            (TargetKind::Service, Some(_), _) => named.services.entry(at).or_default().push(policy),
                             (TargetKind::ServiceEntry, _, Some(services)) => {
                                 for service in services {
                                     named.entries.entry(*service).or_default().push(policy);
                                 }
+                            }
+                            (TargetKind::Gateway, ..) => {
+                                named.waypoints.entry(at).or_default().push(policy);
+                                gateways.push(target);
+                            }
+                            (TargetKind::GatewayClass, ..) => {
+                                if namespace == settings.root_namespace && target.name == waypoint::CLASS {
+                                    named.every_waypoint.push(policy);
+                                }
+                                gateways.push(target);
                             }
                             (TargetKind::Service, None, _) | (TargetKind::ServiceEntry, _, None) => {
                                 missing.push(target)
                             }
                         }
                     }
-                    let found = targets.len() - missing.len();
+                    let found = targets.len() - missing.len() - gateways.len();
+                    let behind = !gateways.is_empty() && drafts.values().any(|draft| named.is_behind(draft, policy));
+                    let (whom, extent) = match (behind, found) {
+                        (true, _) => ("the workloads that use it as their waypoint", Extent::Part),
+                        (false, 0) => ("nobody", Extent::Whole),
+                        (false, _) => ("its other targets", Extent::Part),
+                    };
+                    problems.extend(gateways.into_iter().map(|target| {
+                        let why = format!(
+                            "there are no gateways here; the policy holds for {whom} (label {})",
+                            waypoint::USE
+                        );
+                        object.problem(Fault::new(target.field.as_str(), why).of_extent(extent))
+                    }));
                     problems.extend(missing.into_iter().map(|target| object.problem(absent(namespace, target, found))));
                 }
             }
         }
-        if !sliced.is_empty() {
-            named.add_slices(&sliced, drafts, objects);
-        }
         named
-    }
-
-    fn everybody(&mut self, policy: &'a AuthorizationPolicy) {
-        match policy.policy.scope {
-            _ if !policy.asks => {}
-            Scope::Global => self.all_asked = true,
-            Scope::Namespace => {
-                self.asked.insert(&policy.policy.name.namespace);
-            }
-            Scope::WorkloadSelector => {}
-        }
     }
 
     fn labelled(&mut self, namespace: Option<&'a str>, wanted: &'a Labels, policy: &'a AuthorizationPolicy) {
@@ -115,67 +118,37 @@ impl<'a> Named<'a> {
         by_label.entry((key, value)).or_default().push((wanted, policy));
     }
 
-    /// Whom slices name, in whatever state: of a service without selector nobody else says it.
-    fn add_slices(
-        &mut self,
-        sliced: &BTreeMap<(&str, &str), Vec<&'a AuthorizationPolicy>>,
-        drafts: &BTreeMap<&'a str, Draft<'a>>,
-        objects: &Objects<'a>,
-    ) {
-        let slices = objects.slices.iter().map(|read| read.value);
-        let slices = slices.filter_map(|slice: &'a Slice| {
-            Some((slice, sliced.get(&(slice.namespace.as_str(), slice.service.as_str()))?))
-        });
-        let slices: Vec<_> = slices.collect();
-        let endpoints = || slices.iter().flat_map(|(slice, _)| &slice.endpoints);
-        if endpoints().next().is_none() {
-            return;
-        }
-        // Slices lag behind pods: an address that is not the pod's any more makes it nobody's workload.
-        let mut owners: BTreeMap<_, &Draft<'_>> = BTreeMap::new();
-        for draft in drafts.values().filter(|draft| !draft.pod.host_network) {
-            owners.extend(draft.addresses.iter().map(|ip| (*ip, draft)));
-        }
-        let by_name: BTreeMap<(&str, &str), &Draft<'_>> =
-            drafts.values().map(|draft| ((draft.pod.namespace.as_str(), draft.pod.name.as_str()), draft)).collect();
-        for (slice, policies) in &slices {
-            for endpoint in &slice.endpoints {
-                let draft = match &endpoint.pod {
-                    Some(name) => by_name.get(&(slice.namespace.as_str(), name.as_str())),
-                    None => endpoint.addresses.iter().find_map(|ip| owners.get(ip)),
-                };
-                let owns = |draft: &Draft<'_>| endpoint.addresses.iter().any(|ip| draft.addresses.contains(ip));
-                let own = draft.filter(|draft| draft.pod.namespace == slice.namespace && owns(draft));
-                if let Some(draft) = own {
-                    let pod = (draft.pod.namespace.as_str(), draft.pod.name.as_str());
-                    self.pods.entry(pod).or_default().extend(policies.iter().copied());
-                }
-            }
-        }
+    fn is_behind(&self, draft: &Draft<'_>, policy: &AuthorizationPolicy) -> bool {
+        draft.waypoints.iter().any(|(namespace, name)| {
+            let own = self.waypoints.get(&(namespace.as_str(), name.as_str())).into_iter().flatten();
+            own.chain(&self.every_waypoint).any(|known| std::ptr::eq(*known, policy))
+        })
     }
 
-    /// Those that a pod is to name, some of them maybe twice; and whether one that holds for it asks for more than L4.
-    pub fn of(&self, draft: &Draft<'_>) -> (Vec<PolicyName>, bool) {
+    /// Those that a pod is to name, some of them maybe twice.
+    pub fn of(&self, draft: &Draft<'_>) -> Vec<PolicyName> {
         let (namespace, labels) = (draft.pod.namespace.as_str(), &draft.pod.labels);
-        let mut asks = self.all_asked || self.asked.contains(namespace);
-        let mut names = Vec::new();
-        let mut add = |policy: &AuthorizationPolicy| {
-            asks |= policy.asks;
-            names.push(policy.policy.name.clone());
-        };
+        let mut found: Vec<&AuthorizationPolicy> = Vec::new();
         for by_label in [None, Some(namespace)].into_iter().filter_map(|scope| self.labelled.get(&scope)) {
             let candidates = labels.iter().filter_map(|(key, value)| by_label.get(&(key.as_str(), value.as_str())));
             let selecting = candidates.flatten().filter(|(wanted, _)| selects(wanted, labels));
-            selecting.for_each(|(_, policy)| add(policy));
+            found.extend(selecting.map(|(_, policy)| *policy));
         }
-        self.pods.get(&(namespace, draft.pod.name.as_str())).into_iter().flatten().for_each(|policy| add(policy));
+        if !self.services.is_empty() {
+            let services = draft.belongs.iter().map(|(service, _)| &service.service);
+            let services = services.map(|service| (service.namespace.as_str(), service.name.as_str()));
+            found.extend(services.filter_map(|at| self.services.get(&at)).flatten());
+        }
+        for (namespace, name) in &draft.waypoints {
+            found.extend(self.waypoints.get(&(namespace.as_str(), name.as_str())).into_iter().flatten());
+            found.extend(&self.every_waypoint);
+        }
         if !self.entries.is_empty() {
             let serves = draft.services.keys().filter_map(|service| self.entries.get(service));
             // An entry's endpoints are of its own namespace.
-            let own = serves.flatten().filter(|policy| policy.policy.name.namespace == namespace);
-            own.for_each(|policy| add(policy));
+            found.extend(serves.flatten().filter(|policy| policy.policy.name.namespace == namespace));
         }
-        (names, asks)
+        found.into_iter().map(|policy| policy.policy.name.clone()).collect()
     }
 }
 

@@ -182,7 +182,7 @@ fn cost_of_policies() {
     let mut world = World::with(&settings(), &update, &Redirection::default(), &mut cache);
     let asked = world.local_pods.values().flatten().filter(|(_, local)| !local.inbound.protocols.is_empty()).count();
     // And the one of the mesh itself.
-    assert_eq!((world.policies.len(), world.problems.len(), asked), (SERVICES + 101, 0, 1334));
+    assert_eq!((world.policies.len(), world.problems.len(), asked), (SERVICES + 101, 0, PODS));
     let [mut translated, mut compared] = [Duration::ZERO; 2];
     let rounds = 50;
     for round in 0..rounds {

@@ -1,6 +1,6 @@
-//! Whom AuthorizationPolicies are about, and of whom it is told what is spoken.
+//! Whom policies are about, and what is told of their ports.
 
-use mesh_common::model::traffic::Inbound;
+use mesh_common::model::traffic::{Inbound, Protocol};
 
 use super::*;
 
@@ -110,48 +110,105 @@ fn an_entry_names_the_pods_that_serve_it() {
     assert_eq!(named(&text).0, [Vec::<String>::new(), Vec::new()]);
 }
 
-/// The pods of which it is told what is spoken.
-fn told(text: &str) -> Vec<String> {
-    let world = world(text);
-    let pods = world.local_pods.values().flatten();
-    pods.filter(|(_, local)| local.inbound != Inbound::default()).map(|(uid, _)| uid.clone()).collect()
+/// What is spoken at the cart's ports, and whose tokens it takes.
+fn inbound(text: &str) -> (Vec<(u16, Protocol)>, usize) {
+    let inbound = &world(text).local_pods["a"][CART].inbound;
+    assert!(inbound.limits.is_empty());
+    (inbound.protocols.iter().map(|(port, protocol)| (*port, *protocol)).collect(), inbound.tokens.len())
 }
 
+/// Otherwise the first policy, or a pod that ends, would cut connections of which nobody has to know what they carry.
 #[test]
-fn what_is_spoken_is_told_where_a_policy_asks() {
-    let http = "rules: [{to: [{operation: {methods: [GET]}}]}]";
-    let sni = "rules: [{when: [{key: connection.sni, values: [a.example]}]}]";
-    let l4 = "rules: [{from: [{source: {namespaces: [shop]}}]}]";
-    let cart = "selector: {matchLabels: {app: cart}}";
-    let of = |namespace: &str, spec: &str| told(&format!("{SHOP}{}", policy(namespace, spec)));
-    assert_eq!(told(SHOP), [] as [&str; 0]);
-    for rules in [http, sni] {
-        for (namespace, workloads) in [
-            ("istio-system", String::new()),
-            ("shop", String::new()),
-            ("istio-system", format!("{cart}, ")),
-            ("shop", format!("{cart}, ")),
-            ("shop", format!("{CART_TARGET}, ")),
-            ("shop", format!("action: AUDIT, {cart}, ")),
+fn what_is_spoken_and_whose_tokens_are_taken_is_told_at_all_times() {
+    let tokens = "\n---\n{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {name: t, namespace: shop}, \
+                  spec: {targetRefs: [{kind: Service, name: cart}], jwtRules: [{issuer: i, jwksUri: 'https://i.example/'}]}}\n";
+    let bytes = SHOP.replace("name: http, port: 80, targetPort: web", "name: tcp-db, port: 80, targetPort: web");
+    let bytes = bytes.replace("name: http, port: 8080", "name: tcp-db, port: 8080");
+    let http = policy("shop", "rules: [{to: [{operation: {methods: [GET]}}]}]");
+    for (shop, spoken) in [(SHOP, Protocol::Http), (&bytes, Protocol::Tcp)] {
+        for text in [
+            shop.to_owned(),
+            // Not ready; on its way out, and not the last one.
+            shop.replace("{ready: true}", "{ready: false}").replacen("status: 'True'", "status: 'False'", 1),
+            shop.replace("{ready: true}", "{ready: false, serving: true, terminating: true}"),
+            // No slice names it yet, or it no longer does.
+            shop.replace("kind: EndpointSlice", "kind: Other"),
+            shop.replace("{addresses: [10.0.0.1]", "{addresses: [10.0.0.77]"),
+            // Only the slice says it.
+            shop.replace("  selector: {app: cart}\n", ""),
+            shop.replace("  selector: {app: cart}\n", "").replace("{ready: true}", "{ready: false}"),
         ] {
-            // The client serves nothing.
-            assert_eq!(of(namespace, &format!("{workloads}{rules}")), [CART], "{namespace} {workloads}{rules}");
+            for more in ["", &http] {
+                assert_eq!(inbound(&format!("{text}{more}{tokens}")), (vec![(8080, spoken)], 1), "{text}{more}");
+                assert_eq!(inbound(&format!("{text}{more}")), (vec![(8080, spoken)], 0), "{text}{more}");
+            }
         }
     }
-    for (namespace, spec) in [
-        ("other", http.to_owned()),
-        ("other", format!("{cart}, {http}")),
-        ("shop", format!("selector: {{matchLabels: {{app: pay}}}}, {http}")),
-        ("shop", format!("selector: {{matchLabels: {{app: cart, version: v1}}}}, {http}")),
-        ("shop", l4.to_owned()),
-        ("shop", format!("{CART_TARGET}, {l4}")),
-        ("shop", "rules: [{to: [{operation: {paths: ['/{']}}]}]".to_owned()),
+    let client = &world(&format!("{SHOP}{http}{tokens}")).local_pods["b"][CLIENT];
+    assert_eq!(client.inbound, Inbound::default(), "it serves nothing");
+    // A service of another namespace, or of other pods, says nothing of it.
+    for other in [
+        SHOP.replace("{name: cart, namespace: shop}", "{name: cart, namespace: web}"),
+        SHOP.replace("selector: {app: cart}", "selector: {app: cart, version: v1}")
+            .replace("kind: EndpointSlice", "kind: Other"),
     ] {
-        assert_eq!(of(namespace, &spec), [] as [&str; 0], "{namespace} {spec}");
+        assert_eq!(inbound(&format!("{other}{tokens}")), (Vec::new(), 0), "{other}");
     }
-    let world = world(&format!("{SHOP}{}", policy("shop", http)));
-    let inbound = &world.local_pods["a"][CART].inbound;
-    let spoken: Vec<_> = inbound.protocols.iter().map(|(port, protocol)| (*port, *protocol)).collect();
-    assert_eq!(spoken, [(8080, mesh_common::model::traffic::Protocol::Http)]);
-    assert!(inbound.limits.is_empty());
+}
+
+/// The ports of a slice count, whatever the service's own selection says.
+#[test]
+fn ports_are_those_of_the_slice_where_there_is_one() {
+    let other = SHOP.replace("ports: [{name: http, port: 8080}]", "ports: [{name: http, port: 9090}]");
+    assert_eq!(inbound(&other), (vec![(9090, Protocol::Http)], 0));
+    let other = other.replace("kind: EndpointSlice", "kind: Other");
+    assert_eq!(inbound(&other), (vec![(8080, Protocol::Http)], 0));
+}
+
+/// There are no gateways: what one would have refused, the pods behind it do themselves, and nobody else.
+#[test]
+fn what_is_asked_of_a_waypoint_is_done_by_those_who_use_it() {
+    let gateway = |kind: &str, name: &str| {
+        format!("targetRefs: [{{group: gateway.networking.k8s.io, kind: {kind}, name: {name}}}]")
+    };
+    let label = "istio.io/use-waypoint: w";
+    let cart = "{name: cart, namespace: shop}";
+    let labelled = |label: &str| format!("{{name: cart, namespace: shop, labels: {{{label}}}}}");
+    let pod = SHOP.replace("labels: {app: cart,", &format!("labels: {{{label}, app: cart,"));
+    let service = SHOP.replace(cart, &labelled(label));
+    let all = SHOP.replace("{nodemesh.io/mode: mesh}", &format!("{{nodemesh.io/mode: mesh, {label}}}"));
+    let but = all.replace("labels: {app: cart,", "labels: {istio.io/use-waypoint: none, app: cart,");
+    let but = but.replace(cart, &labelled("istio.io/use-waypoint: none"));
+    let far = pod.replace(label, &format!("{label}, istio.io/use-waypoint-namespace: web"));
+    // Whether the cart and the client are about it, by each text and each policy.
+    for (text, own, others, every) in [
+        (SHOP, [false; 2], [false; 2], [false; 2]),
+        (&pod, [true, false], [false; 2], [true, false]),
+        (&service, [true, false], [false; 2], [true, false]),
+        (&all, [true; 2], [false; 2], [true; 2]),
+        (&but, [false, true], [false; 2], [false, true]),
+        (&far, [false; 2], [true, false], [true, false]),
+    ] {
+        for (namespace, target, expected) in [
+            ("shop", gateway("Gateway", "w"), own),
+            ("shop", gateway("Gateway", "v"), [false; 2]),
+            ("web", gateway("Gateway", "w"), others),
+            ("istio-system", gateway("GatewayClass", "istio-waypoint"), every),
+            ("istio-system", gateway("GatewayClass", "istio"), [false; 2]),
+            ("shop", gateway("GatewayClass", "istio-waypoint"), [false; 2]),
+        ] {
+            let (found, said) = named(&format!("{text}{}", policy(namespace, &format!("{target}, rules: [{{}}]"))));
+            assert_eq!(found.map(|policies| !policies.is_empty()), expected, "{namespace} {target} {text}");
+            let whom = if expected == [false; 2] { "holds for nobody" } else { "holds for the workloads that use it" };
+            assert!(said.len() == 1 && said[0].contains(whom), "{said:?}");
+            let tokens = format!(
+                "{text}\n---\n{{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {{name: t, \
+                 namespace: {namespace}}}, spec: {{{target}, jwtRules: [{{issuer: i, jwksUri: 'https://i.example/'}}]}}}}\n"
+            );
+            let world = world(&tokens);
+            let takes = [("a", CART), ("b", CLIENT)].map(|(node, uid)| &world.local_pods[node][uid].inbound.tokens);
+            assert_eq!(takes.map(|tokens| tokens.len() == 1), expected, "{namespace} {target} {text}");
+            assert_eq!(world.problems.len(), 1);
+        }
+    }
 }

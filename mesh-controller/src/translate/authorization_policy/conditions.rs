@@ -32,6 +32,9 @@ impl Context<'_> {
         most: usize,
         read: impl Fn(&str) -> Result<T, String>,
     ) -> Vec<T> {
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            self.notes.push(Fault::new(field, "has no values and counts as absent: it restricts nothing"));
+        }
         let list = list.unwrap_or_default();
         if list.len() > most {
             self.errors.push(Fault::new(field, format_args!("has {} values, {most} are the most", list.len())));

@@ -2,7 +2,7 @@
 
 use mesh_common::model::{Action, Clause, HttpMatch, Match, Rule};
 
-use super::spec::{From, Operation, RuleSpec, Source, To};
+use super::spec::{From, List, Operation, RuleSpec, Source, To};
 use crate::{status::Fault, translate::Settings};
 
 /// As the kind has it, but for `when`, which it does not bound.
@@ -34,12 +34,20 @@ impl Context<'_> {
         Vec::new()
     }
 
+    /// A list without items says nothing of whom it means. To take it for an absent one would mean anybody.
+    fn alternatives<T>(&mut self, field: &str, list: List<T>) -> Vec<T> {
+        if list.as_ref().is_some_and(Vec::is_empty) {
+            self.errors.push(Fault::new(field, "has no items; who means anybody leaves it out"));
+        }
+        self.bounded(field, list.unwrap_or_default(), ITEMS)
+    }
+
     fn rule(&mut self, field: &str, rule: RuleSpec) -> Rule {
         let RuleSpec { from, to, when } = rule;
         let name = |name: &str| format!("{field}.{name}");
-        let from = self.bounded(&name("from"), from.unwrap_or_default(), ITEMS).into_iter().enumerate();
+        let from = self.alternatives(&name("from"), from).into_iter().enumerate();
         let from: Vec<_> = from.map(|(i, f)| self.source(&format!("{field}.from[{i}].source"), f)).collect();
-        let to = self.bounded(&name("to"), to.unwrap_or_default(), ITEMS).into_iter().enumerate();
+        let to = self.alternatives(&name("to"), to).into_iter().enumerate();
         let to: Vec<_> = to.map(|(i, t)| self.operation(&format!("{field}.to[{i}].operation"), t)).collect();
         let when = self.bounded(&name("when"), when.unwrap_or_default(), ITEMS).into_iter().enumerate();
         let when: Vec<_> = when.map(|(i, c)| self.condition(&format!("{field}.when[{i}]"), c)).collect();

@@ -1,4 +1,4 @@
-//! `targetRefs` -> the services whose workloads a policy is about.
+//! `targetRefs` -> the services and waypoints whose workloads a policy is about.
 
 use serde_json::Value;
 
@@ -6,13 +6,14 @@ use super::{conditions::quoted, spec::TargetRef};
 use crate::{
     names,
     status::{Extent, Fault, read},
+    translate::waypoint::GROUP,
 };
 
 /// As the kind has it.
 const TARGETS: usize = 16;
 const ISTIO_GROUP: &str = "networking.istio.io";
 
-/// What is not refused: a service in the policy's own namespace.
+/// What is not refused: a service or gateway in the policy's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// As in `spec.targetRefs[0]`.
@@ -25,6 +26,9 @@ pub struct Target {
 pub enum Kind {
     Service,
     ServiceEntry,
+    /// A waypoint, as far as it is of somebody here.
+    Gateway,
+    GatewayClass,
 }
 
 impl Kind {
@@ -33,6 +37,8 @@ impl Kind {
         match self {
             Self::Service => "Service",
             Self::ServiceEntry => "ServiceEntry",
+            Self::Gateway => "Gateway",
+            Self::GatewayClass => "GatewayClass",
         }
     }
 }
@@ -95,15 +101,14 @@ fn target(field: String, value: Value) -> Result<(Target, Option<String>), Fault
     let kind = match (group.as_deref().unwrap_or_default(), kind.as_deref().unwrap_or_default()) {
         ("" | "core", "Service") => Kind::Service,
         (ISTIO_GROUP, "ServiceEntry") => Kind::ServiceEntry,
-        (_, kind @ ("Gateway" | "GatewayClass")) => {
-            let why = format!("a {kind} cannot be the target: there are no gateways yet; a Service can");
-            return Err(Fault::new(format!("{field}.kind"), why));
-        }
+        (GROUP, "Gateway") => Kind::Gateway,
+        (GROUP, "GatewayClass") => Kind::GatewayClass,
         (_, "") => return Err(Fault::new(format!("{field}.kind"), "is missing")),
         (group, kind) => {
             let (group, kind) = (quoted(group), quoted(kind));
             let why = format!(
-                "{kind} of group {group} is neither Service of the core group nor ServiceEntry of {ISTIO_GROUP}"
+                "{kind} of group {group} is neither Service of the core group, ServiceEntry of {ISTIO_GROUP} nor a gateway \
+                 of {GROUP}"
             );
             return Err(Fault::new(format!("{field}.kind"), why));
         }

@@ -114,7 +114,7 @@ fn the_shape_that_users_write() {
     );
     assert_eq!(said, [] as [String; 0]);
     assert_eq!((policy.policy.action, policy.policy.scope), (Action::Allow, Scope::WorkloadSelector));
-    assert!(policy.asks && policy.policy.rules.len() == 2);
+    assert!(policy.policy.asks() && policy.policy.rules.len() == 2);
     let of =
         |account: &str| from(Some(&format!("spiffe://cluster.local/ns/production/sa/{account}")), "10.0.0.1", 8080);
     for (account, method, path, expected) in [
@@ -219,6 +219,12 @@ fn what_cannot_be_honoured_refuses() {
         ("  rules: [{from: [{source: {principals: ['spiffe://a/ns/b/sa/c']}}]}]", "spec.rules[0].from[0].source.prin"),
         ("  rules: [{from: [{source: {namespaces: ['a*b']}}]}]", "spec.rules[0].from[0].source.namespaces[0]: "),
         ("  rules: [{from: [{source: {}}]}]", "spec.rules[0].from[0].source: has no condition"),
+        ("  rules: [{from: []}]", "spec.rules[0].from: has no items; who means anybody leaves it out"),
+        ("  rules: [{from: [{source: {namespaces: [a]}}], to: []}]", "spec.rules[0].to: has no items"),
+        (
+            "  action: DENY\n  rules: [{from: [], to: [{operation: {ports: ['1']}}]}]",
+            "spec.rules[0].from: has no items",
+        ),
         ("  rules: [{to: [{operation: {ports: ['0']}}]}]", "spec.rules[0].to[0].operation.ports[0]: `0` is not a port"),
         ("  rules: [{to: [{operation: {ports: [80]}}]}]", "spec.rules[0].to[0].operation.ports[0]: invalid type"),
         ("  rules: [{when: [{key: source.colour, values: [red]}]}]", "spec.rules[0].when[0].key: `source.colour`"),
@@ -234,6 +240,20 @@ fn what_cannot_be_honoured_refuses() {
         let verdict = authorize([&*policy.policy].into_iter(), None, &from(None, "fd00::1", 80), &Passing::BYTES);
         assert!(verdict.is_err(), "{spec} lets traffic through");
     }
+}
+
+#[test]
+fn an_empty_list_beside_conditions_counts_as_absent_and_is_noted() {
+    let (policy, said) = translated(
+        "  rules: [{from: [{source: {principals: [], namespaces: [shop]}}], when: [{key: source.ip, values: [10.0.0.1], \
+         notValues: []}]}, {from: null, to: [{operation: {ports: ['80']}}], when: []}]",
+    );
+    let why = "has no values and counts as absent: it restricts nothing";
+    let fields = ["from[0].source.principals", "when[0].notValues"];
+    assert_eq!(said, fields.map(|field| format!("spec.rules[0].{field}: {why}")));
+    assert_eq!(matching(&policy, &from(CART, "10.0.0.1", 1)), Some(0));
+    assert_eq!(matching(&policy, &from(EVIL, "10.0.0.1", 1)), None);
+    assert_eq!(matching(&policy, &from(EVIL, "10.0.0.1", 80)), Some(1));
 }
 
 #[test]
@@ -253,7 +273,7 @@ fn audit_refuses_nobody_and_is_no_problem() {
 fn audit_and_dry_run_with_conditions_on_requests() {
     let rules = "  rules: [{to: [{operation: {methods: [GET], paths: ['/user/*']}}]}]";
     let (audit, said) = translated(&format!("  action: AUDIT\n{rules}"));
-    assert_eq!((said, audit.asks, audit.policy.rules.len()), (Vec::new(), true, 1));
+    assert_eq!((said, audit.policy.asks(), audit.policy.rules.len()), (Vec::new(), true, 1));
     assert!(passes(&[&audit], &from(CART, "10.0.0.1", 80), &call("GET", "/user/me")));
     assert_eq!(matching(&audit, &from(CART, "10.0.0.1", 80)), None);
     let text = "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: shop, \
@@ -264,7 +284,7 @@ fn audit_and_dry_run_with_conditions_on_requests() {
     };
     let mut faults = Vec::new();
     let dry = authorization_policy(&settings(), object, &mut faults);
-    assert!(faults.is_empty() && dry.policy.dry_run && dry.asks);
+    assert!(faults.is_empty() && dry.policy.dry_run && dry.policy.asks());
     assert!(passes(&[&dry], &from(CART, "10.0.0.1", 80), &call("GET", "/a")));
 }
 
@@ -284,12 +304,8 @@ fn a_broken_deny_still_selects_its_workloads() {
 fn targets_that_are_none_refuse_in_the_whole_namespace() {
     let many = vec!["{kind: Service, name: a}"; 17].join(", ");
     for (targets, field) in [
-        ("targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: a}]", "targetRefs[0].kind: a Gateway"),
-        ("targetRefs: [{kind: Service, name: a}, {kind: GatewayClass, name: a}]", "targetRefs[1].kind: a GatewayClass"),
-        (
-            "targetRef: {kind: Gateway, name: a}",
-            "targetRef.kind: a Gateway cannot be the target: there are no gateways",
-        ),
+        ("targetRefs: [{kind: Service, name: a}, {kind: GatewayClass, name: a}]", "targetRefs[1].kind: `GatewayClass`"),
+        ("targetRef: {kind: Gateway, group: networking.istio.io, name: a}", "targetRef.kind: `Gateway` of group"),
         ("targetRefs: [{kind: Pod, name: a}]", "targetRefs[0].kind: `Pod` of group ``"),
         ("targetRefs: [{kind: Service, group: apps, name: a}]", "targetRefs[0].kind: `Service` of group `apps`"),
         ("targetRefs: [{kind: ServiceEntry, name: a}]", "targetRefs[0].kind: `ServiceEntry`"),

@@ -1,9 +1,11 @@
 //! One issuer: `spec.jwtRules[]`.
 
-use http::Uri;
+use std::sync::Arc;
+
+use http::{HeaderName, Uri};
 use mesh_common::model::{
     KeySet,
-    traffic::{ClaimHeader, Millis, Origin, TokenHeader, TokenRule, token_header},
+    traffic::{ClaimHeader, Millis, Origin, TokenHeader, TokenRule, output_header, token_header},
 };
 use serde_json::Value;
 
@@ -34,6 +36,7 @@ pub fn refusing(object: &Key, field: &str) -> Issued {
         from_cookies: Vec::new(),
         payload_header: None,
         claim_headers: Vec::new(),
+        space_delimited: Vec::new(),
         forward: false,
     };
     Issued { rule, remote: None }
@@ -52,11 +55,11 @@ pub fn issued(object: &Key, number: usize, path: String, value: Value, faults: &
     let from_params = fields.texts("fromParams", MOST);
     let from_cookies = fields.texts("fromCookies", MOST);
     let payload_header = fields.text("outputPayloadToHeader");
-    let payload_header = payload_header.and_then(|name| header(&mut fields, "outputPayloadToHeader", &name));
+    let payload_header =
+        payload_header.and_then(|name| header(&mut fields, "outputPayloadToHeader", output_header(&name)));
     let claim_headers = list(&mut fields, "outputClaimToHeaders", claim);
     let forward = fields.take("forwardOriginalToken").unwrap_or(false);
-    // Every text claim counts by its words too, whether it is said here or not.
-    fields.texts("spaceDelimitedClaims", MOST);
+    let space_delimited = fields.texts("spaceDelimitedClaims", MOST);
     let (keys, remote) = keys(&mut fields);
     fields.end();
     let rule = TokenRule {
@@ -69,6 +72,7 @@ pub fn issued(object: &Key, number: usize, path: String, value: Value, faults: &
         from_cookies,
         payload_header,
         claim_headers,
+        space_delimited,
         forward,
     };
     let wrong = faults[before..].iter().any(|fault| fault.extent != Extent::Note);
@@ -80,7 +84,7 @@ pub fn issued(object: &Key, number: usize, path: String, value: Value, faults: &
 }
 
 /// What the keys are, or where.
-fn keys(fields: &mut Fields<'_>) -> (Option<String>, Option<Remote>) {
+fn keys(fields: &mut Fields<'_>) -> (Option<Arc<str>>, Option<Remote>) {
     let inline = fields.text("jwks");
     // The older name of the same field.
     let (uri, older) = (fields.text("jwksUri"), fields.text("jwks_uri"));
@@ -99,7 +103,7 @@ fn keys(fields: &mut Fields<'_>) -> (Option<String>, Option<Remote>) {
                     if !set.left_out.is_empty() {
                         fields.note("jwks", format_args!("some keys are left out: {}", set.left_out.join(", ")));
                     }
-                    (Some(set.written()), None)
+                    (Some(set.written().into()), None)
                 }
                 Err(why) => {
                     fields.report("jwks", why);
@@ -152,7 +156,7 @@ fn place(entry: &mut Fields<'_>) -> Option<TokenHeader> {
         entry.report("name", "is missing");
         return None;
     };
-    let name = header(entry, "name", &name);
+    let name = header(entry, "name", token_header(&name));
     let prefix = entry.text("prefix").unwrap_or_default();
     Some(TokenHeader { name: name?, prefix })
 }
@@ -168,12 +172,12 @@ fn claim(entry: &mut Fields<'_>) -> Option<ClaimHeader> {
         entry.report("claim", format_args!("is no path of at most {DEEP} names with dots between them"));
         return None;
     }
-    Some(ClaimHeader { header: header(entry, "header", &name)?, claim })
+    Some(ClaimHeader { header: header(entry, "header", output_header(&name))?, claim })
 }
 
 /// In lower case.
-fn header(fields: &mut Fields<'_>, field: &str, name: &str) -> Option<String> {
-    match token_header(name) {
+fn header(fields: &mut Fields<'_>, field: &str, name: Result<HeaderName, String>) -> Option<String> {
+    match name {
         Ok(name) => Some(name.as_str().to_owned()),
         Err(why) => {
             fields.report(field, why);

@@ -28,6 +28,7 @@ fn a_rule_is_read_as_written() {
     let (found, said) = of_rules(
         "{issuer: i, audiences: [a, b], jwks: KEY, fromHeaders: [{name: X-Jwt, prefix: 'Jwt '}], fromParams: [t], \
           fromCookies: [c], outputPayloadToHeader: X-Payload, forwardOriginalToken: true, \
+          spaceDelimitedClaims: [roles, realm.names], \
           outputClaimToHeaders: [{header: X-Role, claim: realm.role}]}, {issuer: j, jwksUri: 'https://j.example/jwks'}, \
          {issuer: k, jwks_uri: 'http://keys.shop:8080/', timeout: 20s}",
     );
@@ -41,6 +42,7 @@ fn a_rule_is_read_as_written() {
     assert_eq!((one.rule.from_params[0].as_str(), one.rule.from_cookies[0].as_str()), ("t", "c"));
     assert_eq!((one.rule.payload_header.as_deref(), one.rule.forward), (Some("x-payload"), true));
     assert_eq!(one.rule.claim_headers[0].claim, ["realm", "role"]);
+    assert_eq!(one.rule.space_delimited, ["roles", "realm.names"]);
     assert_eq!(one.remote, None);
     let remote = |uri: &str, timeout| Some(Remote { uri: uri.into(), timeout: Millis(timeout) });
     assert_eq!((two.rule.keys.as_ref(), &two.remote), (None, &remote("https://j.example/jwks", 5000)));
@@ -71,6 +73,16 @@ fn a_rule_that_cannot_be_read_refuses_its_issuers_tokens() {
         ("{issuer: i, jwks: KEY, fromHeaders: [{name: 'a b'}]}", "fromHeaders[0].name: `a b` is no header name", "i"),
         ("{issuer: i, jwks: KEY, fromHeaders: [{name: a, sufix: b}]}", "fromHeaders[0].sufix: ", "i"),
         ("{issuer: i, jwks: KEY, outputPayloadToHeader: Host}", "outputPayloadToHeader: `host`", "i"),
+        (
+            "{issuer: i, jwks: KEY, outputPayloadToHeader: X-Forwarded-Client-Cert}",
+            "outputPayloadToHeader: `x-forwarded-client-cert` says who the client is",
+            "i",
+        ),
+        (
+            "{issuer: i, jwks: KEY, outputClaimToHeaders: [{header: x_forwarded_for, claim: ip}]}",
+            "outputClaimToHeaders[0].header: `x_forwarded_for` says who the client is",
+            "i",
+        ),
         ("{issuer: i, jwks: KEY, outputClaimToHeaders: [{header: x}]}", "outputClaimToHeaders[0].header: ", "i"),
         (
             "{issuer: i, jwks: KEY, outputClaimToHeaders: [{header: x, claim: a..b}]}",
@@ -104,7 +116,8 @@ fn what_is_only_worth_a_word_changes_nothing() {
 
 #[test]
 fn what_selects_nobody_for_sure_selects_the_namespace() {
-    let service = |name: &str| hosts::service(&settings(), "shop", name);
+    let service = |name: &str| Target::Service(hosts::service(&settings(), "shop", name));
+    let nobody = || Workloads::Targets(vec![]);
     for (spec, expected, faults) in [
         ("{}", Workloads::All, 0),
         ("{selector: {}}", Workloads::All, 0),
@@ -112,13 +125,19 @@ fn what_selects_nobody_for_sure_selects_the_namespace() {
         ("{selector: {matchLables: {app: cart}}}", Workloads::All, 1),
         ("{selector: 7}", Workloads::All, 1),
         ("{targetRefs: []}", Workloads::All, 0),
-        ("{targetRef: {kind: Service, name: cart}}", Workloads::Serving(vec![service("cart")]), 0),
+        ("{targetRef: {kind: Service, name: cart}}", Workloads::Targets(vec![service("cart")]), 0),
         (
             "{targetRefs: [{kind: Service, group: '', name: cart}, {kind: Service, group: core, name: pay}]}",
-            Workloads::Serving(vec![service("cart"), service("pay")]),
+            Workloads::Targets(vec![service("cart"), service("pay")]),
             0,
         ),
-        ("{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}]}", Workloads::Serving(vec![]), 1),
+        (
+            "{targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}]}",
+            Workloads::Targets(vec![Target::Waypoint("g".into())]),
+            1,
+        ),
+        ("{targetRefs: [{kind: GatewayClass, group: gateway.networking.k8s.io, name: istio-waypoint}]}", nobody(), 1),
+        ("{targetRefs: [{kind: Gateway, name: g}]}", nobody(), 1),
         ("{targetRefs: [{kind: Service, name: 'Not A Name'}]}", Workloads::All, 2),
         ("{targetRefs: [{kind: Service, name: cart, namespace: other}]}", Workloads::All, 2),
         ("{targetRefs: {name: cart}}", Workloads::All, 1),

@@ -253,6 +253,7 @@ async fn a_token_that_is_not_right_is_refused_and_none_is_left_to_policies() {
         from_cookies: Vec::new(),
         payload_header: None,
         claim_headers: Vec::new(),
+        space_delimited: Vec::new(),
         forward: false,
     };
     let judge = Judge::new(Vec::new());

@@ -1,6 +1,9 @@
 //! Rules, their keys, and what is remembered.
 
-use mesh_common::model::traffic::{ClaimHeader, TokenHeader};
+use mesh_common::model::{
+    ClaimCondition, StringMatch,
+    traffic::{ClaimHeader, TokenHeader},
+};
 
 use super::*;
 use crate::telemetry::reason::*;
@@ -30,9 +33,7 @@ fn audiences_and_rules_of_one_issuer() {
 
 #[test]
 fn without_keys_no_token_of_the_issuer_counts() {
-    for keys in
-        [None, Some(String::new()), Some("{}".into()), Some(r#"{"keys":[]}"#.into()), set(&[json!({"kty": "x"})])]
-    {
+    for keys in [None, Some("".into()), Some("{}".into()), Some(r#"{"keys":[]}"#.into()), set(&[json!({"kty": "x"})])] {
         let tokens = tokens(&[TokenRule { keys: keys.clone(), ..rule() }]);
         assert_eq!(read(&tokens, &bearing(&KNOWN.token("EdDSA", &claims()))), Err(JWT_KEYS), "{keys:?}");
         assert_eq!(read(&tokens, &request(&[])), Ok(None), "{keys:?}");
@@ -119,11 +120,29 @@ fn rules_that_no_agent_can_act_on_are_named() {
         "tokens[1].fromHeaders[1].name"
     );
     assert_eq!(refused(TokenRule { from_headers: vec![header("host")], ..rule() }), "tokens[1].fromHeaders[0].name");
-    for name in ["", "a b", "host", "content-length", "transfer-encoding", "connection"] {
+    assert!(Tokens::new(&[TokenRule { from_headers: vec![header("forwarded")], ..rule() }]).is_ok(), "to read");
+    for name in ["", "a b", "host", "connection", "x-forwarded-client-cert", "X-Forwarded_For", "forwarded"] {
         assert_eq!(refused(TokenRule { payload_header: Some(name.into()), ..rule() }), "tokens[1].payloadHeader");
         let claim_headers = vec![ClaimHeader { header: name.into(), claim: vec!["sub".into()] }];
         assert_eq!(refused(TokenRule { claim_headers, ..rule() }), "tokens[1].claimHeaders[0].header");
     }
     assert_eq!(Tokens::new(&vec![rule(); MAX_TOKEN_RULES + 1]).map(drop).expect_err("refused").field, "tokens");
     assert!(Tokens::new(&vec![TokenRule { keys: None, ..rule() }; MAX_TOKEN_RULES]).is_ok());
+}
+
+#[test]
+fn what_a_rule_calls_a_list_is_one_for_policies() {
+    let blocked = ClaimCondition {
+        path: vec!["roles".into()],
+        values: vec![StringMatch::Exact("blocked".into())],
+        not_values: Vec::new(),
+    };
+    let of = |named: &[&str]| {
+        let space_delimited = named.iter().map(|name| (*name).to_owned()).collect();
+        let tokens = tokens(&[TokenRule { space_delimited, ..rule() }]);
+        let parts = bearing(&KNOWN.token("EdDSA", &claiming("roles", "a blocked")));
+        let verified = tokens.read(&parts, at(NOW)).expect("it is right").expect("there is one");
+        blocked.holds(Some(&verified.token))
+    };
+    assert_eq!([of(&["roles"]), of(&["role"]), of(&[])], [true, false, false]);
 }

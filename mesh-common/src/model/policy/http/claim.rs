@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{ClaimCondition, both};
 use crate::model::{StringMatch, Token};
 
-/// Claims that are lists written as a text with spaces (RFC 8693, 4.2).
+/// Claims that are always lists written as a text with spaces (RFC 8693, 4.2).
 const WORDS: [&str; 2] = ["scope", "permission"];
 
 impl ClaimCondition {
@@ -28,11 +28,16 @@ pub(crate) fn texts(path: &[String], token: Option<&Token>, mut holds: impl FnMu
     };
     match claim {
         Value::Array(list) => list.iter().any(|element| scalar(element, &mut holds)),
-        Value::String(text) if inner.is_empty() && WORDS.contains(&first.as_str()) && text.contains(' ') => {
-            holds(text) || text.split(' ').any(holds)
-        }
+        Value::String(text) if text.contains(' ') && is_list(path, token) => holds(text) || text.split(' ').any(holds),
         _ => scalar(claim, &mut holds),
     }
+}
+
+/// Whether a text there is a list with spaces.
+fn is_list(path: &[String], token: Option<&Token>) -> bool {
+    let always = matches!(path, [name] if WORDS.contains(&name.as_str()));
+    let named = |name: &String| name.split('.').eq(path.iter().flat_map(|name| name.split('.')));
+    always || token.is_some_and(|token| token.delimited.iter().any(named))
 }
 
 fn scalar(value: &Value, holds: &mut impl FnMut(&str) -> bool) -> bool {
@@ -56,15 +61,18 @@ mod tests {
             "iss": "https://a",
             "name": "admin bob",
             "scope": "read write",
+            "named": "one two",
+            "a.dot": "one two",
             "groups": ["dev", "ops team", ["deep"], {"x": "y"}, null, 7, true],
-            "realm": {"role": ["a", "b"], "scope": "read write", "level": {"n": 3}},
+            "realm": {"role": ["a", "b"], "scope": "read write", "names": "one two", "level": {"n": 3}},
             "verified": true,
             "age": 42,
             "none": null,
             "empty": "",
         });
         let Value::Object(claims) = claims else { unreachable!("an object") };
-        let token = Token { claims, ..Token::default() };
+        let delimited = ["named", "realm.names", "a.dot", "groups"].map(str::to_owned).to_vec();
+        let token = Token { claims, delimited, ..Token::default() };
         use StringMatch::{Exact, Prefix, Presence, Suffix};
         let exact = |text: &str| Exact(text.into());
         for (path, want, holds) in [
@@ -90,6 +98,11 @@ mod tests {
             (vec!["realm", "role"], exact("b"), true),
             (vec!["realm", "role"], exact("c"), false),
             (vec!["realm", "scope"], exact("read"), false),
+            (vec!["named"], exact("two"), true),
+            (vec!["named"], exact("one two"), true),
+            (vec!["named"], exact("thr"), false),
+            (vec!["a.dot"], exact("one"), true),
+            (vec!["realm", "names"], exact("one"), true),
             (vec!["realm", "level", "n"], exact("3"), true),
             (vec!["realm", "level"], Presence, false),
             (vec!["realm.role"], Presence, false),

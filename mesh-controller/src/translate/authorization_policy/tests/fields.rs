@@ -79,7 +79,7 @@ fn every_condition_on_requests() {
     for (rule, yes, no) in table() {
         let (policy, said) = translated(&format!("  rules:\n  - {rule}\n"));
         assert_eq!(said, [] as [String; 0], "{rule}");
-        assert!(policy.asks, "{rule}");
+        assert!(policy.policy.asks(), "{rule}");
         assert!(passes(&[&policy], &connection, &yes), "{rule} does not fit {yes:?}");
         assert!(!passes(&[&policy], &connection, &no), "{rule} fits {no:?}");
         assert_eq!(matching(&policy, &connection), None, "{rule} fits bytes");
@@ -111,7 +111,7 @@ fn server_names_are_of_bytes() {
     let (policy, said) = translated(
         "  rules: [{when: [{key: connection.sni, values: ['*.Example.com.'], notValues: [a.example.com]}]}]",
     );
-    assert_eq!((said, policy.asks), (Vec::new(), true));
+    assert_eq!((said, policy.policy.asks()), (Vec::new(), true));
     let fits = |name: Option<&str>| {
         policy.policy.rules[0].matches(Action::Allow, &from(CART, "1.1.1.1", 1), &Passing::Bytes { server_name: name })
     };
@@ -236,7 +236,7 @@ fn what_cannot_be_read_of_requests_refuses() {
             assert!(said[0].starts_with(&format!("spec.rules[1].{field}")), "{rule}: {said:?}");
             assert!(said[0].len() < 400, "{}", said[0].len());
             assert!(!passes(&[&policy], &from(CART, "10.0.0.1", 80), &call("GET", "/a")), "{action} {rule}");
-            assert!(!policy.asks);
+            assert!(!policy.policy.asks());
         }
     }
 }

@@ -89,7 +89,7 @@ proptest! {
             prop_assert!(faults.len() <= TOLD + 2);
             if faults.iter().any(|fault| fault.extent == Extent::Whole) {
                 prop_assert!(!passes(&[&policy], &connection, &call), "{spec}");
-                prop_assert!(!policy.asks);
+                prop_assert!(!policy.policy.asks());
             }
         }
     }

@@ -61,7 +61,10 @@ fn spec() -> impl Strategy<Value = Value> {
     let from = proptest::collection::vec(source().prop_map(|source| json!({ "source": source })), 0..3);
     let to = proptest::collection::vec(operation().prop_map(|operation| json!({ "operation": operation })), 0..3);
     let when = proptest::collection::vec(condition(), 0..3);
-    let rule = (from, to, when).prop_map(|(from, to, when)| json!({"from": from, "to": to, "when": when}));
+    // Empty lists of who and what are refused.
+    let some = |list: Vec<Value>| if list.is_empty() { Value::Null } else { list.into() };
+    let rule =
+        (from, to, when).prop_map(move |(from, to, when)| json!({"from": some(from), "to": some(to), "when": when}));
     let rules = proptest::collection::vec(rule, 0..3);
     (select(vec!["ALLOW", "DENY", "AUDIT"]), rules)
         .prop_map(|(action, rules)| json!({"action": action, "rules": rules}))
