@@ -49,7 +49,8 @@ impl Skipped {
     }
 }
 
-/// What of it is put to policies. Of connections within a node there is one record, the source's, and its agent decided.
+/// What of it is put to policies. Of connections within a node there is one record, the source's, and its agent
+/// decided.
 pub fn recorded(flow: &Flow) -> Result<Recorded, Skipped> {
     let nobody = Endpoint::default();
     let (source, destination) = (flow.source.as_ref().unwrap_or(&nobody), flow.destination.as_ref().unwrap_or(&nobody));
