@@ -6,6 +6,7 @@ mod nearest;
 mod reference;
 mod requests;
 mod rules;
+mod sides;
 mod table;
 
 use std::cell::RefCell;
