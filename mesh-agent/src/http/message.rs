@@ -1,6 +1,11 @@
 //! One reading of a request, and its form on another connection. What two servers could read differently is refused.
+//!
+//! An authority is a name or an address, and a port in decimal digits (RFC 3986, 3.2.2 and 3.2.3), less than the grammar
+//! has: no escapes, so no names in other scripts but as `xn--`; no empty label but one trailing dot; no zone and no future
+//! form of an address; no empty port, none of more than five digits, and none that begins with a 0 or a sign. Some servers
+//! cut these off, so that policies and routes would see another host than the application.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::Ipv6Addr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header,
@@ -24,6 +29,9 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// Of h2c by upgrade, which there is no more.
 const SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// What else an upgrade would lead to that carries requests, with `h2` and `h3` in all their forms: RFC 2817, RFC 9110 7.8.
+const HTTP: [&str; 3] = ["http", "https", "tls"];
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -35,6 +43,8 @@ pub enum Malformed {
     Length,
     #[error("a transfer coding other than chunked, once, is not supported")]
     Coding,
+    #[error("a tunnel is asked for in another form than `host:port`")]
+    Tunnel,
     #[error("the path has bytes that no path may have")]
     Path,
     #[error("{0}")]
@@ -98,11 +108,32 @@ fn authority(parts: &Parts, default: &str) -> Result<Authority, Malformed> {
         }
         (None, None) => return Err(Malformed::Host),
     };
-    // Who they are is not said in an authority (RFC 9110, 4.2.4).
-    let port = &authority.as_str()[authority.as_str().rfind(']').unwrap_or(0)..];
-    let bad_port = port.split_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err());
-    let bad = bad_port || authority.as_str().contains('@') || authority.host().is_empty();
-    if bad { Err(Malformed::Host) } else { Ok(authority) }
+    if is_plain(authority.as_str()) { Ok(authority) } else { Err(Malformed::Host) }
+}
+
+/// `host` or `host:port`, as every server reads it.
+fn is_plain(authority: &str) -> bool {
+    let port = if let Some(literal) = authority.strip_prefix('[') {
+        let Some((address, rest)) = literal.split_once(']') else { return false };
+        if address.parse::<Ipv6Addr>().is_err() {
+            return false;
+        }
+        rest
+    } else {
+        let (name, rest) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+        // Unreserved characters and delimiters of RFC 3986, 2.2 and 2.3.
+        let is_of_name =
+            |byte| matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z') || b"-_~!$&'()*+,;=".contains(&byte);
+        let mut labels = name.strip_suffix('.').unwrap_or(name).split('.');
+        if !labels.all(|label| !label.is_empty() && label.bytes().all(is_of_name)) {
+            return false;
+        }
+        rest
+    };
+    match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(port) => port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0') && port.parse::<u16>().is_ok(),
+    }
 }
 
 fn check(parts: &Parts) -> Result<(), Malformed> {
@@ -118,10 +149,14 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     {
         return Err(Malformed::Coding);
     }
+    // RFC 9112, 3.2.3; RFC 9113, 8.5: neither has a path, which nobody would be shown.
+    if parts.method == Method::CONNECT {
+        let is_tunnel = parts.uri.path_and_query().is_none() && parts.uri.port().is_some();
+        return if is_tunnel { header_values(&parts.headers) } else { Err(Malformed::Tunnel) };
+    }
     let whole = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let path = parts.uri.path();
     let form = match parts.method {
-        Method::CONNECT => true,
         Method::OPTIONS if whole == "*" => true,
         // An absolute form may have a query and no path.
         _ => path.starts_with('/'),
@@ -131,8 +166,12 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     if !form || odd || whole.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
         return Err(Malformed::Path);
     }
+    header_values(&parts.headers)
+}
+
+fn header_values(headers: &HeaderMap) -> Result<(), Malformed> {
     let is_bad = |value: &HeaderValue| value.as_bytes().iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
-    if parts.headers.values().any(is_bad) { Err(Malformed::Header) } else { Ok(()) }
+    if headers.values().any(is_bad) { Err(Malformed::Header) } else { Ok(()) }
 }
 
 /// Writes the path in its one form.
@@ -160,9 +199,14 @@ fn upgrades(parts: &Parts) -> bool {
     wanted
         && parts.version == Version::HTTP_11
         && parts.headers.get(header::UPGRADE).is_some_and(|of| {
-            // h2c by upgrade (RFC 7540, 3.2) was taken back by RFC 9113, and would go past all rules.
+            // Requests that follow would go past all rules; h2c (RFC 7540, 3.2) was taken back by RFC 9113 besides.
             let mut protocols = of.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            protocols.all(|protocol| !protocol.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case(b"h2c")))
+            protocols.all(|protocol| {
+                let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default().trim_ascii();
+                let begin = name.get(..2).map(<[u8]>::to_ascii_lowercase);
+                !matches!(begin.as_deref(), Some(b"h2" | b"h3"))
+                    && !HTTP.iter().any(|http| name.eq_ignore_ascii_case(http.as_bytes()))
+            })
         })
         && parts.headers.get_all(header::UPGRADE).iter().count() == 1
 }
