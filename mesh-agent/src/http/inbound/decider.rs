@@ -15,7 +15,10 @@ use mesh_common::{
     route::path::{PathFault, readings},
 };
 
-use super::super::token::{Refused, Tokens, Verified};
+use super::{
+    super::token::{Refused, Tokens, Verified},
+    told::Decided,
+};
 use crate::state::{Applicable, Snapshot};
 
 /// Those of the pods of this node.
@@ -30,6 +33,7 @@ pub struct Decider {
     tokens: Arc<Tokens>,
     applicable: Arc<Applicable>,
     strict_by: Option<PolicyName>,
+    decided: Decided,
 }
 
 /// Why a request may not go on.
@@ -73,10 +77,13 @@ impl Decider {
                 Tokens::unreadable()
             })),
         };
+        let applicable = snapshot.workload(uid).map(|workload| snapshot.policies_of(workload)).unwrap_or_default();
+        let named = applicable.headers.iter().chain(tokens.headers());
         Self {
             uid: uid.to_owned(),
+            decided: Decided::new(named, applicable.asks_paths, applicable.asks_methods, applicable.asks_hosts),
             tokens,
-            applicable: snapshot.workload(uid).map(|workload| snapshot.policies_of(workload)).unwrap_or_default(),
+            applicable,
             strict_by: snapshot.strict_by(uid).cloned(),
             snapshot: Arc::clone(snapshot),
         }
@@ -97,6 +104,7 @@ impl Decider {
 
     /// Reads the request's token, and makes of its head what the application may see.
     pub fn verify(&self, parts: &mut Parts) -> Result<Option<Arc<Token>>, Unauthorized> {
+        self.decided.settle(&mut parts.headers);
         if self.tokens.is_empty() {
             return Ok(None);
         }

@@ -3,6 +3,7 @@
 mod places;
 mod sets;
 mod signed;
+mod spelled;
 
 use std::{
     sync::LazyLock,
