@@ -65,7 +65,7 @@ impl Decided {
     pub fn settle(&self, headers: &mut HeaderMap) {
         let is_other = |name: &&HeaderName| {
             !self.named.contains(*name)
-                && (self.folded.contains(&name.as_str().replace('_', "-"))
+                && ((!self.folded.is_empty() && self.folded.contains(&name.as_str().replace('_', "-")))
                     || self.instead.iter().any(|other| is_read_as(name, other)))
         };
         let others: Vec<HeaderName> = headers.keys().filter(is_other).cloned().collect();
