@@ -1,8 +1,8 @@
 //! What a client speaks, from its first bytes. Pure but for the reading.
 //!
-//! A word of capitals and a space begin a request of HTTP/1 (RFC 9112, 3), behind empty lines too (2.2). Servers take more
-//! than that: words in lower case, other blanks, blanks before the first word. Of these, and of any other beginning of that
-//! sort, the line must have a version of HTTP, since other protocols begin with words, too.
+//! A word of capitals and a space begin a request of HTTP/1 (RFC 9112, 3), behind empty lines too (2.2). Servers take
+//! more than that: words in lower case, other blanks, blanks before the first word. Of these, and of any other
+//! beginning of that sort, the line must have a version of HTTP, since other protocols begin with words, too.
 
 use std::{
     io,

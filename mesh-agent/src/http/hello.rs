@@ -1,8 +1,8 @@
 //! The server's name in a client's hello of TLS (RFC 6066, 3). Nothing of it is decrypted, and all of it is passed on.
 //!
-//! Whoever begins with the first byte of TLS and does not say a whole hello has a name that nobody knows, so that nobody
-//! gets past a condition by saying it late, or in a way that is not understood here. Whoever begins in another way, or
-//! lets the server speak first, has none.
+//! Whoever begins with the first byte of TLS and does not say a whole hello has a name that nobody knows, so that
+//! nobody gets past a condition by saying it late, or in a way that is not understood here. Whoever begins in another
+//! way, or lets the server speak first, has none.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -29,8 +29,8 @@ pub enum Hello {
     Unread,
 }
 
-/// Waits as long as it takes that the client speaks, and then 5 seconds for the rest of its hello, but no longer than until
-/// `answered`, with which the server speaks. All is read again afterwards.
+/// Waits as long as it takes that the client speaks, and then 5 seconds for the rest of its hello, but no longer than
+/// until `answered`, with which the server speaks. All is read again afterwards.
 pub async fn hello<T: AsyncRead + Unpin>(client: &mut Peeked<T>, answered: impl Future<Output = ()>) -> Hello {
     let mut answered = pin!(answered);
     let mut patience = None;

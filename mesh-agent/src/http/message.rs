@@ -1,9 +1,9 @@
 //! One reading of a request, and its form on another connection. What two servers could read differently is refused.
 //!
-//! An authority is a name or an address, and a port in decimal digits (RFC 3986, 3.2.2 and 3.2.3), less than the grammar
-//! has: no escapes, so no names in other scripts but as `xn--`; no empty label but one trailing dot; no zone and no future
-//! form of an address; no empty port, none of more than five digits, and none that begins with a 0 or a sign. Some servers
-//! cut these off, so that policies and routes would see another host than the application.
+//! An authority is a name or an address, and a port in decimal digits (RFC 3986, 3.2.2 and 3.2.3), less than the
+//! grammar has: no escapes, so no names in other scripts but as `xn--`; no empty label but one trailing dot; no zone
+//! and no future form of an address; no empty port, none of more than five digits, and none that begins with a 0 or a
+//! sign. Some servers cut these off, so that policies and routes would see another host than the application.
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
@@ -29,7 +29,8 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// Of h2c by upgrade, which there is no more.
 const SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// What else an upgrade would lead to that carries requests, with `h2` and `h3` in all their forms: RFC 2817, RFC 9110 7.8.
+/// What else an upgrade would lead to that carries requests, with `h2` and `h3` in all their forms (RFC 2817; RFC 9110,
+/// 7.8).
 const HTTP: [&str; 3] = ["http", "https", "tls"];
 
 /// Why a request is refused.

@@ -1,13 +1,14 @@
-//! A permitted connection to a pod's port of which it matters what it carries: limits count requests, tokens are read from
-//! them, or a policy asks for more than a connection tells by itself. HTTP is decided and counted by requests, everything
-//! else once more as bytes, and counted as one request.
+//! A permitted connection to a pod's port of which it matters what it carries: limits count requests, tokens are read
+//! from them, or a policy asks for more than a connection tells by itself. HTTP is decided and counted by requests,
+//! everything else once more as bytes, and counted as one request.
 //!
 //! Whoever speaks first decides where nobody says what is spoken: a server that does speaks no HTTP, but for HTTP/2, of
 //! which a server may say its settings (RFC 9113, 3.4) before it has heard the client. Nothing is waited for but that
 //! one of them speaks. On a port that is declared as HTTP, what is neither HTTP/2 nor TLS is read as HTTP/1.1, and
-//! refused (400) if it is none: a client that begins in another way must not go past the rules. Where nobody says what is
-//! spoken, and tokens or policies ask for requests, what a server could read as a request is none but HTTP, however it is
-//! spelled and however slowly it comes ([`http::detect_surely`]). A protocol that begins like one must be declared.
+//! refused (400) if it is none: a client that begins in another way must not go past the rules. Where nobody says what
+//! is spoken, and tokens or policies ask for requests, what a server could read as a request is none but HTTP, however
+//! it is spelled and however slowly it comes ([`http::detect_surely`]). A protocol that begins like one must be
+//! declared.
 
 use std::{
     io,

@@ -1,11 +1,12 @@
 //! What an application is told of its client, in headers that nobody else may set, and what else a client may not say
 //! where a policy decides.
 //!
-//! - A header in another spelling than that in which a policy or a token's place names it (`x_tenant` for `x-tenant`) is
-//!   taken out. It is not refused, since most applications do not see it at all, and nor are those that name a client.
+//! - A header in another spelling than that in which a policy or a token's place names it (`x_tenant` for `x-tenant`)
+//!   is taken out. It is not refused, since most applications do not see it at all, and nor are those that name a
+//!   client.
 //! - Frameworks obey headers that name another path, method or host than the request's. Where a policy asks for paths,
-//!   methods or hosts, those are taken out, but for one that a policy names itself: it is decided about. What frameworks
-//!   take from bodies and queries (`_method`) is theirs.
+//!   methods or hosts, those are taken out, but for one that a policy names itself: it is decided about. What
+//!   frameworks take from bodies and queries (`_method`) is theirs.
 
 use std::{collections::HashSet, net::IpAddr};
 

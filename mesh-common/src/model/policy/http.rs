@@ -6,19 +6,19 @@
 //! - Methods and paths: upper and lower case differ. Paths are without query, as they are passed on.
 //! - Hosts: upper and lower case are one, one trailing dot is no part of the name, and a pattern without port fits the
 //!   host at any port.
-//! - Where an attribute has several values, or a text several readings, it depends on what follows from a condition. What
-//!   lets a request pass (a positive condition of ALLOW, a `not_` one of DENY) must hold of all of them, so that nobody
-//!   passes by one beside which the application reads another; what stops it (a positive one of DENY, a `not_` one of
-//!   ALLOW) of any. AUDIT tells what DENY would refuse. See [`Fit`].
+//! - Where an attribute has several values, or a text several readings, it depends on what follows from a condition.
+//!   What lets a request pass (a positive condition of ALLOW, a `not_` one of DENY) must hold of all of them, so that
+//!   nobody passes by one beside which the application reads another; what stops it (a positive one of DENY, a `not_`
+//!   one of ALLOW) of any. AUDIT tells what DENY would refuse. See [`Fit`].
 //! - Headers: the values are those of each line, and all of them joined with `,`; what is no UTF-8 is compared lossily.
-//!   `*` holds for an empty one too. `cookie` has one value, its lines joined with `; ` (RFC 9113, 8.2.3), since clients
-//!   of HTTP/2 part it as they like. `host` and `:authority` are the request's host, `:method` is its method, in every
-//!   version of HTTP.
-//! - Request principals: `<issuer>/<subject>` can be read in two ways if a subject has a `/`. Where a condition lets pass,
-//!   the last `/` of a pattern parts the issuer from the subject, so that nobody gets another issuer's name by such a
-//!   subject; a subject with `/` is named by its claims there. Where it stops, the text alone counts.
-//! - Server names: what begins as TLS and cannot be read could ask for any ([`Passing::Unnamed`]); what does not begin as
-//!   TLS has none, also if it turns to TLS later.
+//!   `*` holds for an empty one too. `cookie` has one value, its lines joined with `; ` (RFC 9113, 8.2.3), since
+//!   clients of HTTP/2 part it as they like. `host` and `:authority` are the request's host, `:method` is its method,
+//!   in every version of HTTP.
+//! - Request principals: `<issuer>/<subject>` can be read in two ways if a subject has a `/`. Where a condition lets
+//!   pass, the last `/` of a pattern parts the issuer from the subject, so that nobody gets another issuer's name by
+//!   such a subject; a subject with `/` is named by its claims there. Where it stops, the text alone counts.
+//! - Server names: what begins as TLS and cannot be read could ask for any ([`Passing::Unnamed`]); what does not begin
+//!   as TLS has none, also if it turns to TLS later.
 //! - Claims: of lists each element is asked, of the texts `scope` and `permission` each word besides the whole.
 
 mod claim;
@@ -68,8 +68,8 @@ impl Fit {
     }
 }
 
-/// As in [`super::Match`]: the kinds are AND-ed, the values of one kind OR-ed, a `not_` kind holds if none of its values
-/// does. A request without the attribute meets no condition on it, and every `not_` condition.
+/// As in [`super::Match`]: the kinds are AND-ed, the values of one kind OR-ed, a `not_` kind holds if none of its
+/// values does. A request without the attribute meets no condition on it, and every `not_` condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct HttpMatch {

@@ -13,7 +13,8 @@ impl HeaderCondition {
     }
 }
 
-/// Whether one of `wants` fits any value of the header, or each has one that fits. A header that is not there fits none.
+/// Whether one of `wants` fits any value of the header, or each has one that fits. A header that is not there fits
+/// none.
 pub(crate) fn fits(name: &str, wants: &[StringMatch], request: &Requested<'_>, fit: Fit) -> bool {
     // An empty value is there too.
     let one = |value: &str| wants.iter().any(|want| *want == StringMatch::Presence || want.matches(Some(value)));

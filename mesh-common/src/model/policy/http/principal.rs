@@ -3,8 +3,8 @@
 use super::Fit;
 use crate::model::{StringMatch, Token};
 
-/// Whether one of `wants` fits. [`Fit::Any`] compares texts. With [`Fit::Sure`] the last `/` of a pattern parts issuer and
-/// subject: otherwise who may choose a subject, as `tenant/admin`, would pass for `admin` of the issuer
+/// Whether one of `wants` fits. [`Fit::Any`] compares texts. With [`Fit::Sure`] the last `/` of a pattern parts issuer
+/// and subject: otherwise who may choose a subject, as `tenant/admin`, would pass for `admin` of the issuer
 /// `<issuer>/tenant`.
 pub(crate) fn fits(wants: &[StringMatch], token: Option<&Token>, fit: Fit) -> bool {
     let Some(token) = token else { return false };
