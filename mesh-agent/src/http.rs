@@ -25,8 +25,8 @@ mod upgrade;
 
 pub use counts::{Counts, Routed};
 pub use destination::{Destination, Destinations, Missing};
-pub use detect::{Detected, Peeked, detect};
-pub use hello::server_name;
+pub use detect::{Detected, Peeked, detect, detect_surely};
+pub use hello::{Hello, hello};
 pub use mirror::AT_ONCE as MIRRORS;
 pub use pool::Place;
 pub use serve::{Spoken, serve};

@@ -8,7 +8,7 @@ pub mod partial;
 
 use std::sync::Arc;
 
-use crate::model::{Action, Connection, Denied, Observation, Passing, Permit, Policy, PolicyName, observe};
+use crate::model::{Action, Connection, Denied, Observation, Passing, Permit, Policy, PolicyName, authorize, observe};
 use index::Index;
 use keys::{Asked, Keyed, Seen};
 
@@ -82,6 +82,10 @@ impl Rules {
         let table = match passing {
             Passing::Open => &self.open,
             Passing::Bytes { .. } => &self.bytes,
+            // No key finds a rule about a name that nobody knows; it is rare.
+            Passing::Unnamed => {
+                return authorize(self.policies.iter().map(|policy| &**policy), unknown, connection, passing);
+            }
             Passing::Request(_) => &self.requests,
         };
         let asked = Asked::new(connection, passing);

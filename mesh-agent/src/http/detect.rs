@@ -1,4 +1,8 @@
 //! What a client speaks, from its first bytes. Pure but for the reading.
+//!
+//! A word of capitals and a space begin a request of HTTP/1 (RFC 9112, 3), behind empty lines too (2.2). Servers take
+//! more than that: words in lower case, other blanks, blanks before the first word. Of these, and of any other
+//! beginning of that sort, the line must have a version of HTTP, since other protocols begin with words, too.
 
 use std::{
     io,
@@ -14,10 +18,12 @@ use tokio::{
 
 /// The connection preface of HTTP/2 (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// A method and the space after it: longer ones than users have are no HTTP to us.
-const METHOD: usize = 24;
-/// How long the rest of a method or preface is waited for that has begun.
+/// So much of a line is looked at to tell what it is.
+const MOST: usize = 4096;
+/// How long the rest of a line or preface is waited for that has begun.
 const REST: Duration = Duration::from_millis(50);
+/// The same, where bytes must not be what may become a request.
+const SURELY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Detected {
@@ -45,26 +51,48 @@ pub struct Peeked<T> {
 /// # Errors
 /// If the client is gone.
 pub async fn detect<T: AsyncRead + Unpin>(io: &mut Peeked<T>, wait: Option<Duration>) -> io::Result<Detected> {
+    look(io, wait, REST, Detected::Bytes).await
+}
+
+/// As [`detect`], as long as it takes, for those who must not miss a request: what may become one, and does not come
+/// whole in 5 seconds, in 4 KiB or at all, is said to be HTTP/1.
+///
+/// # Errors
+/// If the client is gone.
+pub async fn detect_surely<T: AsyncRead + Unpin>(io: &mut Peeked<T>) -> io::Result<Detected> {
+    look(io, None, SURELY, Detected::Http1).await
+}
+
+/// `open` is what has begun and cannot be told after `rest`.
+async fn look<T: AsyncRead + Unpin>(
+    io: &mut Peeked<T>,
+    wait: Option<Duration>,
+    rest: Duration,
+    open: Detected,
+) -> io::Result<Detected> {
     let mut patience = wait;
     loop {
         if let Some(detected) = told(io.first()) {
             return Ok(detected);
         }
-        let mut piece = [0; PREFACE.len()];
+        if io.first().len() > MOST {
+            return Ok(open);
+        }
+        let mut piece = [0; 512];
         let reading = io.io.read(&mut piece);
         let length = match patience {
             Some(patience) => match timeout(patience, reading).await {
                 Ok(length) => length?,
                 Err(_) if io.first.is_empty() => return Ok(Detected::Silent),
-                Err(_) => return Ok(Detected::Bytes),
+                Err(_) => return Ok(open),
             },
             None => reading.await?,
         };
         if length == 0 {
-            return Ok(Detected::Bytes);
+            return Ok(if io.first.is_empty() { Detected::Bytes } else { open });
         }
         io.first.extend_from_slice(&piece[..length]);
-        patience = Some(REST);
+        patience = Some(rest);
     }
 }
 
@@ -80,18 +108,34 @@ fn told(first: &[u8]) -> Option<Detected> {
         [22] | [22, 3] => return None,
         _ => {}
     }
-    let end = first.iter().position(|byte| !is_token(*byte));
+    let begin = first.iter().position(|byte| !is_blank(*byte) && *byte != b'\n')?;
+    let (before, line) = first.split_at(begin);
+    let word = line.iter().position(|byte| !is_token(*byte))?;
+    let (method, rest) = line.split_at(word);
+    if method.is_empty() || !is_blank(rest[0]) {
+        return Some(Detected::Bytes);
+    }
+    let is_usual = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    if rest[0] == b' ' && method.iter().all(is_usual) && before.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        return Some(Detected::Http1);
+    }
+    let end = rest.iter().position(|byte| !is_blank(*byte) && matches!(byte, ..b' ' | 0x7f));
+    let version = |words: &[u8]| is_blank(words[0]) && words[1..].eq_ignore_ascii_case(b"HTTP/");
     match end {
-        Some(1..) if end.is_some_and(|end| first[end] == b' ') => Some(Detected::Http1),
+        _ if rest[..end.unwrap_or(rest.len())].windows(6).any(version) => Some(Detected::Http1),
         Some(_) => Some(Detected::Bytes),
-        None if first.len() >= METHOD => Some(Detected::Bytes),
         None => None,
     }
 }
 
-/// Methods are upper-case words but for those that nobody uses; other texts of protocols begin with words, too.
+/// Of a method (RFC 9110, 5.6.2).
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_uppercase() || byte == b'-' || byte == b'_'
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// What one server or another takes for a space between words, or before the first.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b'\t' | 0x0b..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
 }
 
 impl<T> Peeked<T> {
@@ -180,11 +224,32 @@ mod tests {
             (b"PRI * HTTP/1.1", Some(Detected::Http1)),
             (b"G", None),
             (b"GET", None),
-            (b" GET", Some(Detected::Bytes)),
-            (b"get / HTTP/1.1", Some(Detected::Bytes)),
+            // Other spellings of a request line, which some servers take.
+            (b"\r\nGET / HTTP/1.1", Some(Detected::Http1)),
+            (b"\n\n\r\nGET /", Some(Detected::Http1)),
+            (b"\r\n", None),
+            (b" GET", None),
+            (b" GET / HTTP/1.1", Some(Detected::Http1)),
+            (b"get / HTTP/1.1", Some(Detected::Http1)),
+            (b"Get http://cart/ http/1.0\r\n", Some(Detected::Http1)),
+            (b"get /", None),
+            (b"get a b c HTTP/", Some(Detected::Http1)),
+            (b"GET\t/\tHTTP/1.1", Some(Detected::Http1)),
+            (b"GET\x0b/\x0cHTTP/1.1", Some(Detected::Http1)),
+            (b"M'1*^|~ / HTTP/1.1", Some(Detected::Http1)),
+            (b"BASELINE-CONTROL-OF-SOME-MORE / HTTP/1.1", Some(Detected::Http1)),
+            (b"get key\r\n", Some(Detected::Bytes)),
+            (b"get key\r\nget / HTTP/1.1", Some(Detected::Bytes)),
+            (b"get \r\n", Some(Detected::Bytes)),
+            (b"PING\r\n", Some(Detected::Bytes)),
+            (b"get \x01", Some(Detected::Bytes)),
+            (b"get HTTP/1.1", Some(Detected::Http1)),
+            (b"SSH-2.0-OpenSSH_9.9 Debian-3\r\n", Some(Detected::Bytes)),
+            (b"\n\x0bhello\x12\x05world", Some(Detected::Bytes)),
+            (b"\n\x05HELLO W", Some(Detected::Bytes)),
             (b"EHLO", None),
             (b"*1\r\n$4\r\nPING\r\n", Some(Detected::Bytes)),
-            (b"AAAAAAAAAAAAAAAAAAAAAAAAA", Some(Detected::Bytes)),
+            (b"AAAAAAAAAAAAAAAAAAAAAAAAA", None),
             (&[22, 3, 1, 2, 0], Some(Detected::Tls)),
             (&[22], None),
             (&[22, 4], Some(Detected::Bytes)),
@@ -208,6 +273,31 @@ mod tests {
         let mut all = String::new();
         io.read_to_string(&mut all).await.unwrap();
         assert_eq!(all, "GET / HTTP/1.1\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn what_may_become_a_request_is_never_bytes_where_that_matters() {
+        for (first, bytes) in [
+            (&b"GE"[..], false),
+            (b"\r\n", false),
+            (b"get / HT", false),
+            (&[b'a'; MOST + 1], false),
+            (b"PING\r\n", true),
+            (b"", true),
+        ] {
+            for ended in [false, true] {
+                if first.is_empty() && !ended {
+                    continue;
+                }
+                let (mut client, server) = duplex(8192);
+                client.write_all(first).await.unwrap();
+                let _open = (!ended).then_some(client);
+                let expected = if bytes { Detected::Bytes } else { Detected::Http1 };
+                let mut io = Peeked::new(server);
+                let detected = look(&mut io, None, Duration::from_millis(20), Detected::Http1).await.unwrap();
+                assert_eq!(detected, expected, "{:?} {ended}", String::from_utf8_lossy(first));
+            }
+        }
     }
 
     #[tokio::test]

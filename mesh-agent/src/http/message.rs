@@ -1,4 +1,9 @@
 //! One reading of a request, and its form on another connection. What two servers could read differently is refused.
+//!
+//! An authority is a name or an address, and a port in decimal digits (RFC 3986, 3.2.2 and 3.2.3), less than the
+//! grammar has: no escapes, so no names in other scripts but as `xn--`; no empty label but one trailing dot; no zone
+//! and no future form of an address; no empty port, none of more than five digits, and none that begins with a 0 or a
+//! sign. Some servers cut these off, so that policies and routes would see another host than the application.
 
 use std::{borrow::Cow, net::Ipv6Addr};
 
@@ -24,6 +29,10 @@ const HOP_BY_HOP: [HeaderName; 5] = [
 /// Of h2c by upgrade, which there is no more.
 const SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+/// What else an upgrade would lead to that carries requests, with `h2` and `h3` in all their forms (RFC 2817; RFC 9110,
+/// 7.8).
+const HTTP: [&str; 3] = ["http", "https", "tls"];
+
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
@@ -35,6 +44,8 @@ pub enum Malformed {
     Length,
     #[error("a transfer coding other than chunked, once, is not supported")]
     Coding,
+    #[error("a tunnel is asked for in another form than `host:port`")]
+    Tunnel,
     #[error("the path has bytes that no path may have")]
     Path,
     #[error("{0}")]
@@ -108,7 +119,10 @@ fn is_host(authority: &str) -> bool {
         Some(colon) => (&authority[..colon], Some(&authority[colon + 1..])),
         None => (authority, None),
     };
-    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    // `:080` is another text than `:80`, and the same port.
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0') && port.parse::<u16>().is_ok()
+    };
     let is_label =
         |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     let is_host = match host.strip_prefix('[') {
@@ -131,10 +145,14 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     {
         return Err(Malformed::Coding);
     }
+    // RFC 9112, 3.2.3; RFC 9113, 8.5: neither has a path, which nobody would be shown.
+    if parts.method == Method::CONNECT {
+        let is_tunnel = parts.uri.path_and_query().is_none() && parts.uri.port().is_some();
+        return if is_tunnel { header_values(&parts.headers) } else { Err(Malformed::Tunnel) };
+    }
     let whole = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let path = parts.uri.path();
     let form = match parts.method {
-        Method::CONNECT => true,
         Method::OPTIONS if whole == "*" => true,
         // An absolute form may have a query and no path (RFC 9112, 3.2.2); `:path` has one always (RFC 9113, 8.3.1).
         _ if parts.version == Version::HTTP_2 => whole.starts_with('/'),
@@ -145,8 +163,12 @@ fn check(parts: &Parts) -> Result<(), Malformed> {
     if !form || odd || whole.bytes().any(|byte| byte <= b' ' || byte >= 0x7f) {
         return Err(Malformed::Path);
     }
+    header_values(&parts.headers)
+}
+
+fn header_values(headers: &HeaderMap) -> Result<(), Malformed> {
     let is_bad = |value: &HeaderValue| value.as_bytes().iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'));
-    if parts.headers.values().any(is_bad) { Err(Malformed::Header) } else { Ok(()) }
+    if headers.values().any(is_bad) { Err(Malformed::Header) } else { Ok(()) }
 }
 
 /// Writes the path in its one form.
@@ -175,9 +197,14 @@ fn upgrades(parts: &Parts) -> bool {
     wanted
         && parts.version == Version::HTTP_11
         && parts.headers.get(header::UPGRADE).is_some_and(|of| {
-            // h2c by upgrade (RFC 7540, 3.2) was taken back by RFC 9113, and would go past all rules.
+            // Requests that follow would go past all rules; h2c (RFC 7540, 3.2) was taken back by RFC 9113 besides.
             let mut protocols = of.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            protocols.all(|protocol| !protocol.get(..3).is_some_and(|begin| begin.eq_ignore_ascii_case(b"h2c")))
+            protocols.all(|protocol| {
+                let name = protocol.split(|byte| *byte == b'/').next().unwrap_or_default().trim_ascii();
+                let begin = name.get(..2).map(<[u8]>::to_ascii_lowercase);
+                !matches!(begin.as_deref(), Some(b"h2" | b"h3"))
+                    && !HTTP.iter().any(|http| name.eq_ignore_ascii_case(http.as_bytes()))
+            })
         })
         && parts.headers.get_all(header::UPGRADE).iter().count() == 1
 }

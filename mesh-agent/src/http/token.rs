@@ -89,6 +89,11 @@ impl Tokens {
         self.rules.is_empty() && !self.unreadable
     }
 
+    /// Where some rule looks for tokens.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.places.headers()
+    }
+
     /// The token that a request bears, if it is right; `None` if it bears none.
     pub fn read(&self, parts: &Parts, now: SystemTime) -> Result<Option<Arc<Verified>>, Refused> {
         if self.unreadable {

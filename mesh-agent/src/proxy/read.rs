@@ -1,11 +1,14 @@
-//! A permitted connection to a pod's port of which it matters what it carries: limits count requests, tokens are read from
-//! them, or a policy asks for more than a connection tells by itself. HTTP is decided and counted by requests, everything
-//! else once more as bytes, and counted as one request.
+//! A permitted connection to a pod's port of which it matters what it carries: limits count requests, tokens are read
+//! from them, or a policy asks for more than a connection tells by itself. HTTP is decided and counted by requests,
+//! everything else once more as bytes, and counted as one request.
 //!
 //! Whoever speaks first decides where nobody says what is spoken: a server that does speaks no HTTP, but for HTTP/2, of
 //! which a server may say its settings (RFC 9113, 3.4) before it has heard the client. Nothing is waited for but that
 //! one of them speaks. On a port that is declared as HTTP, what is neither HTTP/2 nor TLS is read as HTTP/1.1, and
-//! refused (400) if it is none: a client that begins in another way must not go past the rules.
+//! refused (400) if it is none: a client that begins in another way must not go past the rules. Where nobody says what
+//! is spoken, and tokens or policies ask for requests, what a server could read as a request is none but HTTP, however
+//! it is spelled and however slowly it comes ([`http::detect_surely`]). A protocol that begins like one must be
+//! declared.
 
 use std::{
     io,
@@ -31,7 +34,7 @@ use super::{
 };
 use crate::{
     http::{
-        self, Detected, Io, Peeked, Spoken,
+        self, Detected, Hello, Io, Peeked, Spoken,
         inbound::{Arrived, Dial, spiffe},
     },
     pods::Pod,
@@ -59,19 +62,28 @@ pub async fn serve<T: End + 'static>(
     client.arm(true);
     server.arm(true);
     let protocol = snapshot.inbound(uid).protocol(port);
+    let policies = snapshot.policies_of(workload);
+    // Limits alone may miss one.
+    let surely = policies.asks || !snapshot.inbound(uid).tokens.is_empty();
     let heard = async {
-        let said = spoken(&mut client, &mut server, protocol).await;
-        let asked = snapshot.policies_of(workload).asks_server_name;
-        let name =
-            if said == Said::Bytes && asked { http::server_name(&mut client).await.ok().flatten() } else { None };
-        (said, name)
+        let said = spoken(&mut client, &mut server, protocol, surely).await;
+        let passed = match said {
+            Said::Bytes if policies.asks_server_name => {
+                match http::hello(&mut client, async { drop(server.fill_buf().await) }).await {
+                    Hello::Named(name) => Passed::Bytes { server_name: Some(name) },
+                    Hello::Nameless => Passed::BYTES,
+                    Hello::Unread => Passed::Unnamed,
+                }
+            }
+            _ => Passed::BYTES,
+        };
+        (said, passed)
     };
-    let (said, server_name) = tokio::select! {
+    let (said, passed) = tokio::select! {
         decision = denied.as_mut() => return flow.decided(&decision),
         heard = heard => heard,
     };
     let Said::Http(spoken) = said else {
-        let passed = Passed::Bytes { server_name };
         let (snapshot, decision) = decide_now(&proxy.store, uid, connection, passed.clone());
         let outcome = decision.outcome.clone();
         // Where nobody has said anything, nobody is refused anything.
@@ -182,8 +194,8 @@ enum Said {
     Nothing,
 }
 
-/// What both ends speak.
-async fn spoken<T, S>(client: &mut Peeked<T>, server: &mut S, protocol: Protocol) -> Said
+/// What both ends speak. `surely`: no request may be taken for something else.
+async fn spoken<T, S>(client: &mut Peeked<T>, server: &mut S, protocol: Protocol, surely: bool) -> Said
 where
     T: AsyncBufRead + Unpin,
     S: AsyncBufRead + Unpin,
@@ -196,9 +208,9 @@ where
     let detected = tokio::select! {
         // What both have said by now, the client said to be heard first.
         biased;
-        detected = http::detect(client, None) => detected,
+        detected = detect(client, surely) => detected,
         first = server.fill_buf() => match first {
-            Ok(first) if is_settings(first) => http::detect(client, None).await,
+            Ok(first) if is_settings(first) => detect(client, surely).await,
             Ok([]) | Err(_) => return Said::Nothing,
             Ok(_) => return Said::Bytes,
         }
@@ -212,6 +224,10 @@ where
         Ok(_) => Said::Bytes,
         Err(_) => Said::Nothing,
     }
+}
+
+async fn detect<T: AsyncRead + Unpin>(client: &mut Peeked<T>, surely: bool) -> io::Result<Detected> {
+    if surely { http::detect_surely(client).await } else { http::detect(client, None).await }
 }
 
 /// Whether a server's first bytes begin a frame of settings (RFC 9113, 6.5), which is shorter than 64 KiB.
@@ -294,7 +310,7 @@ mod tests {
             }
         });
         let (mut downstream, mut server) = (Peeked::new(BufReader::new(downstream)), BufReader::new(server));
-        let found = spoken(&mut downstream, &mut server, protocol);
+        let found = spoken(&mut downstream, &mut server, protocol, true);
         let found = timeout(Duration::from_secs(5), found).await.expect("it stalls");
         drop(client.await.unwrap());
         found
@@ -313,7 +329,9 @@ mod tests {
             // gRPC's servers do not wait for the client's preface.
             (Auto, SETTINGS, PREFACE, HTTP2),
             (Auto, &SETTINGS[..3], PREFACE, HTTP2),
-            (Auto, b"", b"get / HTTP/1.1\r\n", Said::Bytes),
+            (Auto, b"", b"get / HTTP/1.1\r\n", HTTP1),
+            (Auto, b"", b"\r\nGET / HTTP/1.1\r\n", HTTP1),
+            (Auto, b"", b"get key\r\n", Said::Bytes),
             (Auto, b"", b"", Said::Nothing),
             (Http, b"", b"get / HTTP/1.1\r\n", HTTP1),
             (Http, b"", b"\r\nGET / HTTP/1.1\r\n", HTTP1),
@@ -335,7 +353,7 @@ mod tests {
         let (application, server) = duplex(64);
         drop(application);
         let (mut downstream, mut server) = (Peeked::new(BufReader::new(downstream)), BufReader::new(server));
-        let found = timeout(Duration::from_secs(5), spoken(&mut downstream, &mut server, Protocol::Http)).await;
+        let found = timeout(Duration::from_secs(5), spoken(&mut downstream, &mut server, Protocol::Http, true)).await;
         assert_eq!(found.expect("it stalls"), Said::Nothing);
     }
 }

@@ -4,6 +4,7 @@
 mod bytes;
 
 use std::{
+    future::pending,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -174,7 +175,10 @@ async fn secured(dialler: &Dialler, mut client: Peeked<Socket>, service: Service
     if !is_told_apart {
         return bytes::forwarded(dialler, client, &service, dialled, None).await;
     }
-    let Ok(name) = http::server_name(&mut client).await else { return };
+    let name = match http::hello(&mut client, pending()).await {
+        http::Hello::Named(name) => Some(name),
+        http::Hello::Nameless | http::Hello::Unread => None,
+    };
     bytes::forwarded(dialler, client, &service, dialled, Some(&Hello { name })).await;
 }
 

@@ -26,6 +26,10 @@ pub struct Applicable {
     pub asks_server_name: bool,
     /// Some policy asks for paths.
     pub asks_paths: bool,
+    /// Some policy asks for methods.
+    pub asks_methods: bool,
+    /// Some policy asks for hosts.
+    pub asks_hosts: bool,
     /// Some policies are evaluated and not enforced.
     pub observes: bool,
     /// Those that policies ask for.
@@ -42,11 +46,18 @@ impl Applicable {
         let rules = policies.iter().flat_map(|policy| &policy.rules);
         let matches = rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches);
         let conditions = || matches.clone().filter_map(|matched| matched.http.as_deref());
+        let names_header = |names: &[&str]| {
+            conditions().flat_map(|http| &http.headers).any(|condition| names.contains(&condition.name.as_str()))
+        };
         let names = conditions().flat_map(|http| &http.headers).map(|condition| HeaderName::try_from(&condition.name));
         Self {
             asks: policies.iter().any(|policy| policy.asks()),
             asks_server_name: policies.iter().any(|policy| policy.asks_server_name()),
             asks_paths: conditions().any(|http| !http.paths.is_empty() || !http.not_paths.is_empty()),
+            asks_methods: names_header(&[":method"])
+                || conditions().any(|http| !http.methods.is_empty() || !http.not_methods.is_empty()),
+            asks_hosts: names_header(&["host", ":authority"])
+                || conditions().any(|http| !http.hosts.is_empty() || !http.not_hosts.is_empty()),
             observes: policies.iter().any(|policy| !policy.is_enforced()),
             headers: names.flatten().collect(),
             compiled: OnceLock::new(),

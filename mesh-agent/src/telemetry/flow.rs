@@ -204,7 +204,7 @@ impl Flow {
                 let headers: usize = facts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
                 facts.method.len() + facts.path.len() + facts.host.len() + headers
             }
-            Passed::Open | Passed::Bytes { .. } => 0,
+            Passed::Open | Passed::Bytes { .. } | Passed::Unnamed => 0,
         };
         if self.asked.as_ref().is_some_and(|asked| size(asked) > LONGEST_FACTS) {
             self.asked = None;

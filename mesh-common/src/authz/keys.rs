@@ -93,7 +93,7 @@ impl<'a> Asked<'a> {
     pub fn request(&self) -> Option<&'a Requested<'a>> {
         match *self.passing {
             Passing::Request(request) => Some(request),
-            Passing::Open | Passing::Bytes { .. } => None,
+            Passing::Open | Passing::Bytes { .. } | Passing::Unnamed => None,
         }
     }
 }

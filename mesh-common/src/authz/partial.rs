@@ -177,11 +177,11 @@ impl Asking<'_> {
         match &self.known.carried {
             Carried::Bytes { .. } if http.asks_requests() && action != Action::Deny => Ok(false),
             Carried::Bytes { server_name } => name(*server_name),
-            Carried::Request(seen) => all([name(Some(None)), self.request(http, seen)]),
+            Carried::Request(seen) => all([name(Some(None)), self.request(http, action, seen)]),
         }
     }
 
-    fn request(&self, http: &HttpMatch, seen: &Seen<'_>) -> Maybe<bool> {
+    fn request(&self, http: &HttpMatch, action: Action, seen: &Seen<'_>) -> Maybe<bool> {
         let source = self.known.connection.source_ip.to_canonical();
         all([
             both(&http.remote_ips, &http.not_remote_ips, |net| Ok(covers(net, source))),
@@ -197,14 +197,13 @@ impl Asking<'_> {
                 Some(host) => Ok(Host::new(host).fits(want)),
                 None => self.text(Attribute::Host, want),
             }),
-            all(http.headers.iter().map(|condition| {
-                both(&condition.values, &condition.not_values, |want| self.header(condition, want, seen))
-            })),
-            self.token(http, seen.bearer),
+            all(http.headers.iter().map(|condition| self.header(condition, action, seen))),
+            self.token(http, action, seen.bearer),
         ])
     }
 
-    fn header(&self, condition: &HeaderCondition, want: &StringMatch, seen: &Seen<'_>) -> Maybe<bool> {
+    /// One that was not recorded is taken to have one value.
+    fn header(&self, condition: &HeaderCondition, action: Action, seen: &Seen<'_>) -> Maybe<bool> {
         let is_known = match condition.name.as_str() {
             "host" | ":authority" => seen.host.is_some(),
             ":method" => seen.method.is_some(),
@@ -212,8 +211,8 @@ impl Asking<'_> {
         };
         if !is_known {
             let header = || Attribute::Header(condition.name.clone());
-            let attribute = if condition.name == ":method" { Attribute::Method } else { header() };
-            return self.text(attribute, want);
+            let attribute = || if condition.name == ":method" { Attribute::Method } else { header() };
+            return both(&condition.values, &condition.not_values, |want| self.text(attribute(), want));
         }
         let none = HeaderMap::new();
         let request = Requested {
@@ -223,7 +222,7 @@ impl Asking<'_> {
             headers: seen.headers.unwrap_or(&none),
             token: None,
         };
-        Ok(condition.fits(want, &request))
+        Ok(condition.holds(action, &request))
     }
 
     fn text(&self, attribute: Attribute, want: &StringMatch) -> Maybe<bool> {

@@ -24,6 +24,7 @@ pub struct Asked {
 pub enum Passed {
     Open,
     Bytes { server_name: Option<String> },
+    Unnamed,
     Request(Arc<RequestFacts>),
 }
 
@@ -36,6 +37,7 @@ impl Passed {
         match self {
             Self::Open => ask(&Passing::Open),
             Self::Bytes { server_name } => ask(&Passing::Bytes { server_name: server_name.as_deref() }),
+            Self::Unnamed => ask(&Passing::Unnamed),
             Self::Request(facts) => ask(&Passing::Request(&facts.requested())),
         }
     }

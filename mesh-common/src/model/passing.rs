@@ -16,6 +16,9 @@ pub enum Passing<'a> {
     Bytes {
         server_name: Option<&'a str>,
     },
+    /// No requests but, perhaps, TLS of which nobody could read what name it asks for: a DENY or AUDIT rule matches
+    /// whatever it says about the name, an ALLOW rule that says something about it does not.
+    Unnamed,
     Request(&'a Requested<'a>),
 }
 

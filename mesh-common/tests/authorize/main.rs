@@ -7,6 +7,7 @@ mod partial;
 mod reference;
 mod requests;
 mod rules;
+mod sides;
 mod table;
 
 use std::cell::RefCell;

@@ -121,7 +121,8 @@ fn conditions_on_requests_bear_the_names_of_the_yaml_and_no_secrets() {
             "notPaths [/{*}, /a*] /cart false",
             "when[request.auth.audiences].values [app] web, app true",
             "when[request.auth.presenter].notValues [portal] portal false",
-            "when[request.headers[x-a]].values [two] one,two true",
+            // Beside another value it lets nobody pass.
+            "when[request.headers[x-a]].values [two] one,two false",
             "when[request.headers[authorization]].values [x] (set) false",
             "when[request.headers[x-api-key]].values [x] (set) false",
             "when[request.headers[cookie]].values [x] (set) false",
@@ -133,6 +134,8 @@ fn conditions_on_requests_bear_the_names_of_the_yaml_and_no_secrets() {
         ]
     );
     assert!(!format!("{all:?}").contains("s3cret"));
+    let deny = said(&of_request(&[everything(Action::Deny)]));
+    assert!(deny.contains(&"when[request.headers[x-a]].values [two] one,two true".to_owned()), "{deny:?}");
 }
 
 #[test]
@@ -141,11 +144,14 @@ fn without_a_request_the_action_says_what_its_conditions_count_as() {
     let bytes = |policy: Policy| {
         said(&considered(&[policy], |explained, _| explained(&Passing::Bytes { server_name: Some("a.com") })))
     };
+    let unnamed = |policy: Policy| said(&considered(&[policy], |explained, _| explained(&Passing::Unnamed)));
     for (said, end, server_name) in [
         (open(everything(Action::Allow)), "no request true", "no request true"),
         (open(everything(Action::Deny)), "no request false", "no request false"),
         (bytes(everything(Action::Allow)), "no request false", "a.com true"),
         (bytes(everything(Action::Deny)), "no request true", "a.com true"),
+        (unnamed(everything(Action::Allow)), "no request false", "a hello that could not be read false"),
+        (unnamed(everything(Action::Deny)), "no request true", "a hello that could not be read true"),
     ] {
         let (last, others) = said.split_last().expect("conditions");
         assert!(last.ends_with(server_name), "{last}");

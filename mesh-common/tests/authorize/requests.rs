@@ -46,16 +46,30 @@ fn path() -> impl Strategy<Value = PathPattern> {
 }
 
 fn principal() -> impl Strategy<Value = StringMatch> {
-    string(&["https://i/s", "https://i", "https://i/", "https://i/t/s", "i/s", "i/", "s", "/s", "t/s", "i"])
+    string(&[
+        "https://i/s",
+        "https://i",
+        "https://i/",
+        "https://i//",
+        "https://i//s",
+        "https://i/t/s",
+        "https://i/t",
+        "i/s",
+        "i/",
+        "s",
+        "/s",
+        "t/s",
+        "i",
+    ])
 }
 
 fn word() -> impl Strategy<Value = StringMatch> {
-    string(&["one", "two", "one,two", "o", "true", "7", "one two"])
+    string(&["one", "two", "one,two", "one; two", "o", "true", "7", "one two"])
 }
 
 fn header() -> impl Strategy<Value = HeaderCondition> {
     (
-        select(vec!["x-a", "x-b", "host", ":authority", ":method"]),
+        select(vec!["x-a", "x-b", "cookie", "host", ":authority", ":method"]),
         some(prop_oneof![3 => word(), 1 => host(), 1 => method()]),
         some(word()),
     )
@@ -128,7 +142,7 @@ fn token() -> impl Strategy<Value = Token> {
     let subject = select(vec!["s", "t/s", "t", ""]);
     let words = || select(vec!["one", "two", "o"]).prop_map(str::to_owned);
     (
-        select(vec!["https://i", "https://i/t", "i", ""]),
+        select(vec!["https://i", "https://i/", "https://i/t", "i", ""]),
         subject,
         collection::vec(words(), 0..3),
         option::of(words()),
@@ -158,7 +172,7 @@ fn facts() -> impl Strategy<Value = RequestFacts> {
         "",
     ];
     let value = select(vec!["one", "two", "", "one,two", "other"]);
-    let headers = collection::vec((select(vec!["x-a", "x-b", "host"]), value), 0..4).prop_map(|list| {
+    let headers = collection::vec((select(vec!["x-a", "x-b", "cookie", "host"]), value), 0..5).prop_map(|list| {
         let mut headers = HeaderMap::new();
         for (name, value) in list {
             headers.append(name, HeaderValue::from_static(value));
@@ -185,6 +199,7 @@ pub fn passed() -> impl Strategy<Value = Passed> {
     prop_oneof![
         1 => Just(Passed::Open),
         1 => Just(Passed::BYTES),
+        1 => Just(Passed::Unnamed),
         1 => select(names).prop_map(|name| Passed::Bytes { server_name: Some(name.to_owned()) }),
         5 => request(),
     ]
@@ -194,6 +209,7 @@ pub fn with<R>(passed: &Passed, ask: impl FnOnce(&Passing<'_>) -> R) -> R {
     match passed {
         Passed::Open => ask(&Passing::Open),
         Passed::Bytes { server_name } => ask(&Passing::Bytes { server_name: server_name.as_deref() }),
+        Passed::Unnamed => ask(&Passing::Unnamed),
         Passed::Request(facts) => ask(&Passing::Request(&facts.requested())),
     }
 }

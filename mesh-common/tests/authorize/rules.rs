@@ -47,7 +47,7 @@ fn compiled_rules_decide_as_the_reference_does() {
                 let want = reference::decide(&policies, unknown.as_ref(), connection, passed);
                 let kind = match (passed, &want) {
                     (Passed::Open, _) => "open".to_owned(),
-                    (Passed::Bytes { .. }, _) => "bytes".to_owned(),
+                    (Passed::Bytes { .. } | Passed::Unnamed, _) => "bytes".to_owned(),
                     (_, Outcome::Permitted(None)) => "no ALLOW policy".to_owned(),
                     (_, Outcome::Permitted(Some(_))) => "an ALLOW policy".to_owned(),
                     (_, Outcome::Denied { code, .. }) => (*code).to_owned(),

@@ -102,7 +102,7 @@ pub fn asked(
                 decided(&decision, answer);
                 let read = decision.asked.as_ref().and_then(|asked| match &asked.passed {
                     Passed::Request(read) => Some(&**read),
-                    Passed::Open | Passed::Bytes { .. } => None,
+                    Passed::Open | Passed::Bytes { .. } | Passed::Unnamed => None,
                 });
                 noted(&written, &facts, read.unwrap_or(&facts), bears, answer);
             }

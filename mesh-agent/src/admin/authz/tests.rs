@@ -31,12 +31,13 @@ impl Issuer {
             origin: Origin { object: "RequestAuthentication shop/tokens".into(), field: "jwtRules[0]".into() },
             issuer: ISSUER.into(),
             audiences: Vec::new(),
-            keys: Some(json!({ "keys": [key] }).to_string()),
+            keys: Some(json!({ "keys": [key] }).to_string().into()),
             from_headers: Vec::new(),
             from_params: Vec::new(),
             from_cookies: Vec::new(),
             payload_header: None,
             claim_headers: Vec::new(),
+            space_delimited: Vec::new(),
             forward: false,
         }
     }

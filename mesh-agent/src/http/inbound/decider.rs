@@ -15,7 +15,10 @@ use mesh_common::{
     route::path::{PathFault, readings},
 };
 
-use super::super::token::{Refused, Tokens, Verified};
+use super::{
+    super::token::{Refused, Tokens, Verified},
+    told::Decided,
+};
 use crate::{
     state::{Applicable, Snapshot},
     telemetry::{Flow, reason},
@@ -42,6 +45,7 @@ pub struct Decider {
     /// `None`: nobody knows what applies, and nothing is permitted.
     applicable: Option<Arc<Applicable>>,
     strict_by: Option<PolicyName>,
+    decided: Decided,
 }
 
 /// Why a request may not go on.
@@ -142,11 +146,19 @@ impl Decider {
             })),
             (_, None) => Arc::new(Tokens::unreadable()),
         };
+        let applicable = snapshot.known_policies_of(uid);
+        let decided = {
+            let asked = applicable.as_deref();
+            let named = asked.into_iter().flat_map(|asked| &asked.headers).chain(tokens.headers());
+            let asks = |what: fn(&Applicable) -> bool| asked.is_some_and(what);
+            Decided::new(named, asks(|of| of.asks_paths), asks(|of| of.asks_methods), asks(|of| of.asks_hosts))
+        };
         Self {
             generation: snapshot.generation(),
             uid: uid.to_owned(),
+            decided,
             tokens,
-            applicable: snapshot.known_policies_of(uid),
+            applicable,
             strict_by: snapshot.strict_by(uid).cloned(),
             pod,
         }
@@ -191,6 +203,7 @@ impl Decider {
 
     /// Reads the request's token, and makes of its head what the application may see.
     fn verify(&self, parts: &mut Parts) -> Result<Option<Arc<Token>>, Unauthorized> {
+        self.decided.settle(&mut parts.headers);
         if self.tokens.is_empty() {
             return Ok(None);
         }

@@ -1,5 +1,6 @@
 //! Where requests have their tokens: headers, parameters of the query, cookies. Everything that an application could
-//! take for a token in such a place is one, however it is spelled.
+//! take for a token in such a place is one, however it is spelled: any blanks may end what stands before it, `;` parts
+//! parameters as `&` does, and in their names `.` and a space are `_`, as in PHP.
 
 use std::borrow::Cow;
 
@@ -16,7 +17,8 @@ type Rules = u64;
 #[derive(Debug, Default)]
 pub struct Places {
     headers: Vec<Header>,
-    params: Vec<(String, Rules)>,
+    /// Folded.
+    params: Vec<(Vec<u8>, Rules)>,
     cookies: Vec<(String, Rules)>,
 }
 
@@ -44,11 +46,11 @@ impl Places {
                 let name = header_name(name, || format!("tokens[{number}].fromHeaders[{at}].name"))?;
                 places.header(name, prefix, bit);
             }
-            from_params.iter().for_each(|name| add(&mut places.params, name, bit));
+            from_params.iter().for_each(|name| add(&mut places.params, &folded(name.as_bytes()), bit));
             from_cookies.iter().for_each(|name| add(&mut places.cookies, name, bit));
             if from_headers.is_empty() && from_params.is_empty() && from_cookies.is_empty() {
                 places.header(header::AUTHORIZATION, "Bearer ", bit);
-                add(&mut places.params, "access_token", bit);
+                add(&mut places.params, &b"access_token"[..], bit);
             }
         }
         Ok(places)
@@ -65,6 +67,10 @@ impl Places {
         prefixes.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     }
 
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.headers.iter().map(|header| &header.name)
+    }
+
     pub fn find(&self, parts: &Parts) -> Result<Option<Found>, Refused> {
         let mut only = Only(None);
         for Header { name, prefixes } in &self.headers {
@@ -75,7 +81,7 @@ impl Places {
             }
         }
         if !self.params.is_empty() {
-            for pair in pairs(parts.uri.query()) {
+            for (_, pair) in pairs(parts.uri.query()) {
                 if let Some((value, rules)) = self.param(pair) {
                     only.add(&value, rules)?;
                 }
@@ -102,12 +108,13 @@ impl Places {
                 parts.headers.append(name, value);
             }
         }
-        if pairs(parts.uri.query()).any(|pair| self.param(pair).is_some()) {
-            let kept: Vec<_> = pairs(parts.uri.query()).filter(|pair| self.param(pair).is_none()).collect();
-            let path = match kept.as_slice() {
-                [] => parts.uri.path().to_owned(),
-                kept => format!("{}?{}", parts.uri.path(), kept.join("&")),
-            };
+        if pairs(parts.uri.query()).any(|(_, pair)| self.param(pair).is_some()) {
+            let mut path = parts.uri.path().to_owned();
+            let kept = pairs(parts.uri.query()).filter(|(_, pair)| self.param(pair).is_none());
+            for (number, (before, pair)) in kept.enumerate() {
+                path.push_str(if number == 0 { "?" } else { before });
+                path.push_str(pair);
+            }
             let mut uri = std::mem::take(&mut parts.uri).into_parts();
             uri.path_and_query = Some(PathAndQuery::try_from(path).expect("less than a query is one"));
             parts.uri = Uri::from_parts(uri).expect("it has the parts that it had");
@@ -125,8 +132,8 @@ impl Places {
 
     fn param<'a>(&self, pair: &'a str) -> Option<(Cow<'a, [u8]>, Rules)> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = decoded(name);
-        let (_, rules) = self.params.iter().find(|(known, _)| known.as_bytes() == &*name)?;
+        let name = folded(&decoded(name));
+        let (_, rules) = self.params.iter().find(|(known, _)| *known == name)?;
         Some((decoded(value), *rules))
     }
 
@@ -141,8 +148,11 @@ impl Places {
     }
 }
 
-fn add(known: &mut Vec<(String, Rules)>, name: &str, rule: Rules) {
-    match known.iter_mut().find(|(known, _)| known == name) {
+fn add<T, N: ToOwned<Owned = T> + ?Sized>(known: &mut Vec<(T, Rules)>, name: &N, rule: Rules)
+where
+    T: PartialEq<N>,
+{
+    match known.iter_mut().find(|(known, _)| *known == *name) {
         Some((_, rules)) => *rules |= rule,
         None => known.push((name.to_owned(), rule)),
     }
@@ -168,18 +178,34 @@ impl Only {
 /// The token in a header's value. A prefix that is not at its beginning may be read by the application all the same.
 fn after<'a>(prefixes: &[(String, Rules)], value: &'a [u8]) -> Result<Option<(&'a [u8], Rules)>, Refused> {
     let is_at = |at: usize, prefix: &str| {
-        value.get(at..at + prefix.len()).is_some_and(|part| part.eq_ignore_ascii_case(prefix.as_bytes()))
+        // Where a blank ends it, any does: readers split at blanks.
+        let word = prefix.trim_ascii_end();
+        let rest = value.get(at + word.len()..);
+        value.get(at..at + word.len()).is_some_and(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+            && (word.len() == prefix.len() || rest.is_some_and(|rest| matches!(rest.first(), Some(b' ' | b'\t'))))
     };
     let first = prefixes.iter().find(|(prefix, _)| is_at(0, prefix));
     if let Some((prefix, rules)) = first {
-        return Ok(Some((value[prefix.len()..].trim_ascii(), *rules)));
+        return Ok(Some((value[prefix.trim_ascii_end().len()..].trim_ascii(), *rules)));
     }
     let later = prefixes.iter().any(|(prefix, _)| (1..value.len()).any(|at| is_at(at, prefix)));
     if later { Err(Refused(reason::JWT_MALFORMED)) } else { Ok(None) }
 }
 
-fn pairs(query: Option<&str>) -> impl Iterator<Item = &str> {
-    query.into_iter().flat_map(|query| query.split('&'))
+/// Each with what parts it from the one before.
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    query.into_iter().flat_map(|query| {
+        let mut at = 0;
+        query.split(['&', ';']).map(move |pair| {
+            let before = &query[at.max(1) - 1..at];
+            at += pair.len() + 1;
+            (before, pair)
+        })
+    })
+}
+
+fn folded(name: &[u8]) -> Vec<u8> {
+    name.trim_ascii_start().iter().map(|byte| if matches!(byte, b' ' | b'.') { b'_' } else { *byte }).collect()
 }
 
 /// As forms write it (WHATWG URL, 5.1).

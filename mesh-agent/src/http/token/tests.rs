@@ -3,6 +3,7 @@
 mod places;
 mod sets;
 mod signed;
+mod spelled;
 mod vectors;
 
 use std::{

@@ -2,11 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{Asking, Attribute, Bearer, Maybe, TokenPart, all, both};
-use crate::model::{HttpMatch, StringMatch, Token, http_policy::fits_principal};
+use super::{Asking, Attribute, Bearer, Maybe, TokenPart, all, any, both};
+use crate::model::{
+    Action, HttpMatch, StringMatch, Token,
+    http_policy::{Fit, fits_principal},
+};
 
 impl Asking<'_> {
-    pub(super) fn token(&self, http: &HttpMatch, bearer: Bearer<'_>) -> Maybe<bool> {
+    pub(super) fn token(&self, http: &HttpMatch, action: Action, bearer: Bearer<'_>) -> Maybe<bool> {
         let tokens = candidates(bearer);
         let anew = matches!(bearer, Bearer::Unknown { anew: true });
         let guess = |what: TokenPart, want: &StringMatch| self.text(Attribute::Token { anew, what }, want);
@@ -17,10 +20,16 @@ impl Asking<'_> {
             answers.all(|answer| answer == first).then_some(first)
         };
         let is_whole = matches!(bearer, Bearer::Exactly(_));
+        let principals = |wants: &[StringMatch], fit| {
+            any(wants.iter().map(|want| {
+                let known = agreed(&|token| fits_principal(std::slice::from_ref(want), token, fit));
+                known.map_or_else(|| guess(TokenPart::Principal, want), Ok)
+            }))
+        };
+        let is_any = http.request_principals.is_empty();
         all([
-            both(&http.request_principals, &http.not_request_principals, |want| {
-                agreed(&|token| fits_principal(want, token)).map_or_else(|| guess(TokenPart::Principal, want), Ok)
-            }),
+            if is_any { Ok(true) } else { principals(&http.request_principals, Fit::of(action)) },
+            principals(&http.not_request_principals, Fit::of_not(action)).map(|fits| !fits),
             both(&http.audiences, &http.not_audiences, |want| match bearer {
                 Bearer::Exactly(token) => {
                     let mut audiences = token.into_iter().flat_map(|token| &token.audiences);

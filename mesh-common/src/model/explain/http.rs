@@ -4,12 +4,14 @@ use std::fmt;
 
 use super::{Conditions, ConsideredCondition, Place, nets};
 use crate::model::{
-    Action, Connection, HttpMatch, Passing, Requested,
-    http_policy::{Host, claim_texts, fits_principal, header_values},
+    Action, Connection, HttpMatch, Passing, Requested, StringMatch,
+    http_policy::{Fit, Host, claim_texts, fits_header, fits_principal, header_values},
 };
 
 /// Stands where a request's attribute would.
 const NO_REQUEST: &str = "no request";
+/// Stands where the name in a hello of TLS would.
+const UNREAD: &str = "a hello that could not be read";
 const SECRET: &str = "(set)";
 
 /// Below `from`.
@@ -54,9 +56,9 @@ impl Conditions {
         let before = self.conditions.len();
         let server_name = match *passing {
             Passing::Bytes { server_name } => server_name,
-            Passing::Open | Passing::Request(_) => None,
+            Passing::Open | Passing::Unnamed | Passing::Request(_) => None,
         };
-        self.request(http, connection, passing);
+        self.request(http, action, connection, passing);
         let asked = self.conditions.len();
         self.always(
             "connection.sni",
@@ -68,7 +70,7 @@ impl Conditions {
         // Of what is no request, the action says what an open question counts as.
         let open = match passing {
             Passing::Open => Some((before, action == Action::Allow)),
-            Passing::Bytes { .. } => Some((before, action == Action::Deny)),
+            Passing::Bytes { .. } | Passing::Unnamed => Some((before, action == Action::Deny)),
             Passing::Request(_) => None,
         };
         if let Some((from, holds)) = open {
@@ -76,6 +78,12 @@ impl Conditions {
             for condition in &mut self.conditions[from..to] {
                 NO_REQUEST.clone_into(&mut condition.actual);
                 condition.holds = holds;
+            }
+        }
+        if matches!(passing, Passing::Unnamed) {
+            for condition in &mut self.conditions[asked..] {
+                UNREAD.clone_into(&mut condition.actual);
+                condition.holds = action != Action::Allow;
             }
         }
         if self.conditions.len() == before && !http.matches(action, connection, passing) {
@@ -89,7 +97,7 @@ impl Conditions {
     }
 
     /// All but the server name, against a request; against none, what stands in its place is put in later.
-    fn request(&mut self, http: &HttpMatch, connection: &Connection, passing: &Passing<'_>) {
+    fn request(&mut self, http: &HttpMatch, action: Action, connection: &Connection, passing: &Passing<'_>) {
         let HttpMatch {
             hosts,
             not_hosts,
@@ -114,13 +122,14 @@ impl Conditions {
         let none = Requested { method: "", path: "", host: "", headers: &nothing, token: None };
         let request = match passing {
             Passing::Request(request) => request,
-            Passing::Open | Passing::Bytes { .. } => &none,
+            Passing::Open | Passing::Bytes { .. } | Passing::Unnamed => &none,
         };
         let Requested { method, path, host, headers: _, token } = *request;
 
         let principal = token.map_or("", |token| token.principal.as_str());
         let name = ["requestPrincipals", "notRequestPrincipals", "request.auth.principal"];
-        self.both(name, request_principals, not_request_principals, principal, |want| fits_principal(want, token));
+        let fits = |wants: &[StringMatch], fit| fits_principal(wants, token, fit);
+        self.sided(action, name, request_principals, not_request_principals, principal, fits);
         let source = connection.source_ip.to_canonical();
         let name = ["remoteIpBlocks", "notRemoteIpBlocks", "remote.ip"];
         let (yes, no) = (nets(remote_ips), nets(not_remote_ips));
@@ -154,7 +163,10 @@ impl Conditions {
                 has => has.unwrap_or_default(),
             };
             let key = format!("request.headers[{}]", condition.name);
-            self.always(&key, &condition.values, &condition.not_values, &actual, |want| condition.fits(want, request));
+            let fits = |wants: &[StringMatch], fit| fits_header(&condition.name, wants, request, fit);
+            let place = std::mem::replace(&mut self.place, Place { when: true });
+            self.sided(action, ["", "", &key], &condition.values, &condition.not_values, &actual, fits);
+            self.place = place;
         }
         for condition in claims {
             let mut has = Vec::new();
@@ -166,6 +178,28 @@ impl Conditions {
             self.always(&key, &condition.values, &condition.not_values, &has.join(", "), |want| {
                 condition.fits(want, token)
             });
+        }
+    }
+
+    /// As [`Self::both`], where the rule's action says how much must fit.
+    fn sided(
+        &mut self,
+        action: Action,
+        [field, not_field, key]: [&str; 3],
+        yes: &[StringMatch],
+        no: &[StringMatch],
+        actual: &str,
+        fits: impl Fn(&[StringMatch], Fit) -> bool,
+    ) {
+        for (list, not, fit) in [(yes, false, Fit::of(action)), (no, true, Fit::of_not(action))] {
+            if !list.is_empty() {
+                self.conditions.push(ConsideredCondition {
+                    field: self.place.field(field, not_field, key, not),
+                    values: list.iter().map(ToString::to_string).collect(),
+                    actual: actual.to_owned(),
+                    holds: fits(list, fit) != not,
+                });
+            }
         }
     }
 

@@ -6,10 +6,19 @@
 //! - Methods and paths: upper and lower case differ. Paths are without query, as they are passed on.
 //! - Hosts: upper and lower case are one, one trailing dot is no part of the name, and a pattern without port fits the
 //!   host at any port.
-//! - Headers: each value is asked, and all of them joined with `,`; what is no UTF-8 is compared lossily. `*` holds for
-//!   an empty one too. `host` and `:authority` are the request's host, `:method` is its method, in every version of HTTP.
-//! - Request principals: the last `/` of a pattern parts the issuer from the subject, so that nobody gets another issuer's
-//!   name by a subject with `/` in it.
+//! - Where an attribute has several values, or a text several readings, it depends on what follows from a condition.
+//!   What lets a request pass (a positive condition of ALLOW, a `not_` one of DENY) must hold of all of them, so that
+//!   nobody passes by one beside which the application reads another; what stops it (a positive one of DENY, a `not_`
+//!   one of ALLOW) of any. AUDIT tells what DENY would refuse. See [`Fit`].
+//! - Headers: the values are those of each line, and all of them joined with `,`; what is no UTF-8 is compared lossily.
+//!   `*` holds for an empty one too. `cookie` has one value, its lines joined with `; ` (RFC 9113, 8.2.3), since
+//!   clients of HTTP/2 part it as they like. `host` and `:authority` are the request's host, `:method` is its method,
+//!   in every version of HTTP.
+//! - Request principals: `<issuer>/<subject>` can be read in two ways if a subject has a `/`. Where a condition lets
+//!   pass, the last `/` of a pattern parts the issuer from the subject, so that nobody gets another issuer's name by
+//!   such a subject; a subject with `/` is named by its claims there. Where it stops, the text alone counts.
+//! - Server names: what begins as TLS and cannot be read could ask for any ([`Passing::Unnamed`]); what does not begin
+//!   as TLS has none, also if it turns to TLS later.
 //! - Claims: of lists each element is asked; of the texts `scope` and `permission`, and of those that the token's rule
 //!   names (`spaceDelimitedClaims`), each word besides the whole.
 
@@ -25,7 +34,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use claim::texts as claim_texts;
-pub(crate) use header::values as header_values;
+pub(crate) use header::{fits as fits_header, values as header_values};
 pub(crate) use host::{Host, undotted};
 pub(crate) use principal::fits as fits_principal;
 pub(crate) use template::Template;
@@ -33,8 +42,35 @@ pub(crate) use template::Template;
 use super::{Action, StringMatch, covers};
 use crate::model::{Connection, Passing, Requested};
 
-/// As in [`super::Match`]: the kinds are AND-ed, the values of one kind OR-ed, a `not_` kind holds if none of its values
-/// does. A request without the attribute meets no condition on it, and every `not_` condition.
+/// How much of an attribute must fit a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// One value, in one reading.
+    Any,
+    /// Each value, and nothing else may be meant.
+    Sure,
+}
+
+impl Fit {
+    /// Of a positive condition in a rule of this action.
+    pub fn of(action: Action) -> Self {
+        match action {
+            Action::Allow => Self::Sure,
+            Action::Deny | Action::Audit => Self::Any,
+        }
+    }
+
+    /// Of the `not_` condition beside it.
+    pub fn of_not(action: Action) -> Self {
+        match Self::of(action) {
+            Self::Sure => Self::Any,
+            Self::Any => Self::Sure,
+        }
+    }
+}
+
+/// As in [`super::Match`]: the kinds are AND-ed, the values of one kind OR-ed, a `not_` kind holds if none of its
+/// values does. A request without the attribute meets no condition on it, and every `not_` condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct HttpMatch {
@@ -89,7 +125,7 @@ pub enum PathPattern {
     Template(String),
 }
 
-/// Each value of a header is asked, and all of them joined with `,` besides.
+/// Each value of a header is asked, and all of them joined with `,` besides (those of `cookie` joined with `; ` alone).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct HeaderCondition {
@@ -165,7 +201,11 @@ impl HttpMatch {
             Passing::Bytes { server_name } => {
                 self.server_name(*server_name) && (!self.asks_requests() || action == Action::Deny)
             }
-            Passing::Request(request) => self.server_name(None) && self.request(connection, request),
+            Passing::Unnamed => {
+                (action != Action::Allow || !self.asks_server_name())
+                    && (action == Action::Deny || !self.asks_requests())
+            }
+            Passing::Request(request) => self.server_name(None) && self.request(action, connection, request),
         }
     }
 
@@ -173,7 +213,7 @@ impl HttpMatch {
         both(&self.server_names, &self.not_server_names, |want| want.matches(name))
     }
 
-    fn request(&self, connection: &Connection, request: &Requested<'_>) -> bool {
+    fn request(&self, action: Action, connection: &Connection, request: &Requested<'_>) -> bool {
         let Requested { method, path, host, headers: _, token } = *request;
         let source = connection.source_ip.to_canonical();
         let net = |net: &IpNet, ip: IpAddr| covers(net, ip);
@@ -184,14 +224,15 @@ impl HttpMatch {
                 both(&self.hosts, &self.not_hosts, |want| host.fits(want))
             })
             && both(&self.remote_ips, &self.not_remote_ips, |want| net(want, source))
-            && both(&self.request_principals, &self.not_request_principals, |want| fits_principal(want, token))
+            && (self.request_principals.is_empty() || fits_principal(&self.request_principals, token, Fit::of(action)))
+            && !fits_principal(&self.not_request_principals, token, Fit::of_not(action))
             && both(&self.audiences, &self.not_audiences, |want| {
                 token.is_some_and(|token| token.audiences.iter().any(|audience| want.matches(Some(audience))))
             })
             && both(&self.presenters, &self.not_presenters, |want| {
                 want.matches(token.and_then(|token| token.presenter.as_deref()))
             })
-            && self.headers.iter().all(|condition| condition.holds(request))
+            && self.headers.iter().all(|condition| condition.holds(action, request))
             && self.claims.iter().all(|condition| condition.holds(token))
     }
 }

@@ -25,8 +25,14 @@ pub fn holds(http: &HttpMatch, action: Action, connection: &Connection, passed: 
             let name: Vec<&str> = name.iter().map(String::as_str).collect();
             server_name(&name) && (of_request.is_empty() || matches!(action, Action::Deny))
         }
+        Passed::Unnamed => match action {
+            Action::Deny => true,
+            Action::Audit => of_request.is_empty(),
+            Action::Allow => of_request.is_empty() && of_server_name.is_empty(),
+        },
         Passed::Request(facts) => {
-            server_name(&[]) && of_request.iter().all(|(field, list)| request_fits(field, list, connection, facts))
+            server_name(&[])
+                && of_request.iter().all(|(field, list)| request_fits(field, list, action, connection, facts))
         }
     }
 }
@@ -36,7 +42,8 @@ fn either(field: &str, list: &[Value], fits: impl Fn(&Value) -> bool) -> bool {
     list.iter().any(fits) != field.starts_with("not")
 }
 
-fn request_fits(field: &str, list: &[Value], connection: &Connection, facts: &RequestFacts) -> bool {
+fn request_fits(field: &str, list: &[Value], action: Action, connection: &Connection, facts: &RequestFacts) -> bool {
+    let permits = matches!(action, Action::Allow);
     let token = facts.token.as_deref();
     let audiences: Vec<&str> = token.iter().flat_map(|t| t.audiences.iter().map(String::as_str)).collect();
     let presenter: Vec<&str> = token.iter().filter_map(|t| t.presenter.as_deref()).collect();
@@ -50,17 +57,30 @@ fn request_fits(field: &str, list: &[Value], connection: &Connection, facts: &Re
         }),
         "requestPrincipals" | "notRequestPrincipals" => either(field, list, |want| {
             let claim = |name: &str| token.and_then(|t| t.claims.get(name)).and_then(Value::as_str).unwrap_or_default();
-            principal(want, claim("iss"), claim("sub"))
+            let (issuer, subject) = (claim("iss"), claim("sub"));
+            // Who is let in by it must be meant by it; who is kept out may be.
+            match permits != field.starts_with("not") {
+                true => principal(want, issuer, subject),
+                false if issuer.is_empty() || subject.is_empty() => false,
+                false => any(want, &[&[issuer, subject].join("/")]),
+            }
         }),
         "audiences" | "notAudiences" => either(field, list, |want| any(want, &audiences)),
         "presenters" | "notPresenters" => either(field, list, |want| any(want, &presenter)),
         "headers" => list.iter().all(|condition| {
             let values = header(condition["name"].as_str().expect("a name"), facts);
-            let fits = |want: &Value| match want.as_str() {
-                Some("presence") => !values.is_empty(),
-                _ => any(want, &values.iter().map(String::as_str).collect::<Vec<_>>()),
+            let list = |name: &str| condition.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+            let fitting = |wants: &[Value]| {
+                let one = |value: &&String| {
+                    wants.iter().any(|want| want.as_str() == Some("presence") || any(want, &[value.as_str()]))
+                };
+                values.iter().filter(one).count()
             };
-            value_lists(condition, fits)
+            let (some, all) = (|fit: usize| fit > 0, |fit: usize| fit > 0 && fit == values.len());
+            let (yes, no) = (list("values"), list("notValues"));
+            let (met, excepted) = (fitting(&yes), fitting(&no));
+            let (met, excepted) = if permits { (all(met), some(excepted)) } else { (some(met), all(excepted)) };
+            (yes.is_empty() || met) && (no.is_empty() || !excepted)
         }),
         "claims" => list.iter().all(|condition| {
             let mut at = token.map(|t| Value::Object(t.claims.clone())).unwrap_or_default();
@@ -112,6 +132,15 @@ fn header(name: &str, facts: &RequestFacts) -> Vec<String> {
         "host" | ":authority" if facts.host.is_empty() => vec![],
         "host" | ":authority" => vec![facts.host.clone()],
         ":method" => vec![facts.method.clone()],
+        "cookie" => {
+            let all = facts.headers.iter().filter(|(key, _)| key.as_str() == name);
+            let mut whole = String::new();
+            for (number, (_, value)) in all.enumerate() {
+                whole += if number == 0 { "" } else { "; " };
+                whole += value.to_str().expect("text");
+            }
+            if facts.headers.contains_key(name) { vec![whole] } else { vec![] }
+        }
         _ => {
             let all = facts.headers.iter().filter(|(key, _)| key.as_str() == name);
             let mut values: Vec<String> = all.map(|(_, value)| value.to_str().expect("text").to_owned()).collect();
@@ -183,7 +212,9 @@ fn principal(want: &Value, issuer: &str, subject: &str) -> bool {
     match (text("exact"), text("prefix"), text("suffix")) {
         (Some(exact), _, _) => parted(exact) == Some((issuer.to_owned(), subject.to_owned())),
         (_, Some(prefix), _) => match parted(prefix) {
-            Some((want, _)) if want.ends_with('/') => issuer.starts_with(prefix),
+            Some((want, _)) if want.ends_with(":/") => issuer.starts_with(prefix),
+            // Some issuers end with `/`.
+            Some((_, rest)) if rest.is_empty() && issuer == prefix => true,
             Some((want, rest)) => issuer == want && subject.starts_with(&rest),
             None => issuer.starts_with(prefix),
         },

@@ -211,6 +211,46 @@ async fn applications_hear_who_asks_from_the_agent_alone() {
 }
 
 #[tokio::test]
+async fn applications_get_no_other_words_than_those_that_are_decided() {
+    let (seen, mut sees) = mpsc::unbounded_channel();
+    let answer = move |request: Request<Incoming>| {
+        seen.send(request.headers().clone()).unwrap();
+        async { Response::new(text("")) }
+    };
+    let exact = |text: &str| vec![StringMatch::Exact(text.into())];
+    let tenant = HeaderCondition { name: "x-tenant".into(), values: exact("a"), not_values: Vec::new() };
+    let matched = HttpMatch { headers: vec![tenant], methods: exact("GET"), ..HttpMatch::default() };
+    let matched = Match { http: Some(Box::new(matched)), ..Match::default() };
+    let allow = Rule { clauses: vec![Clause { matches: vec![matched] }] };
+    let judge = Judge::new(vec![policy("a", Action::Allow, vec![allow])]);
+    let app = App::new(answer, Spoken::Http1).await;
+    let mut send = http1(judge.client(&app, Spoken::Http1, WEB).await).await;
+    let asked = |headers: &[(&'static str, &'static str)]| {
+        let mut request = get("/");
+        for (name, value) in headers {
+            let name = http::HeaderName::from_static(name);
+            request.headers_mut().append(name, HeaderValue::from_static(value));
+        }
+        request
+    };
+    for (headers, status) in [
+        (&[("x-tenant", "a"), ("x_tenant", "b"), ("x-http-method-override", "DELETE"), ("x-else", "c")][..], 200),
+        (&[("x-tenant", "a"), ("x-tenant", "b")], 403),
+        (&[("x_tenant", "a")], 403),
+    ] {
+        let response = send.send_request(asked(headers)).await.unwrap();
+        assert_eq!(response.status(), status, "{headers:?}");
+        read(response).await;
+    }
+    let headers = sees.recv().await.unwrap();
+    assert_eq!(headers["x-tenant"], "a");
+    assert_eq!(headers["x-else"], "c");
+    for gone in ["x_tenant", "x-http-method-override"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_change_denies_ends_and_nothing_else() {
     let policies = |paths: &[&str]| {
         let rules = paths.iter().map(|path| rule("web", &["GET"], prefix(path))).collect();

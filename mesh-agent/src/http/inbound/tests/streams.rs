@@ -186,12 +186,13 @@ async fn a_request_ends_with_the_token_that_permitted_it() {
         origin: Origin { object: "RequestAuthentication shop/a".into(), field: String::new() },
         issuer: "https://issuer".into(),
         audiences: Vec::new(),
-        keys: Some(keys),
+        keys: Some(keys.into()),
         from_headers: Vec::new(),
         from_params: Vec::new(),
         from_cookies: Vec::new(),
         payload_header: None,
         claim_headers: Vec::new(),
+        space_delimited: Vec::new(),
         forward: false,
     };
     let judge = Judge::new(Vec::new());

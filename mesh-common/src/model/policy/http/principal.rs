@@ -1,24 +1,33 @@
 //! Who asks, by a token: `<issuer>/<subject>`.
 
+use super::Fit;
 use crate::model::{StringMatch, Token};
 
-/// The last `/` of a pattern parts issuer and subject. Otherwise who may choose a subject, as `tenant/admin`, would pass
-/// for `admin` of the issuer `<issuer>/tenant`.
-pub(crate) fn fits(want: &StringMatch, token: Option<&Token>) -> bool {
+/// Whether one of `wants` fits. [`Fit::Any`] compares texts. With [`Fit::Sure`] the last `/` of a pattern parts issuer
+/// and subject: otherwise who may choose a subject, as `tenant/admin`, would pass for `admin` of the issuer
+/// `<issuer>/tenant`.
+pub(crate) fn fits(wants: &[StringMatch], token: Option<&Token>, fit: Fit) -> bool {
     let Some(token) = token else { return false };
     let (issuer, subject) = parts(token);
-    if issuer.is_empty() || subject.is_empty() || !want.matches(Some(&token.principal)) {
-        return false;
-    }
+    let one = |want: &StringMatch| {
+        want.matches(Some(&token.principal)) && (fit == Fit::Any || is_meant(want, issuer, subject))
+    };
+    !issuer.is_empty() && !subject.is_empty() && wants.iter().any(one)
+}
+
+/// Of a pattern that fits the text.
+fn is_meant(want: &StringMatch, issuer: &str, subject: &str) -> bool {
     match want {
         StringMatch::Presence => true,
         StringMatch::Exact(_) => !subject.contains('/'),
         StringMatch::Suffix(text) => !text.contains('/') || !subject.contains('/'),
         StringMatch::Prefix(text) => match text.rsplit_once('/') {
-            // That of `https://`: the pattern ends within the issuer.
-            Some((before, _)) if before.ends_with('/') => true,
-            Some((before, _)) => issuer == before,
-            None => true,
+            // Some issuers end with `/`.
+            Some((before, rest)) if !before.ends_with(":/") => {
+                issuer == before || (rest.is_empty() && issuer == text.as_str())
+            }
+            // That of `https://` or none: the pattern ends within the issuer.
+            Some(_) | None => issuer.starts_with(text.as_str()),
         },
     }
 }
@@ -47,36 +56,49 @@ mod tests {
         use StringMatch::{Exact, Prefix, Presence, Suffix};
         let exact = |text: &str| Exact(text.into());
         let (prefix, suffix) = (|text: &str| Prefix(text.into()), |text: &str| Suffix(text.into()));
-        for (want, issuer, subject, holds) in [
-            (exact("https://a/t/admin"), "https://a/t", "admin", true),
-            (exact("https://a/t/admin"), "https://a", "t/admin", false),
-            (exact("a/b"), "a", "b", true),
-            (exact("a/b"), "a", "c", false),
-            (exact("a/"), "a", "", false),
-            (exact("/b"), "", "b", false),
-            (Presence, "a", "b", true),
-            (Presence, "a", "x/y", true),
-            (Presence, "a", "", false),
-            (Presence, "", "b", false),
-            (suffix("/admin"), "https://a", "admin", true),
-            (suffix("/admin"), "https://a", "t/admin", false),
-            (suffix("min"), "https://a", "t/admin", true),
-            (suffix("/t/admin"), "https://a/t", "admin", true),
-            (suffix("/t/admin"), "https://a", "t/admin", false),
-            (prefix("https://a/"), "https://a", "b", true),
-            (prefix("https://a/"), "https://a", "b/c", true),
-            (prefix("https://a/"), "https://a/evil", "b", false),
-            (prefix("https://a/te"), "https://a", "team-1", true),
-            (prefix("https://a/te"), "https://a/team-1", "x", false),
-            (prefix("https://a"), "https://a/team", "x", true),
-            (prefix("https://a"), "https://b", "x", false),
-            (prefix("acc"), "accounts", "x", true),
+        for (want, issuer, subject, any, sure) in [
+            (exact("https://a/t/admin"), "https://a/t", "admin", true, true),
+            (exact("https://a/t/admin"), "https://a", "t/admin", true, false),
+            (exact("a/b"), "a", "b", true, true),
+            (exact("a/b"), "a", "c", false, false),
+            (exact("a/"), "a", "", false, false),
+            (exact("/b"), "", "b", false, false),
+            (Presence, "a", "b", true, true),
+            (Presence, "a", "x/y", true, true),
+            (Presence, "a", "", false, false),
+            (Presence, "", "b", false, false),
+            (suffix("/admin"), "https://a", "admin", true, true),
+            (suffix("/admin"), "https://a", "t/admin", true, false),
+            (suffix("min"), "https://a", "t/admin", true, true),
+            (suffix("/t/admin"), "https://a/t", "admin", true, true),
+            (suffix("/t/admin"), "https://a", "t/admin", true, false),
+            (prefix("https://a/"), "https://a", "b", true, true),
+            (prefix("https://a/"), "https://a", "b/c", true, true),
+            (prefix("https://a/"), "https://a/evil", "b", true, false),
+            (prefix("https://a/te"), "https://a", "team-1", true, true),
+            (prefix("https://a/te"), "https://a/team-1", "x", true, false),
+            (prefix("https://a"), "https://a/team", "x", true, true),
+            (prefix("https://a"), "https://b", "x", false, false),
+            (prefix("https://"), "https:", "/x", true, false),
+            (prefix("acc"), "accounts", "x", true, true),
+            // Auth0's issuers end with `/`.
+            (prefix("https://a/"), "https://a/", "b", true, true),
+            (prefix("https://a//"), "https://a/", "b", true, true),
+            (prefix("https://a//"), "https://a//evil", "b", true, false),
+            (exact("https://a//b"), "https://a/", "b", true, true),
+            // GitHub's subjects have `/`.
+            (exact("https://a/repo:o/app:ref:r"), "https://a", "repo:o/app:ref:r", true, false),
+            (prefix("https://a/repo:o/"), "https://a", "repo:o/app:ref:r", true, false),
         ] {
-            assert_eq!(fits(&want, Some(&token(issuer, subject))), holds, "{want} against {issuer} and {subject}");
-            assert!(!fits(&want, None));
+            for (fit, holds) in [(Fit::Any, any), (Fit::Sure, sure)] {
+                let wants = std::slice::from_ref(&want);
+                let token = token(issuer, subject);
+                assert_eq!(fits(wants, Some(&token), fit), holds, "{want} against {issuer} and {subject}, {fit:?}");
+                assert!(!fits(wants, None, fit));
+            }
         }
         let bare = Token { principal: "https://a/b".into(), ..Token::default() };
-        assert!(fits(&exact("https://a/b"), Some(&bare)), "without claims the last `/` decides");
-        assert!(!fits(&exact("b"), Some(&Token { principal: "b".into(), ..Token::default() })));
+        assert!(fits(&[exact("https://a/b")], Some(&bare), Fit::Sure), "without claims the last `/` decides");
+        assert!(!fits(&[exact("b")], Some(&Token { principal: "b".into(), ..Token::default() }), Fit::Any));
     }
 }
