@@ -86,6 +86,7 @@ mod server_speaks_first;
 mod service_kinds;
 mod short_lived;
 mod stays_closed;
+mod streams_live;
 mod strict_and_permissive;
 mod topology;
 mod tunnels_not_shared;
