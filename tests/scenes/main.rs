@@ -9,6 +9,7 @@ mod audit;
 mod audit_and_dry_run;
 mod authz_changes;
 mod authz_table;
+mod authz_targets;
 mod bad_object;
 mod between;
 mod bytes;
