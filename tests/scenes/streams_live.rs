@@ -1,4 +1,4 @@
-//! What takes its time is asked again when a policy changes: what is denied now ends, everything else goes on untouched.
+//! What takes its time is asked again when a policy changes: what is denied now ends, everything else goes on.
 
 use std::{sync::Arc, thread, time::Duration};
 

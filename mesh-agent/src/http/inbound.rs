@@ -100,8 +100,8 @@ struct Permitted {
     cuts: [Cut; 2],
 }
 
-/// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled when
-/// a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
+/// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled
+/// when a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
 pub async fn serve(
     arrived: Arrived,
     client: impl Io,

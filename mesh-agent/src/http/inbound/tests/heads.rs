@@ -1,5 +1,5 @@
-//! Hosts and headers are judged as they are passed on, and what two servers could read differently is refused: raw bytes
-//! to an agent whose policies ask for them (X26, X27, X28).
+//! Hosts and headers are judged as they are passed on, and what two servers could read differently is refused: raw
+//! bytes to an agent whose policies ask for them (X26, X27, X28).
 
 use mesh_common::model::{Action, Clause, HeaderCondition, HttpMatch, Match, Rule, StringMatch};
 
