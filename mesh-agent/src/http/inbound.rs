@@ -116,8 +116,8 @@ impl<D: Dial> Drop for Heard<'_, D> {
     }
 }
 
-/// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled when
-/// a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
+/// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled
+/// when a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
 pub async fn serve(
     arrived: Arrived,
     client: impl Io,

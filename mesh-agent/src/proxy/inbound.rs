@@ -107,11 +107,11 @@ async fn one_stream(proxy: &Arc<Proxy>, pod: &Arc<Pod>, local: SocketAddr, inbou
     let permitted = match decided {
         Ok(permitted) => permitted,
         Err(Refusal { heard: Some(denied), .. }) => {
-            return match respond.accept() {
-                Ok(stream) => read::refuse(proxy, pod, &denied, client, stream, flow).await,
-                // The peer is gone.
-                Err(_) => {}
-            };
+            // Otherwise the peer is gone.
+            if let Ok(stream) = respond.accept() {
+                read::refuse(proxy, pod, &denied, client, stream, flow).await;
+            }
+            return;
         }
         Err(Refusal { status, reason, heard: None }) => return respond.refuse(status, reason),
     };

@@ -1,6 +1,7 @@
 //! A real client and a real application over TCP, with the agent between them.
 
 mod authorization;
+mod heads;
 mod later;
 mod paths;
 mod streams;
