@@ -36,7 +36,7 @@ fn with_full_knowledge_it_is_the_decision() {
     TestRunner::new(config())
         .run(&(policies(), connection(), passed()), |(policies, connection, passed)| {
             let carried = match &passed {
-                Passed::Open => return Ok(()),
+                Passed::Open | Passed::Unnamed => return Ok(()),
                 Passed::Bytes { server_name } => Carried::Bytes { server_name: Some(server_name.as_deref()) },
                 Passed::Request(facts) => Carried::Request(seen(facts)),
             };
