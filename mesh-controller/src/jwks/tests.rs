@@ -234,12 +234,10 @@ async fn who_answers_over_tls_proves_its_name() {
         fetcher.fetch(&format!("https://{host}:{}/", at.port()), PATIENCE, &BTreeSet::new()).await
     };
     assert!(fetch(at, "localhost", &ours_file).await.is_ok_and(|set| set.contains("\"a\"")));
-    for (host, file, why) in [
-        ("localhost", &theirs_file, "TLS failed: invalid peer certificate: UnknownIssuer"),
-        ("127.0.0.1", &ours_file, "TLS failed: invalid peer certificate: certificate not valid for name"),
-    ] {
+    // Of an unknown issuer, and for another name.
+    for (host, file) in [("localhost", &theirs_file), ("127.0.0.1", &ours_file)] {
         let refused = fetch(at, host, file).await.expect_err(host);
-        assert!(refused.starts_with(why), "{host}: {refused}");
+        assert_eq!(refused, "TLS failed, or the certificate is not trusted", "{host}");
     }
     assert_eq!(fetch(down, "localhost", &ours_file).await.expect_err("down"), "a redirect from https to http");
     assert_eq!(plain.asked.load(SeqCst), 0, "nobody connected");

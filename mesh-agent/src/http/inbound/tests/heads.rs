@@ -137,8 +137,8 @@ async fn the_headers_that_are_judged_are_those_that_are_passed_on() {
         // One value, whatever an application makes of its commas.
         ("x-role: user,admin\r\n", 200, "x-role=user,admin x_role="),
         ("x-role: Admin\r\n", 200, "x-role=Admin x_role="),
-        // Another name, and passed on as such.
-        ("x_role: admin\r\n", 200, "x-role= x_role=admin"),
+        // Another name, which some applications take for it: nobody sees it.
+        ("x_role: admin\r\n", 200, "x-role= x_role="),
         // What a client names as its connection's own is not passed on, so that nobody judges it.
         ("Connection: x-role\r\nx-role: admin\r\n", 200, "x-role= x_role="),
         ("x-role: \u{e4}dmin\r\n", 200, "x-role=\u{e4}dmin x_role="),
@@ -200,8 +200,7 @@ async fn no_request_hides_in_another() {
     let old = format!("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{HIDDEN}");
     assert_eq!(said(&judge, &app, old.as_bytes()).await.0, 400);
     // A body where none is usual is one, and what follows it is judged by itself.
-    let two = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 34\r\n\r\n{HIDDEN}{HIDDEN}");
-    assert_eq!(HIDDEN.len(), 34);
+    let two = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{HIDDEN}{HIDDEN}", HIDDEN.len());
     let mut client = judge.client(&app, Spoken::Http1, WEB).await;
     client.write_all(two.as_bytes()).await.unwrap();
     client.shutdown().await.unwrap();
