@@ -1,4 +1,5 @@
-//! What a decision costs among 10,000 policies of 10 rules. `cargo bench -p mesh-common --features route --bench authz`.
+//! What a decision costs among 10,000 policies of 10 rules. `cargo bench -p mesh-common --features route --bench
+//! authz`.
 
 use std::{hint::black_box, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! Policies compiled for many decisions: it answers exactly as [`authorize`](crate::model::authorize), but asks few of
+//! Policies compiled for many decisions: it answers exactly as [`authorize`], but asks few of
 //! many rules. Knows no state and waits for nothing; whoever changes policies makes a new one.
 
 mod hash;
@@ -40,7 +40,7 @@ struct Side {
 }
 
 impl Rules {
-    /// `policies` are those that apply to the workload, in the order in which [`authorize`](crate::model::authorize) has
+    /// `policies` are those that apply to the workload, in the order in which [`authorize`] has
     /// them.
     pub fn new(policies: &Arc<[Arc<Policy>]>) -> Self {
         let table = |seen| {
@@ -69,7 +69,7 @@ impl Rules {
         &self.policies
     }
 
-    /// As [`authorize`](crate::model::authorize). `unknown` is the first policy that applies and nobody has.
+    /// As [`authorize`]. `unknown` is the first policy that applies and nobody has.
     pub fn decide(
         &self,
         unknown: Option<&PolicyName>,

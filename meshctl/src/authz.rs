@@ -21,8 +21,8 @@ use request::Request;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Question {
-    /// May A reach a port of B, or ask it for something? Exit code 0: permitted, 1: denied, 3: permitted, but not by B's
-    /// own node, or only some requests are
+    /// May A reach a port of B, or ask it for something? Exit code 0: permitted, 1: denied, 3: permitted, but not by
+    /// B's own node, or only some requests are
     Check(Check),
 }
 

@@ -18,8 +18,9 @@ use crate::{
     Outcome, analyze,
     client::{Cluster, Failure, Servers},
     flows::end_text,
+    foretold,
     output::{Cell, Format, Mood, Screen, Table},
-    policy, words,
+    words,
 };
 
 #[derive(Debug, clap::Args)]
@@ -104,7 +105,7 @@ pub async fn run<W: Write>(
 
 /// What becomes of it, and why; `None`: nothing.
 fn fate(change: &Change, found: &Difference, flow: &Flow) -> Option<(Fate, String)> {
-    if let Some((effect, why)) = policy::of_connection(change, flow) {
+    if let Some((effect, why)) = foretold::of_connection(change, flow) {
         return match effect {
             Effect::NewlyDenied => Some((Fate::Cut, why)),
             Effect::Unknown => Some((Fate::MayBeCut, format!("depends on: {why}"))),

@@ -1,5 +1,5 @@
-//! `meshctl flows`: one line a connection, with both identities, the way it took and what decided. Requests have lines of
-//! their own where something befell them: a refusal, an answer that the mesh gave itself, an audit.
+//! `meshctl flows`: one line a connection, with both identities, the way it took and what decided. Requests have lines
+//! of their own where something befell them: a refusal, an answer that the mesh gave itself, an audit.
 
 use std::{
     io::Write,

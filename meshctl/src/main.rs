@@ -15,10 +15,10 @@ mod edges;
 mod errand;
 mod explain;
 mod flows;
+mod foretold;
 mod identity;
 mod install;
 mod output;
-mod policy;
 mod report;
 mod routes;
 mod status;
@@ -114,7 +114,7 @@ enum Verb {
     Diff(diff::Arguments),
     /// What a change of policies would mean for the connections and requests of late
     #[command(subcommand)]
-    Policy(policy::Question),
+    Policy(foretold::Question),
     /// Ask the policies
     #[command(subcommand)]
     Authz(authz::Question),
@@ -219,8 +219,8 @@ async fn run(arguments: Arguments, agent_typed: bool, controller_typed: bool) ->
         return diff::run(arguments, servers, &cluster, &mut screen).await;
     }
     let servers = servers?;
-    if let Verb::Policy(policy::Question::Test(arguments)) = &verb {
-        return policy::test(arguments, &servers, &cluster, &mut screen).await;
+    if let Verb::Policy(foretold::Question::Test(arguments)) = &verb {
+        return foretold::test(arguments, &servers, &cluster, &mut screen).await;
     }
     answer(verb, &servers, &mut screen).await
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::{A, Answer, Ask, B, NodeId, Pod, Service, World};
+use mesh_tests::{A, Answer, Ask, B, NodeId, Pod, Service, World, refused};
 
 use crate::http_cast::{HTTP, PORT, told};
 
@@ -136,6 +136,10 @@ impl Table {
             let permits = grant.permits(method, patterns);
             let judged = if permits { permitted(answer, method, arrives) } else { denied(answer, method) };
             judged.with_context(|| format!("{method} {path} should be {}", if permits { "200" } else { "403" }))?;
+            if !permits && path != arrives {
+                let attack = format!("{method} {path} by {}, which is {arrives}", client.name);
+                refused::row("X25", &attack, "403", "POLICY_NO_ALLOW", "the application's own count");
+            }
             if permits {
                 *self.seen.entry((*arrives).to_owned()).or_default() += 1;
             }

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use mesh_tests::{
     A, Ask, B, Patience, Pod, World, eventually,
     issuer::{Issuer, TokenKey, key_set, now},
+    refused,
 };
 use serde_json::json;
 
@@ -85,6 +86,8 @@ fn keys_come_from_where_the_rules_say_and_an_issuer_without_keys_has_no_tokens()
         for (name, _, _) in issuers.iter().filter(|(_, _, good)| !good) {
             let found = asked(&client, server, Some(&token(name)?))?;
             ensure!(found == (401, "JWT_KEYS".to_owned()), "{name} at {}: {found:?}", server.name);
+            let attack = format!("a token whose issuer's keys cannot be had: {name}");
+            refused::row("X17", &attack, "401", "JWT_KEYS", "flow of the application's node");
         }
         let found = asked(&client, server, None)?;
         ensure!(found == (200, String::new()), "no token is left to policies: {found:?}");

@@ -24,18 +24,28 @@ pub struct Asked<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub permitted: bool,
-    /// Some policy that is not enforced has something to say of it, so the agent must see it.
+    /// Some policy that is not enforced has something to say of it, or some policy asks for requests, so the agent must
+    /// see it.
     pub observed: bool,
+    /// Some policy asks for requests.
+    pub asks: bool,
 }
 
 pub fn decide(objects: &[Value], asked: &Asked<'_>) -> Answer {
+    let about = || objects.iter().filter(|o| o["kind"] == "AuthorizationPolicy" && is_about(o, asked, true));
+    let asks = about().any(|policy| !is_void(policy) && list(&policy["spec"]["rules"]).iter().any(is_of_requests));
     if asked.is_revoked {
-        return Answer { permitted: false, observed: false };
+        return Answer { permitted: false, observed: asks, asks };
     }
     let (mut denied, mut allowed, mut allows) = (asked.client.is_none() && is_strict(objects, asked), false, false);
     let (mut audited, mut idle_deny, mut idle_allow, mut idle_allows) = (false, false, false, false);
-    for policy in objects.iter().filter(|o| o["kind"] == "AuthorizationPolicy" && is_about(o, asked, true)) {
-        let matches = list(&policy["spec"]["rules"]).iter().filter(|rule| holds(rule, policy, asked)).count() > 0;
+    for policy in about() {
+        let rules = list(&policy["spec"]["rules"]);
+        // What cannot be honoured permits nobody.
+        let matches = match is_void(policy) {
+            true => action(policy) == "DENY",
+            false => rules.iter().any(|rule| holds(rule, policy, asked)),
+        };
         let dry = policy["metadata"]["annotations"]["istio.io/dry-run"] == "true";
         match (action(policy), dry) {
             ("AUDIT", _) => audited |= matches,
@@ -50,7 +60,18 @@ pub fn decide(objects: &[Value], asked: &Asked<'_>) -> Answer {
     let would_deny = permitted && idle_deny;
     let would_leave_out = permitted && !allows && idle_allows && !idle_allow;
     let would_let_in = !denied && !permitted && idle_allow;
-    Answer { permitted, observed: audited || would_deny || would_leave_out || would_let_in }
+    Answer { permitted, observed: asks || audited || would_deny || would_leave_out || would_let_in, asks }
+}
+
+/// It cannot be honoured: as Istio has it, who means anybody leaves the field out.
+fn is_void(policy: &Value) -> bool {
+    let is_empty = |list: &Value| list.as_array().is_some_and(Vec::is_empty);
+    list(&policy["spec"]["rules"]).iter().any(|rule| is_empty(&rule["from"]) || is_empty(&rule["to"]))
+}
+
+fn is_of_requests(rule: &Value) -> bool {
+    let written = rule.to_string();
+    ["\"requestPrincipals\"", "\"methods\""].iter().any(|field| written.contains(field))
 }
 
 fn action(policy: &Value) -> &str {
@@ -97,9 +118,7 @@ fn list(value: &Value) -> &[Value] {
 
 /// HTTP conditions: an ALLOW or AUDIT rule with one never matches, a DENY rule goes by the rest.
 fn holds(rule: &Value, policy: &Value, asked: &Asked<'_>) -> bool {
-    let written = rule.to_string();
-    let http = ["\"requestPrincipals\"", "\"methods\""].iter().filter(|field| written.contains(**field)).count() > 0;
-    if http && action(policy) != "DENY" {
+    if is_of_requests(rule) && action(policy) != "DENY" {
         return false;
     }
     let own = policy["metadata"]["namespace"].as_str().unwrap_or_default();
@@ -207,6 +226,9 @@ fn the_reference_knows_the_rules() {
     for (spec, permitted) in [
         (json!({}), false),
         (json!({ "rules": [{}] }), true),
+        (json!({ "rules": [{}, { "to": [] }] }), false),
+        (json!({ "action": "DENY", "rules": [{ "from": [] }] }), false),
+        (json!({ "rules": [{ "when": [] }] }), true),
         (json!({ "action": "DENY", "rules": [{}] }), false),
         (json!({ "action": "DENY" }), true),
         (json!({ "action": "AUDIT", "rules": [{}] }), true),

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     A, Answer, Ask, B, Patience, eventually,
     issuer::{TokenKey, key_set, now},
+    refused,
 };
 use serde_json::{Value, json};
 
@@ -138,6 +139,8 @@ fn tokens_are_taken_or_refused_alike_everywhere() -> Result<()> {
                 let challenge = refused.answer.headers.get("www-authenticate").map(String::as_str);
                 ensure!(challenge == Some(r#"Bearer error="invalid_token""#), "{what}: {reason}: {challenge:?}");
                 ensure!(refused.answer.seen["name"].is_null(), "{what}: {reason}: the application answered");
+                let attack = format!("a token that is refused, {what}");
+                refused::row("X17", &attack, "401 and a challenge", reason, "flow of the application's node");
             }
             // Clocks differ by a minute at most.
             for changes in [json!({ "exp": now() - 20 }), json!({ "nbf": now() + 20 }), json!({ "iat": now() + 20 })] {
@@ -146,6 +149,7 @@ fn tokens_are_taken_or_refused_alike_everywhere() -> Result<()> {
             }
             let two = [("authorization", format!("Bearer {good}")), ("x-token", format!("Token {kept}"))];
             ensure!(ask("/a", &two)?.reason == "JWT_SEVERAL", "{what}: two tokens");
+            refused::row("X17", &format!("two tokens at once, {what}"), "401", "JWT_SEVERAL", "the answer");
             if http2 {
                 let call = [("content-type", "application/grpc".into()), ("authorization", "Bearer x".to_owned())];
                 let refused = ask("/shop.Cart/Add", &call)?;

@@ -101,7 +101,7 @@ fn what_is_no_mutual_tls_is_not_called_so() -> Result<()> {
     let Cast { mut world, client, near: _, far } = Cast::meshed("verify rogues")?;
     let stranger = world.pod("legacy", "stranger", B)?;
     let other = world.pod("shop", "other", B)?;
-    world.wait_for(&[other.clone()], true)?;
+    world.wait_for(std::slice::from_ref(&other), true)?;
     for (from, to) in [(&client, &stranger), (&stranger, &client)] {
         let (code, answer) = verify(&world, from, to)?;
         assert_eq!((code, &answer["outcome"]), (1, &"plaintext".into()), "{answer}");

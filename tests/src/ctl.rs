@@ -71,6 +71,8 @@ pub struct Denial {
     pub reason: String,
     pub policy: String,
     pub rule: Option<i64>,
+    /// Some policy asks for requests, and none was named.
+    pub depends_on_request: bool,
 }
 
 /// The flows among `flows` that `matches` names; an error shows all of them.
@@ -84,14 +86,19 @@ pub(crate) fn ask(option: &str, socket: &Path, arguments: &[&str]) -> Result<Vec
     ask_with_code(option, socket, arguments).map(|(_, answers)| answers)
 }
 
-/// The same, and the exit code: meshctl answers 1 for a finding.
+/// The same, and the exit code: meshctl answers 1 for a finding, 3 where it is not sure.
 pub(crate) fn ask_with_code(option: &str, socket: &Path, arguments: &[&str]) -> Result<(i32, Vec<Value>)> {
     let mut command = Command::new(config::built("meshctl")?);
     command.arg(option).arg(socket).args(arguments).args(["-o", "json"]);
     let output = place::finish(command, Duration::from_secs(10))?;
     let code = output.status.code().unwrap_or(-1);
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(code == 0 || code == 1 && !text.trim().is_empty(), "meshctl {}: {}", arguments.join(" "), errors.trim());
+    ensure!(
+        code == 0 || matches!(code, 1 | 3) && !text.trim().is_empty(),
+        "meshctl {}: {}",
+        arguments.join(" "),
+        errors.trim()
+    );
     let values = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
     let mut answers = Vec::new();
     for value in values {
@@ -157,6 +164,7 @@ impl Denial {
             reason: text(value, "reason"),
             policy: text(value, "policy"),
             rule: value["rule"].as_i64(),
+            depends_on_request: value["depends_on_request"] == true,
         }
     }
 }

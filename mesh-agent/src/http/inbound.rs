@@ -1,10 +1,10 @@
-//! HTTP on its way into a pod of this node of which requests matter: each is decided by the pod's policies, with the token
-//! that it bears, counted against its limits, and passed on or refused. One client's connection has one to the
+//! HTTP on its way into a pod of this node of which requests matter: each is decided by the pod's policies, with the
+//! token that it bears, counted against its limits, and passed on or refused. One client's connection has one to the
 //! application, in the version that the client speaks.
 //!
 //! What is decided is what is passed on: a request is read once (`message`), its path has one form, and what its client
-//! may not say is taken out before anybody is asked. What two servers could read differently is refused (400). Of what is
-//! under way everything is asked again when the configuration changes, and ends with the token that permitted it.
+//! may not say is taken out before anybody is asked. What two servers could read differently is refused (400). Of what
+//! is under way everything is asked again when the configuration changes, and ends with the token that permitted it.
 
 mod application;
 mod decider;
@@ -314,7 +314,7 @@ impl<D: Dial> Session<D> {
         let snapshot = self.arrived.store.snapshot();
         let Permitted { mut heard, held } = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
             Ok(permitted) => permitted,
-            Err((why, facts)) => return self.unauthorized(&why, &facts, grpc, http2),
+            Err(refused) => return self.unauthorized(&refused.0, &refused.1, grpc, http2),
         };
         if let Err(reached) = self.count(&snapshot, &parts, asked.authority.as_str()) {
             heard.status = StatusCode::TOO_MANY_REQUESTS.as_u16();
@@ -383,7 +383,7 @@ impl<D: Dial> Session<D> {
         snapshot: &Arc<Snapshot>,
         parts: &mut http::request::Parts,
         authority: &str,
-    ) -> Result<Permitted<'_, D>, (Unauthorized, RequestFacts)> {
+    ) -> Result<Permitted<'_, D>, Box<(Unauthorized, RequestFacts)>> {
         let Arrived { client, uid, connection, .. } = &self.arrived;
         let own = snapshot.workload(uid).map(|own| &own.identity);
         told::tell(&mut parts.headers, client.ip(), connection.source_identity.as_ref(), own);
@@ -392,7 +392,7 @@ impl<D: Dial> Session<D> {
         let Judged { facts, outcome } = decider.judge(connection, parts, authority);
         let approved = match outcome {
             Ok(approved) => approved,
-            Err(why) => return Err((why, facts)),
+            Err(why) => return Err(Box::new((why, facts))),
         };
         let facts = Arc::new(facts);
         let held = self.under_way.begin(Arc::clone(&original), Arc::clone(&facts));
@@ -401,7 +401,7 @@ impl<D: Dial> Session<D> {
         if !Arc::ptr_eq(&newest, &decider)
             && let Judged { facts, outcome: Err(why) } = newest.judge(connection, &mut original.parts(), authority)
         {
-            return Err((why, facts));
+            return Err(Box::new((why, facts)));
         }
         // What policies observe of a connection is in its own record.
         let of = (decider.is_asked() && !approved.observations.is_empty())

@@ -7,8 +7,8 @@
 //! - Of rules of one issuer, one must accept the token.
 //! - `exp`, `nbf` and `iat` count with 60 seconds of tolerance. A token without `exp` is accepted, as Istio does.
 //! - Every refusal is 401, for the audience too.
-//! - `crit` and `b64` (RFC 7515, 4.1.11; RFC 7797) are not understood, so a token that has them is refused. `jwk`, `jku`,
-//!   `x5c` and `x5u` are not looked at: keys are those of the configuration.
+//! - `crit` and `b64` (RFC 7515, 4.1.11; RFC 7797) are not understood, so a token that has them is refused. `jwk`,
+//!   `jku`, `x5c` and `x5u` are not looked at: keys are those of the configuration.
 //! - `kid` chooses among an issuer's keys; a key without one may be meant by any.
 
 mod cache;
@@ -127,8 +127,9 @@ impl Tokens {
         Err(refused.refused())
     }
 
-    /// Makes of a request what the application may see, and what policies are to be asked about: what a client put where
-    /// the token's content belongs goes, always; what the token says is put there; the token goes if its rule says so.
+    /// Makes of a request what the application may see, and what policies are to be asked about: what a client put
+    /// where the token's content belongs goes, always; what the token says is put there; the token goes if its rule
+    /// says so.
     pub fn apply(&self, parts: &mut Parts, verified: Option<&Verified>) {
         let outputs = || self.rules.iter().flat_map(Rule::outputs);
         let forged = parts.headers.keys().filter(|name| outputs().any(|output| is_read_as(name, output)));

@@ -34,9 +34,9 @@ pub fn decide_now(store: &Store, uid: &str, connection: &Connection, passed: Pas
     (snapshot, decision)
 }
 
-/// Resolves when the configuration no longer permits `connection` to the workload with this uid, which `passed` is known
-/// of. It was permitted by `decided`, and is decided again only after a change of that workload, of a policy that applies
-/// to it, or of the accounts of the source's namespace.
+/// Resolves when the configuration no longer permits `connection` to the workload with this uid, which `passed` is
+/// known of. It was permitted by `decided`, and is decided again only after a change of that workload, of a policy that
+/// applies to it, or of the accounts of the source's namespace.
 pub async fn denied_later(store: &Store, decided: Arc<Snapshot>, of: (&str, &Connection), passed: Passed) -> Decision {
     ends_later(store, decided, of, passed, |_, _, _| true).await
 }
@@ -85,8 +85,8 @@ async fn ends_later(
     }
 }
 
-/// Resolves when what goes to the workload's port begins to be read: what goes on as bytes since before that, nobody could
-/// count or judge. The connection ends, as one that goes past the agent does, and its client opens another.
+/// Resolves when what goes to the workload's port begins to be read: what goes on as bytes since before that, nobody
+/// could count or judge. The connection ends, as one that goes past the agent does, and its client opens another.
 pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> Decision {
     let port = connection.destination.port();
     let mut decided: Option<Arc<Snapshot>> = None;

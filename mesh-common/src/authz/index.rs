@@ -66,11 +66,15 @@ impl Index {
         if all.len() <= FEW {
             return Self { rest: all, ..Self::default() };
         }
-        Self::of(&all, rules, seed, 0).unwrap_or_else(|| Self { rest: all, ..Self::default() })
+        let mut work = Work::over(rules);
+        Self::of(&all, rules, seed, 0, &mut work).unwrap_or_else(|| Self { rest: all, ..Self::default() })
     }
 
     /// `None`: `places` are not told apart well enough.
-    fn of(places: &[Place], rules: &[Keyed], seed: u64, depth: usize) -> Option<Self> {
+    fn of(places: &[Place], rules: &[Keyed], seed: u64, depth: usize, work: &mut Work) -> Option<Self> {
+        if !work.takes(places, rules) {
+            return None;
+        }
         let counted = Counted::new(places, rules);
         // What lies under a key that all of them have is not told apart by it again.
         let most = if depth == 0 { u64::MAX } else { places.len() as u64 };
@@ -98,7 +102,7 @@ impl Index {
         index.attributes = looked.into_values().collect();
         index.attributes.iter_mut().for_each(Looked::sort);
         index.buckets =
-            lists.into_iter().map(|(hash, list)| (hash, Bucket::new(list, rules, seed, depth + 1))).collect();
+            lists.into_iter().map(|(hash, list)| (hash, Bucket::new(list, rules, seed, depth + 1, work))).collect();
         Some(index)
     }
 
@@ -111,14 +115,32 @@ impl Index {
 }
 
 impl Bucket {
-    fn new(places: Vec<Place>, rules: &[Keyed], seed: u64, depth: usize) -> Self {
+    fn new(places: Vec<Place>, rules: &[Keyed], seed: u64, depth: usize, work: &mut Work) -> Self {
         if places.len() > FEW
             && depth < DEPTH
-            && let Some(index) = Index::of(&places, rules, seed, depth)
+            && let Some(index) = Index::of(&places, rules, seed, depth, work)
         {
             return Self::Many { lowest: places[0], index: Box::new(index) };
         }
         Self::Few(places)
+    }
+}
+
+/// How many keys may still be looked at. Who writes many values that many rules share would have them looked at once
+/// for each pair; what is left then is asked one by one.
+struct Work {
+    left: usize,
+}
+
+impl Work {
+    /// In lists whose rules can be told apart, each key is looked at once a depth and place.
+    fn over(rules: &[Keyed]) -> Self {
+        Self { left: rules.iter().map(Keyed::count).sum::<usize>().saturating_mul(DEPTH * COPIES) }
+    }
+
+    fn takes(&mut self, places: &[Place], rules: &[Keyed]) -> bool {
+        let keys: usize = places.iter().map(|place| rules[*place as usize].count()).sum();
+        self.left.checked_sub(keys).map(|left| self.left = left).is_some()
     }
 }
 

@@ -136,6 +136,13 @@ impl Keyed {
     }
 }
 
+impl Keyed {
+    /// Of keys.
+    pub fn count(&self) -> usize {
+        self.clauses.iter().flatten().flatten().flatten().map(Vec::len).sum()
+    }
+}
+
 /// `None`: it never holds.
 fn match_of(m: &Match, action: Action, seen: Seen, seed: u64) -> Option<KeyedMatch> {
     let Match {

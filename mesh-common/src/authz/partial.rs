@@ -1,6 +1,7 @@
 //! Decisions about connections and requests of which not everything was recorded. A condition on what is not known
 //! holds or does not; it is assumed to do the one, then the other, and where both lead to the same, the decision is
-//! known all the same. With full knowledge the answer is that of [`authorize`](crate::model::authorize); a test holds it to that.
+//! known all the same. With full knowledge the answer is that of [`authorize`](crate::model::authorize); a test holds
+//! it to that.
 
 mod assumed;
 mod token;

@@ -153,8 +153,8 @@ impl fmt::Display for Denied {
 impl std::error::Error for Denied {}
 
 /// Decides one connection, or one request on it. `policies` are those that apply to the destination workload, in a
-/// stable order; `unknown` is the first that it names and nobody has. [`Rules`](crate::authz::Rules) answers the same in
-/// less time.
+/// stable order; `unknown` is the first that it names and nobody has. [`Rules`](crate::authz::Rules) answers the same
+/// in less time.
 ///
 /// STRICT travels as a DENY policy on clients without identity, under the names of [`Policy::is_strict_mtls`].
 pub fn authorize<'a>(

@@ -71,8 +71,8 @@ impl Asked {
         all
     }
 
-    /// What was answered, by [`authorize`](super::authorize) or who answers as it does. STRICT is named as the user named
-    /// it. `generation` is the configuration's.
+    /// What was answered, by [`authorize`](super::authorize) or who answers as it does. STRICT is named as the user
+    /// named it. `generation` is the configuration's.
     pub fn decided(self, outcome: Result<Permit, Denied>, observations: Vec<Observation>, generation: u64) -> Decision {
         let outcome = outcome.map_err(|mut denied| {
             if denied.reason == Reason::PlaintextStrict && self.strict_by.is_some() {

@@ -1,6 +1,6 @@
 //! The public keys of who issues tokens: a JWK Set (RFC 7517, 5). Of a set, only keys count that can verify a signature
-//! by an algorithm that is accepted; the others are left out, as RFC 7517 says of keys that a reader does not understand.
-//! A symmetric key is never one of ours: whoever can verify by it could also sign.
+//! by an algorithm that is accepted; the others are left out, as RFC 7517 says of keys that a reader does not
+//! understand. A symmetric key is never one of ours: whoever can verify by it could also sign.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
@@ -266,12 +266,12 @@ mod tests {
             (rsa(256, 0xff, "AQAAAAAAAAAAAQ"), "an exponent that no RSA key has"),
         ] {
             let expected = if why.is_empty() {
-                assert_eq!(read(&[key.clone()]).map(|set| set.keys.len()), Ok(1), "{key}");
+                assert_eq!(read(std::slice::from_ref(&key)).map(|set| set.keys.len()), Ok(1), "{key}");
                 continue;
             } else {
                 format!("keys[0]: {why}")
             };
-            assert_eq!(read(&[key.clone()]), Err(KeySetError::Empty(vec![expected.clone()])), "{key}");
+            assert_eq!(read(std::slice::from_ref(&key)), Err(KeySetError::Empty(vec![expected.clone()])), "{key}");
             let set = read(&[key, ec("P-256", 32)]).expect("the other key counts");
             assert_eq!((set.keys.len(), set.left_out), (1, vec![expected]));
         }

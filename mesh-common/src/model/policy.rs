@@ -172,7 +172,8 @@ impl Rule {
         self.clauses.iter().flat_map(|clause| &clause.matches).any(|m| m.http.is_some())
     }
 
-    /// A rule without clauses matches every connection. `action` is the policy's: it says what an open question counts as.
+    /// A rule without clauses matches every connection. `action` is the policy's: it says what an open question counts
+    /// as.
     pub fn matches(&self, action: Action, connection: &Connection, passing: &Passing<'_>) -> bool {
         self.clauses.iter().all(|clause| clause.matches(action, connection, passing))
     }

@@ -108,6 +108,9 @@ fn without_dots(path: &[u8]) -> Vec<u8> {
     kept.iter().flat_map(|segment| [b"/", *segment]).flatten().copied().collect()
 }
 
+/// What some server makes of a path.
+type Step = fn(&[u8]) -> Vec<u8>;
+
 /// What a server may take a normal path for, in the spelling of [`normal`], itself not among them; usually nothing.
 ///
 /// Each step that some server takes, in every order and as often as it changes anything: undo escapes, or those of
@@ -118,17 +121,19 @@ pub fn readings(path: &str) -> Result<Vec<String>, PathFault> {
     if path.bytes().all(plain) && !path.contains("//") && !path.contains("/.") {
         return Ok(Vec::new());
     }
-    let is_slash = |byte: u8| matches!(byte, b'/' | b'\\');
-    let steps: [&dyn Fn(&[u8]) -> Vec<u8>; 9] = [
-        &|path| undone(path, |_| true),
-        &|path| undone(path, is_slash),
-        &|path| undone(path, |byte| !is_slash(byte)),
-        &short_forms,
-        &|path| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect(),
-        &merged,
-        &without_dots,
-        &without_parameters,
-        &|path| path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default().to_vec(),
+    fn is_slash(byte: u8) -> bool {
+        matches!(byte, b'/' | b'\\')
+    }
+    let steps: [Step; 9] = [
+        |path| undone(path, |_| true),
+        |path| undone(path, is_slash),
+        |path| undone(path, |byte| !is_slash(byte)),
+        short_forms,
+        |path| path.iter().map(|byte| if *byte == b'\\' { b'/' } else { *byte }).collect(),
+        merged,
+        without_dots,
+        without_parameters,
+        |path| path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default().to_vec(),
     ];
     let mut all = vec![path.as_bytes().to_vec()];
     let mut bytes = 0;

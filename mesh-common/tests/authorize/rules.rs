@@ -133,3 +133,33 @@ fn rules_that_share_each_of_their_keys_are_told_apart_by_all_of_them() {
         .expect("both agree");
     assert!(found.borrow().iter().all(|count| *count > 500), "found and not: {found:?}");
 }
+
+/// Rules that share thousands of values: finding keys that tell them apart must not cost each pair of them.
+#[test]
+fn shared_values_are_compiled_in_the_time_of_their_number() {
+    let paths = |rule: usize| {
+        let text = |value: usize| PathPattern::Text(StringMatch::Exact(format!("/{value}")));
+        (0..2000).map(text).chain([text(10_000 + rule)]).collect::<Vec<_>>()
+    };
+    let rule = |number| {
+        let http = HttpMatch { paths: paths(number), ..HttpMatch::default() };
+        Rule { clauses: vec![Clause { matches: vec![Match { http: Some(Box::new(http)), ..Match::default() }] }] }
+    };
+    let policy = Policy {
+        name: PolicyName { namespace: "shop".into(), name: "shared".into() },
+        scope: Scope::Namespace,
+        action: Action::Allow,
+        rules: (0..60).map(rule).collect(),
+        dry_run: false,
+    };
+    // Each pair of 120,000 keys would take minutes, and the test would be ended.
+    let rules = Rules::new(&shared(&[policy]));
+    let headers = HeaderMap::new();
+    let connection =
+        Connection { source_identity: None, source_ip: [10, 0, 0, 1].into(), destination: ([10, 0, 0, 2], 80).into() };
+    for (path, place) in [("/7", Some(0)), ("/10059", Some(59)), ("/10060", None)] {
+        let request = Requested { method: "GET", path, host: "a", headers: &headers, token: None };
+        let decided = rules.decide(None, &connection, &Passing::Request(&request));
+        assert_eq!(decided.ok().and_then(|permit| permit.rule()), place, "{path}");
+    }
+}

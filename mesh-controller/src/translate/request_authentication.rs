@@ -6,8 +6,8 @@
 //! - `targetRefs` name Services. There are no gateways yet: the rules for a waypoint hold for the workloads that say
 //!   that they use it, as those of an AuthorizationPolicy.
 //!
-//! `jwksUri` is fetched elsewhere (`jwks`). Of `jwks` and `jwksUri` the first counts, as in Istio. Where the keys are is
-//! not asked of the issuer itself (OpenID Connect Discovery): one of the two must be there.
+//! `jwksUri` is fetched elsewhere (`jwks`). Of `jwks` and `jwksUri` the first counts, as in Istio. Where the keys are
+//! is not asked of the issuer itself (OpenID Connect Discovery): one of the two must be there.
 
 mod rule;
 

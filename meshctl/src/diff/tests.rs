@@ -5,7 +5,7 @@ use mesh_common::proto::nodemesh::{ConnectionInfo, Endpoint};
 use super::*;
 use crate::{
     Verb,
-    policy::tests::{Files, flow, nowhere, policy},
+    foretold::tests::{Files, flow, nowhere, policy},
     tests::Served,
 };
 

@@ -43,7 +43,8 @@ impl World {
         let (code, answers) =
             ctl::ask_with_code("--agent", &socket, &["authz", "check", source, &name, "--port", &port])?;
         let answer = Denial::of(answers.first().context("meshctl authz check says nothing")?);
-        ensure!((code == 0) == (answer.verdict == "forwarded"), "exit code {code} for {answer:?}");
+        let permitted = answer.verdict == "forwarded" && !answer.depends_on_request;
+        ensure!((code == 0) == permitted, "exit code {code} for {answer:?}");
         Ok(answer)
     }
 

@@ -1,5 +1,6 @@
-//! Whether a token is right: its form (RFC 7515, RFC 7519), its time, its audience, its signature (RFC 7518). Nothing of
-//! the token chooses how it is verified but `kid` and `alg`, and those only among what the issuer's own keys are for.
+//! Whether a token is right: its form (RFC 7515, RFC 7519), its time, its audience, its signature (RFC 7518). Nothing
+//! of the token chooses how it is verified but `kid` and `alg`, and those only among what the issuer's own keys are
+//! for.
 
 use std::{fmt, sync::Arc};
 

@@ -13,8 +13,8 @@ impl Snapshot {
         self.generation += 1;
     }
 
-    /// Gathers what applies to the pods of this node, after the last of a batch of changes. What has stayed as it was in
-    /// `earlier`, the snapshot that this one was copied from, is the same in memory. Returns what is new.
+    /// Gathers what applies to the pods of this node, after the last of a batch of changes. What has stayed as it was
+    /// in `earlier`, the snapshot that this one was copied from, is the same in memory. Returns what is new.
     pub(in crate::state) fn gather_policies(&mut self, earlier: &Self) -> Vec<Arc<Applicable>> {
         let same_policies =
             Arc::ptr_eq(&self.policies, &earlier.policies) && Arc::ptr_eq(&self.unreadable, &earlier.unreadable);

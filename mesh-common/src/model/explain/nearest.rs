@@ -13,9 +13,9 @@ pub struct Nearest {
     pub missing: Vec<ConsideredCondition>,
 }
 
-/// Of a refusal for want of an ALLOW rule: that with the fewest conditions to turn, the first of several. Of a DENY rule
-/// that matched: this rule, with the fewest that make it stop. `None`: permitted, no rule could have permitted it, or
-/// the policy that decided is not known.
+/// Of a refusal for want of an ALLOW rule: that with the fewest conditions to turn, the first of several. Of a DENY
+/// rule that matched: this rule, with the fewest that make it stop. `None`: permitted, no rule could have permitted it,
+/// or the policy that decided is not known.
 ///
 /// `considered` is what [`super::explain`] tells.
 pub fn nearest(considered: &[Considered]) -> Option<Nearest> {

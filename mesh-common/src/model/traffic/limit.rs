@@ -83,8 +83,8 @@ impl Inbound {
         self.protocols.get(&port).copied().unwrap_or_default()
     }
 
-    /// Whether what a connection to this port carries must be looked into: to count requests, to read tokens, or because
-    /// one of the workload's policies asks for more than a connection tells by itself ([`Policy::asks`],
+    /// Whether what a connection to this port carries must be looked into: to count requests, to read tokens, or
+    /// because one of the workload's policies asks for more than a connection tells by itself ([`Policy::asks`],
     /// [`Policy::asks_server_name`](crate::model::Policy::asks_server_name)).
     ///
     /// [`Policy::asks`]: crate::model::Policy::asks

@@ -79,7 +79,8 @@ pub struct TokenRule {
     /// issuer is refused.
     #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "text", deserialize_with = "shared")]
     pub keys: Option<Arc<str>>,
-    /// Where the token is looked for. If all three are empty: `authorization: Bearer`, and the parameter `access_token`.
+    /// Where the token is looked for. If all three are empty: `authorization: Bearer`, and the parameter
+    /// `access_token`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from_headers: Vec<TokenHeader>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -61,5 +61,7 @@ pub fn knock(to: &[SocketAddr]) -> Result<()> {
 fn listen(to: &SocketAddr, text: &mut String) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(to, LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
+    // Nobody needs to wait for what this says. Whoever has refused it already is heard below.
+    let _ = stream.shutdown(Shutdown::Write);
     stream.read_to_string(text).map(drop)
 }

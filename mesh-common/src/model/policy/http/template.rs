@@ -1,7 +1,7 @@
 //! Paths with places for segments.
 
-/// See [`super::PathPattern::Template`]. Envoy takes only some of the characters of RFC 3986 in such a place; here it is
-/// every one but `/`, as its reference says, so that a DENY cannot be dodged with `=`.
+/// See [`super::PathPattern::Template`]. Envoy takes only some of the characters of RFC 3986 in such a place; here it
+/// is every one but `/`, as its reference says, so that a DENY cannot be dodged with `=`.
 pub(crate) struct Template<'a> {
     /// Up to `{**}`.
     head: &'a str,
