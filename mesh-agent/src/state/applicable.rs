@@ -34,7 +34,7 @@ pub struct Applicable {
     pub observes: bool,
     /// Those that policies ask for.
     pub headers: HashSet<HeaderName>,
-    /// Of many rules, an index; it takes seconds for 100,000 rules, so that whoever asks does not wait for it.
+    /// Of many rules, an index; it takes about a second for 100,000 rules, so that whoever asks does not wait for it.
     compiled: OnceLock<authz::Rules>,
 }
 

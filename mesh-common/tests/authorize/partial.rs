@@ -12,7 +12,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use crate::{
     config,
     generate::{connection, policies},
-    requests::{passed, request, with},
+    requests::{HOSTS, WORDS, passed, request, with},
 };
 
 /// What may come out, if this is what is known.
@@ -57,7 +57,8 @@ fn what_is_left_out_makes_no_decision_wrong() {
         .run(&(policies(), connection(), request(), masks), |(policies, connection, passed, (mask, issued))| {
             let Passed::Request(facts) = &passed else { return Ok(()) };
             let all = seen(facts);
-            let issuers: Vec<&str> = if issued { vec!["https://i", "i", "https://i/t"] } else { Vec::new() };
+            let issuers: Vec<&str> =
+                if issued { vec!["https://i", "i", "https://i/t", "https://i/", ""] } else { Vec::new() };
             let bearer = match &facts.token {
                 _ if mask[4] => all.bearer,
                 Some(token) if mask[5] => Bearer::Principal { principal: &token.principal, issuers: &issuers },
@@ -85,7 +86,8 @@ fn what_is_left_out_makes_no_decision_wrong() {
 
 /// All that a method may be, as far as the alphabet of the policies tells methods apart.
 fn methods() -> Vec<String> {
-    let parts = ["", "GET", "POST", "P", "T", "get"];
+    // `:method` is a header too.
+    let parts = ["", "GET", "POST", "P", "T", "get"].into_iter().chain(WORDS).chain(HOSTS).collect::<Vec<_>>();
     let joined = parts.iter().flat_map(|head| parts.iter().map(move |tail| format!("{head}~{tail}")));
     joined.chain(parts[1..].iter().map(|part| (*part).to_owned())).collect()
 }

@@ -11,8 +11,13 @@ use serde_json::{Value, json};
 
 use crate::generate::{net, some, string};
 
+/// Of which patterns are made.
+pub const HOSTS: [&str; 11] =
+    ["a.com", "a.com:80", "a.com.", "a.", "com", ".com", ":80", "[::1]", "[::1]:80", "b.com.:81", "x.a.com"];
+pub const WORDS: [&str; 8] = ["one", "two", "one,two", "one; two", "o", "true", "7", "one two"];
+
 fn host() -> impl Strategy<Value = StringMatch> {
-    string(&["a.com", "a.com:80", "a.com.", "a.", "com", ".com", ":80", "[::1]", "[::1]:80", "b.com.:81", "x.a.com"])
+    string(&HOSTS)
 }
 
 fn method() -> impl Strategy<Value = StringMatch> {
@@ -64,7 +69,7 @@ fn principal() -> impl Strategy<Value = StringMatch> {
 }
 
 fn word() -> impl Strategy<Value = StringMatch> {
-    string(&["one", "two", "one,two", "one; two", "o", "true", "7", "one two"])
+    string(&WORDS)
 }
 
 fn header() -> impl Strategy<Value = HeaderCondition> {
@@ -73,16 +78,23 @@ fn header() -> impl Strategy<Value = HeaderCondition> {
         some(prop_oneof![3 => word(), 1 => host(), 1 => method()]),
         some(word()),
     )
-        .prop_map(|(name, values, not_values)| HeaderCondition { name: name.to_owned(), values, not_values })
+        .prop_map(|(name, values, not_values)| {
+            let not_values = something(&values, not_values);
+            HeaderCondition { name: name.to_owned(), values, not_values }
+        })
+}
+
+/// Nobody writes a condition without values.
+fn something(values: &[StringMatch], not_values: Vec<StringMatch>) -> Vec<StringMatch> {
+    if values.is_empty() && not_values.is_empty() { vec![StringMatch::Presence] } else { not_values }
 }
 
 fn claim() -> impl Strategy<Value = ClaimCondition> {
     let paths =
         vec![vec!["scope"], vec!["groups"], vec!["realm", "role"], vec!["realm"], vec!["permission"], vec!["name"]];
-    (select(paths), some(word()), some(word())).prop_map(|(path, values, not_values)| ClaimCondition {
-        path: path.into_iter().map(str::to_owned).collect(),
-        values,
-        not_values,
+    (select(paths), some(word()), some(word())).prop_map(|(path, values, not_values)| {
+        let not_values = something(&values, not_values);
+        ClaimCondition { path: path.into_iter().map(str::to_owned).collect(), values, not_values }
     })
 }
 
