@@ -8,10 +8,12 @@ mod explain;
 mod identity;
 mod json;
 mod keys;
+mod latency;
 mod observe;
 mod passing;
 mod policy;
 mod service;
+pub mod telemetry;
 mod token;
 mod topology;
 pub mod traffic;
@@ -30,6 +32,7 @@ pub use explain::{
 pub use identity::{Identity, IdentityError};
 pub use json::read_strictly;
 pub use keys::{KeyMaterial, KeySet, KeySetError, MAX_KEY_SET, MAX_KEYS, PublicKey};
+pub use latency::{LATENCY_BUCKETS, Latency};
 pub use observe::{Observation, ObservedAs, observe};
 pub use passing::{Passing, RequestFacts, Requested};
 pub use policy::{

@@ -142,6 +142,7 @@ mod tests {
             probe_ports: Vec::new(),
             same_node: SameNode::Direct,
             inbound: Inbound::default(),
+            telemetry: Default::default(),
         };
         (pod.uid.clone(), Object::LocalPod(pod))
     }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use mesh_common::{
     model::{
         Accounts, LocalPod, Policy, TrustBundle,
+        telemetry::Telemetry,
         traffic::{Inbound, RateLimit, Traffic},
     },
     proto::{Address, WireError, discovery::Resource, nodemesh, security, type_url, workload},
@@ -113,10 +114,14 @@ pub fn stand_in(resource: &Resource, earlier: Option<&Resource>) -> Option<Local
     let message = any.and_then(|any| nodemesh::LocalPod::decode(&*any.value).ok());
     let mut message = message.filter(|message| message.uid == resource.name);
     let told = message.as_mut().map(|message| std::mem::take(&mut message.inbound));
+    let seen = message.as_mut().map(|message| std::mem::take(&mut message.telemetry));
+    let seen = seen
+        .and_then(|seen| if seen.is_empty() { Some(Telemetry::default()) } else { serde_json::from_slice(&seen).ok() });
     let before = earlier.as_ref().map(|pod| pod.inbound.clone()).unwrap_or_default();
+    let telemetry: Telemetry = seen.or_else(|| earlier.as_ref().map(|pod| pod.telemetry.clone())).unwrap_or_default();
     let pod = message.and_then(|message| LocalPod::try_from(message).ok()).or(earlier)?;
     let inbound = told.map_or_else(|| Inbound { unreadable: true, ..before.clone() }, |told| readable(&told, &before));
-    Some(LocalPod { inbound, ..pod })
+    Some(LocalPod { inbound, telemetry, ..pod })
 }
 
 /// What is not there is nothing, as in the whole.
@@ -213,6 +218,7 @@ mod tests {
             mode: Mode::Mesh,
             same_node: SameNode::Direct,
             inbound: Inbound { limits: vec![limit("/a"), limit(path)], ..Inbound::default() },
+            telemetry: Telemetry::default(),
         };
         let read = |pod: LocalPod| {
             let value = nodemesh::LocalPod::from(&pod).encode_to_vec();

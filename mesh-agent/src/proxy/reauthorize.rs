@@ -151,6 +151,7 @@ mod tests {
                 all,
                 ..Default::default()
             })],
+            seen: false,
         };
         Object::Traffic(Arc::new(Rules::new(traffic).expect("rules")))
     }

@@ -75,6 +75,7 @@ impl Rules {
             protocols: BTreeMap::new(),
             routes: vec![For::everybody(Routes { http: vec![route], ..Routes::default() })],
             policies: vec![For::everybody(DestinationPolicy { all, ..DestinationPolicy::default() })],
+            seen: false,
         };
         Self { unreadable: Some(why), ..Self::new(traffic).expect("there is no pattern in it") }
     }

@@ -67,7 +67,7 @@ fn policy(namespace: &str, name: &str, scope: Scope, action: Action) -> Policy {
     }
 }
 
-fn pod(name: &str, mode: Mode) -> LocalPod {
+pub fn pod(name: &str, mode: Mode) -> LocalPod {
     LocalPod {
         uid: format!("Kubernetes//Pod/shop/{name}"),
         pod_uid: format!("uid-{name}"),
@@ -80,6 +80,7 @@ fn pod(name: &str, mode: Mode) -> LocalPod {
         mode,
         same_node: SameNode::Direct,
         inbound: Default::default(),
+        telemetry: Default::default(),
     }
 }
 

@@ -51,6 +51,9 @@ pub struct Traffic {
     /// Likewise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<For<DestinationPolicy>>,
+    /// Requests to it are read by the client's agent, also if no rule asks for that: so that they are seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub seen: bool,
 }
 
 /// Something that holds for some clients.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     Identity, Locality, PolicyName, ServiceName, ServicePort,
+    telemetry::Telemetry,
     traffic::{Inbound, Labels},
 };
 
@@ -74,6 +75,8 @@ pub struct LocalPod {
     pub same_node: SameNode,
     /// What the agent does with requests to it.
     pub inbound: Inbound,
+    /// What the agent tells of it.
+    pub telemetry: Telemetry,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

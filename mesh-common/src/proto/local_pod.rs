@@ -34,6 +34,7 @@ impl TryFrom<wire::LocalPod> for LocalPod {
             addresses,
             mode,
             inbound: super::traffic::inbound(&message.inbound)?,
+            telemetry: super::traffic::telemetry(&message.telemetry)?,
             same_node: if message.same_node_tls { SameNode::Tls } else { SameNode::Direct },
         })
     }
@@ -53,6 +54,7 @@ impl From<&LocalPod> for wire::LocalPod {
             probe_ports,
             same_node,
             inbound,
+            telemetry,
         } = pod;
         Self {
             uid: uid.clone(),
@@ -66,6 +68,7 @@ impl From<&LocalPod> for wire::LocalPod {
             probe_ports: probe_ports.iter().copied().map(u32::from).collect(),
             same_node_tls: *same_node == SameNode::Tls,
             inbound: super::traffic::wire_inbound(inbound),
+            telemetry: super::traffic::wire_telemetry(telemetry),
         }
     }
 }

@@ -4,7 +4,10 @@ use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{WireError, nodemesh as wire, type_url, workload};
-use crate::model::traffic::{Inbound, Labels, Traffic};
+use crate::model::{
+    telemetry::Telemetry,
+    traffic::{Inbound, Labels, Traffic},
+};
 
 /// The extension of workloads that carries [`wire::Labels`].
 const LABELS: &str = "nodemesh.io/labels";
@@ -29,6 +32,14 @@ pub(super) fn inbound(bytes: &[u8]) -> Result<Inbound, WireError> {
 
 pub(super) fn wire_inbound(inbound: &Inbound) -> Vec<u8> {
     if *inbound == Inbound::default() { Vec::new() } else { written(inbound) }
+}
+
+pub(super) fn telemetry(bytes: &[u8]) -> Result<Telemetry, WireError> {
+    if bytes.is_empty() { Ok(Telemetry::default()) } else { read("telemetry", bytes) }
+}
+
+pub(super) fn wire_telemetry(telemetry: &Telemetry) -> Vec<u8> {
+    if *telemetry == Telemetry::default() { Vec::new() } else { written(telemetry) }
 }
 
 /// Of all extensions; others are not ours to understand.
@@ -98,6 +109,7 @@ mod tests {
             protocols: [(80, Protocol::Http)].into(),
             routes: vec![For::everybody(Routes { http: vec![route], ..Routes::default() })],
             policies: vec![For::everybody(policy)],
+            seen: true,
         }
     }
 

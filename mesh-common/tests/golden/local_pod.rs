@@ -21,6 +21,7 @@ fn local_pod_with_every_field() {
         probe_ports: vec![80],
         same_node_tls: true,
         inbound: br#"{"protocols":{"80":"http"}}"#.to_vec(),
+        telemetry: br#"{"requests":"seen"}"#.to_vec(),
     };
     golden(
         &[
@@ -35,11 +36,13 @@ fn local_pod_with_every_field() {
             b"\x4a\x01\x50",                              // 9 probe_ports 80, packed
             b"\x50\x01",                                  // 10 same_node_tls
             b"\x5a\x1b{\"protocols\":{\"80\":\"http\"}}", // 11 inbound
+            b"\x62\x13{\"requests\":\"seen\"}",           // 12 telemetry
         ],
         message.clone(),
     );
     let pod = model::LocalPod::try_from(message.clone()).expect("a pod");
     assert_eq!((pod.mode, pod.same_node), (model::Mode::Observe, SameNode::Tls));
+    assert_eq!(pod.telemetry.requests, model::telemetry::Requests::Seen);
     assert_eq!(LocalPod::from(&pod), message);
     assert_eq!(model::LocalPod::try_from(LocalPod { mode: 3, ..message }).expect_err("no mode").field, "mode");
 }

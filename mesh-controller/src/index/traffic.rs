@@ -126,6 +126,7 @@ pub fn assemble(
             routes: routes.remove(&service).unwrap_or_default(),
             policies: policies.remove(&service).unwrap_or_default(),
             service: service.clone(),
+            seen: false,
         };
         (service, Arc::new(traffic))
     });

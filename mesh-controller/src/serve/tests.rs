@@ -251,7 +251,7 @@ fn large(services: &[&str], bytes: usize) -> World {
         let subsets = [("s".repeat(bytes), subset)].into();
         let policies = vec![For::everybody(DestinationPolicy { subsets, ..DestinationPolicy::default() })];
         let (protocols, routes) = Default::default();
-        (service.clone(), Arc::new(Traffic { service, protocols, routes, policies }))
+        (service.clone(), Arc::new(Traffic { service, protocols, routes, policies, seen: false }))
     };
     World { traffic: services.iter().map(|name| rules(name)).collect(), ..world(SHOP) }
 }

@@ -7,7 +7,8 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 use mesh_common::model::{
-    Identity, LocalPod, Locality, Mode, SameNode, Tunnel, Workload, WorkloadKind, traffic::Inbound,
+    Identity, LocalPod, Locality, Mode, SameNode, Tunnel, Workload, WorkloadKind, telemetry::Telemetry,
+    traffic::Inbound,
 };
 
 use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, usable};
@@ -194,6 +195,7 @@ impl Pod {
             mode,
             same_node,
             inbound: Inbound::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }

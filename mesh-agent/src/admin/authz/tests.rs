@@ -17,7 +17,7 @@ use serde_json::json;
 use super::*;
 use crate::state::{
     Object, Store,
-    tests::{put, workload},
+    tests::{pod, put, workload},
 };
 
 const ISSUER: &str = "https://issuer.example";
@@ -69,19 +69,7 @@ fn reads() -> HttpMatch {
 
 fn snapshot(inbound: Inbound, policies: Vec<Object>) -> Arc<Snapshot> {
     let store = Store::default();
-    let pod = LocalPod {
-        uid: "Kubernetes//Pod/shop/a".into(),
-        pod_uid: "uid-a".into(),
-        namespace: "shop".into(),
-        name: "a".into(),
-        service_account: "default".into(),
-        addresses: vec![[10, 0, 0, 1].into()],
-        strict_by: None,
-        probe_ports: Vec::new(),
-        mode: Mode::Mesh,
-        same_node: SameNode::Direct,
-        inbound,
-    };
+    let pod = LocalPod { inbound, ..pod("a", Mode::Mesh) };
     put(&store, [Object::Workload(workload("a", "10.0.0.1")), Object::LocalPod(pod)]);
     put(&store, policies)
 }

@@ -161,6 +161,7 @@ async fn subscribes_to_all_types_as_its_node_and_syncs() {
         probe_ports: Vec::new(),
         same_node: SameNode::Tls,
         inbound: Default::default(),
+        telemetry: Default::default(),
     };
     assert_eq!(exchange(&mut stream, response(type_url::TRAFFIC, "2", vec![], vec![])).await, None);
     let pods = vec![resource(type_url::LOCAL_POD, &uid("a"), "1", &nodemesh::LocalPod::from(&local))];

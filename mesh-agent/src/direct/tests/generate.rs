@@ -149,6 +149,7 @@ impl Dice {
             probe_ports: Vec::new(),
             same_node: if self.chance(5) { SameNode::Tls } else { SameNode::Direct },
             inbound: Default::default(),
+            telemetry: Default::default(),
         }
     }
 

@@ -21,7 +21,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::model::{
-    LocalPod, Mode, SameNode, Workload,
+    LocalPod, Mode, Workload,
     traffic::{Inbound, Millis, Origin, RateLimit, TokenBucket},
 };
 use tokio::{
@@ -36,7 +36,7 @@ use super::*;
 use crate::{
     state::{
         Object,
-        tests::{put, workload},
+        tests::{pod, put, workload},
     },
     telemetry::{Direction, Party},
 };
@@ -75,19 +75,7 @@ fn under_way() -> Arc<Held> {
 }
 
 fn limited(store: &Store, limits: Vec<RateLimit>) {
-    let pod = LocalPod {
-        uid: UID.into(),
-        pod_uid: "uid-a".into(),
-        namespace: "shop".into(),
-        name: "a".into(),
-        service_account: "default".into(),
-        addresses: vec![[10, 0, 0, 1].into()],
-        strict_by: None,
-        probe_ports: Vec::new(),
-        mode: Mode::Mesh,
-        same_node: SameNode::Direct,
-        inbound: Inbound { limits, ..Inbound::default() },
-    };
+    let pod = LocalPod { inbound: Inbound { limits, ..Inbound::default() }, ..pod("a", Mode::Mesh) };
     let own = Workload { namespace: "shop".into(), uid: UID.into(), ..workload("a", "10.0.0.1") };
     put(store, [Object::LocalPod(pod), Object::Workload(own)]);
 }

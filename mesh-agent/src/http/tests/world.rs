@@ -478,5 +478,6 @@ pub fn traffic(http: Vec<HttpRoute>, all: TrafficPolicy) -> Traffic {
         protocols: BTreeMap::from([(80, Protocol::Http)]),
         routes: vec![For { clients: Clients::Everybody, value: Routes { http, ..Routes::default() } }],
         policies: vec![For::everybody(policy)],
+        seen: false,
     }
 }

@@ -34,6 +34,10 @@ pub struct LocalPod {
     /// Empty: nothing. A field that the reader does not know makes it refuse the resource.
     #[prost(bytes = "vec", tag = "11")]
     pub inbound: ::prost::alloc::vec::Vec<u8>,
+    /// What its agent tells of it: JSON, the fields of `Telemetry` in mesh-common/src/model/telemetry.rs. Empty: what the
+    /// agent's own settings say. A field that the reader does not know makes it refuse the resource.
+    #[prost(bytes = "vec", tag = "12")]
+    pub telemetry: ::prost::alloc::vec::Vec<u8>,
 }
 /// How requests and connections to a service are routed, and how its endpoints are treated.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -199,7 +203,7 @@ pub struct Query {
     /// Only this node; empty: all that the server can reach.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: ::core::option::Option<query::Kind>,
 }
 /// Nested message and enum types in `Query`.
@@ -224,7 +228,47 @@ pub mod query {
         Routes(super::RoutesQuery),
         #[prost(message, tag = "10")]
         Verify(super::VerifyQuery),
+        #[prost(message, tag = "11")]
+        Stat(super::StatQuery),
+        #[prost(message, tag = "12")]
+        Tap(super::TapQuery),
+        #[prost(message, tag = "13")]
+        Cost(super::CostQuery),
     }
+}
+/// Rates, errors and latencies of the last seconds, summed by `by`; one Stat for each.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StatQuery {
+    #[prost(enumeration = "StatBy", tag = "1")]
+    pub by: i32,
+    /// Of the destination, or of the source for StatBy EDGE; empty: all.
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    /// How far back, rounded up to what is kept; 0: 60. At most 600.
+    #[prost(uint32, tag = "3")]
+    pub seconds: u32,
+}
+/// Requests as they pass, from now on, until the question is cancelled. Only those that an agent reads.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TapQuery {
+    /// Those of `flows` that are about requests; `follow`, `last` and `since` do not count.
+    #[prost(message, optional, tag = "1")]
+    pub flows: ::core::option::Option<FlowsQuery>,
+    /// With their headers and those of the answer.
+    #[prost(bool, tag = "2")]
+    pub headers: bool,
+    /// Also what is secret (authorization, cookies, tokens); otherwise its value is "\[redacted\]".
+    #[prost(bool, tag = "3")]
+    pub secrets: bool,
+    /// At most this many, then it ends; 0: until it is cancelled.
+    #[prost(uint32, tag = "4")]
+    pub count: u32,
+}
+/// What each pod of a node costs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CostQuery {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
 }
 /// What crosses the links when one pod speaks to another? The agent of the source's node opens a connection of its own and
 /// captures it; the others say nothing.
@@ -295,6 +339,84 @@ pub struct FlowsQuery {
     /// Only those that ended then or later. With it the answer ends with a FlowsWindow, unless it follows.
     #[prost(message, optional, tag = "9")]
     pub since: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(enumeration = "flows_query::Only", tag = "10")]
+    pub only: i32,
+    /// "200", or "5xx" for a hundred.
+    #[prost(string, tag = "11")]
+    pub http_status: ::prost::alloc::string::String,
+    #[prost(string, tag = "12")]
+    pub method: ::prost::alloc::string::String,
+    /// A prefix.
+    #[prost(string, tag = "13")]
+    pub path: ::prost::alloc::string::String,
+    /// "name" or "namespace/hostname", of the service that was dialled.
+    #[prost(string, tag = "14")]
+    pub service: ::prost::alloc::string::String,
+    /// Stable code.
+    #[prost(string, tag = "15")]
+    pub reason: ::prost::alloc::string::String,
+    /// "namespace/name" of the policy that decided.
+    #[prost(string, tag = "16")]
+    pub policy: ::prost::alloc::string::String,
+    /// 32 hexadecimal digits.
+    #[prost(string, tag = "17")]
+    pub trace_id: ::prost::alloc::string::String,
+    #[prost(enumeration = "Path", tag = "18")]
+    pub passed: i32,
+    #[prost(enumeration = "Security", tag = "19")]
+    pub security: i32,
+    /// Either port.
+    #[prost(uint32, tag = "20")]
+    pub port: u32,
+}
+/// Nested message and enum types in `FlowsQuery`.
+pub mod flows_query {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Only {
+        All = 0,
+        /// What is no request.
+        Tcp = 1,
+        Http = 2,
+        Grpc = 3,
+        Udp = 4,
+    }
+    impl Only {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::All => "ALL",
+                Self::Tcp => "TCP",
+                Self::Http => "HTTP",
+                Self::Grpc => "GRPC",
+                Self::Udp => "UDP",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ALL" => Some(Self::All),
+                "TCP" => Some(Self::Tcp),
+                "HTTP" => Some(Self::Http),
+                "GRPC" => Some(Self::Grpc),
+                "UDP" => Some(Self::Udp),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConfigQuery {
@@ -345,7 +467,7 @@ pub struct Item {
     pub node: ::prost::alloc::string::String,
     #[prost(
         oneof = "item::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     pub kind: ::core::option::Option<item::Kind>,
 }
@@ -387,7 +509,109 @@ pub mod item {
         Verification(super::Verification),
         #[prost(message, tag = "18")]
         Window(super::FlowsWindow),
+        #[prost(message, tag = "19")]
+        Stat(super::Stat),
+        #[prost(message, tag = "20")]
+        Tapped(super::Tapped),
+        #[prost(message, tag = "21")]
+        Cost(super::PodCost),
     }
+}
+/// The last seconds of a workload, service, route or edge, as one agent saw them. The same traffic is seen at both ends:
+/// who sums takes those of one reporter.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Stat {
+    #[prost(enumeration = "Direction", tag = "1")]
+    pub reporter: i32,
+    /// For StatBy EDGE.
+    #[prost(message, optional, tag = "2")]
+    pub source: ::core::option::Option<Endpoint>,
+    /// But for services and routes that several workloads serve.
+    #[prost(message, optional, tag = "3")]
+    pub destination: ::core::option::Option<Endpoint>,
+    /// "namespace/hostname"
+    #[prost(string, tag = "4")]
+    pub service: ::prost::alloc::string::String,
+    /// "namespace/object/rule"; "": requests that no route was asked for.
+    #[prost(string, tag = "5")]
+    pub route: ::prost::alloc::string::String,
+    /// That the sums are about.
+    #[prost(uint32, tag = "6")]
+    pub seconds: u32,
+    #[prost(uint64, tag = "7")]
+    pub requests: u64,
+    /// Answered with 5xx, or by a gRPC status that counts like one, or not at all.
+    #[prost(uint64, tag = "8")]
+    pub failed_requests: u64,
+    /// Refused by the mesh: policy, token, limit.
+    #[prost(uint64, tag = "9")]
+    pub refused_requests: u64,
+    /// By hundreds of the status, the first: no answer.
+    #[prost(uint64, repeated, tag = "10")]
+    pub answers: ::prost::alloc::vec::Vec<u64>,
+    /// Of requests, by bucket of mesh_common::model::Latency.
+    #[prost(btree_map = "uint32, uint64", tag = "11")]
+    pub latency: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    /// That began; requests are not counted here.
+    #[prost(uint64, tag = "12")]
+    pub connections: u64,
+    #[prost(uint64, tag = "13")]
+    pub refused_connections: u64,
+    #[prost(uint64, tag = "14")]
+    pub failed_connections: u64,
+    /// That are open now.
+    #[prost(uint64, tag = "15")]
+    pub open: u64,
+    #[prost(uint64, tag = "16")]
+    pub bytes_sent: u64,
+    #[prost(uint64, tag = "17")]
+    pub bytes_received: u64,
+    /// Connections and requests by how they were secured: Security's numbers.
+    #[prost(btree_map = "uint32, uint64", tag = "18")]
+    pub security: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    /// By the way they took: Path's numbers.
+    #[prost(btree_map = "uint32, uint64", tag = "19")]
+    pub path: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    /// Datagrams, both directions; they are in no other sum but the bytes.
+    #[prost(uint64, tag = "20")]
+    pub datagrams: u64,
+    /// The largest smoothed round-trip time and the segments that were sent again, of connections that ended.
+    #[prost(uint32, tag = "21")]
+    pub rtt_us: u32,
+    #[prost(uint64, tag = "22")]
+    pub retransmits: u64,
+}
+/// A request as it passed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Tapped {
+    #[prost(message, optional, tag = "1")]
+    pub flow: ::core::option::Option<Flow>,
+    #[prost(message, repeated, tag = "2")]
+    pub request_headers: ::prost::alloc::vec::Vec<Header>,
+    #[prost(message, repeated, tag = "3")]
+    pub response_headers: ::prost::alloc::vec::Vec<Header>,
+}
+/// Since the pod's enrolment with this agent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PodCost {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub pod: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub connections: u64,
+    #[prost(uint64, tag = "4")]
+    pub open: u64,
+    #[prost(uint64, tag = "5")]
+    pub requests: u64,
+    #[prost(uint64, tag = "6")]
+    pub bytes: u64,
+    /// Of the agent's CPU, in microseconds: what was measured of its process, shared out by what each pod let it do.
+    #[prost(uint64, tag = "7")]
+    pub cpu_us: u64,
+    /// Of the agent's memory, in bytes: likewise.
+    #[prost(uint64, tag = "8")]
+    pub memory: u64,
 }
 /// How far back the records of a node reach.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -648,6 +872,30 @@ pub struct HttpRequest {
     pub flags: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub request_id: ::prost::alloc::string::String,
+    /// "namespace/object/rule" that took it; empty: none was asked.
+    #[prost(string, tag = "9")]
+    pub route: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub retries: u32,
+    /// gRPC's; absent: it is none, or there was no trailer.
+    #[prost(uint32, optional, tag = "11")]
+    pub grpc_status: ::core::option::Option<u32>,
+    #[prost(bool, tag = "12")]
+    pub grpc: bool,
+    /// 32 and 16 hexadecimal digits; empty: no trace.
+    #[prost(string, tag = "13")]
+    pub trace_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "14")]
+    pub span_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "15")]
+    pub parent_span_id: ::prost::alloc::string::String,
+    #[prost(bool, tag = "16")]
+    pub trace_sampled: bool,
+    /// gRPC messages to the server and back.
+    #[prost(uint64, tag = "17")]
+    pub request_messages: u64,
+    #[prost(uint64, tag = "18")]
+    pub response_messages: u64,
 }
 /// One TCP connection, as the kernel saw it from this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1106,6 +1354,42 @@ impl Redirection {
             "PENDING" => Some(Self::Pending),
             "ENABLED" => Some(Self::Enabled),
             "FAILED" => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StatBy {
+    Unspecified = 0,
+    Workload = 1,
+    Service = 2,
+    Route = 3,
+    /// Source workload to destination workload.
+    Edge = 4,
+}
+impl StatBy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STAT_BY_UNSPECIFIED",
+            Self::Workload => "WORKLOAD",
+            Self::Service => "SERVICE",
+            Self::Route => "ROUTE",
+            Self::Edge => "EDGE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STAT_BY_UNSPECIFIED" => Some(Self::Unspecified),
+            "WORKLOAD" => Some(Self::Workload),
+            "SERVICE" => Some(Self::Service),
+            "ROUTE" => Some(Self::Route),
+            "EDGE" => Some(Self::Edge),
             _ => None,
         }
     }
