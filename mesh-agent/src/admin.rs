@@ -88,9 +88,11 @@ impl Responder for Admin {
             Some(query::Kind::Routes(query)) => self.items(routes::answer(self, &query)),
             Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
             Some(query::Kind::Verify(query)) => verify::answer(self, query),
-            None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
-                "this agent does not know that question; is meshctl newer than the agent?",
-            )))),
+            Some(query::Kind::Stat(_) | query::Kind::Tap(_) | query::Kind::Cost(_)) | None => {
+                Box::pin(tokio_stream::once(Err(Status::unimplemented(
+                    "this agent does not know that question; is meshctl newer than the agent?",
+                ))))
+            }
         }
     }
 }

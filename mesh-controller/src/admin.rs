@@ -94,7 +94,10 @@ impl AdminService {
             | query::Kind::Edges(_)
             | query::Kind::Explain(_)
             | query::Kind::Identity(_)
-            | query::Kind::Verify(_) => Ok(Vec::new()),
+            | query::Kind::Verify(_)
+            | query::Kind::Stat(_)
+            | query::Kind::Tap(_)
+            | query::Kind::Cost(_) => Ok(Vec::new()),
         }
     }
 
@@ -134,7 +137,10 @@ fn is_theirs(query: &query::Kind) -> bool {
         | query::Kind::Edges(_)
         | query::Kind::Explain(_)
         | query::Kind::Identity(_)
-        | query::Kind::Verify(_) => true,
+        | query::Kind::Verify(_)
+        | query::Kind::Stat(_)
+        | query::Kind::Tap(_)
+        | query::Kind::Cost(_) => true,
     }
 }
 

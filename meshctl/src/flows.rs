@@ -171,6 +171,7 @@ fn question(arguments: &Arguments) -> FlowsQuery {
         verdict: verdict.map_or(Verdict::Unspecified, Verdict::from).into(),
         direction: direction.map_or(Direction::Unspecified, Direction::from).into(),
         since: since.and_then(|since| SystemTime::now().checked_sub(since)).map(Into::into),
+        ..FlowsQuery::default()
     }
 }
 
@@ -286,7 +287,7 @@ pub(crate) fn end_record(end: Option<&Endpoint>) -> Value {
 }
 
 fn request_record(http: &HttpRequest) -> Value {
-    let HttpRequest { method, path, host, status, version, principal, flags, request_id } = http;
+    let HttpRequest { method, path, host, status, version, principal, flags, request_id, .. } = http;
     json!({
         "method": method,
         "path": path,

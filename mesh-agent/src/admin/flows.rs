@@ -76,7 +76,7 @@ fn window(admin: &Admin) -> FlowsWindow {
 }
 
 fn matches(flow: &Flow, query: &FlowsQuery) -> bool {
-    let FlowsQuery { follow: _, last: _, namespace, pod, from, to, verdict: _, direction: _, since } = query;
+    let FlowsQuery { follow: _, last: _, namespace, pod, from, to, verdict: _, direction: _, since, .. } = query;
     // A time that is none leaves nothing out.
     let since = since.and_then(|since| SystemTime::try_from(since).ok());
     let named = |party: &Party, want: &str| match want.split_once('/') {
@@ -113,6 +113,7 @@ fn request(http: &HttpRequest) -> nodemesh::HttpRequest {
         principal: principal.clone().unwrap_or_default(),
         flags: flags.unwrap_or_default().to_owned(),
         request_id: request_id.clone().unwrap_or_default(),
+        ..nodemesh::HttpRequest::default()
     }
 }
 

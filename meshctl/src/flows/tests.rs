@@ -156,7 +156,7 @@ pub(crate) fn request() -> Flow {
         version: "HTTP/2".into(),
         principal: "https://issuer.example/alice".into(),
         flags: "UAEX".into(),
-        request_id: String::new(),
+        ..HttpRequest::default()
     };
     Flow { http: Some(http), ..refused() }
 }
