@@ -103,7 +103,7 @@ pub fn request(http: &nodemesh::HttpRequest) -> String {
 
 /// With all that is known of it.
 pub fn request_in_full(http: &nodemesh::HttpRequest) -> String {
-    let nodemesh::HttpRequest { method, path, host, status, version, principal, flags, request_id } = http;
+    let nodemesh::HttpRequest { method, path, host, status, version, principal, flags, request_id, .. } = http;
     let answer = if *status == 0 { "no answer".to_owned() } else { format!("answer {status}") };
     let said = [("at ", host), ("over ", version), ("token of ", principal), ("flag ", flags), ("id ", request_id)];
     let said = said.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}{value}"));
