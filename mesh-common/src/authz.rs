@@ -5,6 +5,8 @@ mod hash;
 mod index;
 mod keys;
 pub mod partial;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -62,11 +64,6 @@ impl Rules {
             bytes,
             requests,
         }
-    }
-
-    /// Those that it was made of.
-    pub fn policies(&self) -> &[Arc<Policy>] {
-        &self.policies
     }
 
     /// As [`authorize`]. `unknown` is the first policy that applies and nobody has.

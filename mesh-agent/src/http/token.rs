@@ -22,7 +22,7 @@ use std::{sync::Arc, time::SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use mesh_common::model::{
     Token,
-    traffic::{MAX_TOKEN_RULES, TokenRule, output_header, token_header},
+    traffic::{MAX_TOKEN_RULES, TokenRule, is_read_as, output_header, token_header},
 };
 
 use crate::telemetry::reason;
@@ -132,7 +132,7 @@ impl Tokens {
     /// says so.
     pub fn apply(&self, parts: &mut Parts, verified: Option<&Verified>) {
         let outputs = || self.rules.iter().flat_map(Rule::outputs);
-        let forged = parts.headers.keys().filter(|name| outputs().any(|output| is_read_as(name, output)));
+        let forged = parts.headers.keys().filter(|name| outputs().any(|output| is_read_as(name, output.as_str())));
         let forged: Vec<HeaderName> = forged.cloned().collect();
         let rule = verified.and_then(|verified| self.rules.get(verified.rule).map(|rule| (verified, rule)));
         if rule.is_some_and(|(_, rule)| !rule.forward) {
@@ -149,12 +149,6 @@ impl Tokens {
             }
         }
     }
-}
-
-/// Programs behind gateways of the CGI kind (RFC 3875, 4.1.18) do not tell `_` from `-`.
-fn is_read_as(name: &HeaderName, output: &HeaderName) -> bool {
-    let one = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.as_str().bytes().map(one).eq(output.as_str().bytes().map(one))
 }
 
 fn header_name(name: &str, field: impl FnOnce() -> String) -> Result<HeaderName, Unreadable> {

@@ -30,8 +30,6 @@ pub struct Applicable {
     pub asks_methods: bool,
     /// Some policy asks for hosts.
     pub asks_hosts: bool,
-    /// Some policies are evaluated and not enforced.
-    pub observes: bool,
     /// Those that policies ask for.
     pub headers: HashSet<HeaderName>,
     /// Of many rules, an index; it takes about a second for 100,000 rules, so that whoever asks does not wait for it.
@@ -58,7 +56,6 @@ impl Applicable {
                 || conditions().any(|http| !http.methods.is_empty() || !http.not_methods.is_empty()),
             asks_hosts: names_header(&["host", ":authority"])
                 || conditions().any(|http| !http.hosts.is_empty() || !http.not_hosts.is_empty()),
-            observes: policies.iter().any(|policy| !policy.is_enforced()),
             headers: names.flatten().collect(),
             compiled: OnceLock::new(),
             policies,
@@ -88,7 +85,10 @@ impl Applicable {
         connection: &Connection,
         passing: &Passing<'_>,
     ) -> Vec<Observation> {
-        if self.observes { observe(self.each(), outcome, connection, passing) } else { Vec::new() }
+        match self.compiled.get() {
+            Some(rules) => rules.observe(outcome, connection, passing),
+            None => observe(self.each(), outcome, connection, passing),
+        }
     }
 
     /// They are worth an index, and there is none yet.

@@ -24,7 +24,9 @@ pub use route::{
     WeightedBackend,
 };
 
-pub use token::{CLIENT_HEADERS, ClaimHeader, MAX_TOKEN_RULES, TokenHeader, TokenRule, output_header, token_header};
+pub use token::{
+    CLIENT_HEADERS, ClaimHeader, MAX_TOKEN_RULES, TokenHeader, TokenRule, is_read_as, output_header, token_header,
+};
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -6,8 +6,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use mesh_common::{
     model::{
-        Action, Clause, HttpMatch, LocalPod, Match, Mode, PathPattern, Policy, PolicyName, Rule, SameNode, Scope,
-        StringMatch,
+        Action, Clause, HttpMatch, LocalPod, Match, Mode, PathPattern, Policy, PolicyName, Rule, Scope, StringMatch,
         traffic::{Inbound, Origin, Protocol, TokenRule},
     },
     proto::nodemesh::Header,
@@ -27,19 +26,11 @@ struct Issuer(Ed25519KeyPair);
 impl Issuer {
     fn rule(&self) -> TokenRule {
         let key = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(self.0.public_key()) });
-        TokenRule {
-            origin: Origin { object: "RequestAuthentication shop/tokens".into(), field: "jwtRules[0]".into() },
-            issuer: ISSUER.into(),
-            audiences: Vec::new(),
-            keys: Some(json!({ "keys": [key] }).to_string().into()),
-            from_headers: Vec::new(),
-            from_params: Vec::new(),
-            from_cookies: Vec::new(),
-            payload_header: None,
-            claim_headers: Vec::new(),
-            space_delimited: Vec::new(),
-            forward: false,
-        }
+        TokenRule::new(
+            Origin { object: "RequestAuthentication shop/tokens".into(), field: "jwtRules[0]".into() },
+            ISSUER,
+            Some(json!({ "keys": [key] }).to_string().into()),
+        )
     }
 
     /// That is over in so many seconds.

@@ -11,7 +11,10 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mesh_common::model::{Identity, traffic::CLIENT_HEADERS};
+use mesh_common::model::{
+    Identity,
+    traffic::{CLIENT_HEADERS, is_read_as},
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -76,11 +79,6 @@ pub fn tell(headers: &mut HeaderMap, client: IpAddr, identity: Option<&Identity>
     {
         headers.insert(CLIENT_CERTIFICATE, proven);
     }
-}
-
-/// Programs behind gateways of the CGI kind (RFC 3875, 4.1.18) do not tell `_` from `-`.
-fn is_read_as(name: &HeaderName, own: &str) -> bool {
-    name.as_str().bytes().map(|byte| if byte == b'_' { b'-' } else { byte }).eq(own.bytes())
 }
 
 #[cfg(test)]

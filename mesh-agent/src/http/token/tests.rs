@@ -130,19 +130,11 @@ fn set(keys: &[Value]) -> Option<Arc<str>> {
 }
 
 fn rule() -> TokenRule {
-    TokenRule {
-        origin: Origin { object: "RequestAuthentication shop/cart".into(), field: "spec.jwtRules[0]".into() },
-        issuer: ISSUER.into(),
-        audiences: Vec::new(),
-        keys: set(&KNOWN.jwks()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: Vec::new(),
-        forward: false,
-    }
+    TokenRule::new(
+        Origin { object: "RequestAuthentication shop/cart".into(), field: "spec.jwtRules[0]".into() },
+        ISSUER,
+        set(&KNOWN.jwks()),
+    )
 }
 
 fn tokens(rules: &[TokenRule]) -> Tokens {

@@ -44,12 +44,17 @@ pub const CLIENT_HEADERS: [&str; 8] = [
 /// Says what is wrong with the name.
 pub fn output_header(name: &str) -> Result<HeaderName, String> {
     let name = token_header(name)?;
-    // Programs behind gateways of the CGI kind (RFC 3875, 4.1.18) do not tell `_` from `-`.
-    let read_as = name.as_str().replace('_', "-");
-    if CLIENT_HEADERS.contains(&read_as.as_str()) {
+    if CLIENT_HEADERS.iter().any(|own| is_read_as(&name, own)) {
         return Err(format!("`{name}` says who the client is, which no token does"));
     }
     Ok(name)
+}
+
+/// Whether some program takes one header for the other: those behind gateways of the CGI kind (RFC 3875, 4.1.18) do not
+/// tell `_` from `-`. `other` is in lower case.
+pub fn is_read_as(name: &HeaderName, other: &str) -> bool {
+    let one = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.as_str().bytes().map(one).eq(other.bytes().map(one))
 }
 
 /// A header that a rule names, for a token or for what is in one.
@@ -99,6 +104,25 @@ pub struct TokenRule {
     /// The application gets the token itself too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forward: bool,
+}
+
+impl TokenRule {
+    /// A rule that says nothing else: tokens are looked for where they usually are, for any audience, and go no further.
+    pub fn new(origin: Origin, issuer: impl Into<String>, keys: Option<Arc<str>>) -> Self {
+        Self {
+            origin,
+            issuer: issuer.into(),
+            audiences: Vec::new(),
+            keys,
+            from_headers: Vec::new(),
+            from_params: Vec::new(),
+            from_cookies: Vec::new(),
+            payload_header: None,
+            claim_headers: Vec::new(),
+            space_delimited: Vec::new(),
+            forward: false,
+        }
+    }
 }
 
 fn text<S: Serializer>(keys: &Option<Arc<str>>, to: S) -> Result<S::Ok, S::Error> {

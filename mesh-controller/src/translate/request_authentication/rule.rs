@@ -26,19 +26,7 @@ const LONGEST: Millis = Millis(30_000);
 
 /// In the place of rules that cannot be read at all: no token is right where tokens usually are.
 pub fn refusing(object: &Key, field: &str) -> Issued {
-    let rule = TokenRule {
-        origin: Origin { object: object.to_string(), field: field.to_owned() },
-        issuer: String::new(),
-        audiences: Vec::new(),
-        keys: None,
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: Vec::new(),
-        forward: false,
-    };
+    let rule = TokenRule::new(Origin { object: object.to_string(), field: field.to_owned() }, "", None);
     Issued { rule, remote: None }
 }
 

@@ -283,19 +283,11 @@ async fn what_a_change_denies_ends_and_nothing_else() {
 
 #[tokio::test]
 async fn a_token_that_is_not_right_is_refused_and_none_is_left_to_policies() {
-    let token = TokenRule {
-        origin: Origin { object: "RequestAuthentication shop/a".into(), field: String::new() },
-        issuer: "https://issuer".into(),
-        audiences: Vec::new(),
-        keys: Some(r#"{"keys":[]}"#.into()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: Vec::new(),
-        forward: false,
-    };
+    let token = TokenRule::new(
+        Origin { object: "RequestAuthentication shop/a".into(), field: String::new() },
+        "https://issuer",
+        Some(r#"{"keys":[]}"#.into()),
+    );
     let judge = Judge::new(Vec::new());
     judge.takes(vec![token]);
     let app = App::new(|_| async { Response::new(text("hello")) }, Spoken::Http1).await;

@@ -182,23 +182,13 @@ async fn a_request_ends_with_the_token_that_permitted_it() {
         let signed = format!("{}.{}", b64(br#"{"alg":"EdDSA"}"#), b64(claims.as_bytes()));
         format!("Bearer {signed}.{}", b64(key.sign(signed.as_bytes()).as_ref()))
     };
-    let tokens = TokenRule {
-        origin: Origin { object: "RequestAuthentication shop/a".into(), field: String::new() },
-        issuer: "https://issuer".into(),
-        audiences: Vec::new(),
-        keys: Some(keys.into()),
-        from_headers: Vec::new(),
-        from_params: Vec::new(),
-        from_cookies: Vec::new(),
-        payload_header: None,
-        claim_headers: Vec::new(),
-        space_delimited: Vec::new(),
-        forward: false,
-    };
+    let tokens = TokenRule::new(
+        Origin { object: "RequestAuthentication shop/a".into(), field: String::new() },
+        "https://issuer",
+        Some(keys.into()),
+    );
     let judge = Judge::new(Vec::new());
-    let pod = judge.store.snapshot().local_pod("shop", "a").map(|pod| LocalPod::clone(pod)).unwrap();
-    let inbound = Inbound { tokens: vec![tokens], ..Inbound::default() };
-    put(&judge.store, [Object::LocalPod(LocalPod { inbound, ..pod })]);
+    judge.takes(vec![tokens]);
     let (app, mut hears) = reader(Spoken::Http2, true).await;
     let mut send = http2(judge.client(&app, Spoken::Http2, WEB).await).await;
     let mut ask = |expires: u64| {
