@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     hash::{self, As},
     index::Index,
-    keys::{Asked, Keyed, Seen},
+    keys::{self, Asked, Keyed, Seen},
 };
 use crate::model::{
     Action, ClaimCondition, Clause, Connection, HeaderCondition, HttpMatch, Identity, Match, Passing, PathPattern,
@@ -182,4 +182,23 @@ fn hashes_differ_and_fill_their_low_bits() {
     assert_eq!(of_one.len(), 6);
     // A text's hash is made of its beginning's.
     assert!(texts().all(|text| hash::text(hash::text(seed, b"/p"), &text.as_bytes()[2..]) == hash::text(seed, text.as_bytes())));
+}
+
+#[test]
+fn networks_are_hashed_with_their_family_and_length() {
+    let of_v4 = (0..=32).map(|length| keys::net(1, false, length, 0));
+    let of_v6 = (0..=128).map(|length| keys::net(1, true, length, 0));
+    assert_eq!(of_v4.chain(of_v6).collect::<HashSet<u64>>().len(), 33 + 129);
+}
+
+/// What all rules share is a key for those that do not have it, and rules without a key spoil nothing for the others.
+#[test]
+fn who_lacks_what_all_rules_ask_for_asks_none_of_them() {
+    let namespaces = |n: usize| Match { namespaces: exact(format!("n{n:04}")), ..Match::default() };
+    let shared: Vec<_> = (0..RULES).map(|_| rule([namespaces(0)])).collect();
+    assert_eq!(asked_of(&shared, false), (0, None));
+    let keyless = Match { not_namespaces: exact(format!("n{RIGHT:04}")), ..Match::default() };
+    let mixed: Vec<_> =
+        (0..RULES).map(|n| rule([if n % 3 == 0 { namespaces(n + RULES) } else { keyless.clone() }])).collect();
+    assert_eq!(asked_of(&mixed, false), (RULES / 3 * 2, None));
 }

@@ -275,3 +275,111 @@ impl FromStr for PolicyName {
         Ok(Self { namespace, name })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(action: Action, dry_run: bool, matches: Vec<Match>) -> Policy {
+        Policy {
+            name: PolicyName { namespace: "shop".into(), name: "web".into() },
+            scope: Scope::Namespace,
+            action,
+            rules: vec![Rule { clauses: vec![Clause { matches }] }],
+            dry_run,
+        }
+    }
+
+    #[test]
+    fn actions_scopes_and_names_are_written_as_users_do() {
+        let listed = |action, dry_run| policy(action, dry_run, Vec::new()).listed_action();
+        assert_eq!(listed(Action::Allow, false), "ALLOW");
+        assert_eq!(listed(Action::Deny, true), "DENY (dry run)");
+        assert_eq!(listed(Action::Audit, false), "AUDIT");
+        let scopes = [Scope::Global, Scope::Namespace, Scope::WorkloadSelector].map(Scope::name);
+        assert_eq!(scopes, ["global", "namespace", "workload"]);
+        assert_eq!(policy(Action::Allow, false, Vec::new()).name.to_string(), "shop/web");
+        let texts = [
+            (StringMatch::Exact("a".into()), "a"),
+            (StringMatch::Prefix("a".into()), "a*"),
+            (StringMatch::Suffix("a".into()), "*a"),
+            (StringMatch::Presence, "*"),
+        ];
+        for (pattern, text) in texts {
+            assert_eq!(pattern.to_string(), text);
+            assert_eq!(PathPattern::Text(pattern).to_string(), text);
+        }
+        assert_eq!(PathPattern::Template("/a/{*}".into()).to_string(), "/a/{*}");
+    }
+
+    #[test]
+    fn who_is_enforced_takes_part() {
+        let enforced = |action, dry_run| policy(action, dry_run, Vec::new()).is_enforced();
+        assert!(enforced(Action::Allow, false) && enforced(Action::Deny, false));
+        assert!(!enforced(Action::Allow, true) && !enforced(Action::Deny, true));
+        assert!(!enforced(Action::Audit, false) && !enforced(Action::Audit, true));
+    }
+
+    /// Readers that know nothing of a match without conditions skip it, and one that nobody meets must be met by nobody.
+    #[test]
+    fn everybody_and_nobody_are_said_with_conditions() {
+        let everywhere = ["0.0.0.0/0", "::/0"].map(|net| net.parse::<IpNet>().expect("a network"));
+        assert_eq!(Match::everybody(), Match { source_ips: everywhere.to_vec(), ..Match::default() });
+        assert_eq!(Match::nobody(), Match { not_destination_ips: everywhere.to_vec(), ..Match::default() });
+        for (source, destination) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2"), ("::ffff:10.0.0.1", "10.0.0.2")]
+        {
+            let connection = Connection {
+                source_identity: None,
+                source_ip: source.parse().expect("an address"),
+                destination: (destination.parse::<IpAddr>().expect("an address"), 80).into(),
+            };
+            for action in [Action::Allow, Action::Deny, Action::Audit] {
+                assert!(Match::everybody().matches(action, &connection, &Passing::BYTES), "{source}");
+                assert!(!Match::nobody().matches(action, &connection, &Passing::BYTES), "{source}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_condition_says_what_it_asks_for() {
+        type Change = fn(&mut HttpMatch);
+        fn any() -> Vec<StringMatch> {
+            vec![StringMatch::Presence]
+        }
+        let about_requests: [Change; 16] = [
+            |http| http.hosts = any(),
+            |http| http.not_hosts = any(),
+            |http| http.methods = any(),
+            |http| http.not_methods = any(),
+            |http| http.paths = vec![PathPattern::Text(StringMatch::Presence)],
+            |http| http.not_paths = vec![PathPattern::Text(StringMatch::Presence)],
+            |http| http.request_principals = any(),
+            |http| http.not_request_principals = any(),
+            |http| http.remote_ips = anywhere(),
+            |http| http.not_remote_ips = anywhere(),
+            |http| http.audiences = any(),
+            |http| http.not_audiences = any(),
+            |http| http.presenters = any(),
+            |http| http.not_presenters = any(),
+            |http| {
+                http.headers = vec![HeaderCondition { name: "x".into(), values: any(), not_values: Vec::new() }];
+            },
+            |http| http.claims = vec![ClaimCondition { path: vec!["a".into()], values: any(), not_values: Vec::new() }],
+        ];
+        let about_names: [Change; 2] = [|http| http.server_names = any(), |http| http.not_server_names = any()];
+        let asks = |change: Change| {
+            let mut http = HttpMatch::default();
+            change(&mut http);
+            let policy = policy(Action::Allow, false, vec![Match { http: Some(Box::new(http)), ..Match::default() }]);
+            (policy.asks(), policy.asks_requests(), policy.asks_server_name())
+        };
+        for change in about_requests {
+            assert_eq!(asks(change), (true, true, false));
+        }
+        for change in about_names {
+            assert_eq!(asks(change), (true, false, true));
+        }
+        let plain = policy(Action::Allow, false, vec![Match::everybody()]);
+        assert!(!plain.asks() && !plain.asks_requests() && !plain.asks_server_name());
+    }
+}

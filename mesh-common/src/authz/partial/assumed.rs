@@ -223,3 +223,176 @@ impl<F> Search<F> {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        PathPattern::{Template, Text},
+        StringMatch::{Exact, Prefix, Presence, Suffix},
+        *,
+    };
+
+    fn text(of: fn(String) -> StringMatch, text: &str) -> PathPattern {
+        Text(of(text.to_owned()))
+    }
+
+    fn token(anew: bool, what: TokenPart) -> Attribute {
+        Attribute::Token { anew, what }
+    }
+
+    /// What follows for `asked` if `guessed` is taken to hold, and if it is taken not to.
+    fn follows(attribute: &Attribute, guessed: &PathPattern, asked: &PathPattern) -> [Option<bool>; 2] {
+        [true, false].map(|holds| {
+            let mut assumed = Assumed::default();
+            assumed.push(Guess { attribute: attribute.clone(), pattern: guessed.clone() }, holds);
+            assumed.answer(attribute, asked)
+        })
+    }
+
+    fn patterns() -> Vec<PathPattern> {
+        let words = ["", "a", "b", "ab", "ba", "aba", "abb", "bab"];
+        let of = |make: fn(String) -> StringMatch| words.map(|word| text(make, word));
+        let templates = ["/{*}", "/a/{**}"].map(|template| Template(template.to_owned()));
+        let texts = of(Exact).into_iter().chain(of(Prefix)).chain(of(Suffix)).chain([Text(Presence)]);
+        texts.filter(|one| *one != text(Exact, "")).chain(templates).collect()
+    }
+
+    /// Every value that may be there, as far as these patterns tell values apart.
+    fn values() -> Vec<String> {
+        let mut all = vec![String::new()];
+        for _ in 0..6 {
+            let longer: Vec<_> =
+                all.iter().flat_map(|text| ["a", "b", "c"].map(|more| format!("{text}{more}"))).collect();
+            all.extend(longer);
+            all.sort();
+            all.dedup();
+        }
+        all.extend(["/", "/a", "/a/", "/a/b", "/ab", "/b/a"].map(str::to_owned));
+        all.into_iter().filter(|text| !text.is_empty()).collect()
+    }
+
+    #[test]
+    fn what_follows_is_so_of_every_value_and_nothing_is_missed_of_texts() {
+        let values = values();
+        for (guessed, asked) in
+            patterns().iter().flat_map(|one| patterns().into_iter().map(move |other| (one.clone(), other)))
+        {
+            let found = follows(&Attribute::ServerName, &guessed, &asked);
+            for (holds, found) in [true, false].into_iter().zip(found) {
+                // A name that is not there meets nothing.
+                let absent = (!holds).then_some(false);
+                let meant = values.iter().filter(|value| guessed.matches(value) == holds);
+                let mut answers: Vec<bool> = meant.map(|value| asked.matches(value)).chain(absent).collect();
+                answers.sort_unstable();
+                answers.dedup();
+                if let Some(found) = found {
+                    assert!(answers.iter().all(|answer| *answer == found), "{guessed} {holds}: {asked} is {found}");
+                }
+                // A beginning and an end say nothing of each other, and templates follow of whole texts alone.
+                let apart = |one: &PathPattern, other: &PathPattern| matches!((one, other), (Text(Prefix(a)), Text(Suffix(b))) if !a.is_empty() && !b.is_empty());
+                let is_text = |one: &PathPattern| matches!(one, Text(_));
+                let easy = is_text(&guessed) && is_text(&asked) && !apart(&guessed, &asked) && !apart(&asked, &guessed);
+                let trivial =
+                    [&guessed, &asked].into_iter().any(|one| *one == text(Prefix, "") || *one == text(Suffix, ""));
+                if let ([only], true, false) = (&answers[..], easy, trivial) {
+                    assert_eq!(found, Some(*only), "{guessed} {holds}: {asked}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_many_values_excludes_nothing_and_what_is_read_otherwise_implies_nothing() {
+        let [a, b, beginning] = [text(Exact, "a"), text(Exact, "b"), text(Prefix, "a")];
+        let header = Attribute::Header("x".into());
+        for (attribute, implied, excluded) in [
+            (Attribute::Method, true, true),
+            (Attribute::Path, true, true),
+            (Attribute::ServerName, true, true),
+            (token(false, TokenPart::Presenter), true, true),
+            // More than one may be there.
+            (header, true, false),
+            (token(false, TokenPart::Audience), true, false),
+            (token(false, TokenPart::Claim(vec!["role".into()])), true, false),
+            // Compared with its port and without; by the rules of issuers.
+            (Attribute::Host, false, false),
+            (token(false, TokenPart::Principal), false, false),
+        ] {
+            assert_eq!(follows(&attribute, &a, &beginning)[0], implied.then_some(true), "{attribute}");
+            assert_eq!(follows(&attribute, &beginning, &a)[1], implied.then_some(false), "{attribute}");
+            assert_eq!(follows(&attribute, &a, &b)[0], excluded.then_some(false), "{attribute}");
+            assert_eq!(follows(&attribute, &a, &Text(Presence))[0], Some(true), "{attribute}");
+            assert_eq!(follows(&attribute, &a, &a), [Some(true), Some(false)], "{attribute}");
+        }
+        // No request is without.
+        for attribute in [Attribute::Method, Attribute::Path] {
+            assert_eq!(Assumed::default().answer(&attribute, &Text(Presence)), Some(true));
+        }
+        assert_eq!(Assumed::default().answer(&Attribute::ServerName, &Text(Presence)), None);
+    }
+
+    #[test]
+    fn without_a_principal_there_is_nothing_of_its_token() {
+        let told = |principal: &Attribute, pattern: PathPattern, holds, asked: &Attribute| {
+            let mut assumed = Assumed::default();
+            assumed.push(Guess { attribute: principal.clone(), pattern }, holds);
+            assumed.answer(asked, &text(Exact, "a"))
+        };
+        let principal = token(false, TokenPart::Principal);
+        let none = |asked: &Attribute| told(&principal, Text(Presence), false, asked);
+        let claim = || TokenPart::Claim(vec!["role".into()]);
+        assert_eq!(none(&token(false, TokenPart::Audience)), Some(false));
+        assert_eq!(none(&token(false, TokenPart::Presenter)), Some(false));
+        assert_eq!(none(&token(false, claim())), Some(false));
+        assert_eq!(none(&token(true, claim())), None, "another token's");
+        assert_eq!(none(&token(false, TokenPart::Wrong)), None, "a wrong one has no principal either");
+        assert_eq!(none(&Attribute::Method), None);
+        assert_eq!(told(&principal, Text(Presence), true, &token(false, claim())), None);
+        assert_eq!(told(&principal, text(Exact, "i/s"), false, &token(false, claim())), None, "another principal's");
+        assert_eq!(told(&token(false, TokenPart::Audience), Text(Presence), false, &token(false, claim())), None);
+        assert_eq!(told(&Attribute::Method, Text(Presence), false, &token(false, claim())), None);
+    }
+
+    #[test]
+    fn attributes_are_named_as_people_call_them() {
+        let named = [
+            (Attribute::Requests, "whether it carried requests"),
+            (Attribute::Method, "method"),
+            (Attribute::Path, "path"),
+            (Attribute::Host, "host"),
+            (Attribute::Header("x-team".into()), "header x-team"),
+            (Attribute::ServerName, "server name"),
+            (token(false, TokenPart::Wrong), "token"),
+            (token(true, TokenPart::Principal), "request principal"),
+            (token(false, TokenPart::Audience), "audience"),
+            (token(false, TokenPart::Presenter), "presenter"),
+            (token(false, TokenPart::Claim(vec!["realm".into(), "role".into()])), "claim realm.role"),
+        ];
+        for (attribute, name) in named {
+            assert_eq!(attribute.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn cases_are_bounded_and_what_decides_is_named() {
+        let guess = |name: &str| Guess { attribute: Attribute::Header(name.into()), pattern: text(Exact, "a") };
+        let ask = |assumed: &Assumed, name: &str| {
+            let Guess { attribute, pattern } = guess(name);
+            assumed.answer(&attribute, &pattern).ok_or_else(|| guess(name))
+        };
+        let of = |most| {
+            outcomes(most, |assumed| {
+                // `b` is asked and does not matter.
+                ask(assumed, "b")?;
+                Ok::<_, Guess>(ask(assumed, "a")? && ask(assumed, "c")?)
+            })
+        };
+        let whole = of(8);
+        assert_eq!((whole.all, whole.cut), (vec![true, false], false));
+        let decides = whole.depends_on.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(decides, ["header a", "header c"]);
+        // Each of two values of `b` has three cases.
+        assert!(!of(6).cut && of(5).cut && of(0).cut && of(1).all.len() == 1);
+        assert!(of(1).depends_on.iter().any(|attribute| attribute.to_string() == "header b"), "nobody knows");
+    }
+}
