@@ -5,6 +5,7 @@ mod counters;
 mod drain;
 mod following;
 mod programs;
+mod telling;
 
 use std::{
     fs, io,
@@ -24,9 +25,10 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use begin::Beginning;
-use counters::Counters;
+use counters::{Counters, Sources};
 use following::Following;
 pub use programs::programs;
+use telling::Telling;
 
 use crate::{
     admin::{self, Admin},
@@ -41,7 +43,7 @@ use crate::{
     pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
     state::{Snapshot, Store},
-    telemetry::{FlowLog, Metrics, audit},
+    telemetry::{FlowLog, Limits, Metrics, Sinks, Traffic, audit},
     tunnel::{Pool, PoolSettings},
 };
 
@@ -86,7 +88,9 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
         .with_context(|| format!("--run-dir {}", settings.places.run_dir.display()))?;
     let state = &settings.places.state_dir;
     durable::folder(state).with_context(|| format!("--state-dir {}", state.display()))?;
-    let metrics = Metrics::install()?;
+    let limits = Limits { series: settings.metrics_series, idle: settings.metrics_idle };
+    let traffic = Arc::new(Traffic::new(limits));
+    let metrics = Metrics::install(Arc::clone(&traffic))?;
     // Before the kernel is touched: settings that cannot work leave nothing behind.
     let connection = control::Connection::new(
         &settings.controller,
@@ -112,6 +116,7 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
     })?;
     let datapath = Arc::new(datapath);
     let store = Arc::new(Store::default());
+    let telling = Telling::new(&settings.telling, &settings.node, &settings.cluster, &store)?;
     // Until it has taken over, the old agent speaks for the node and writes the files.
     let (speaks, speaking) = watch::channel(takeover.is_none());
     let memory = control::Memory::recall(state, &settings.node, &store, speaking.clone())
@@ -123,7 +128,9 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
     let trust = certificates.trust().clone();
     trust.say(store.snapshot().trust_bundles().values());
     tokio::spawn(follow_roots(store.subscribe(), trust));
-    let flows = FlowLog::audited(audit.clone());
+    let Telling { traced, access, spans } = telling.clone();
+    let stats = Arc::default();
+    let flows = FlowLog::new(Sinks { audit: audit.clone(), traced, traffic, stats, access, spans });
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
         lease: settings.verdict_lease,
@@ -221,10 +228,20 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
         let readiness = readiness.clone();
         Arc::new(move || readiness.node_not_ready())
     };
+    let control_seen = readiness.control.clone();
     let health = answer(settings.health, "health", readiness.answers())?;
-    let counters = Counters::new(Arc::clone(&datapath));
+    let counters = Counters::new(Sources {
+        datapath: Arc::clone(&datapath),
+        direct: Arc::clone(&direct),
+        flows: Arc::clone(&proxy.flows),
+        http: Arc::clone(&proxy.http),
+        certificates: Arc::clone(&certificates),
+        store: Arc::clone(&store),
+        control: control_seen,
+        metrics: metrics.clone(),
+    });
     let scraped = answer(settings.metrics, "metrics", {
-        let (metrics, counters) = (metrics.clone(), Arc::clone(&counters));
+        let (metrics, counters) = (metrics, Arc::clone(&counters));
         health::metrics(move || {
             counters.gather();
             metrics.render()
@@ -268,7 +285,7 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
         certificates,
         sockets: Arc::new(sockets),
     })?;
-    tokio::spawn(Arc::clone(&counters).copy(metrics));
+    tokio::spawn(Arc::clone(&counters).copy());
     tokio::spawn(sweep(Arc::clone(&proxy)));
     let events = {
         let (ring, proxy) = (datapath.events()?, Arc::clone(&proxy));
@@ -322,6 +339,7 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
     };
     stop.send_replace(true);
     control.stopped().await;
+    telling.end().await;
     ended
 }
 

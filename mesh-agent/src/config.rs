@@ -1,9 +1,12 @@
 //! Arguments and environment; the only file that reads them.
 
+mod telling;
+
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use mesh_common::audit::Target;
+pub use telling::{AccessLogFormat, Telling};
 
 /// The agent of one node of the mesh.
 #[derive(Debug, Parser)]
@@ -110,6 +113,13 @@ pub struct Run {
     /// Serve Prometheus metrics there, as in 0.0.0.0:15020
     #[arg(long)]
     pub metrics: Option<SocketAddr>,
+    /// Time series of connections, requests and verdicts that metrics may have: up to 5 for each set of labels of
+    /// connections, 69 of requests. What goes beyond is counted under labels "overflow"
+    #[arg(long, default_value_t = 50_000, value_parser = series)]
+    pub metrics_series: usize,
+    /// Time series to which nothing was added for so long are told no more, in seconds
+    #[arg(long, default_value = "900", value_parser = seconds)]
+    pub metrics_idle: Duration,
     /// Serve GET /healthz/ready and /healthz/live there, as in 0.0.0.0:15021
     #[arg(long)]
     pub health: Option<SocketAddr>,
@@ -136,6 +146,8 @@ pub struct Run {
     /// FILE.1 at 64 MiB. Logs go to stderr, so that the two stay apart
     #[arg(long, env = "MESH_AUDIT_LOG", value_name = "WHERE", default_value = "stdout")]
     pub audit_log: Target,
+    #[command(flatten)]
+    pub telling: Telling,
 }
 
 #[derive(Debug, Subcommand)]
@@ -234,5 +246,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
         Ok(0) => Err("must be more than 0 seconds".to_owned()),
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
         Err(e) => Err(format!("{e}; seconds are expected")),
+    }
+}
+
+/// One workload may have a quarter of them, which must do for one set of a request's labels.
+fn series(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(few @ 0..1000) => Err(format!("{few} is less than 1000")),
+        Ok(series) => Ok(series),
+        Err(e) => Err(format!("{e}; a number of time series is expected")),
     }
 }

@@ -2,6 +2,7 @@
 //! by itself. Who dials an endpoint, and whether it may, is the caller's affair ([`Connect`]).
 
 mod answer;
+mod answered;
 mod body;
 mod check;
 mod counts;
@@ -10,7 +11,9 @@ mod detect;
 mod exchange;
 mod hello;
 pub mod inbound;
+mod marks;
 mod message;
+mod messages;
 mod mirror;
 mod pool;
 mod record;
@@ -22,6 +25,7 @@ mod tests;
 mod tls;
 pub mod token;
 mod upgrade;
+mod watched;
 
 pub use counts::{Counts, Routed};
 pub use destination::{Destination, Destinations, Missing};
@@ -33,6 +37,7 @@ pub use serve::{Spoken, serve};
 pub use session::Session;
 #[cfg(test)]
 pub use tls::Secure;
+pub use watched::Watched;
 
 use std::{
     collections::HashMap,
@@ -47,7 +52,10 @@ use std::{
 use mesh_common::model::{ServiceName, Workload};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::state::Snapshot;
+use crate::{
+    state::Snapshot,
+    telemetry::{Party, Path, Security},
+};
 
 /// For TCP, TLS and the tunnel together, where nobody says.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -69,6 +77,15 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// That it serves.
     pub service: ServiceName,
+    /// As records name it.
+    pub party: Party,
+}
+
+impl Endpoint {
+    pub fn new(workload: Arc<Workload>, address: SocketAddr, service: ServiceName) -> Self {
+        let party = Party::of(&workload, address);
+        Self { workload, address, service, party }
+    }
 }
 
 /// A connection to an endpoint.
@@ -76,6 +93,16 @@ pub struct Way {
     pub io: Box<dyn Io>,
     /// Resolves when the connection must end: a change denies it. Its record is written when this drops.
     pub until: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub used: Used,
+}
+
+/// How a connection is carried, as its record says, and those of the requests on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    pub path: Option<Path>,
+    pub security: Security,
+    pub tls: Option<(&'static str, &'static str)>,
+    pub tunnel: Option<SocketAddr>,
 }
 
 /// Why there is no connection, as its record says too.
@@ -124,6 +151,14 @@ impl Http {
     pub fn sweep(&self, snapshot: &Arc<Snapshot>, now: Instant) {
         let pods: Vec<_> = self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         pods.iter().for_each(|destinations| destinations.sweep(snapshot, now));
+    }
+}
+
+impl Http {
+    /// Endpoints that are left alone now, once for each pod that does so.
+    pub fn ejected(&self, now: Instant) -> usize {
+        let pods: Vec<_> = self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        pods.iter().map(|destinations| destinations.ejected(now)).sum()
     }
 }
 

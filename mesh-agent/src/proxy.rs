@@ -16,7 +16,6 @@ mod resolve;
 mod ruled;
 mod upstream;
 mod verified;
-mod watched;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -93,6 +92,7 @@ impl Proxy {
         };
         let mut flow = self.flows.begin(direction, source, destination);
         flow.happened(event.at());
+        flow.told = known.as_ref().and_then(|pod| self.store.snapshot().local_pod_by_uid(&pod.uid).cloned());
         match event.counter {
             Counter::ConnectDenied => {
                 (flow.path, flow.security) = (Some(Path::Direct), Security::KernelAttested);

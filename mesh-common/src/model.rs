@@ -12,6 +12,7 @@ mod latency;
 mod observe;
 mod passing;
 mod policy;
+mod seen;
 mod service;
 pub mod telemetry;
 mod token;
@@ -40,6 +41,7 @@ pub use policy::{
     ServiceAccountMatch, StringMatch,
 };
 pub(crate) use policy::{covers, http as http_policy};
+pub use seen::{ByBoth, Reporter, Seen};
 pub use service::{Affinity, AffinityError, NameError, Service, ServiceName, ServicePort};
 pub use token::Token;
 pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};

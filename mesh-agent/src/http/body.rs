@@ -5,7 +5,7 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
@@ -18,9 +18,12 @@ use mesh_common::route::{grpc_answer, grpc_of};
 use super::{
     answer::{flag, refusal},
     counts::RouteCounts,
+    messages::Messages,
     pool::Lease,
+    record::OpenRequest,
     replay::Try,
 };
+use crate::telemetry::Live;
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -31,6 +34,10 @@ pub type Cut = Pin<Box<dyn Future<Output = &'static str> + Send>>;
 pub struct Guarded<H> {
     pub body: Incoming,
     pub cut: Cut,
+    /// Counts what passes.
+    pub passed: Arc<Live>,
+    /// `None`: it is no gRPC.
+    pub messages: Option<Messages>,
     /// Lives as long as this.
     pub _held: H,
 }
@@ -60,6 +67,10 @@ pub struct Streamed {
     /// Counts as a request under way while this lives.
     pub _held: Box<dyn Send>,
     pub counts: Arc<RouteCounts>,
+    /// `None`: it is no request's.
+    pub told: Option<OpenRequest>,
+    /// `None`: it is no gRPC.
+    pub messages: Option<Messages>,
     /// It came to its end, or to one that is counted.
     pub over: bool,
 }
@@ -111,16 +122,32 @@ impl Streamed {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
             Some(Err(_)) => self.broken(flag::RESET),
-            Some(Ok(_)) => {}
+            Some(Ok(frame)) => self.passes(frame),
             None => self.over = true,
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn passes(&mut self, frame: &Frame<Bytes>) {
+        let Some(told) = &self.told else { return };
+        if let Some(data) = frame.data_ref() {
+            let Live { received, messages_received, .. } = &**told.passed();
+            received.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if let Some(messages) = &mut self.messages {
+                messages_received.fetch_add(messages.ended(data), Ordering::Relaxed);
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            told.trailers(trailers);
+        }
     }
 
     fn broken(&mut self, flag: &'static str) {
         if !std::mem::replace(&mut self.over, true) {
             self.lease = None;
             self.counts.flagged(flag);
+            if let Some(told) = &self.told {
+                told.broken(flag);
+            }
         }
     }
 }
@@ -128,7 +155,11 @@ impl Streamed {
 impl Drop for Streamed {
     /// The last poll may never come: whoever reads knows by its length that this was all.
     fn drop(&mut self) {
-        match (self.over || self.body.is_end_stream(), self.lease.take()) {
+        let over = self.over || self.body.is_end_stream();
+        if let Some(told) = self.told.as_ref().filter(|_| over) {
+            told.whole();
+        }
+        match (over, self.lease.take()) {
             (true, Some(lease)) => lease.complete(),
             (true, None) => {}
             (false, _) => self.counts.flagged(flag::CLIENT_GONE),
@@ -173,7 +204,13 @@ impl<H: Unpin> Body for Guarded<H> {
         if let Poll::Ready(code) = self.cut.as_mut().poll(cx) {
             return Poll::Ready(Some(Err(code.into())));
         }
-        Pin::new(&mut self.body).poll_frame(cx).map_err(Into::into)
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref) {
+            self.passed.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+            let ended = self.messages.as_mut().map_or(0, |messages| messages.ended(data));
+            self.passed.messages_sent.fetch_add(ended, Ordering::Relaxed);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -28,6 +28,8 @@ struct All {
 /// Of one route.
 #[derive(Debug, Default)]
 pub struct RouteCounts {
+    /// Empty, too, of those that are not counted by themselves.
+    pub name: Arc<str>,
     pub requests: AtomicU64,
     /// Requests that have no answer yet.
     pub active: AtomicU64,
@@ -63,7 +65,7 @@ impl Counts {
         let known = services.entry(service.clone()).or_default().entry(name.to_owned());
         Arc::clone(known.or_insert_with(|| {
             *routes += 1;
-            Arc::default()
+            Arc::new(RouteCounts { name: name.into(), ..RouteCounts::default() })
         }))
     }
 

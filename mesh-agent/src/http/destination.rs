@@ -134,6 +134,11 @@ impl Destinations {
         Ok(destination)
     }
 
+    pub(super) fn ejected(&self, now: Instant) -> usize {
+        let all: Vec<_> = self.all().values().flatten().cloned().collect();
+        all.iter().map(|destination| destination.cluster.counts(now).ejected).sum()
+    }
+
     /// Those that nobody asks for follow the configuration too: their connections and checks are for endpoints there
     /// are.
     pub(super) fn sweep(&self, snapshot: &Arc<Snapshot>, now: Instant) {
@@ -314,8 +319,7 @@ impl Destination {
                 })
                 .collect();
             let by_address = found.into_iter().map(|(workload, address)| {
-                let (workload, service) = (Arc::clone(workload), self.service.clone());
-                (address, Arc::new(Endpoint { workload, address, service }))
+                (address, Arc::new(Endpoint::new(Arc::clone(workload), address, self.service.clone())))
             });
             (Arc::new(by_address.collect()), Some(list))
         };

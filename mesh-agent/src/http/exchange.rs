@@ -1,9 +1,13 @@
 //! The story of one request: read, routed, delayed or aborted, tried, tried again, answered, counted.
 
 mod attempt;
+mod failed;
 mod hash;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{Request, Response, StatusCode, request::Parts, uri::PathAndQuery};
 use hyper::body::Incoming;
@@ -17,28 +21,21 @@ use mesh_common::{
 
 use super::{
     Connect, Session,
-    answer::{empty, flag, own},
+    answer::{empty, flag},
+    answered::{Answered, Counted},
     body::ResponseBody,
     counts::RouteCounts,
-    message,
-    record::{Head, Why},
+    message::{self, Malformed},
+    record::{OpenRequest, Why},
 };
 use crate::{
     state::{Acts, Rules, Snapshot, View},
-    telemetry::reason,
+    telemetry::{reason, trace::Peer},
 };
 pub use attempt::version;
 use attempt::{Attempts, Plan};
 
 const NOT_CONFIGURED: &str = "the client is not in the configuration";
-
-/// An answer, and the flag that counts for it.
-pub struct Answered {
-    pub response: Response<ResponseBody>,
-    pub flag: Option<&'static str>,
-    /// Why the agent gave it itself, where there is to be a record of that.
-    pub why: Option<Why>,
-}
 
 /// A request that was understood.
 pub struct Understood {
@@ -49,79 +46,44 @@ pub struct Understood {
     pub source: Arc<Workload>,
 }
 
-impl From<Response<ResponseBody>> for Answered {
-    fn from(response: Response<ResponseBody>) -> Self {
-        Self { response, flag: None, why: None }
-    }
-}
-
-impl Answered {
-    pub fn own(status: StatusCode, flag: &'static str, why: &str, grpc: bool) -> Self {
-        Self { response: own(status, flag, why, grpc), flag: Some(flag), why: Why::of(flag, why) }
-    }
-}
-
-/// Counts an answer when it is there, and a client that goes before.
-pub struct Counted(pub Arc<RouteCounts>, pub Option<(u16, Option<&'static str>)>);
-
-impl Counted {
-    fn begin<C>(session: &Session<C>, route: &str) -> Self {
-        let counts = session.http.counts.of(&session.service, route);
-        counts.begun();
-        Self(counts, None)
-    }
-
-    fn end(mut self, Answered { response, flag, why: _ }: Answered) -> Response<ResponseBody> {
-        self.1 = Some((response.status().as_u16(), flag));
-        response
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let (status, flag) = self.1.unwrap_or((0, Some(flag::CLIENT_GONE)));
-        self.0.answered(status, flag);
-    }
-}
-
 pub async fn answer<C: Connect>(session: &Arc<Session<C>>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let begun = SystemTime::now();
     let (mut parts, body) = request.into_parts();
+    let http2 = parts.version == http::Version::HTTP_2;
+    let snapshot = session.store.snapshot();
+    let read = message::read(&mut parts, &session.service.hostname);
+    let told = session.begin(&snapshot, begun, &parts, read.as_ref().ok().map(|asked| &asked.authority));
+    let answered = answered(session, &told, snapshot, (parts, read), body).await;
+    answered.passes(told, &session.switched, http2)
+}
+
+async fn answered<C: Connect>(
+    session: &Arc<Session<C>>,
+    told: &OpenRequest,
+    snapshot: Arc<Snapshot>,
+    (mut parts, read): (Parts, Result<message::Asked, Malformed>),
+    body: Incoming,
+) -> Answered {
     let grpc = route::is_grpc(&parts.headers);
-    let mut head = Head::of(&parts);
-    let refused = |head, status, flag, why: &str| {
-        ended(session, Counted::begin(session, ""), head, Answered::own(status, flag, why, grpc))
-    };
-    let asked = match message::read(&mut parts, &session.service.hostname) {
+    let refused = |status, flag, why: &str| Counted::begin(session, "").end(Answered::own(status, flag, why, grpc));
+    let asked = match read {
         Ok(asked) => asked,
         Err(why) => {
-            let mut response = refused(head, why.status(), flag::PROTOCOL, &why.to_string());
+            let mut answered = refused(why.status(), flag::PROTOCOL, &why.to_string());
             // Who says something that can be read in two ways may have said more than one thing.
             if parts.version != http::Version::HTTP_2 {
-                response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+                let close = http::HeaderValue::from_static("close");
+                answered.response.headers_mut().insert(http::header::CONNECTION, close);
             }
-            return response;
+            return answered;
         }
     };
-    head.read(&parts, &asked.authority);
-    let snapshot = session.store.snapshot();
+    told.mark(&mut parts.headers, Peer::Application);
     let Some(source) = session.source(&snapshot) else {
-        return refused(head, StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, NOT_CONFIGURED);
+        return refused(StatusCode::SERVICE_UNAVAILABLE, flag::NO_CLUSTER, NOT_CONFIGURED);
     };
     let request = Understood { parts, asked, grpc, snapshot, source };
-    routed(session, request, head, body).await
-}
-
-/// Counts an answer, and records it if the agent gave it itself.
-fn ended<C: Connect>(
-    session: &Session<C>,
-    counted: Counted,
-    head: Head,
-    mut answered: Answered,
-) -> Response<ResponseBody> {
-    if let Some(why) = answered.why.take() {
-        session.record(head, why, answered.response.status().as_u16(), answered.flag);
-    }
-    counted.end(answered)
+    routed(session, told, request, body).await
 }
 
 /// What holds for a request.
@@ -194,22 +156,26 @@ impl Understood {
 
 async fn routed<C: Connect>(
     session: &Arc<Session<C>>,
+    told: &OpenRequest,
     mut request: Understood,
-    head: Head,
     body: Incoming,
-) -> Response<ResponseBody> {
+) -> Answered {
     let rules = request.snapshot.rules(&session.service).cloned();
     let Ruling { route, faults, laid_by, none_matches } = match rule(session, &request, rules.as_deref()) {
         Ok(ruling) => ruling,
         Err(TooMuch) => {
             let why = TooMuch.to_string();
             let answered = Answered::own(StatusCode::URI_TOO_LONG, flag::PROTOCOL, &why, request.grpc);
-            return ended(session, Counted::begin(session, ""), head, answered);
+            return Counted::begin(session, "").end(answered);
         }
     };
     let name = route.map_or("", |(route, ..)| route.name.as_str());
     let counted = Counted::begin(session, name);
     let counts = Arc::clone(&counted.0);
+    if !name.is_empty() {
+        let route = if *counts.name == *name { Arc::clone(&counts.name) } else { name.into() };
+        told.with(|_, http| http.route = Some(route));
+    }
     let mut answered = match none_matches {
         true => Answered::own(StatusCode::NOT_FOUND, flag::NO_ROUTE, "no route matches", request.grpc),
         false => {
@@ -224,7 +190,7 @@ async fn routed<C: Connect>(
                     Answered::own(status, flag::NO_CLUSTER, NOT_CONFIGURED, request.grpc)
                 }
                 None => {
-                    let mut answered = acted(session, request, body, route, &counts).await;
+                    let mut answered = acted((session, told, &counts), request, body, route).await;
                     answered.flag = answered.flag.or(delay.map(|_| flag::DELAY));
                     answered
                 }
@@ -238,7 +204,7 @@ async fn routed<C: Connect>(
             None => why.text += &format!(" (route {name})"),
         }
     }
-    ended(session, counted, head, answered)
+    counted.end(answered)
 }
 
 /// Every delay counts, and the first abort.
@@ -260,22 +226,21 @@ fn aborted(abort: Aborted, grpc: bool) -> Answered {
         Aborted::Grpc(status) => {
             let mut response = route::grpc_answer(status, WHY).map(|()| ResponseBody::Empty);
             response.headers_mut().insert(super::answer::FLAG_HEADER, http::HeaderValue::from_static(flag::ABORT));
-            Answered { response, flag: Some(flag::ABORT), why: Why::of(flag::ABORT, WHY) }
+            Answered { flag: Some(flag::ABORT), why: Why::of(flag::ABORT, WHY), ..response.into() }
         }
     }
 }
 
 async fn acted<C: Connect>(
-    session: &Arc<Session<C>>,
+    (session, told, counts): (&Arc<Session<C>>, &OpenRequest, &Arc<RouteCounts>),
     mut request: Understood,
     body: Incoming,
     route: Option<(&HttpRoute, &Acts, Matched)>,
-    counts: &Arc<RouteCounts>,
 ) -> Answered {
     let Some((route, acts, matched)) = route else {
         let backend = session.own_backend();
         let plan = Plan::default();
-        return Attempts { session, counts, plan }.answer(request, &backend, None, body).await;
+        return Attempts { session, told, counts, plan }.answer(request, &backend, None, body).await;
     };
     if let Some(cors) = &acts.cors
         && let Some(headers) = cors.preflight(&request.parts.method, &request.parts.headers)
@@ -344,7 +309,7 @@ async fn acted<C: Connect>(
                             .map(|m| m.backend.clone())
                             .collect(),
                     };
-                    let attempts = Attempts { session, counts, plan };
+                    let attempts = Attempts { session, told, counts, plan };
                     let mut answered = attempts.answer(request, backend, path, body).await;
                     if let Some(changes) = own {
                         changes.response.apply(answered.response.headers_mut());

@@ -6,6 +6,7 @@
 //! may not say is taken out before anybody is asked. What two servers could read differently is refused (400). Of what
 //! is under way everything is asked again when the configuration changes, and ends with the token that permitted it.
 
+mod answer;
 mod application;
 mod decider;
 mod limits;
@@ -18,47 +19,33 @@ mod under_way;
 use std::{
     future::Future,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Instant, SystemTime},
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, uri::PathAndQuery};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 use mesh_common::{
-    model::{Connection, Decision, Identity, RequestFacts, ServiceName, traffic::Labels},
+    model::{Connection, Decision, Identity, LocalPod, ServiceName, traffic::Labels},
     route,
 };
 use tokio::sync::watch;
 
-use super::{
-    Http, Io, Spoken,
-    answer::{FLAG_HEADER, REASON_HEADER, flag, own, refusal},
-    body::{CutAnswer, Guarded, ResponseBody, Streamed},
-    counts::RouteCounts,
-    exchange::{Answered, Counted},
-    message, pool,
-    record::{Head, Why},
-    serve::serve_by,
-    upgrade::{self, Switched},
-};
+use super::{Http, Io, Spoken, counts::RouteCounts, message, serve::serve_by, upgrade::Switched};
 use crate::{
     state::{Snapshot, Store},
-    telemetry::{Flow, FlowLog, HttpRequest, reason},
+    telemetry::{Flow, FlowLog},
 };
+use application::Application;
 pub use application::Dial;
-use application::{Application, NoAnswer};
+use decider::Decider;
 pub use decider::Deciders;
 pub use decider::Unauthorized;
-use decider::{Decider, Judged};
 pub use limits::{Limiters, Limits, Reached};
 pub use question::{Foreseen, foresee};
-use under_way::{Held, Original, UnderWay};
+use under_way::{Cause, UnderWay};
 
 /// The name under which requests to pods are counted, beside those of routes.
 const ROUTE: &str = "inbound";
-const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// gRPC's RESOURCE_EXHAUSTED.
-const EXHAUSTED: u8 = 8;
 
 /// Who is asked, and by whom.
 #[derive(Clone, Debug)]
@@ -66,7 +53,7 @@ pub struct Arrived {
     pub http: Arc<Http>,
     pub store: Arc<Store>,
     pub flows: Arc<FlowLog>,
-    /// The connection's record so far: requests have its ends and its way.
+    /// The connection's record so far: those of its requests have its ends and its way.
     pub flow: Arc<Flow>,
     /// The pod's key, and the uid of its workload.
     pub key: String,
@@ -85,8 +72,10 @@ struct Session<D> {
     host: String,
     counts: Arc<RouteCounts>,
     application: Application<D>,
-    /// The limits, and the configuration of which they are.
-    limits: Mutex<Option<(u64, Arc<Limits>)>>,
+    /// Of the configuration that was last asked about.
+    known: Mutex<Option<Arc<Known>>>,
+    /// That lead to the port: the client asked for one of them, most likely.
+    services: Vec<ServiceName>,
     /// Requests without an answer.
     waiting: watch::Sender<u32>,
     /// Those that were permitted and are not over.
@@ -95,29 +84,19 @@ struct Session<D> {
     switched: Mutex<Option<Switched>>,
 }
 
-/// A request that may go on.
-struct Permitted<'a, D: Dial> {
-    heard: Heard<'a, D>,
-    held: Arc<Held>,
-}
-
-/// What is to be heard of a permitted request: it is recorded when this drops, whatever became of the request.
-struct Heard<'a, D: Dial> {
-    session: &'a Session<D>,
-    of: Option<Box<(Decision, Arc<RequestFacts>)>>,
-    status: u16,
-}
-
-impl<D: Dial> Drop for Heard<'_, D> {
-    fn drop(&mut self) {
-        if let Some((decision, facts)) = self.of.take().map(|heard| *heard) {
-            self.session.record(&facts, |flow| flow.decided(&decision), self.status, None);
-        }
-    }
+/// What one configuration says of the pod.
+#[derive(Debug)]
+struct Known {
+    generation: u64,
+    limits: Arc<Limits>,
+    told: Option<Arc<LocalPod>>,
+    /// Requests are read for the sake of being seen, and for nothing else.
+    only_seen: bool,
 }
 
 /// Serves a client until it is done, with `server` as the first connection to the application; `None`: it is dialled
-/// when a request may go there. When `ends` resolves, it takes no more requests. Dropped, it ends both sides at once.
+/// when a request may go there. When `ends` resolves, it takes no more requests. When `denied` does, it ends both sides
+/// at once, as it does when it is dropped, and is told so by its requests' records.
 pub async fn serve(
     arrived: Arrived,
     client: impl Io,
@@ -125,18 +104,23 @@ pub async fn serve(
     dial: impl Dial,
     spoken: Spoken,
     ends: impl Future<Output = ()>,
-) {
+    denied: impl Future<Output = Decision>,
+) -> Option<Decision> {
     let application = match Application::new(dial, server, spoken).await {
         Ok(application) => application,
-        Err(error) => return tracing::debug!(%error, "the application's connection was over at once"),
+        Err(error) => {
+            tracing::debug!(%error, "the application's connection was over at once");
+            return None;
+        }
     };
-    let service = service(&arrived);
+    let (service, services) = services(&arrived);
     let counts = arrived.http.counts.of(&service, ROUTE);
     let host = service.hostname;
     let identity = arrived.connection.source_identity.as_ref().map(spiffe);
-    let (limits, waiting, switched, under_way) = Default::default();
+    let (known, waiting, switched, under_way) = Default::default();
     let session =
-        Arc::new(Session { arrived, identity, host, counts, application, limits, waiting, under_way, switched });
+        Session { arrived, identity, host, counts, application, known, services, waiting, under_way, switched };
+    let session = Arc::new(session);
     let cut = Cutting(&session.application);
     let answer = {
         let session = Arc::clone(&session);
@@ -155,9 +139,19 @@ pub async fn serve(
             switched.join().await;
         }
     };
-    tokio::select! { () = served => {}, () = session.ask_again() => {} }
-    session.application.leave().await;
+    // It lives on until what it carries was cut: whose answer just drops seems to have gone by itself.
+    let mut served = pin!(served);
+    let denied = tokio::select! {
+        () = served.as_mut() => None,
+        () = session.ask_again() => None,
+        decision = denied => Some(decision),
+    };
+    match &denied {
+        Some(decision) => session.under_way.cut(|_, _| Some(Cause::Denied(decision.clone()))),
+        None => session.application.leave().await,
+    }
     drop(cut);
+    denied
 }
 
 /// Streams of HTTP/2 live in tasks of their own, and hold the session a little longer.
@@ -191,37 +185,21 @@ pub fn spiffe(identity: &Identity) -> String {
     id.strip_prefix("spiffe://").unwrap_or(&id).to_owned()
 }
 
-/// Under whose name the requests are counted: the first service that leads to the port, or else the pod's own.
-fn service(Arrived { store, uid, connection, .. }: &Arrived) -> ServiceName {
+/// Under whose name the requests are counted: the first service that leads to the port, or else the pod's own; and all
+/// that lead there.
+fn services(Arrived { store, uid, connection, .. }: &Arrived) -> (ServiceName, Vec<ServiceName>) {
     let port = connection.destination.port();
     let snapshot = store.snapshot();
     let Some(workload) = snapshot.workload(uid) else {
-        return ServiceName { namespace: String::new(), hostname: uid.clone() };
+        return (ServiceName { namespace: String::new(), hostname: uid.clone() }, Vec::new());
     };
-    let leads = workload.services.iter().find(|(_, ports)| ports.iter().any(|service| service.target == port));
+    let leads = workload.services.iter().filter(|(_, ports)| ports.iter().any(|service| service.target == port));
+    let leads: Vec<_> = leads.map(|(name, _)| name.clone()).collect();
     let own = || ServiceName { namespace: workload.namespace.clone(), hostname: workload.name.clone() };
-    leads.map_or_else(own, |(name, _)| name.clone())
+    (leads.first().cloned().unwrap_or_else(own), leads)
 }
 
 impl<D: Dial> Session<D> {
-    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
-        self.counts.begun();
-        let mut counted = Counted(Arc::clone(&self.counts), None);
-        let _waiting = Waiting::new(&self.waiting);
-        let (parts, body) = request.into_parts();
-        let mut head = Head::of(&parts);
-        let Answered { response, flag, why } = self.answered(parts, body, &mut head).await;
-        if let Some(why) = why {
-            let mut flow = Flow::clone(&self.arrived.flow);
-            flow.id = self.arrived.flows.next_id();
-            flow.undecided();
-            head.fill(&mut flow, why, response.status().as_u16(), flag);
-            self.arrived.flows.write(flow);
-        }
-        counted.1 = Some((response.status().as_u16(), flag));
-        response
-    }
-
     /// Never resolves: ends what is under way when it is no longer permitted, or its token is over.
     async fn ask_again(&self) {
         let mut changes = self.arrived.store.subscribe();
@@ -239,50 +217,19 @@ impl<D: Dial> Session<D> {
                     if asked.as_ref().is_some_and(|asked| Arc::ptr_eq(asked, &decider)) {
                         continue;
                     }
-                    self.under_way.cut(|original, facts| {
-                        let judged =
-                            decider.judge(&self.arrived.connection, &mut original.parts(), &original.authority);
-                        let why = judged.outcome.err()?;
-                        let code = why.code();
-                        self.record(facts, |flow| why.tell(flow), 0, None);
-                        Some(code)
+                    self.under_way.cut(|original, _| {
+                        let mut parts = original.parts();
+                        let judged = decider.judge(&self.arrived.connection, &mut parts, &original.authority);
+                        judged.outcome.err().map(Cause::Unauthorized)
                     });
                     asked = Some(decider);
                 }
                 () = self.under_way.expired() => {
                     let now = SystemTime::now();
-                    self.under_way.cut(|_, facts| {
-                        let code = under_way::is_over(facts, now).then_some(reason::JWT_EXPIRED)?;
-                        self.record(facts, |flow| flow.dropped(code, "its token is over"), 0, None);
-                        Some(code)
-                    });
+                    self.under_way.cut(|_, facts| under_way::is_over(facts, now).then_some(Cause::Expired));
                 }
             }
         }
-    }
-
-    /// Writes the record of a request.
-    fn record(&self, facts: &RequestFacts, what: impl FnOnce(&mut Flow), status: u16, flag: Option<&'static str>) {
-        let Arrived { flow, flows, .. } = &self.arrived;
-        let now = SystemTime::now();
-        let mut record = Flow::clone(flow);
-        (record.id, record.start, record.end) = (flows.next_id(), now, now);
-        record.undecided();
-        record.http = Some(Box::new(HttpRequest {
-            method: facts.method.clone(),
-            path: facts.path.clone(),
-            host: facts.host.clone(),
-            status,
-            version: match self.application.spoken() {
-                Spoken::Http1 => "HTTP/1.1",
-                Spoken::Http2 => "HTTP/2",
-            },
-            principal: facts.token.as_ref().map(|token| token.principal.clone()),
-            flags: flag,
-            request_id: None,
-        }));
-        what(&mut record);
-        flows.write(record);
     }
 
     /// Resolves when the application has ended its connection, and the client's is to end too.
@@ -296,149 +243,9 @@ impl<D: Dial> Session<D> {
         }
     }
 
-    async fn answered(&self, mut parts: http::request::Parts, body: Incoming, head: &mut Head) -> Answered {
-        let grpc = route::is_grpc(&parts.headers);
-        let http2 = parts.version == Version::HTTP_2;
-        let asked = match message::read(&mut parts, &self.host) {
-            Ok(asked) => asked,
-            Err(why) => {
-                let mut answered = Answered::own(why.status(), flag::PROTOCOL, &why.to_string(), grpc);
-                // Who says something that can be read in two ways may have said more than one thing.
-                if !http2 {
-                    answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
-                }
-                return answered;
-            }
-        };
-        head.read(&parts, &asked.authority);
-        let snapshot = self.arrived.store.snapshot();
-        let Permitted { mut heard, held } = match self.permitted(&snapshot, &mut parts, asked.authority.as_str()) {
-            Ok(permitted) => permitted,
-            Err(refused) => return self.unauthorized(&refused.0, &refused.1, grpc, http2),
-        };
-        if let Err(reached) = self.count(&snapshot, &parts, asked.authority.as_str()) {
-            heard.status = StatusCode::TOO_MANY_REQUESTS.as_u16();
-            return limited(&reached, grpc);
-        }
-        let method = parts.method.clone();
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let version = if http2 { pool::Version::Http2 } else { pool::Version::Http1 };
-        let form = message::Form { version, secure: false, upgrades: asked.upgrades };
-        message::address(&mut parts, &asked.authority, path, form);
-        let downstream = parts.extensions.remove::<OnUpgrade>();
-        let body = Guarded { body, cut: held.cut(), _held: Arc::clone(&held) };
-        let sent = tokio::select! {
-            // It says why nothing more is sent.
-            biased;
-            code = held.cut() => return refused(refusal(code), code, grpc),
-            sent = self.application.send(Request::from_parts(parts, body)) => sent,
-        };
-        let response = match sent {
-            Ok(response) => response,
-            Err(why) => return failed(&why, grpc),
-        };
-        heard.status = response.status().as_u16();
-        drop(heard);
-        let (mut parts, incoming) = response.into_parts();
-        let agreed = upgrade::is_agreed(&method, parts.status);
-        if let (true, true, Some(downstream)) = (agreed, asked.upgrades, downstream) {
-            let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
-            let switched = Switched::new(downstream, upstream, Arc::clone(&held), Some(held.cut()));
-            match http2 {
-                true => drop(tokio::spawn(switched.join())),
-                false => *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
-            }
-            let mut response = Response::new(ResponseBody::Empty);
-            upgrade::keep_headers(&mut parts.headers);
-            (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
-            return response.into();
-        }
-        if agreed {
-            const WHY: &str = "the application changed to a protocol that nobody asked for";
-            return Answered::own(StatusCode::BAD_GATEWAY, flag::UPSTREAM_PROTOCOL, WHY, grpc);
-        }
-        let closes = !http2 && closes(parts.version, &parts.headers);
-        message::strip(&mut parts.headers);
-        if closes {
-            parts.headers.insert(header::CONNECTION, CLOSE);
-        }
-        // Each side's connection has its own version.
-        parts.version = Version::HTTP_11;
-        let counts = Arc::clone(&self.counts);
-        let streamed = Streamed {
-            body: incoming,
-            deadline: None,
-            lease: None,
-            cut: Some(CutAnswer { cut: Some(held.cut()), grpc }),
-            _held: Box::new(held),
-            counts,
-            over: false,
-        };
-        Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed))).into()
-    }
-
-    /// Makes of a request's head what is passed on, and decides about that.
-    fn permitted(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        parts: &mut http::request::Parts,
-        authority: &str,
-    ) -> Result<Permitted<'_, D>, Box<(Unauthorized, RequestFacts)>> {
-        let Arrived { client, uid, connection, .. } = &self.arrived;
-        let own = snapshot.workload(uid).map(|own| &own.identity);
-        told::tell(&mut parts.headers, client.ip(), connection.source_identity.as_ref(), own);
-        let original = Arc::new(Original::of(parts, authority));
-        let decider = self.decider(snapshot);
-        let Judged { facts, outcome } = decider.judge(connection, parts, authority);
-        let approved = match outcome {
-            Ok(approved) => approved,
-            Err(why) => return Err(Box::new((why, facts))),
-        };
-        let facts = Arc::new(facts);
-        let held = self.under_way.begin(Arc::clone(&original), Arc::clone(&facts));
-        // A change that came between was not asked about this one.
-        let newest = self.decider(&self.arrived.store.snapshot());
-        if !Arc::ptr_eq(&newest, &decider)
-            && let Judged { facts, outcome: Err(why) } = newest.judge(connection, &mut original.parts(), authority)
-        {
-            return Err(Box::new((why, facts)));
-        }
-        // What policies observe of a connection is in its own record.
-        let of = (decider.is_asked() && !approved.observations.is_empty())
-            .then(|| Box::new((decider.approval(connection, Arc::clone(&facts), approved), facts)));
-        Ok(Permitted { heard: Heard { session: self, of, status: 0 }, held })
-    }
-
     fn decider(&self, snapshot: &Arc<Snapshot>) -> Arc<Decider> {
         let Arrived { http, key, uid, .. } = &self.arrived;
         http.deciders.of_pod(key, uid, snapshot)
-    }
-
-    /// The answer to a request that may not go on, which is recorded here.
-    fn unauthorized(&self, why: &Unauthorized, facts: &RequestFacts, grpc: bool, http2: bool) -> Answered {
-        let record = |status: StatusCode, flag| self.record(facts, |flow| why.tell(flow), status.as_u16(), Some(flag));
-        match why {
-            Unauthorized::Token(token) => {
-                let (status, headers, _) = token.answer();
-                record(status, flag::UNAUTHORIZED);
-                let mut answered = refused(status, why.code(), grpc);
-                answered.response.headers_mut().extend(headers);
-                answered
-            }
-            Unauthorized::Path(fault) => {
-                record(StatusCode::BAD_REQUEST, flag::PROTOCOL);
-                let mut answered = Answered::own(StatusCode::BAD_REQUEST, flag::PROTOCOL, &fault.to_string(), grpc);
-                answered.why = None;
-                if !http2 {
-                    answered.response.headers_mut().insert(header::CONNECTION, CLOSE);
-                }
-                answered
-            }
-            Unauthorized::Denied(_) => {
-                record(StatusCode::FORBIDDEN, flag::UNAUTHORIZED);
-                refused(StatusCode::FORBIDDEN, why.code(), grpc)
-            }
-        }
     }
 
     fn count(&self, snapshot: &Snapshot, parts: &http::request::Parts, authority: &str) -> Result<(), Reached> {
@@ -459,61 +266,25 @@ impl<D: Dial> Session<D> {
             source_labels: known.map_or(&nobody, |known| &known.labels),
             source_namespace: identity.as_ref().map_or("", Identity::namespace),
         };
-        self.limits(snapshot).request(&request, self.identity.as_deref(), Instant::now())
+        self.known(snapshot).limits.request(&request, self.identity.as_deref(), Instant::now())
     }
 
-    /// Those of the newest configuration.
-    fn limits(&self, snapshot: &Snapshot) -> Arc<Limits> {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*limits {
-            Some((generation, known)) if *generation == snapshot.generation() => Arc::clone(known),
+    fn known(&self, snapshot: &Snapshot) -> Arc<Known> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(known) if known.generation == snapshot.generation() => Arc::clone(known),
             _ => {
-                let Arrived { http, key, uid, .. } = &self.arrived;
-                let generation = snapshot.generation();
-                let newest = http.limiters.of_pod(key, generation, snapshot.inbound(uid));
-                *limits = Some((generation, Arc::clone(&newest)));
-                newest
+                let Arrived { http, key, uid, connection, .. } = &self.arrived;
+                let (generation, port) = (snapshot.generation(), connection.destination.port());
+                let now = Arc::new(Known {
+                    generation,
+                    limits: http.limiters.of_pod(key, generation, snapshot.inbound(uid)),
+                    told: snapshot.local_pod_by_uid(uid).cloned(),
+                    only_seen: snapshot.workload(uid).is_some_and(|own| !snapshot.must_read(own, port)),
+                });
+                *known = Some(Arc::clone(&now));
+                now
             }
         }
     }
-}
-
-/// What a client hears that may not ask for this: a code, and nothing of what would have been needed.
-fn refused(status: StatusCode, code: &'static str, grpc: bool) -> Answered {
-    let mut answered = Answered::own(status, flag::UNAUTHORIZED, &format!("access denied: {code}"), grpc);
-    answered.response.headers_mut().insert(REASON_HEADER, HeaderValue::from_static(code));
-    answered
-}
-
-fn limited(Reached { retry_after, policy }: &Reached, grpc: bool) -> Answered {
-    const WHY: &str = "too many requests";
-    let mut response = if grpc {
-        let mut response = route::grpc_answer(EXHAUSTED, WHY).map(|()| ResponseBody::Empty);
-        response.headers_mut().insert(FLAG_HEADER, HeaderValue::from_static(flag::RATE_LIMITED));
-        response
-    } else {
-        own(StatusCode::TOO_MANY_REQUESTS, flag::RATE_LIMITED, WHY, false)
-    };
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
-    let why = Why::of(flag::RATE_LIMITED, &format!("{policy} permits no more for {retry_after} s"));
-    Answered { response, flag: Some(flag::RATE_LIMITED), why }
-}
-
-fn failed(why: &NoAnswer, grpc: bool) -> Answered {
-    let (flag, why) = match why {
-        NoAnswer::Dial(error) => (flag::CONNECT, format!("no connection to the application: {error}")),
-        NoAnswer::Ended => (flag::RESET, "the application ended the connection".to_owned()),
-        NoAnswer::Failed(error) if error.is_user() => (flag::CLIENT_GONE, "the request broke off".to_owned()),
-        NoAnswer::Failed(error) => (flag::RESET, format!("the application gave no answer: {error}")),
-    };
-    Answered::own(StatusCode::SERVICE_UNAVAILABLE, flag, &why, grpc)
-}
-
-/// Whether the application takes no more requests on this connection (RFC 9112, 9.3).
-fn closes(version: Version, headers: &HeaderMap) -> bool {
-    let says = |word: &str| {
-        let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(word))
-    };
-    says("close") || (version == Version::HTTP_10 && !says("keep-alive"))
 }

@@ -1,26 +1,45 @@
-//! Records of requests to which the agent gave an answer of its own, and why it did.
+//! The record of a request in the making. It is begun when the head was read, and written once, however the request
+//! ends: whole, broken off by either side, refused, become another protocol's, or cut when what permitted it is no
+//! more.
 
-use std::{net::SocketAddr, time::SystemTime};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    time::SystemTime,
+};
 
-use http::{HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderValue, Response, Version, header, request::Parts, uri::Authority};
+use mesh_common::route::{grpc_of, grpc_status, is_grpc};
 
-use super::answer::flag;
-use crate::telemetry::{Flow, HttpRequest, reason};
+use super::{
+    Endpoint, Used,
+    answer::{flag, refusal},
+    body::ResponseBody,
+};
+use crate::telemetry::{Flow, FlowLog, Headers, HttpRequest, Live, Party, reason};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Of an id that goes into a record, bytes.
-const LONGEST_ID: usize = 128;
+/// Who answers has it, then the answer's body, or what its connection has become. The record is written when this
+/// drops, unless the request was cut before.
+#[derive(Debug)]
+pub struct OpenRequest(Arc<Record>);
 
-/// What of a request its record has. Making one copies nothing.
-#[derive(Clone, Debug)]
-pub struct Head {
-    method: Method,
-    uri: Uri,
-    host: Option<HeaderValue>,
-    authority: Option<Authority>,
-    version: Version,
-    id: Option<HeaderValue>,
-    begun: SystemTime,
+/// Shared with those who may cut the request.
+pub struct Record {
+    pub flows: Arc<FlowLog>,
+    /// What has passed of both bodies.
+    pub passed: Arc<Live>,
+    making: Mutex<Option<Box<Making>>>,
+}
+
+/// `None` where this stands: it is written.
+struct Making {
+    /// With [`Flow::http`].
+    flow: Flow,
+    /// `None`: nobody looks.
+    headers: Option<Box<Headers>>,
+    /// The answer came to its end.
+    whole: bool,
 }
 
 /// Why the agent answered itself.
@@ -30,61 +49,180 @@ pub struct Why {
     pub code: &'static str,
     /// For people.
     pub text: String,
-    /// That was tried, the last of several.
-    pub endpoint: Option<SocketAddr>,
 }
 
-impl Head {
-    /// As it came.
-    pub fn of(parts: &Parts) -> Self {
-        Self {
-            method: parts.method.clone(),
-            uri: parts.uri.clone(),
-            host: parts.headers.get(header::HOST).cloned(),
-            authority: None,
-            version: parts.version,
-            id: parts.headers.get(REQUEST_ID).cloned(),
-            begun: SystemTime::now(),
-        }
-    }
-
-    /// As it was read.
-    pub fn read(&mut self, parts: &Parts, authority: &Authority) {
-        self.uri = parts.uri.clone();
-        self.authority = Some(authority.clone());
-    }
-
-    /// Makes `flow` this request's record.
-    pub fn fill(self, flow: &mut Flow, why: Why, status: u16, flag: Option<&'static str>) {
-        let Self { method, uri, host, authority, version, id, begun } = self;
-        let authority = authority.or_else(|| uri.authority().cloned());
-        let host = match authority {
+impl OpenRequest {
+    /// `flow` says whose it is, and is not of a request yet. `authority` is what was read of the head, if that could be
+    /// read.
+    pub fn begin(flows: &Arc<FlowLog>, mut flow: Flow, parts: &Parts, authority: Option<&Authority>) -> Self {
+        let host = match authority.or(parts.uri.authority()) {
             Some(authority) => authority.as_str().to_ascii_lowercase(),
-            None => host.map(|host| lossy(&host).to_ascii_lowercase()).unwrap_or_default(),
+            None => parts.headers.get(header::HOST).map(|host| lossy(host).to_ascii_lowercase()).unwrap_or_default(),
         };
-        (flow.start, flow.end) = (begun, SystemTime::now());
         flow.http = Some(Box::new(HttpRequest {
-            method: method.as_str().to_owned(),
-            path: uri.path().to_owned(),
+            method: parts.method.as_str().to_owned(),
+            path: parts.uri.path().to_owned(),
             host,
-            status,
-            version: if version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
-            principal: None,
-            flags: flag,
-            request_id: id.filter(|id| id.len() <= LONGEST_ID).map(|id| lossy(&id)),
+            version: if parts.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            grpc: is_grpc(&parts.headers),
+            ..HttpRequest::default()
         }));
-        let Why { code, text, endpoint: _ } = why;
-        match code {
-            // Something was tried.
-            reason::CONNECT
-            | reason::RESET
-            | reason::TIMEOUT
-            | reason::RETRIES_EXHAUSTED
-            | reason::UPSTREAM_PROTOCOL
-            | reason::UPSTREAM_TLS => flow.failed(code, text),
-            code => flow.dropped(code, text),
-        }
+        let headers = (flows.taps() > 0).then(Box::default);
+        let making = Mutex::new(Some(Box::new(Making { flow, headers, whole: false })));
+        Self(Arc::new(Record { flows: Arc::clone(flows), passed: Arc::default(), making }))
     }
+
+    pub fn record(&self) -> &Arc<Record> {
+        &self.0
+    }
+
+    pub fn passed(&self) -> &Arc<Live> {
+        &self.0.passed
+    }
+
+    /// `None`: the record is written.
+    pub fn with<T>(&self, change: impl FnOnce(&mut Flow, &mut HttpRequest) -> T) -> Option<T> {
+        self.0.with(|making| {
+            let mut http = making.flow.http.take()?;
+            let changed = change(&mut making.flow, &mut http);
+            making.flow.http = Some(http);
+            Some(changed)
+        })?
+    }
+
+    /// The head as it is passed on, for those who look.
+    pub fn passes(&self, headers: &HeaderMap) {
+        self.0.with(|making| {
+            if let Some(seen) = &mut making.headers {
+                seen.request = Headers::copied(headers);
+            }
+        });
+    }
+
+    /// Somebody is asked; of several tries the last is the one that counts.
+    pub fn tried(&self, endpoint: &Endpoint) {
+        self.with(|flow, _| flow.destination = endpoint.party.clone());
+    }
+
+    /// On such a connection.
+    pub fn goes(&self, used: Used) {
+        let Used { path, security, tls, tunnel } = used;
+        self.with(|flow, _| {
+            (flow.path, flow.security) = (path, security);
+            (flow.tls, flow.tunnel) = (tls, tunnel);
+        });
+    }
+
+    /// There is an answer's head; `why` the agent gave it itself.
+    pub fn answered(&self, response: &Response<ResponseBody>, flag: Option<&'static str>, why: Option<Why>) {
+        self.0.with(|making| {
+            if let Some(seen) = &mut making.headers {
+                seen.answer = Headers::copied(response.headers());
+            }
+        });
+        self.with(|flow, http| {
+            // Nobody hears an answer to what was broken off.
+            http.status = if flag == Some(flag::CLIENT_GONE) { 0 } else { response.status().as_u16() };
+            if http.grpc {
+                http.grpc_status = grpc_status(response.headers()).map(u32::from);
+            }
+            http.flags = flag;
+            if let Some(why) = why {
+                why.tell(flow);
+            }
+        });
+    }
+
+    /// Of gRPC, after the last message.
+    pub fn trailers(&self, trailers: &HeaderMap) {
+        self.with(|_, http| {
+            if http.grpc {
+                http.grpc_status = grpc_status(trailers).map(u32::from).or(http.grpc_status);
+            }
+        });
+    }
+
+    /// The answer came to its end, or what its connection has become did.
+    pub fn whole(&self) {
+        self.0.with(|making| making.whole = true);
+    }
+
+    /// The answer broke off in the midst of it, and not by its client.
+    pub fn broken(&self, flag: &'static str) {
+        let (code, why) = match flag {
+            flag::TIMEOUT => (reason::TIMEOUT, "the route's time is over"),
+            _ => (reason::RESET, "the answer broke off"),
+        };
+        self.with(|flow, http| {
+            http.flags = Some(flag);
+            flow.failed(code, why);
+        });
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.0.end(|making| {
+            let Making { flow, whole, .. } = making;
+            // It is no fault of anybody's that a client has enough.
+            if !*whole && !flow.verdict.is_bad() {
+                flow.error.get_or_insert_with(|| "the client went before the answer was over".to_owned());
+                if let Some(http) = &mut flow.http {
+                    http.flags.get_or_insert(flag::CLIENT_GONE);
+                }
+            }
+        });
+    }
+}
+
+impl Record {
+    fn with<T>(&self, change: impl FnOnce(&mut Making) -> T) -> Option<T> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).as_deref_mut().map(change)
+    }
+
+    /// The request ends here and now, for the reason `code`; who carries it hears of that in another way.
+    pub fn cut(&self, code: &str, tell: impl FnOnce(&mut Flow)) {
+        self.end(|Making { flow, .. }| {
+            if let Some(http) = &mut flow.http {
+                let status = refusal(code).as_u16();
+                http.flags = Some(flag::UNAUTHORIZED);
+                if http.grpc {
+                    http.grpc_status = Some(grpc_of(status).into());
+                }
+                // As it is answered, where the answer has not begun.
+                if http.status == 0 {
+                    http.status = if http.grpc { 200 } else { status };
+                }
+            }
+            tell(flow);
+        });
+    }
+
+    fn end(&self, change: impl FnOnce(&mut Making)) {
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut making) = making else { return };
+        change(&mut making);
+        let Making { mut flow, headers, whole: _ } = *making;
+        let count = |of: &std::sync::atomic::AtomicU64| of.load(Ordering::Relaxed);
+        let Live { sent, received, messages_sent, messages_received, .. } = &*self.passed;
+        flow.end = SystemTime::now();
+        (flow.sent, flow.received) = (count(sent), count(received));
+        if let Some(http) = &mut flow.http {
+            http.messages = (count(messages_sent), count(messages_received));
+        }
+        self.flows.write_seen(flow, headers);
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").finish_non_exhaustive()
+    }
+}
+
+/// Whoever is there: by the configuration, or by the address alone.
+pub fn party(workload: Option<&mesh_common::model::Workload>, address: SocketAddr) -> Party {
+    workload.map_or_else(|| Party::stranger(address), |workload| Party::of(workload, address))
 }
 
 fn lossy(value: &HeaderValue) -> String {
@@ -109,6 +247,24 @@ impl Why {
             flag::PROTOCOL => reason::REQUEST_MALFORMED,
             _ => return None,
         };
-        Some(Self { code, text: text.to_owned(), endpoint: None })
+        Some(Self { code, text: text.to_owned() })
+    }
+
+    fn tell(self, flow: &mut Flow) {
+        let Self { code, text } = self;
+        match code {
+            // Something was tried.
+            reason::CONNECT
+            | reason::RESET
+            | reason::TIMEOUT
+            | reason::RETRIES_EXHAUSTED
+            | reason::UPSTREAM_PROTOCOL
+            | reason::UPSTREAM_TLS => flow.failed(code, text),
+            code => {
+                // No policy refused it, whichever permitted it.
+                (flow.policy, flow.rule) = (None, None);
+                flow.dropped(code, text);
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{sync::watch, time::Instant};
 
-use super::body::{BoxError, RequestBody};
+use super::{
+    body::{BoxError, RequestBody},
+    messages::Messages,
+};
+use crate::telemetry::Live;
 
 /// Bytes of one request that are kept; one with more is not sent again once that much of it has gone out.
 pub const KEPT: usize = 64 * 1024;
@@ -45,6 +49,8 @@ pub struct Shared {
     ended: watch::Sender<Option<Instant>>,
     /// What the client said of its length.
     hint: SizeHint,
+    /// Counts what the client sent; what is sent again does not count again.
+    passed: Arc<Live>,
 }
 
 #[derive(Debug)]
@@ -62,6 +68,8 @@ struct State {
     broken: bool,
     /// Which try is the newest.
     newest: u64,
+    /// `None`: it is no gRPC.
+    messages: Option<Messages>,
 }
 
 /// The body of one try.
@@ -76,7 +84,8 @@ pub struct Try {
 }
 
 impl Replay {
-    pub fn new(body: Incoming) -> Self {
+    /// What comes of it counts in `passed`, `grpc` with its messages.
+    pub fn new(body: Incoming, passed: &Arc<Live>, grpc: bool) -> Self {
         if body.is_end_stream() {
             return Self::Nothing(Instant::now());
         }
@@ -90,8 +99,10 @@ impl Replay {
             gone: false,
             broken: false,
             newest: 0,
+            messages: grpc.then(Messages::default),
         };
-        let shared = Shared { state: Mutex::new(state), ended: watch::Sender::new(None), hint };
+        let (state, ended, passed) = (Mutex::new(state), watch::Sender::new(None), Arc::clone(passed));
+        let shared = Shared { state, ended, hint, passed };
         Self::Kept(Arc::new(Source(Arc::new(shared))))
     }
 
@@ -206,6 +217,10 @@ impl Try {
             match ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
+                        shared.passed.sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+                        if let Some(messages) = &mut state.messages {
+                            shared.passed.messages_sent.fetch_add(messages.ended(&data), Ordering::Relaxed);
+                        }
                         // By its length that was all: whoever sends it on does not ask again.
                         let is_all = body.is_end_stream();
                         if state.gone || state.kept + data.len() > KEPT {

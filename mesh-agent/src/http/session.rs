@@ -2,16 +2,17 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
 };
 
-use mesh_common::model::{ServiceName, Workload, traffic::Backend};
-
+use http::{request::Parts, uri::Authority};
+use mesh_common::model::{LocalPod, ServiceName, Workload, traffic::Backend};
 use tokio::sync::Semaphore;
 
 use super::{
     Connect, Destination, Destinations, Http, Missing, check,
-    record::{Head, Why},
+    record::{OpenRequest, party},
     upgrade::Switched,
 };
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
 pub struct Session<C> {
     pub http: Arc<Http>,
     pub store: Arc<Store>,
-    /// Of requests that get an answer of the agent's own.
     pub flows: Arc<FlowLog>,
     pub destinations: Arc<Destinations>,
     /// The uid of the client's workload.
@@ -38,6 +38,15 @@ pub struct Session<C> {
     pub mirrors: Arc<Semaphore>,
     /// The client's connection, if it has become another protocol's (HTTP/1.1).
     pub switched: Mutex<Option<Switched>>,
+    pub known: Mutex<Option<Arc<Known>>>,
+}
+
+/// The client, as records name it, by one configuration.
+#[derive(Debug)]
+pub struct Known {
+    generation: u64,
+    source: Party,
+    told: Option<Arc<LocalPod>>,
 }
 
 impl<C: Connect> Session<C> {
@@ -58,25 +67,35 @@ impl<C: Connect> Session<C> {
         Ok(destination)
     }
 
-    /// Writes the record of a request that got an answer of the agent's own.
-    pub fn record(&self, head: Head, why: Why, status: u16, flag: Option<&'static str>) {
-        let snapshot = self.store.snapshot();
-        let source = match snapshot.workload(&self.uid) {
-            Some(own) => Party::of(own, self.client),
-            None => Party::stranger(self.client),
-        };
-        let destination = match why.endpoint {
-            Some(address) => match snapshot.workload_by_address(address.ip()) {
-                Some(workload) => Party::of(workload, address),
-                None => Party::stranger(address),
-            },
-            None => Party::stranger(self.dialled),
-        };
-        let id = self.flows.next_id();
-        let mut flow = Flow::new(id, std::time::SystemTime::now(), Direction::Outbound, source, destination);
+    /// Begins the record of a request whose head was read at `begun`.
+    pub fn begin(
+        &self,
+        snapshot: &Snapshot,
+        begun: SystemTime,
+        parts: &Parts,
+        authority: Option<&Authority>,
+    ) -> OpenRequest {
+        let Known { source, told, .. } = &*self.known(snapshot);
+        let (id, destination) = (self.flows.next_id(), Party::stranger(self.dialled));
+        let mut flow = Flow::new(id, begun, Direction::Outbound, source.clone(), destination);
         (flow.service, flow.generation) = (Some(self.service.clone()), snapshot.generation());
-        head.fill(&mut flow, why, status, flag);
-        self.flows.write(flow);
+        flow.told.clone_from(told);
+        OpenRequest::begin(&self.flows, flow, parts, authority)
+    }
+
+    /// Who asks, as of the configuration that was last asked about.
+    fn known(&self, snapshot: &Snapshot) -> Arc<Known> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some(known) if known.generation == snapshot.generation() => Arc::clone(known),
+            _ => {
+                let source = party(snapshot.workload(&self.uid).map(|own| &**own), self.client);
+                let told = snapshot.local_pod_by_uid(&self.uid).cloned();
+                let now = Arc::new(Known { generation: snapshot.generation(), source, told });
+                *known = Some(Arc::clone(&now));
+                now
+            }
+        }
     }
 
     /// That which was dialled.

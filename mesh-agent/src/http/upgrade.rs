@@ -1,13 +1,13 @@
 //! Connections that become another protocol's: WebSocket and what else HTTP/1.1 upgrades to, and CONNECT.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::{body::Cut, message};
+use super::{body::Cut, message, record::OpenRequest, watched::Watched};
 
 /// Whether an answer makes bytes of what follows (RFC 9110, 7.8 and 9.3.6).
 pub fn is_agreed(method: &Method, status: StatusCode) -> bool {
@@ -30,17 +30,19 @@ pub struct Switched {
     upstream: OnUpgrade,
     _held: Box<dyn Send>,
     cut: Option<Cut>,
+    /// `None`: it is no request's.
+    pub told: Option<OpenRequest>,
 }
 
 impl Switched {
     /// `cut` resolves if it may not go on.
     pub fn new(downstream: OnUpgrade, upstream: OnUpgrade, held: impl Send + 'static, cut: Option<Cut>) -> Self {
-        Self { downstream, upstream, _held: Box::new(held), cut }
+        Self { downstream, upstream, _held: Box::new(held), cut, told: None }
     }
 
     /// Copies both ways once both sides have switched, until both have ended.
     pub async fn join(self) {
-        let Self { downstream, upstream, _held, cut } = self;
+        let Self { downstream, upstream, _held, cut, told } = self;
         let ended = async {
             match cut {
                 Some(cut) => cut.await,
@@ -48,7 +50,13 @@ impl Switched {
             }
         };
         let Ok((downstream, upstream)) = tokio::try_join!(downstream, upstream) else { return };
-        let (mut client, mut server) = (TokioIo::new(downstream), TokioIo::new(upstream));
+        // From now on its end is an end.
+        let passed = told.as_ref().map(|told| Arc::clone(told.passed())).unwrap_or_default();
+        let mut client = Watched::client(TokioIo::new(downstream), passed);
+        let mut server = TokioIo::new(upstream);
+        if let Some(told) = &told {
+            told.whole();
+        }
         tokio::select! {
             // An end that breaks ends both: they close when they drop.
             _ = copy_bidirectional(&mut client, &mut server) => {}

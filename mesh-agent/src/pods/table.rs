@@ -14,7 +14,7 @@ use mesh_common::{
 use tokio::sync::{Notify, watch};
 
 use super::{Netns, audit::Probes};
-use crate::telemetry::Party;
+use crate::telemetry::{Facts, Party};
 
 /// One redirected pod. It is immutable: another identity, address or life makes another one.
 #[derive(Debug)]
@@ -142,13 +142,9 @@ impl Pod {
 
     /// How it shows in flows.
     pub fn party(&self, address: SocketAddr, workload: Option<&Workload>) -> Party {
-        Party {
-            namespace: self.namespace.clone(),
-            pod: self.name.clone(),
-            workload: workload.map(|w| w.workload_name.clone()).unwrap_or_default(),
-            identity: Some(self.identity.clone()),
-            address: Some(address),
-        }
+        let known = workload.map(Facts::of).unwrap_or_default();
+        let facts = Facts { namespace: self.namespace.clone(), pod: self.name.clone(), ..known };
+        Party { facts: Arc::new(facts), identity: Some(Arc::new(self.identity.clone())), address: Some(address) }
     }
 
     /// The kernel says that a listener of the pod closed.

@@ -33,6 +33,7 @@ pub async fn tunnelled(
     let refused = |reason, why: String| {
         let own = pod.party(local, proxy.store.snapshot().workload(&pod.uid).map(|w| &**w));
         let mut flow = proxy.flows.begin(Direction::Inbound, Party::stranger(peer), own);
+        flow.told = proxy.store.snapshot().local_pod_by_uid(&pod.uid).cloned();
         flow.path = Some(Path::Tunnel);
         flow.dropped(reason, why);
     };
@@ -60,7 +61,7 @@ pub async fn tunnelled(
         flow.path = Some(Path::Tunnel);
         flow.security = Security::MutualTls;
         flow.tls = Some((tls.version, tls.cipher));
-        flow.generation = snapshot.generation();
+        (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&pod.uid).cloned());
         flow.dropped(reason, why);
     };
     let settings = ServerSettings::default();
@@ -214,6 +215,7 @@ async fn outside_policy(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
     let own = pod.party(local, snapshot.workload(&pod.uid).map(|w| &**w));
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
     (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
+    flow.told = snapshot.local_pod_by_uid(&pod.uid).cloned();
     match dial::application(&proxy.datapath, pod, local, peer).await {
         Ok(server) => {
             let never = std::future::pending();
@@ -254,7 +256,7 @@ type Decided = Result<Permitted, Refusal>;
 /// Who is at the other end: by its address, but for the identity, which is what the connection proved.
 pub(super) fn source(snapshot: &Snapshot, client: SocketAddr, identity: Option<&Identity>) -> Party {
     let known = snapshot.workload_by_address(client.ip()).map(|known| Party::of(known, client));
-    Party { identity: identity.cloned(), ..known.unwrap_or_else(|| Party::stranger(client)) }
+    Party { identity: identity.cloned().map(Arc::new), ..known.unwrap_or_else(|| Party::stranger(client)) }
 }
 
 /// Opens the record and asks the destination's policies.
@@ -274,7 +276,7 @@ fn decide(
     let source = source(&snapshot, client, identity.as_ref());
     let own = pod.party(destination, workload.as_deref());
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
-    flow.generation = snapshot.generation();
+    (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&pod.uid).cloned());
     let Some(workload) = workload else {
         flow.dropped(reason::WORKLOAD_UNKNOWN, format!("{} is not in the configuration", pod.uid));
         let (status, reason) = (StatusCode::FORBIDDEN, reason::WORKLOAD_UNKNOWN);

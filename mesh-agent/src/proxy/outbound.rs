@@ -35,8 +35,10 @@ pub async fn redirected(
     let client = SocketAddr::new(pod.ips.like(local.ip()).unwrap_or(peer.ip()), peer.port());
     let source = |snapshot: &Snapshot| pod.party(client, snapshot.workload(&pod.uid).map(|own| &**own));
     let refused = |destination: SocketAddr| {
-        let source = source(&proxy.store.snapshot());
-        proxy.flows.begin(Direction::Outbound, source, Party::stranger(destination))
+        let snapshot = proxy.store.snapshot();
+        let mut flow = proxy.flows.begin(Direction::Outbound, source(&snapshot), Party::stranger(destination));
+        flow.told = snapshot.local_pod_by_uid(&pod.uid).cloned();
+        flow
     };
     let (destination, hint) = match proxy.datapath.accepted(&stream) {
         Ok(Some(accepted)) if (accepted.pod, accepted.epoch) == (pod.index, pod.epoch) => {
@@ -73,7 +75,7 @@ pub async fn redirected(
         None => Party::stranger(destination),
     };
     let mut flow = proxy.flows.begin(Direction::Outbound, source(&snapshot), dialled);
-    flow.generation = snapshot.generation();
+    (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&pod.uid).cloned());
     // Its certificate lasts longer than its right to it.
     if own.is_none() {
         flow.dropped(reason::WORKLOAD_UNKNOWN, format!("{} is not in the configuration", pod.uid));

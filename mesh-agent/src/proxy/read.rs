@@ -11,6 +11,7 @@
 //! declared.
 
 use std::{
+    future::Future,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_common::model::{Connection, Passed, traffic::Protocol};
+use mesh_common::model::{Connection, Decision, Passed, traffic::Protocol};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
     time::timeout,
@@ -30,11 +31,10 @@ use super::{
     forward::{End, Socket, forward},
     inbound::{Permitted, Refused},
     reauthorize::{decide_now, denied_later, unheard_later},
-    watched::Watched,
 };
 use crate::{
     http::{
-        self, Detected, Hello, Io, Peeked, Spoken,
+        self, Detected, Hello, Io, Peeked, Spoken, Watched,
         inbound::{Arrived, Dial, spiffe},
     },
     pods::Pod,
@@ -108,10 +108,9 @@ pub async fn serve<T: End + 'static>(
     let client = Watched::client(Closing(client), live);
     let record = Arc::new(Flow::clone(&flow));
     let unheard = unheard_later(&proxy.store, Arc::clone(snapshot), (uid, connection));
-    let served = requests(proxy, pod, (uid, connection, record), address, client, Some(Closing(server)), spoken);
-    tokio::select! {
-        () = served => {}
-        decision = unheard => flow.decided(&decision),
+    let ends = (client, Some(Closing(server)));
+    if let Some(decision) = requests(proxy, pod, (uid, connection, record), address, ends, spoken, unheard).await {
+        flow.decided(&decision);
     }
 }
 
@@ -131,32 +130,33 @@ pub async fn refuse<T: End + 'static>(
     drop(flow);
     let mut client = Peeked::new(client);
     client.arm(true);
-    let unheard = unheard_later(&proxy.store, Arc::clone(snapshot), (uid, connection));
-    let served = async {
-        let declared =
-            matches!(snapshot.inbound(uid).protocol(connection.destination.port()), Protocol::Http | Protocol::Http2);
-        let spoken = match timeout(HEARD, http::detect(&mut client, None)).await {
-            Ok(Ok(Detected::Http2)) => Spoken::Http2,
-            Ok(Ok(Detected::Http1)) => Spoken::Http1,
-            Ok(Ok(Detected::Bytes)) if declared && !client.first().is_empty() => Spoken::Http1,
-            _ => return client.reset(),
-        };
-        let nobody: Option<Closing<Socket>> = None;
-        requests(proxy, pod, (uid, connection, record), address, Closing(client), nobody, spoken).await;
+    let mut unheard = pin!(unheard_later(&proxy.store, Arc::clone(snapshot), (uid, connection)));
+    let declared =
+        matches!(snapshot.inbound(uid).protocol(connection.destination.port()), Protocol::Http | Protocol::Http2);
+    let detected = tokio::select! {
+        detected = timeout(HEARD, http::detect(&mut client, None)) => detected,
+        _ = unheard.as_mut() => return,
     };
-    tokio::select! { () = served => {}, _ = unheard => {} }
+    let spoken = match detected {
+        Ok(Ok(Detected::Http2)) => Spoken::Http2,
+        Ok(Ok(Detected::Http1)) => Spoken::Http1,
+        Ok(Ok(Detected::Bytes)) if declared && !client.first().is_empty() => Spoken::Http1,
+        _ => return client.reset(),
+    };
+    let ends: (_, Option<Closing<Socket>>) = (Closing(client), None);
+    requests(proxy, pod, (uid, connection, record), address, ends, spoken, unheard).await;
 }
 
-/// Serves a client that speaks HTTP.
+/// Serves a client that speaks HTTP, until `denied` resolves: then it says so.
 async fn requests(
     proxy: &Arc<Proxy>,
     pod: &Arc<Pod>,
     (uid, connection, flow): (&str, &Connection, Arc<Flow>),
     address: SocketAddr,
-    client: impl Io,
-    server: Option<impl Io>,
+    (client, server): (impl Io, Option<impl Io>),
     spoken: Spoken,
-) {
+    denied: impl Future<Output = Decision>,
+) -> Option<Decision> {
     let arrived = Arrived {
         http: Arc::clone(&proxy.http),
         store: Arc::clone(&proxy.store),
@@ -173,7 +173,7 @@ async fn requests(
     let ends = async {
         tokio::select! { () = pod.unhooked() => {}, () = drained => {} }
     };
-    http::inbound::serve(arrived, client, server, again, spoken, ends).await;
+    http::inbound::serve(arrived, client, server, again, spoken, ends, denied).await
 }
 
 /// Counts a connection of bytes against the pod's limits; the error says which is reached.

@@ -85,8 +85,9 @@ async fn ends_later(
     }
 }
 
-/// Resolves when what goes to the workload's port begins to be read: what goes on as bytes since before that, nobody
-/// could count or judge. The connection ends, as one that goes past the agent does, and its client opens another.
+/// Resolves when what goes to the workload's port must be read from now on: what goes on as bytes since before that,
+/// nobody could count or judge. The connection ends, as one that goes past the agent does, and its client opens
+/// another.
 pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> Decision {
     let port = connection.destination.port();
     let mut decided: Option<Arc<Snapshot>> = None;
@@ -100,7 +101,7 @@ pub async fn read_later(store: &Store, uid: &str, connection: &Connection) -> De
             // Where bytes are declared a limit counts connections, and this one was there before.
             let counts_only = matches!(snapshot.inbound(uid).protocol(port), Protocol::Tcp | Protocol::Tls)
                 && !snapshot.policies_of(workload).asks_server_name;
-            if !counts_only && snapshot.reads(workload, port) {
+            if !counts_only && snapshot.must_read(workload, port) {
                 return snapshot.decide(workload, connection, Passed::Open);
             }
         }
@@ -129,12 +130,16 @@ pub async fn outdated(store: Arc<Store>, uid: String, service: ServiceName, port
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use mesh_common::model::traffic::{Action, DirectResponse, For, HttpRoute, Origin, Routes, Traffic, TrafficPolicy};
+    use mesh_common::model::{
+        LocalPod, Mode,
+        telemetry::{Requests, Telemetry},
+        traffic::{Action, DirectResponse, For, HttpRoute, Inbound, Origin, Routes, Traffic, TrafficPolicy},
+    };
 
     use super::*;
     use crate::state::{
         Object, Rules,
-        tests::{put, service, workload},
+        tests::{pod, put, service, workload},
     };
 
     fn rules(protocol: Protocol, routes: bool) -> Object {
@@ -154,6 +159,26 @@ mod tests {
             seen: false,
         };
         Object::Traffic(Arc::new(Rules::new(traffic).expect("rules")))
+    }
+
+    /// A connection that is bytes goes on when somebody begins to look at requests, and ends when they must be read.
+    #[tokio::test]
+    async fn bytes_are_read_later_only_if_something_depends_on_it() {
+        let store = Arc::new(Store::default());
+        let seen = Telemetry { requests: Requests::Seen, ..Telemetry::default() };
+        put(&store, [Object::Workload(workload("a", "10.0.0.1")), Object::LocalPod(pod("a", Mode::Mesh))]);
+        let connection = Connection {
+            source_identity: None,
+            source_ip: [10, 0, 0, 9].into(),
+            destination: ([10, 0, 0, 1], 80).into(),
+        };
+        let mut end = std::pin::pin!(read_later(&store, "Kubernetes//Pod/shop/a", &connection));
+        let wait = Duration::from_millis(20);
+        put(&store, [Object::LocalPod(LocalPod { telemetry: seen.clone(), ..pod("a", Mode::Mesh) })]);
+        assert!(tokio::time::timeout(wait, end.as_mut()).await.is_err(), "it ends for the sake of being seen");
+        let inbound = Inbound { unreadable: true, ..Inbound::default() };
+        put(&store, [Object::LocalPod(LocalPod { telemetry: seen, inbound, ..pod("a", Mode::Mesh) })]);
+        assert!(tokio::time::timeout(wait, end.as_mut()).await.is_ok(), "tokens matter from now on");
     }
 
     #[tokio::test]

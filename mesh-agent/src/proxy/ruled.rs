@@ -22,13 +22,11 @@ use super::{
     read::is_settings,
     resolve::route_to,
     upstream::{self, Upstream},
-    watched::Watched,
 };
 use crate::{
-    http::{self, Connect, Detected, Endpoint, Peeked, Refused, Session, Spoken, Way},
+    http::{self, Connect, Detected, Endpoint, Peeked, Refused, Session, Spoken, Used, Watched, Way},
     pods::Pod,
     state::Rules,
-    telemetry::Party,
 };
 use bytes::{Hello, holds};
 
@@ -160,6 +158,7 @@ async fn requests(
         connect: dialler,
         mirrors: Arc::new(Semaphore::new(http::MIRRORS)),
         switched: Default::default(),
+        known: Default::default(),
     };
     http::serve(Arc::new(session), client, spoken, counted.drained()).await;
 }
@@ -186,16 +185,17 @@ impl Connect for Dialler {
     async fn connect(&self, to: &Endpoint) -> Result<Way, Refused> {
         let Self { proxy, pod, client } = self;
         let snapshot = proxy.store.snapshot();
-        let flow = self.record(&snapshot, &to.service, Party::of(&to.workload, to.address));
+        let flow = self.record(&snapshot, &to.service, to.party.clone());
         let route = route_to(proxy, pod, &to.workload, to.address);
         let dialled = upstream::connect(proxy, pod, &snapshot, *client, route, flow).await;
         let Upstream { link, denied, mut flow, .. } = dialled.map_err(|upstream::Refused(code)| Refused(code))?;
         let live = flow.live();
+        let used = Used { path: flow.path, security: flow.security, tls: flow.tls, tunnel: flow.tunnel };
         let until = async move {
             let decision = denied.await;
             flow.decided(&decision);
         };
-        Ok(Way { io: Box::new(Watched::server(link, live)), until: Box::pin(until) })
+        Ok(Way { io: Box::new(Watched::server(link, live)), until: Box::pin(until), used })
     }
 
     fn can_dial(&self, to: IpAddr) -> bool {

@@ -46,7 +46,7 @@ pub async fn answer(
         flow.security = Security::MutualTls;
         flow.tls = Some((tls.version, tls.cipher));
         flow.tunnel = Some(remote);
-        flow.generation = snapshot.generation();
+        (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&pod.uid).cloned());
         flow
     };
     if authority.ip() != local.ip() || !pod.ips.owns(local.ip()) {

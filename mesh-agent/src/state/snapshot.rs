@@ -11,6 +11,7 @@ use std::{
 use mesh_common::model::{
     Accounts, Asked, Connection, Decision, Denied, Identity, LocalPod, Mode, Passed, Policy, PolicyName, Reason,
     SameNode, Service, ServiceName, TrustBundle, Tunnel, Workload,
+    telemetry::Requests,
     traffic::{Inbound, Protocol},
 };
 
@@ -110,15 +111,17 @@ impl Snapshot {
         self.traffic.get(service)
     }
 
-    /// The rules of a service, if connections to it need them; otherwise the kernel may choose an endpoint.
+    /// The rules of a service, if connections to it need them or are to be seen; otherwise the kernel may choose an
+    /// endpoint.
     pub fn ruled(&self, service: &ServiceName) -> Option<&Arc<Rules>> {
-        self.rules(service).filter(|rules| !rules.traffic().is_for_others())
+        self.rules(service).filter(|rules| rules.traffic().seen || !rules.traffic().is_for_others())
     }
 
     /// Whether connections that clients of this namespace open to a port of the service are looked into, as far as it
-    /// does not take their first bytes to tell.
+    /// does not take their first bytes to tell. Those that are looked into only to be seen go past nothing as bytes.
     pub fn looks_into(&self, service: &ServiceName, namespace: &str, port: u16) -> bool {
-        self.ruled(service).is_some_and(|rules| match rules.traffic().protocol(port) {
+        let rules = self.rules(service).filter(|rules| !rules.traffic().is_for_others());
+        rules.is_some_and(|rules| match rules.traffic().protocol(port) {
             Protocol::Http | Protocol::Http2 => true,
             Protocol::Tcp | Protocol::Tls => false,
             Protocol::Auto => rules.routes_requests(namespace, port) || rules.why_unreadable().is_some(),
@@ -230,16 +233,32 @@ impl Snapshot {
         self.pods.get(uid).and_then(|pod| pod.strict_by.as_ref())
     }
 
-    /// The same is done with requests to the pod of this node with that uid.
+    /// The same is done with requests to the pod of this node with that uid, and they are seen alike.
     pub fn has_inbound_of(&self, other: &Self, uid: &str) -> bool {
         match (self.pods.get(uid), other.pods.get(uid)) {
-            (Some(now), Some(then)) => Arc::ptr_eq(now, then) || now.inbound == then.inbound,
+            (Some(now), Some(then)) => {
+                Arc::ptr_eq(now, then)
+                    || (now.inbound == then.inbound && now.telemetry.requests == then.telemetry.requests)
+            }
             (now, then) => now.is_none() == then.is_none(),
         }
     }
 
-    /// Whether what a connection to this port carries must be looked into.
+    /// Whether what a connection to this port carries is looked into: it must be, or somebody wants to see it.
     pub fn reads(&self, workload: &Workload, port: u16) -> bool {
+        self.must_read(workload, port) || self.sees(&workload.uid, port)
+    }
+
+    /// Whether requests to this port of the pod of this node are to be seen. Whether they pass does not depend on it.
+    fn sees(&self, uid: &str, port: u16) -> bool {
+        self.pods.get(uid).is_some_and(|pod| {
+            pod.telemetry.requests == Requests::Seen
+                && matches!(pod.inbound.protocol(port), Protocol::Auto | Protocol::Http | Protocol::Http2)
+        })
+    }
+
+    /// Whether what a connection to this port carries must be looked into: something depends on it.
+    pub fn must_read(&self, workload: &Workload, port: u16) -> bool {
         let policies = self.policies_of(workload);
         self.inbound(&workload.uid).reads(port, policies.asks, policies.asks_server_name)
     }
@@ -253,7 +272,7 @@ impl Snapshot {
 
     /// What is known of a connection to this port before it carries anything.
     pub fn passed_at_first(&self, workload: &Workload, port: u16) -> Passed {
-        if self.reads(workload, port) { Passed::Open } else { Passed::BYTES }
+        if self.must_read(workload, port) { Passed::Open } else { Passed::BYTES }
     }
 
     /// The policies that decide on connections to it. Those of this node's own pods are at hand.

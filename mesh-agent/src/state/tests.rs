@@ -1,5 +1,7 @@
 //! The store and what its snapshots find.
 
+mod seen;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},

@@ -15,7 +15,7 @@ use metrics::counter;
 
 pub use mesh_common::audit::{Stream, Target};
 
-use super::flow::{Flow, HttpRequest, Party, Path};
+use super::flow::{Facts, Flow, HttpRequest, Party, Path};
 
 /// How long the end of the agent waits for the last lines.
 pub const LAST_LINES: Duration = Duration::from_secs(2);
@@ -36,7 +36,8 @@ pub fn open(target: &Target, node: &str) -> Result<Stream> {
 /// Of a record with the verdict DROPPED.
 pub(super) fn denied(flow: &Flow) -> Record {
     let party = |party: &Party| {
-        let Party { namespace, pod, workload, identity, address } = party;
+        let Party { facts, identity, address } = party;
+        let Facts { namespace, pod, workload, .. } = &**facts;
         audit::Party {
             namespace: some(namespace),
             pod: some(pod),
@@ -53,7 +54,7 @@ pub(super) fn denied(flow: &Flow) -> Record {
         Path::Direct => "direct",
     };
     let request = |http: &HttpRequest| {
-        let HttpRequest { method, path, host, status, version, principal, flags: _, request_id: _ } = http;
+        let HttpRequest { method, path, host, status, version, principal, .. } = http;
         audit::Request {
             method: method.clone(),
             path: path.clone(),

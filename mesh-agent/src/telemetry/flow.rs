@@ -1,21 +1,26 @@
-//! The record of one connection.
+//! The record of one connection, or of one request.
 
 use std::{
     borrow::Cow,
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use mesh_common::model::{
-    Asked, Decision, Identity, Observation, ObservedAs, Passed, PolicyName, ServiceName, Workload,
+    Asked, Decision, Identity, LocalPod, Observation, ObservedAs, Passed, PolicyName, ServiceName, Workload,
 };
+
+use super::trace;
 
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// Unique on this node while the agent runs.
     pub id: u64,
+    /// Of a request: when its head was read.
     pub start: SystemTime,
+    /// Of a request: the last byte of its answer, or its break-off.
     pub end: SystemTime,
     pub direction: Direction,
     pub verdict: Verdict,
@@ -27,7 +32,7 @@ pub struct Flow {
     pub service: Option<ServiceName>,
     pub path: Option<Path>,
     pub security: Security,
-    /// Payload bytes from the source to the destination.
+    /// Payload bytes from the source to the destination; of a request, those of its body.
     pub sent: u64,
     pub received: u64,
     pub policy: Option<PolicyName>,
@@ -49,6 +54,20 @@ pub struct Flow {
     pub tcp: Option<Tcp>,
     /// The record is of a request; `None`: of a connection.
     pub http: Option<Box<HttpRequest>>,
+    /// The pod of this node that the record is about, with what is told of it: the source of what is outbound, the
+    /// destination of what is inbound. `None`: it is none that the configuration names.
+    pub told: Option<Arc<LocalPod>>,
+    /// What metrics have of it already.
+    pub counted: Counted,
+}
+
+/// What was counted of a connection before its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// That it was opened.
+    pub opened: bool,
+    pub sent: u64,
+    pub received: u64,
 }
 
 /// One request, as it is passed on.
@@ -63,9 +82,22 @@ pub struct HttpRequest {
     pub version: &'static str,
     /// Of the token that was verified.
     pub principal: Option<String>,
-    /// Envoy's, of answers that the agent gave itself.
+    /// Envoy's: of answers that the agent gave itself, and of what broke off.
     pub flags: Option<&'static str>,
     pub request_id: Option<String>,
+    /// The route that took it, by its name; `None`: none was asked.
+    pub route: Option<Arc<str>>,
+    /// Tries after the first one.
+    pub retries: u32,
+    /// It is gRPC by its own words (`content-type`).
+    pub grpc: bool,
+    /// `None`: it is no gRPC, or its answer has none.
+    pub grpc_status: Option<u32>,
+    /// gRPC messages that passed whole, to the server and back.
+    pub messages: (u64, u64),
+    pub trace: Option<trace::Ids>,
+    /// What [`mesh_common::model::telemetry::Tracing::tags`] says of it.
+    pub tags: Vec<(Arc<str>, String)>,
 }
 
 /// One TCP connection, as the kernel of the dialling pod saw it.
@@ -77,15 +109,25 @@ pub struct Tcp {
     pub retransmits: u32,
 }
 
-/// One end of a connection.
+/// One end of a connection. What is known of who it is ([`Facts`]) is shared: a clone copies none of it.
 #[derive(Clone, Debug, Default)]
 pub struct Party {
+    pub facts: Arc<Facts>,
+    /// Proven, or what the configuration says of the destination; `None` outside the mesh.
+    pub identity: Option<Arc<Identity>>,
+    pub address: Option<SocketAddr>,
+}
+
+/// What the configuration says of one end; all empty of whom it does not know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Facts {
     pub namespace: String,
     pub pod: String,
     pub workload: String,
-    /// Proven, or what the configuration says of the destination; `None` outside the mesh.
-    pub identity: Option<Identity>,
-    pub address: Option<SocketAddr>,
+    /// Istio's canonical service, and its revision.
+    pub canonical_service: String,
+    pub canonical_revision: String,
+    pub cluster: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,6 +209,8 @@ impl Flow {
             asked: None,
             tcp: None,
             http: None,
+            told: None,
+            counted: Counted::default(),
         }
     }
 
@@ -196,8 +240,8 @@ impl Flow {
     /// Cuts short what its client could make as long as it likes: records are many, and memory is not.
     pub fn bound(&mut self) {
         if let Some(http) = &mut self.http {
-            let HttpRequest { method, path, host, .. } = &mut **http;
-            [method, path, host].into_iter().for_each(cut);
+            let HttpRequest { method, path, host, tags, .. } = &mut **http;
+            [method, path, host].into_iter().chain(tags.iter_mut().map(|(_, value)| value)).for_each(cut);
         }
         let size = |asked: &Arc<Asked>| match &asked.passed {
             Passed::Request(facts) => {
@@ -238,10 +282,8 @@ impl Party {
     /// A workload; its identity is what the configuration says, unless somebody proved it.
     pub fn of(workload: &Workload, address: SocketAddr) -> Self {
         Self {
-            namespace: workload.namespace.clone(),
-            pod: workload.name.clone(),
-            workload: workload.workload_name.clone(),
-            identity: Some(workload.identity.clone()),
+            facts: Arc::new(Facts::of(workload)),
+            identity: Some(Arc::new(workload.identity.clone())),
             address: Some(address),
         }
     }
@@ -249,6 +291,34 @@ impl Party {
     /// Somebody of whom only the address is known.
     pub fn stranger(address: SocketAddr) -> Self {
         Self { address: Some(address), ..Self::default() }
+    }
+}
+
+impl Facts {
+    pub fn of(workload: &Workload) -> Self {
+        Self {
+            namespace: workload.namespace.clone(),
+            pod: workload.name.clone(),
+            workload: workload.workload_name.clone(),
+            canonical_service: workload.canonical_name.clone(),
+            canonical_revision: workload.canonical_revision.clone(),
+            cluster: workload.cluster.clone(),
+        }
+    }
+}
+
+impl Deref for Party {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+/// Of this party alone: what others share stays.
+impl DerefMut for Party {
+    fn deref_mut(&mut self) -> &mut Facts {
+        Arc::make_mut(&mut self.facts)
     }
 }
 
@@ -273,6 +343,17 @@ impl Direction {
         match self {
             Self::Outbound => "source",
             Self::Inbound => "destination",
+        }
+    }
+}
+
+impl Path {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Tunnel => "tunnel",
+            Self::Passthrough => "passthrough",
+            Self::Direct => "direct",
         }
     }
 }

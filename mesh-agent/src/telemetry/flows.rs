@@ -1,5 +1,9 @@
 //! The flow records: those in the making, the newest written ones, totals by edge, and a live feed. Everything is
 //! bounded.
+//!
+//! [`FlowLog::write`] is called by the tasks that serve traffic, for each connection and each request. So nothing in it
+//! waits: what is counted is counted without a lock of this file, each lock is held for some pointers' sake, and what
+//! would be slow (audit, logs, spans) goes to bounded queues of the sinks, which count what they drop.
 
 use std::{
     collections::HashMap,
@@ -11,14 +15,18 @@ use std::{
     time::SystemTime,
 };
 
+use mesh_common::model::traffic::Percent;
 use tokio::sync::broadcast;
 
 use super::{
-    audit,
+    access, audit,
     edges::{Edge, Edges, Totals},
-    flow::{Direction, Flow, Party, Verdict},
+    flow::{Counted, Direction, Flow, Party, Verdict},
     kept::{Kept, Replaced},
-    metrics, reason,
+    metrics::{self, Traffic},
+    otlp, reason,
+    stats::Stats,
+    tap::{self, Headers, Seen, Tap},
 };
 
 /// Records that are kept for `meshctl flows` without `-f`.
@@ -28,19 +36,33 @@ const FEED: usize = 4096;
 /// Edges whose totals are kept; beyond, those that were silent for longest make room.
 const EDGES: usize = 4096;
 
-/// Lines about refused and failed connections that go to the agent's log each second. All of them are recorded.
-const LINES_A_SECOND: u32 = 50;
-
 #[derive(Debug)]
 pub struct FlowLog {
-    lines: Mutex<(u64, u32)>,
     newest: Mutex<Kept>,
     edges: Mutex<Edges>,
     forwarded: Mutex<HashMap<u64, Connection>>,
     feed: broadcast::Sender<Arc<Flow>>,
+    seen: broadcast::Sender<Arc<Seen>>,
+    pub(super) taps: AtomicU32,
     next: AtomicU64,
     open: AtomicU32,
-    audit: audit::Stream,
+    sinks: Sinks,
+}
+
+/// Who hears of each record beside those who ask. `Default`: nobody.
+#[derive(Debug, Default)]
+pub struct Sinks {
+    /// What is refused is told to it.
+    pub audit: audit::Stream,
+    /// It counts every record.
+    pub traffic: Arc<Traffic>,
+    /// It sums up the last minutes, and what each pod costs.
+    pub stats: Arc<Stats>,
+    /// How many of the traces that begin here are told, where nobody says for a pod; `None`: spans are told only where
+    /// a pod's own settings name who takes them.
+    pub traced: Option<Percent>,
+    pub access: access::AccessLog,
+    pub spans: otlp::Spans,
 }
 
 /// A record in the making; it is written when this drops, however the connection ends.
@@ -55,11 +77,16 @@ pub struct OpenFlow {
     pending: bool,
 }
 
-/// What changes while a connection is forwarded: payload bytes until now.
+/// What changes while a connection is forwarded, or a request is: payload bytes until now.
 #[derive(Debug, Default)]
 pub struct Live {
     pub sent: AtomicU64,
     pub received: AtomicU64,
+    /// What of them is counted; `None`: it ended.
+    counted: Mutex<Option<Counted>>,
+    /// gRPC messages of a request, to the server and back.
+    pub messages_sent: AtomicU64,
+    pub messages_received: AtomicU64,
 }
 
 /// A connection that is forwarded now, as it was when that began.
@@ -70,29 +97,23 @@ pub struct Connection {
 }
 
 impl FlowLog {
-    #[cfg(test)]
-    pub fn new() -> Arc<Self> {
-        Self::audited(audit::Stream::default())
-    }
-
-    /// What is refused is told to `audit` too.
-    pub fn audited(audit: audit::Stream) -> Arc<Self> {
+    pub fn new(sinks: Sinks) -> Arc<Self> {
         Arc::new(Self {
-            lines: Mutex::new((0, 0)),
             newest: Mutex::new(Kept::new(KEPT)),
             edges: Mutex::new(Edges::new(EDGES)),
             forwarded: Mutex::default(),
             feed: broadcast::Sender::new(FEED),
+            seen: broadcast::Sender::new(tap::FEED),
+            taps: AtomicU32::new(0),
             next: AtomicU64::new(1),
             open: AtomicU32::new(0),
-            audit,
+            sinks,
         })
     }
 
     pub fn begin(self: &Arc<Self>, direction: Direction, source: Party, destination: Party) -> OpenFlow {
         let now = SystemTime::now();
         self.open.fetch_add(1, Ordering::Relaxed);
-        metrics::opened(direction, 1);
         OpenFlow {
             log: Arc::clone(self),
             live: None,
@@ -130,6 +151,30 @@ impl FlowLog {
         flows
     }
 
+    /// Counts the bytes that passed on connections that are forwarded since it was done last: they may last for days.
+    pub fn count_live(&self) {
+        let connections: Vec<Connection> = locked(&self.forwarded).values().cloned().collect();
+        for Connection { flow, live } in connections {
+            // Under the lock, which also who ends it takes: nothing is counted twice.
+            let mut counted = locked(&live.counted);
+            let Some(counted) = counted.as_mut() else { continue };
+            let (sent, received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));
+            let (more, back) = (sent.saturating_sub(counted.sent), received.saturating_sub(counted.received));
+            (counted.sent, counted.received) = (sent, received);
+            self.sinks.traffic.passed(&flow, more, back);
+            self.sinks.stats.passed(&flow, more, back);
+        }
+    }
+
+    /// A connection that the kernel knows is open; its record shall say so at its end.
+    pub fn opened(&self, flow: &Flow) {
+        self.sinks.traffic.opened(flow);
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.sinks.stats
+    }
+
     /// The record with this id, in the making or written.
     pub fn find(&self, id: u64) -> Option<Arc<Flow>> {
         let live = locked(&self.forwarded).get(&id).cloned();
@@ -165,57 +210,51 @@ impl FlowLog {
         self.feed.subscribe()
     }
 
-    /// A pod that dials in a loop must not fill the node's disk.
-    fn may_log(&self) -> bool {
-        let second = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut lines = locked(&self.lines);
-        if lines.0 != second {
-            *lines = (second, 0);
-        }
-        lines.1 = lines.1.saturating_add(1);
-        if lines.1 == LINES_A_SECOND {
-            tracing::info!(target: "access", "more refusals in this second are recorded and not logged");
-        }
-        lines.1 < LINES_A_SECOND
+    /// See [`Sinks::traced`].
+    pub fn traced(&self) -> Option<Percent> {
+        self.sinks.traced
+    }
+
+    /// Requests with their headers, from now on.
+    pub fn tap(self: &Arc<Self>) -> Tap {
+        Tap::new(Arc::clone(self), self.seen.subscribe())
+    }
+
+    /// Those who look at requests as they pass: while there are none, headers need not be copied.
+    pub fn taps(&self) -> u32 {
+        self.taps.load(Ordering::Relaxed)
     }
 
     /// Of a connection that ended, or of a request.
-    pub fn write(&self, mut flow: Flow) {
+    pub fn write(&self, flow: Flow) {
+        self.write_seen(flow, None);
+    }
+
+    /// Likewise; `headers` are for those who look now, and kept for nobody.
+    pub fn write_seen(&self, mut flow: Flow, headers: Option<Box<Headers>>) {
         flow.bound();
-        match &flow.http {
-            None => metrics::closed(&flow),
-            Some(_) => metrics::decided(&flow),
-        }
-        if !flow.verdict.is_bad() {
-            tracing::debug!(target: "access", id = flow.id, "connection or request ended");
-        } else if self.may_log() {
-            tracing::info!(
-                target: "access",
-                id = flow.id,
-                verdict = flow.verdict.name(),
-                reason = flow.reason.as_deref(),
-                source = %flow.source.address.map(|a| a.to_string()).unwrap_or_default(),
-                destination = %flow.destination.address.map(|a| a.to_string()).unwrap_or_default(),
-                error = flow.error.as_deref(),
-                // Debug escapes what a client may have put in.
-                request = flow.http.as_ref().map(|http| format!("{:?} {:?}", http.method, http.path)),
-                "connection or request refused or failed"
-            );
-        }
-        if flow.verdict == Verdict::Dropped && self.audit.is_on() {
-            self.audit.tell(audit::denied(&flow));
+        self.sinks.traffic.ended(&flow);
+        self.sinks.stats.ended(&flow);
+        if flow.verdict == Verdict::Dropped && self.sinks.audit.is_on() {
+            self.sinks.audit.tell(audit::denied(&flow));
         }
         let flow = Arc::new(flow);
-        let dropped = locked(&self.newest).push(Arc::clone(&flow));
-        if dropped {
+        self.sinks.access.ended(&flow);
+        self.sinks.spans.ended(&flow);
+        let replaced = locked(&self.newest).push(Arc::clone(&flow));
+        // The lock is free by now: to take a record apart takes longer than to put one in.
+        if replaced.is_some() {
             metrics::flows_lost("replaced", 1);
         }
+        drop(replaced);
         // A request is no connection more.
         if flow.http.is_none() {
             let evicted = locked(&self.edges).ended(&flow);
             if evicted > 0 {
                 metrics::edges_evicted(evicted);
             }
+        } else if self.taps() > 0 {
+            let _ = self.seen.send(Arc::new(Seen { flow: Arc::clone(&flow), headers }));
         }
         // Nobody may be following.
         let _ = self.feed.send(flow);
@@ -230,7 +269,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Connection {
     /// As it is now.
     fn of(flow: Flow) -> Self {
-        let live = Live { sent: flow.sent.into(), received: flow.received.into() };
+        let live = Live { sent: flow.sent.into(), received: flow.received.into(), ..Live::default() };
         Self { flow: Arc::new(flow), live: Arc::new(live) }
     }
 
@@ -259,7 +298,9 @@ impl OpenFlow {
 
     /// From now on the connection is forwarded: it is listed as it is now, with the bytes that are counted here.
     pub fn live(&mut self) -> Arc<Live> {
-        let live = Arc::new(Live::default());
+        let counted = Counted { opened: true, ..Counted::default() };
+        let live = Arc::new(Live { counted: Mutex::new(Some(counted)), ..Live::default() });
+        self.log.sinks.traffic.opened(self);
         let connection = Connection { flow: Arc::new(Flow::clone(self)), live: Arc::clone(&live) };
         locked(&self.log.forwarded).insert(self.id, connection);
         self.live = Some(Arc::clone(&live));
@@ -292,6 +333,7 @@ impl Drop for OpenFlow {
             if let Some(live) = self.live.take() {
                 (flow.sent, flow.received) = (live.sent.load(Ordering::Relaxed), live.received.load(Ordering::Relaxed));
                 locked(&self.log.forwarded).remove(&flow.id);
+                flow.counted = locked(&live.counted).take().unwrap_or_default();
             }
             self.log.open.fetch_sub(1, Ordering::Relaxed);
             self.log.write(flow);

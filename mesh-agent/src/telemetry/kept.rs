@@ -1,5 +1,7 @@
 //! The newest records, bounded, with a share for each source pod: one that floods pushes out its own records, not those
-//! of the others.
+//! of the others. Its connections and its requests have a share each: there are many more requests, and a pod that asks
+//! much would be seen to have no connections. While there is room, nobody's share counts; a full store takes the room
+//! from who is above the own share, or else from who has most.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +14,8 @@ use super::flow::Flow;
 
 #[derive(Debug)]
 pub struct Kept {
-    /// By source pod; all clients that are no pods share one ring, or a spoofer of addresses had as many.
+    /// By source pod, requests apart; all clients that are no pods share two, or a spoofer of addresses had as many as
+    /// it likes.
     rings: HashMap<u64, VecDeque<(u64, Arc<Flow>)>>,
     hasher: RandomState,
     total: usize,
@@ -35,37 +38,34 @@ impl Kept {
         Self { rings: HashMap::new(), hasher, total: 0, bound: bound.max(1), written: 0, replaced: None }
     }
 
-    /// Whether another record was dropped for it.
-    pub fn push(&mut self, flow: Arc<Flow>) -> bool {
+    /// The record that made room for it, if it took some; for the caller to drop.
+    pub fn push(&mut self, flow: Arc<Flow>) -> Option<Arc<Flow>> {
         // Pods that share a hash share a ring, which harms nobody.
-        let pod = self.hasher.hash_one((&flow.source.namespace, &flow.source.pod));
-        let full = self.total == self.bound;
-        if full {
-            self.drop_one(pod);
-        }
+        let pod = self.hasher.hash_one((&flow.source.namespace, &flow.source.pod, flow.http.is_some()));
+        let replaced = if self.total == self.bound { self.take_one(pod) } else { None };
         self.written += 1;
         self.rings.entry(pod).or_default().push_back((self.written, flow));
         self.total += 1;
-        full
+        replaced
     }
 
     /// The oldest record of `pod` if it holds more than its share, otherwise of the pod that holds most.
-    fn drop_one(&mut self, pod: u64) {
+    fn take_one(&mut self, pod: u64) -> Option<Arc<Flow>> {
         let share = self.bound / self.rings.len().max(1);
         let own = self.rings.get(&pod).is_some_and(|ring| ring.len() > share);
         let largest =
             if own { Some(pod) } else { self.rings.iter().max_by_key(|(_, ring)| ring.len()).map(|(pod, _)| *pod) };
-        let Some(from) = largest else { return };
-        if let Some(ring) = self.rings.get_mut(&from) {
-            if let Some((_, flow)) = ring.pop_front() {
-                self.total -= 1;
-                let before = self.replaced.unwrap_or(Replaced { count: 0, newest: flow.end });
-                self.replaced = Some(Replaced { count: before.count + 1, newest: before.newest.max(flow.end) });
-            }
-            if ring.is_empty() {
-                self.rings.remove(&from);
-            }
+        let from = largest?;
+        let ring = self.rings.get_mut(&from)?;
+        let taken = ring.pop_front();
+        if ring.is_empty() {
+            self.rings.remove(&from);
         }
+        let (_, flow) = taken?;
+        self.total -= 1;
+        let before = self.replaced.unwrap_or(Replaced { count: 0, newest: flow.end });
+        self.replaced = Some(Replaced { count: before.count + 1, newest: before.newest.max(flow.end) });
+        Some(flow)
     }
 
     pub fn replaced(&self) -> Option<Replaced> {

@@ -320,7 +320,8 @@ mod tests {
         assert!(!enforced(Action::Audit, false) && !enforced(Action::Audit, true));
     }
 
-    /// Readers that know nothing of a match without conditions skip it, and one that nobody meets must be met by nobody.
+    /// Readers that know nothing of a match without conditions skip it, and one that nobody meets must be met by
+    /// nobody.
     #[test]
     fn everybody_and_nobody_are_said_with_conditions() {
         let everywhere = ["0.0.0.0/0", "::/0"].map(|net| net.parse::<IpNet>().expect("a network"));

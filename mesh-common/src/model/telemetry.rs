@@ -65,7 +65,8 @@ pub struct Tracing {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Collector {
-    /// A name of a service as users write it ("collector.observability.svc.cluster.local"), any DNS name, or an address.
+    /// A name of a service as users write it ("collector.observability.svc.cluster.local"), any DNS name, or an
+    /// address.
     pub host: String,
     pub port: u16,
     pub protocol: OtlpProtocol,

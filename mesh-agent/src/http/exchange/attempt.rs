@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,15 +19,20 @@ use super::{
     super::{
         Connect, Destination, Session,
         answer::flag,
+        answered::Answered,
         body::{ResponseBody, Streamed},
         counts::RouteCounts,
-        message, mirror,
-        pool::{Lease, NoConnection, NotSent, Version, Wanted},
-        record::Why,
+        message,
+        messages::Messages,
+        mirror,
+        pool::{Lease, NotSent, Version, Wanted},
+        record::OpenRequest,
         replay::Replay,
         upgrade::{self, Switched},
     },
-    Answered, Understood, hash,
+    Understood,
+    failed::{Failed, Got, nobody, status_for, was_closing},
+    hash,
 };
 use crate::{
     balance::{self, RetryRefused},
@@ -49,30 +54,9 @@ pub struct Plan {
 
 pub struct Attempts<'a, C> {
     pub session: &'a Arc<Session<C>>,
+    pub told: &'a OpenRequest,
     pub counts: &'a Arc<RouteCounts>,
     pub plan: Plan,
-}
-
-/// A try without an answer.
-struct Failed {
-    outcome: Outcome,
-    balance: balance::Outcome,
-    flag: &'static str,
-    status: StatusCode,
-    why: String,
-    /// Where the flag does not say enough.
-    code: Option<&'static str>,
-    /// Never tried again: a bound is reached.
-    last: bool,
-}
-
-/// A try with one.
-struct Got {
-    /// There were as many tries as there may be, and it is an answer after which there would be another.
-    exhausted: Option<Why>,
-    response: Response<Incoming>,
-    lease: Lease,
-    picked: balance::Picked,
 }
 
 impl<C: Connect> Attempts<'_, C> {
@@ -102,7 +86,7 @@ impl<C: Connect> Attempts<'_, C> {
             }
         };
         let downstream = request.parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let body = Replay::new(body);
+        let body = Replay::new(body, self.told.passed(), grpc);
         let sticky = hash::Sticky::of(&destination.policy().balancing.algorithm, &request, session.client.ip());
         // What becomes another protocol has no copy.
         for backend in self.plan.mirrors.iter().filter(|_| !request.asked.upgrades) {
@@ -122,11 +106,7 @@ impl<C: Connect> Attempts<'_, C> {
                 }
             } => {
                 let why = "the route's time is over";
-                let mut answered = Answered::own(StatusCode::GATEWAY_TIMEOUT, flag::TIMEOUT, why, grpc);
-                if let Some(recorded) = &mut answered.why {
-                    recorded.endpoint = tried.last().copied();
-                }
-                return answered;
+                return Answered::own(StatusCode::GATEWAY_TIMEOUT, flag::TIMEOUT, why, grpc);
             }
         };
         match got {
@@ -137,14 +117,10 @@ impl<C: Connect> Attempts<'_, C> {
                 if let (true, true, Some(downstream)) = (agreed, request.asked.upgrades, downstream) {
                     let upstream = hyper::upgrade::on(Response::from_parts(parts.clone(), incoming));
                     let switched = Switched::new(downstream, upstream, (lease, held), None);
-                    match request.parts.version {
-                        http::Version::HTTP_2 => drop(tokio::spawn(switched.join())),
-                        _ => *session.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched),
-                    }
                     let mut response = Response::new(ResponseBody::Empty);
                     upgrade::keep_headers(&mut parts.headers);
                     (*response.status_mut(), *response.headers_mut()) = (parts.status, parts.headers);
-                    return response.into();
+                    return Answered { switched: Some(switched), ..response.into() };
                 }
                 if let (true, why) = (agreed, "the endpoint changed to a protocol that nobody asked for") {
                     return Answered::own(StatusCode::BAD_GATEWAY, flag::UPSTREAM_PROTOCOL, why, grpc);
@@ -163,16 +139,17 @@ impl<C: Connect> Attempts<'_, C> {
                     cut: None,
                     _held: held,
                     counts,
+                    told: None,
+                    messages: grpc.then(Messages::default),
                     over: false,
                 };
                 let response = Response::from_parts(parts, ResponseBody::Streamed(Box::new(streamed)));
-                Answered { flag: exhausted.is_some().then_some(flag::RETRIES), why: exhausted, response }
+                Answered { flag: exhausted.is_some().then_some(flag::RETRIES), why: exhausted, ..response.into() }
             }
             Err(Failed { status, flag, why, code, .. }) => {
                 let mut answered = Answered::own(status, flag, &why, grpc);
                 if let Some(recorded) = &mut answered.why {
                     recorded.code = code.unwrap_or(recorded.code);
-                    recorded.endpoint = tried.last().copied();
                 }
                 answered
             }
@@ -226,6 +203,7 @@ impl<C: Connect> Attempts<'_, C> {
             drop(result);
             number += 1;
             self.counts.retried();
+            self.told.with(|_, http| http.retries = number);
             sleep(backoff(retries, number, fastrand::u32(..))).await;
         }
     }
@@ -277,6 +255,7 @@ impl<C: Connect> Attempts<'_, C> {
             let why = format!("the endpoint {address} has just gone");
             return Err(Failed::connect(flag::NO_HEALTHY_ENDPOINT, why, false));
         };
+        self.told.tried(&endpoint);
         let policy = destination.policy();
         let version = version(policy.pool.upgrade, destination.protocol(), request);
         let authority = &request.asked.authority;
@@ -292,6 +271,9 @@ impl<C: Connect> Attempts<'_, C> {
             let wanted = Wanted { endpoint: &endpoint, version, settings: &policy.pool, tls: tls.as_ref() };
             let lease = destination.pool.lease(&destination.cluster, wanted, &self.session.connect);
             let mut lease = lease.await.map_err(|why| Failed::no_connection(why, address))?;
+            if let Some(used) = lease.used() {
+                self.told.goes(used);
+            }
             let mut parts = request.parts.clone();
             let form = message::Form { version, secure: tls.is_some(), upgrades: request.asked.upgrades };
             message::address(&mut parts, authority, path.clone(), form);
@@ -309,151 +291,6 @@ impl<C: Connect> Attempts<'_, C> {
                 Err(NotSent::Failed(error)) => return Err(Failed::reset(address, Some(error), body.is_broken())),
             }
         }
-    }
-}
-
-impl Failed {
-    fn connect(flag: &'static str, why: String, last: bool) -> Self {
-        let (outcome, balance) = (Outcome::ConnectFailed, balance::Outcome::ConnectFailed);
-        Self { outcome, balance, flag, status: StatusCode::SERVICE_UNAVAILABLE, why, code: None, last }
-    }
-
-    fn because(self, code: &'static str) -> Self {
-        Self { code: Some(code), ..self }
-    }
-
-    /// After the first try and so many more. Its code is that of the last try: what to mend.
-    fn exhausted(self, more: u32) -> Self {
-        let code = self.code.or_else(|| Why::of(self.flag, "").map(|why| why.code));
-        let why = format!("{}; tried {} times", self.why, more + 1);
-        Self { flag: flag::RETRIES, code, why, ..self }
-    }
-
-    fn late() -> Self {
-        Self {
-            outcome: Outcome::TryTimeout,
-            balance: balance::Outcome::Timeout,
-            flag: flag::TIMEOUT,
-            status: StatusCode::GATEWAY_TIMEOUT,
-            why: "the endpoint did not answer in the time of one try".to_owned(),
-            code: None,
-            last: false,
-        }
-    }
-
-    fn no_connection(why: NoConnection, address: SocketAddr) -> Self {
-        match why {
-            NoConnection::Overflow(overflow) => Self {
-                // That is nothing that the endpoint has done.
-                balance: balance::Outcome::Cancelled,
-                ..Self::connect(flag::OVERFLOW, overflow.to_string(), true)
-            },
-            NoConnection::Gone => Self {
-                balance: balance::Outcome::Cancelled,
-                ..Self::connect(flag::NO_HEALTHY_ENDPOINT, format!("the endpoint {address} has just gone"), false)
-            },
-            NoConnection::Refused(code) => {
-                Self::connect(flag::CONNECT, format!("no connection to {address}: {code}"), false).because(code)
-            }
-            NoConnection::Timeout => Self::connect(flag::CONNECT, format!("no connection to {address} in time"), false),
-            NoConnection::Tls(why) => {
-                let why = format!("no TLS with {address}: {why}");
-                Self::connect(flag::CONNECT, why, false).because(reason::UPSTREAM_TLS)
-            }
-            NoConnection::Handshake => {
-                let why = format!("{address} does not speak the HTTP that it was spoken to in");
-                Self::connect(flag::CONNECT, why, false).because(reason::UPSTREAM_PROTOCOL)
-            }
-        }
-    }
-
-    /// `None`: nothing of the request was sent. `broken`: nor will be all of it.
-    fn reset(address: SocketAddr, error: Option<hyper::Error>, broken: bool) -> Self {
-        let reason = error.as_ref().and_then(h2_error).and_then(h2::Error::reason);
-        let refused = reason == Some(h2::Reason::REFUSED_STREAM);
-        let gone = broken || error.as_ref().is_some_and(hyper::Error::is_user);
-        let sent = error.is_some();
-        let garbled = error.as_ref().is_some_and(|error| error.is_parse() || h2_error(error).is_some_and(is_garbled));
-        let why = match error {
-            Some(error) if garbled => format!("{address} does not answer in the HTTP that it was asked in: {error}"),
-            Some(_) if broken => "the request broke off".to_owned(),
-            Some(error) => format!("{address} ended the connection without an answer: {error}"),
-            None => format!("{address} ended the connection"),
-        };
-        Self {
-            outcome: if refused { Outcome::RefusedStream } else { Outcome::Reset { sent } },
-            balance: if gone { balance::Outcome::Cancelled } else { balance::Outcome::Reset },
-            flag: if gone { flag::CLIENT_GONE } else { flag::RESET },
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            why,
-            code: garbled.then_some(reason::UPSTREAM_PROTOCOL),
-            last: gone,
-        }
-    }
-}
-
-impl Got {
-    /// After the first try and so many more.
-    fn exhausted(self, more: u32) -> Self {
-        let text = format!("the answer is {}; tried {} times", self.response.status(), more + 1);
-        let endpoint = Some(self.picked.address());
-        Self { exhausted: Some(Why { code: reason::RETRIES_EXHAUSTED, text, endpoint }), ..self }
-    }
-}
-
-/// Why nobody can be asked.
-fn nobody(destination: &Destination) -> String {
-    let balance::Counts { endpoints, healthy: _, ejected, .. } = destination.cluster.counts(Instant::now());
-    let service = &destination.service;
-    match (endpoints, ejected) {
-        (0, _) => format!("service {service} has no endpoint"),
-        (_, 0) => format!("service {service} has no healthy endpoint, of {endpoints}"),
-        (_, ejected) => format!(
-            "service {service} has no healthy endpoint: of {endpoints}, {ejected} ejected after failures \
-             (outlierDetection)"
-        ),
-    }
-}
-
-/// What the endpoint said is no HTTP/2.
-fn is_garbled(error: &h2::Error) -> bool {
-    error.is_library() && error.reason() != Some(h2::Reason::NO_ERROR)
-}
-
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return Some(error);
-        }
-        source = cause.source();
-    }
-    None
-}
-
-/// The endpoint was about to close the connection when the request came, and has not processed it: HTTP/2 says so
-/// (RFC 9113, 6.8); with HTTP/1.1 nobody knows, so only a request that does no harm twice is sent again
-/// (RFC 9112, 9.3.1).
-fn was_closing(error: &hyper::Error, request: &Understood) -> bool {
-    if let Some(error) = h2_error(error) {
-        return error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
-    }
-    let harmless = request.parts.method.is_safe() && !request.asked.upgrades;
-    harmless && (error.is_incomplete_message() || error.is_closed() || is_broken(error))
-}
-
-fn is_broken(error: &hyper::Error) -> bool {
-    let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    io.is_some_and(|io| matches!(io.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe))
-}
-
-/// As outliers are counted: a gRPC status in the head counts as the HTTP status that it stands for.
-fn status_for(response: &Response<Incoming>) -> u16 {
-    match grpc_status(response.headers()) {
-        Some(14) => 503,
-        Some(13 | 2 | 15) => 500,
-        Some(4) => 504,
-        _ => response.status().as_u16(),
     }
 }
 

@@ -81,10 +81,6 @@ impl<D: Dial> Application<D> {
         Ok(own)
     }
 
-    pub fn spoken(&self) -> Spoken {
-        self.spoken
-    }
-
     async fn begin(&self, io: impl Io) -> Result<Sender, hyper::Error> {
         let io = TokioIo::new(io);
         let ended = self.ended.clone();

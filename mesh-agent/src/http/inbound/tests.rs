@@ -4,6 +4,7 @@ mod authorization;
 mod heads;
 mod later;
 mod paths;
+mod records;
 mod streams;
 
 use std::{
@@ -14,14 +15,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::{
+    body::Incoming,
     client::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_common::model::{
-    LocalPod, Mode, Workload,
+    LocalPod, Mode, RequestFacts, Workload,
     traffic::{Inbound, Millis, Origin, RateLimit, TokenBucket},
 };
 use tokio::{
@@ -32,7 +35,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::*;
+use super::{
+    super::{body::Guarded, record::OpenRequest},
+    *,
+};
 use crate::{
     state::{
         Object,
@@ -62,7 +68,7 @@ fn limit(total: u32) -> RateLimit {
 }
 
 /// A request of nobody.
-fn under_way() -> Arc<Held> {
+fn under_way() -> Arc<under_way::Held> {
     let facts = RequestFacts {
         method: String::new(),
         path: String::new(),
@@ -70,8 +76,12 @@ fn under_way() -> Arc<Held> {
         headers: HeaderMap::new(),
         token: None,
     };
-    let original = Original::of(&get("/").into_parts().0, "");
-    Arc::new(UnderWay::default()).begin(Arc::new(original), Arc::new(facts))
+    let parts = get("/").into_parts().0;
+    let original = under_way::Original::of(&parts, "");
+    let nobody = Party::stranger(SocketAddr::from(([10, 0, 0, 1], 80)));
+    let flow = Flow::new(1, SystemTime::now(), Direction::Inbound, nobody.clone(), nobody);
+    let told = OpenRequest::begin(&FlowLog::new(Default::default()), flow, &parts, None);
+    Arc::new(UnderWay::default()).begin(Arc::new(original), Arc::new(facts), told.record())
 }
 
 fn limited(store: &Store, limits: Vec<RateLimit>) {
@@ -150,7 +160,7 @@ struct Between {
 async fn between(app: SocketAddr, spoken: Spoken, limits: Vec<RateLimit>) -> Between {
     let (store, http) = (Arc::new(Store::default()), Arc::new(Http::default()));
     limited(&store, limits);
-    let (client, agent) = joined(&store, &http, app, spoken, None, &FlowLog::new()).await;
+    let (client, agent) = joined(&store, &http, app, spoken, None, &FlowLog::new(Default::default())).await;
     Between { client, store, http, agent }
 }
 
@@ -161,6 +171,19 @@ async fn joined(
     spoken: Spoken,
     identity: Option<Identity>,
     flows: &Arc<FlowLog>,
+) -> (TcpStream, JoinHandle<()>) {
+    joined_until(store, http, app, spoken, identity, flows, std::future::pending()).await
+}
+
+/// Until its connection is denied.
+async fn joined_until(
+    store: &Arc<Store>,
+    http: &Arc<Http>,
+    app: SocketAddr,
+    spoken: Spoken,
+    identity: Option<Identity>,
+    flows: &Arc<FlowLog>,
+    denied: impl Future<Output = Decision> + Send + 'static,
 ) -> (TcpStream, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -188,7 +211,10 @@ async fn joined(
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    (client, tokio::spawn(serve(arrived, stream, Some(server), To(app), spoken, drained)))
+    let agent = async move {
+        serve(arrived, stream, Some(server), To(app), spoken, drained, denied).await;
+    };
+    (client, tokio::spawn(agent))
 }
 
 async fn http1(client: TcpStream) -> http1::SendRequest<Body> {
@@ -265,6 +291,8 @@ async fn what_passes_is_as_it_was_but_for_what_is_about_the_connection() {
     assert_eq!((method.as_str(), uri.as_str()), ("REPORT", "/c?x=1&y=%2F"));
     let mut headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     headers.sort_unstable();
+    let id = headers.pop().expect("an id of its own");
+    assert_eq!((id.0, id.1.len()), ("x-request-id", 36));
     assert_eq!(headers, [("accept", "*/*"), ("x-a", "1"), ("x-a", "2"), ("x-forwarded-for", "127.0.0.1")]);
     assert_eq!(response.status(), 418);
     assert_eq!(response.headers().get_all("set-cookie").iter().count(), 2);
@@ -397,7 +425,8 @@ async fn identities_are_counted_over_all_their_connections() {
     let mut passed = Vec::new();
     for account in [Some("web"), Some("web"), Some("web"), Some("pay"), None] {
         let identity = account.map(|account| Identity::new("cluster.local", "shop", account).unwrap());
-        let (client, _) = joined(&store, &http, app.address, Spoken::Http1, identity, &FlowLog::new()).await;
+        let (client, _) =
+            joined(&store, &http, app.address, Spoken::Http1, identity, &FlowLog::new(Default::default())).await;
         passed.push(http1(client).await.send_request(get("/")).await.unwrap().status().as_u16());
     }
     assert_eq!(passed, [200, 200, 429, 200, 200]);
@@ -460,7 +489,13 @@ async fn a_request_that_finds_the_connection_closed_goes_on_another() {
     );
     let mut send = http1(TcpStream::connect(take.await.address).await.unwrap()).await;
     tokio::spawn(async move { send.send_request(get("/")).await });
-    let held = |body| Guarded { body, cut: Box::pin(std::future::pending()), _held: under_way() };
+    let held = |body| Guarded {
+        body,
+        cut: Box::pin(std::future::pending()),
+        passed: Arc::default(),
+        messages: None,
+        _held: under_way(),
+    };
     let response = own.send(bodies.recv().await.unwrap().map(held)).await.unwrap();
     assert_eq!((response.status().as_u16(), app.seen()), (200, (1, 1)));
 }

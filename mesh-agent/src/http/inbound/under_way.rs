@@ -7,10 +7,14 @@ use std::{
 };
 
 use http::{HeaderMap, Method, Request as Head, Uri, Version, request::Parts};
-use mesh_common::model::RequestFacts;
+use mesh_common::model::{Decision, RequestFacts};
 use tokio::sync::{Notify, watch};
 
-use super::super::{body::Cut, token::SKEW};
+use super::{
+    super::{body::Cut, record::Record, token::SKEW},
+    Unauthorized,
+};
+use crate::telemetry::{Flow, reason};
 
 /// Those of one client's connection.
 #[derive(Debug, Default)]
@@ -24,7 +28,19 @@ pub struct UnderWay {
 struct Request {
     original: Arc<Original>,
     facts: Arc<RequestFacts>,
+    record: Arc<Record>,
     cut: watch::Sender<Option<&'static str>>,
+}
+
+/// Why one may not go on.
+#[derive(Debug)]
+pub enum Cause {
+    /// It would be refused now.
+    Unauthorized(Unauthorized),
+    /// Its token is over.
+    Expired,
+    /// Its connection may not go on.
+    Denied(Decision),
 }
 
 /// A request's head before anything was decided about it: it can be judged again as if it came now.
@@ -69,6 +85,28 @@ impl Original {
     }
 }
 
+impl Cause {
+    /// A stable one.
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unauthorized(why) => why.code(),
+            Self::Expired => reason::JWT_EXPIRED,
+            Self::Denied(decision) => {
+                decision.outcome.as_ref().err().map_or(reason::INTERNAL, |denied| denied.reason.code())
+            }
+        }
+    }
+
+    /// Says so in the request's record.
+    fn tell(&self, flow: &mut Flow) {
+        match self {
+            Self::Unauthorized(why) => why.tell(flow),
+            Self::Expired => flow.dropped(reason::JWT_EXPIRED, "its token is over"),
+            Self::Denied(decision) => flow.decided(decision),
+        }
+    }
+}
+
 impl Held {
     /// Resolves when the request is to end, with a stable code.
     pub fn cut(&self) -> Cut {
@@ -84,13 +122,18 @@ impl Held {
 }
 
 impl UnderWay {
-    pub fn begin(self: &Arc<Self>, original: Arc<Original>, facts: Arc<RequestFacts>) -> Arc<Held> {
+    pub fn begin(
+        self: &Arc<Self>,
+        original: Arc<Original>,
+        facts: Arc<RequestFacts>,
+        record: &Arc<Record>,
+    ) -> Arc<Held> {
         let (sender, cut) = watch::channel(None);
         let expires = facts.token.as_ref().is_some_and(|token| token.expires.is_some());
         let mut requests = self.locked();
         requests.0 += 1;
         let number = requests.0;
-        requests.1.insert(number, Request { original, facts, cut: sender });
+        requests.1.insert(number, Request { original, facts, record: Arc::clone(record), cut: sender });
         drop(requests);
         if expires {
             self.began.notify_one();
@@ -98,15 +141,17 @@ impl UnderWay {
         Arc::new(Held { all: Arc::clone(self), number, cut })
     }
 
-    /// Ends those that `denied` has a code for.
-    pub fn cut(&self, mut denied: impl FnMut(&Original, &Arc<RequestFacts>) -> Option<&'static str>) {
+    /// Ends those that `denied` has a cause for, and says so in their records.
+    pub fn cut(&self, mut denied: impl FnMut(&Original, &RequestFacts) -> Option<Cause>) {
         let both = |request: &Request| (Arc::clone(&request.original), Arc::clone(&request.facts));
         let all: Vec<_> = self.locked().1.iter().map(|(number, request)| (*number, both(request))).collect();
         for (number, (original, facts)) in all {
-            if let Some(code) = denied(&original, &facts)
-                && let Some(request) = self.locked().1.remove(&number)
-            {
-                request.cut.send_replace(Some(code));
+            let Some(cause) = denied(&original, &facts) else { continue };
+            let request = self.locked().1.remove(&number);
+            if let Some(Request { record, cut, .. }) = request {
+                // Before anybody hears of it, and calls it an end of another kind.
+                record.cut(cause.code(), |flow| cause.tell(flow));
+                cut.send_replace(Some(cause.code()));
             }
         }
     }

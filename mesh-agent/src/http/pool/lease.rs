@@ -19,7 +19,7 @@ use mesh_common::model::traffic::ConnectionPool;
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{Key, Pool, STREAMS};
-use crate::http::body::RequestBody;
+use crate::http::{Used, body::RequestBody};
 
 /// How long an endpoint that has answered may take until it has read the rest of the request.
 pub const REST: Duration = Duration::from_secs(1);
@@ -29,6 +29,7 @@ pub struct Connection<S> {
     /// Requests that it has carried.
     pub served: u32,
     pub since: Instant,
+    used: Used,
     /// Tells that nobody has it any more.
     _held: oneshot::Sender<Infallible>,
 }
@@ -74,9 +75,9 @@ impl<S> Connection<S> {
     }
 
     /// And what resolves when it is dropped.
-    pub fn new(send: S) -> (Self, oneshot::Receiver<Infallible>) {
+    pub fn new(send: S, used: Used) -> (Self, oneshot::Receiver<Infallible>) {
         let (held, dropped) = oneshot::channel();
-        (Self { send, served: 0, since: Instant::now(), _held: held }, dropped)
+        (Self { send, served: 0, since: Instant::now(), used, _held: held }, dropped)
     }
 
     pub fn is_usable(&self, settings: &ConnectionPool) -> bool {
@@ -136,6 +137,14 @@ impl Lease {
     /// It carried requests before: it may have been closed meanwhile.
     pub fn is_used(&self) -> bool {
         self.again
+    }
+
+    /// How its connection is carried.
+    pub fn used(&self) -> Option<Used> {
+        match &self.kind {
+            Kind::Http1(connection) => connection.as_ref().map(|connection| connection.used),
+            Kind::Http2(shared) => Some(shared.connection.used),
+        }
     }
 
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, NotSent> {

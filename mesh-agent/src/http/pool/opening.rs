@@ -78,7 +78,7 @@ async fn make(
     connect: &impl Connect,
 ) -> Result<Made, NoConnection> {
     let way = connect.connect(endpoint).await;
-    let Way { io, until } = way.map_err(|Refused(code)| NoConnection::Refused(code))?;
+    let Way { io, until, used } = way.map_err(|Refused(code)| NoConnection::Refused(code))?;
     let io = match tls {
         Some(tls) => Box::new(tls.client(io, version).await.map_err(NoConnection::Tls)?),
         None => io,
@@ -89,7 +89,7 @@ async fn make(
             let mut builder = http1::Builder::new();
             builder.max_buf_size(HEAD_BYTES).max_headers(HEADERS);
             let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
-            let (connection, dropped) = Connection::new(send);
+            let (connection, dropped) = Connection::new(send, used);
             tokio::spawn(async move {
                 keeper.keep(driver.with_upgrades(), until, dropped).await;
                 drop(place);
@@ -106,7 +106,7 @@ async fn make(
                 .keep_alive_interval(Duration::from_secs(30))
                 .keep_alive_timeout(Duration::from_secs(10));
             let (send, driver) = builder.handshake(TokioIo::new(io)).await.map_err(|_| NoConnection::Handshake)?;
-            let (connection, dropped) = Connection::new(send);
+            let (connection, dropped) = Connection::new(send, used);
             tokio::spawn(async move {
                 keeper.keep(driver, until, dropped).await;
                 drop(place);

@@ -36,17 +36,20 @@ use tokio::{
 };
 
 use crate::{
-    http::{Connect, Endpoint, Http, Refused, Routed, Session, Spoken, Way, serve},
+    http::{Connect, Endpoint, Http, Refused, Routed, Session, Spoken, Used, Way, serve},
     state::{
         Delta, Kind, Object, Rules, Store,
         tests::{put, service, workload},
     },
-    telemetry::FlowLog,
+    telemetry::{FlowLog, Path, Security},
 };
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub type Error = std::io::Error;
 pub type Out = BoxBody<Bytes, Error>;
+/// How all connections here are carried.
+pub const USED: Used =
+    Used { path: Some(Path::Tunnel), security: Security::MutualTls, tls: Some(("TLS 1.3", "none")), tunnel: None };
 /// Nothing here takes longer, unless the machine does.
 pub const LONG: Duration = Duration::from_secs(20);
 
@@ -156,7 +159,7 @@ impl Connect for Dial {
             let _ended = ended;
             denied.notified().await;
         };
-        Ok(Way { io: Box::new(stream), until: Box::pin(until) })
+        Ok(Way { io: Box::new(stream), until: Box::pin(until), used: USED })
     }
 
     fn can_dial(&self, _: IpAddr) -> bool {
@@ -177,7 +180,7 @@ impl World {
         put(&store, [Object::Workload(client), Object::Service(service("10.96.0.1"))]);
         let world = Self {
             store,
-            flows: FlowLog::new(),
+            flows: FlowLog::new(Default::default()),
             http: Arc::default(),
             log: Log::default(),
             dial: Dial::default(),
@@ -334,6 +337,7 @@ impl World {
             connect: self.dial.clone(),
             mirrors: Arc::new(Semaphore::new(16)),
             switched: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 

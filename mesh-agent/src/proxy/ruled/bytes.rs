@@ -121,8 +121,8 @@ pub async fn connect(
         let why = format!("service {service} has no healthy endpoint for port {}", dialled.port());
         return Err(NoWay::Unrecorded(reason::NO_HEALTHY_ENDPOINT, why));
     };
-    let Endpoint { workload, address, service: serves } = &*endpoint;
-    let flow = dialler.record(&snapshot, service, Party::of(workload, *address));
+    let Endpoint { workload, address, service: serves, party } = &*endpoint;
+    let flow = dialler.record(&snapshot, service, party.clone());
     let dialling = async {
         let route = route_to(proxy, pod, workload, *address);
         let mut way = upstream::connect(proxy, pod, &snapshot, *client, route, flow).await.map_err(|_| ())?;
@@ -201,7 +201,7 @@ impl Dialler {
         let own = snapshot.workload(&self.pod.uid).map(|own| &**own);
         let source = self.pod.party(self.client, own);
         let mut flow = self.proxy.flows.begin(Direction::Outbound, source, destination);
-        flow.generation = snapshot.generation();
+        (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&self.pod.uid).cloned());
         flow.service = Some(service.clone());
         flow
     }
@@ -327,7 +327,7 @@ mod tests {
         let link = Link::Socket(socket(dialled));
         let link = Link::Tls(Box::new(Arc::new(secure).for_host("db.example").bytes(link).await.unwrap()));
         let (permit, party) = (Permit::outside_policy(), Party::stranger("10.0.0.1:80".parse().unwrap()));
-        let mut flow = FlowLog::new().begin(Direction::Outbound, party.clone(), party);
+        let mut flow = FlowLog::new(Default::default()).begin(Direction::Outbound, party.clone(), party);
         let forwarded = tokio::spawn(async move {
             forward(&permit, socket(accepted), link, std::future::pending(), &mut flow).await;
             (flow.reason.clone(), flow.error.clone())
@@ -377,7 +377,7 @@ mod tests {
         let secure = Secure::new(&UpstreamTls { server_name: None, names: vec![], roots }).unwrap();
         let link = Arc::new(secure).for_host("db.example").bytes(BufReader::new(near)).await.unwrap();
         let (permit, party) = (Permit::outside_policy(), Party::stranger("10.0.0.1:80".parse().unwrap()));
-        let mut flow = FlowLog::new().begin(Direction::Outbound, party.clone(), party);
+        let mut flow = FlowLog::new(Default::default()).begin(Direction::Outbound, party.clone(), party);
         tokio::spawn(async move {
             forward(&permit, socket(accepted), link, std::future::pending(), &mut flow).await;
         });
@@ -403,7 +403,7 @@ mod tests {
         let link = Link::Socket(socket(dialled));
         let link = Link::Tls(Box::new(Arc::new(secure).for_host("db.example").bytes(link).await.unwrap()));
         let (permit, party) = (Permit::outside_policy(), Party::stranger("10.0.0.1:80".parse().unwrap()));
-        let mut flow = FlowLog::new().begin(Direction::Outbound, party.clone(), party);
+        let mut flow = FlowLog::new(Default::default()).begin(Direction::Outbound, party.clone(), party);
         forward(&permit, socket(accepted), link, std::future::pending(), &mut flow).await;
         assert_eq!(flow.reason.as_deref(), Some(reason::RESET));
         let mut heard = Vec::new();

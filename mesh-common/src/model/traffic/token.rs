@@ -107,7 +107,8 @@ pub struct TokenRule {
 }
 
 impl TokenRule {
-    /// A rule that says nothing else: tokens are looked for where they usually are, for any audience, and go no further.
+    /// A rule that says nothing else: tokens are looked for where they usually are, for any audience, and go no
+    /// further.
     pub fn new(origin: Origin, issuer: impl Into<String>, keys: Option<Arc<str>>) -> Self {
         Self {
             origin,

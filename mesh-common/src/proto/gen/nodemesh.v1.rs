@@ -203,7 +203,7 @@ pub struct Query {
     /// Only this node; empty: all that the server can reach.
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(oneof = "query::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     pub kind: ::core::option::Option<query::Kind>,
 }
 /// Nested message and enum types in `Query`.
@@ -234,8 +234,14 @@ pub mod query {
         Tap(super::TapQuery),
         #[prost(message, tag = "13")]
         Cost(super::CostQuery),
+        #[prost(message, tag = "14")]
+        Dashboard(super::DashboardQuery),
     }
 }
+/// Where the controller serves its dashboard, and with which token. Only whoever may ask the controller everything is
+/// told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DashboardQuery {}
 /// Rates, errors and latencies of the last seconds, summed by `by`; one Stat for each.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StatQuery {
@@ -467,7 +473,7 @@ pub struct Item {
     pub node: ::prost::alloc::string::String,
     #[prost(
         oneof = "item::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
     )]
     pub kind: ::core::option::Option<item::Kind>,
 }
@@ -515,7 +521,18 @@ pub mod item {
         Tapped(super::Tapped),
         #[prost(message, tag = "21")]
         Cost(super::PodCost),
+        #[prost(message, tag = "22")]
+        Dashboard(super::DashboardInfo),
     }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DashboardInfo {
+    /// "ip:port", of the controller's own loopback.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    /// For the header "authorization: Bearer"; another one after each start.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
 }
 /// The last seconds of a workload, service, route or edge, as one agent saw them. The same traffic is seen at both ends:
 /// who sums takes those of one reporter.
@@ -1214,6 +1231,15 @@ pub struct WorkloadInfo {
     pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "10")]
     pub policies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of the Deployment, Job … that owns the pod, or the pod's own.
+    #[prost(string, tag = "11")]
+    pub workload: ::prost::alloc::string::String,
+    /// As in the label "version"; empty: none.
+    #[prost(string, tag = "12")]
+    pub revision: ::prost::alloc::string::String,
+    /// Of a pod of the asked node: what its agent was told of how to see it, as in LocalPod.telemetry; empty: nothing.
+    #[prost(bytes = "vec", tag = "13")]
+    pub telemetry: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceInfo {

@@ -39,7 +39,7 @@ pub struct Judge {
 
 impl Judge {
     pub fn new(policies: Vec<Object>) -> Self {
-        let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new() };
+        let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new(Default::default()) };
         limited(&judge.store, Vec::new());
         put(&judge.store, policies);
         judge
@@ -50,6 +50,10 @@ impl Judge {
         joined(&self.store, &self.http, app.address, spoken, identity, &self.flows).await.0
     }
 
+    pub fn flows(&self) -> &FlowLog {
+        &self.flows
+    }
+
     /// These tokens, from now on.
     pub fn takes(&self, tokens: Vec<TokenRule>) {
         let snapshot = self.store.snapshot();
@@ -57,13 +61,14 @@ impl Judge {
         put(&self.store, [Object::LocalPod(LocalPod { inbound: Inbound { tokens, ..pod.inbound }, ..pod })]);
     }
 
+    /// Of what was refused, and of what policies that are not enforced say something.
     pub fn records(&self) -> Vec<(Verdict, String, String)> {
         let said = |flow: &Arc<Flow>| {
             let http = flow.http.as_ref().expect("of a request");
             let reason = flow.reason.as_deref().unwrap_or_default().to_owned();
             (flow.verdict, reason, format!("{} {} {}", http.method, http.path, http.status))
         };
-        self.flows.newest().iter().map(said).collect()
+        self.flows.newest().iter().filter(|flow| flow.verdict != Verdict::Forwarded).map(said).collect()
     }
 }
 
@@ -121,7 +126,9 @@ async fn a_request_is_decided_by_who_asks_for_what() {
         let records = judge.records();
         assert_eq!(records[0], (Verdict::Dropped, "POLICY_NO_ALLOW".into(), "POST /api/v1 403".into()));
         assert_eq!(records.last().unwrap().1, "PATH_AMBIGUOUS");
-        let explained = judge.flows.newest()[0].asked.as_ref().unwrap().explain();
+        let flows = judge.flows.newest();
+        let refused = flows.iter().find(|flow| flow.verdict == Verdict::Dropped).expect("the first of them");
+        let explained = refused.asked.as_ref().unwrap().explain();
         assert!(!explained[0].rules[0].matched && explained[0].decided, "{explained:?}");
     }
 }
@@ -278,7 +285,7 @@ async fn what_a_change_denies_ends_and_nothing_else() {
     let ended = timeout(SOON, async { while a.frame().await.is_some_and(|frame| frame.is_ok()) {} }).await;
     assert!(ended.is_ok(), "a stream that is denied goes on");
     assert!(b.frame().await.unwrap().is_ok(), "one that is permitted has ended");
-    assert_eq!(judge.records(), [(Verdict::Dropped, "POLICY_NO_ALLOW".into(), "GET /a 0".into())]);
+    assert_eq!(judge.records(), [(Verdict::Dropped, "POLICY_NO_ALLOW".into(), "GET /a 200".into())]);
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ async fn an_upload_ends_though_nobody_reads_the_answer() {
     put(&judge.store, [policy("later", Action::Deny, vec![rule("web", &[], prefix("/upload"))])]);
     let ended = timeout(SOON, async { while hears.recv().await.unwrap().is_ok() {} }).await;
     assert!(ended.is_ok(), "the application waits for more");
-    assert_eq!(judge.records()[0], (Verdict::Dropped, "POLICY_DENY".into(), "GET /upload 0".into()));
+    assert_eq!(judge.records()[0], (Verdict::Dropped, "POLICY_DENY".into(), "GET /upload 200".into()));
     drop(answer);
 }
 

@@ -69,7 +69,7 @@ pub struct Judge {
 
 impl Judge {
     fn new() -> Self {
-        let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new() };
+        let judge = Self { store: Arc::default(), http: Arc::default(), flows: FlowLog::new(Default::default()) };
         limited(&judge.store, Vec::new());
         let own =
             mesh_common::model::Workload { namespace: "shop".into(), uid: UID.into(), ..workload("a", "10.0.0.1") };

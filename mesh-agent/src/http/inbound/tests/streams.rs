@@ -91,7 +91,7 @@ async fn an_upload_that_is_denied_later_ends_at_the_application_too() {
         );
         let _ = timeout(SOON, pieces.send(Bytes::from_static(b"two"))).await;
         assert_eq!(timeout(SOON, hears.recv()).await.expect("it goes on"), Some(None), "{spoken:?}");
-        assert_eq!(judge.records(), [(Verdict::Dropped, "POLICY_NO_ALLOW".into(), "POST /a 0".into())]);
+        assert_eq!(judge.records(), [(Verdict::Dropped, "POLICY_NO_ALLOW".into(), "POST /a 403".into())]);
     }
 }
 
@@ -214,7 +214,7 @@ async fn a_request_ends_with_the_token_that_permitted_it() {
     );
     assert_eq!(timeout(SOON, hears.recv()).await.expect("it goes on"), Some(None));
     assert!(timeout(Duration::from_millis(100), lasting.frame()).await.is_err(), "another token's request has ended");
-    assert_eq!(judge.records(), [(Verdict::Dropped, "JWT_EXPIRED".into(), "POST /a 0".into())]);
+    assert_eq!(judge.records(), [(Verdict::Dropped, "JWT_EXPIRED".into(), "POST /a 200".into())]);
     let (refused, _pieces) = ask(now - 61).await;
     assert_eq!(refused.headers()["grpc-status"], "16");
 }
