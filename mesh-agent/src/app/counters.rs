@@ -1,45 +1,56 @@
-//! What the kernel counts reaches the metrics: at each scrape, and now and then between.
+//! What the kernel counts, and what is open or valid now, reaches the metrics: at each scrape, and every 5 s.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use mesh_common::abi::Counter;
+use tokio::sync::watch;
 
 use crate::{
     bpf::Datapath,
-    telemetry::{self, Direction, Metrics},
+    control::ControlStatus,
+    direct::Direct,
+    http::Http,
+    identity::Certificates,
+    state::Store,
+    telemetry::{self, FlowLog, Metrics, Used},
 };
 
-/// How often the kernel's counters are copied to the metrics.
+/// How often metrics are brought to what is now.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Connections that only the kernel saw begin: each is counted once as opened, by the agent that speaks for the node
-/// then.
-pub struct Counters {
-    datapath: Arc<Datapath>,
-    told: Mutex<Option<Opened>>,
+/// Where what is counted elsewhere is looked up.
+pub struct Sources {
+    pub datapath: Arc<Datapath>,
+    pub direct: Arc<Direct>,
+    pub flows: Arc<FlowLog>,
+    pub http: Arc<Http>,
+    pub certificates: Arc<Certificates>,
+    pub store: Arc<Store>,
+    pub control: watch::Receiver<ControlStatus>,
+    pub metrics: Metrics,
 }
 
-/// Since the kernel's counters began, which outlive agents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Opened {
-    direct: u64,
-    dialled: u64,
-    accepted: u64,
-    /// Records and refusals that found no room in a ring.
-    lost: u64,
+/// Connections that only the kernel sees are told by the agent that speaks for the node then.
+pub struct Counters {
+    sources: Sources,
+    /// Entries that the kernel's tables may have: they keep the size with which they were made.
+    capacities: Vec<(&'static str, usize)>,
+    /// Records and refusals that found no room in a ring and are told; `None`: another agent speaks.
+    told: Mutex<Option<u64>>,
 }
 
 impl Counters {
-    pub fn new(datapath: Arc<Datapath>) -> Arc<Self> {
-        Arc::new(Self { datapath, told: Mutex::new(None) })
+    pub fn new(sources: Sources) -> Arc<Self> {
+        let capacities = sources.datapath.map_capacities();
+        Arc::new(Self { sources, capacities, told: Mutex::new(None) })
     }
 
-    /// This agent speaks for the node from now on: what was opened before is an earlier one's to tell.
+    /// This agent speaks for the node from now on: what was lost before is an earlier one's to tell.
     pub fn begin(&self) {
-        *self.told() = Some(Opened::now(&self.datapath));
+        *self.told() = Some(self.lost());
     }
 
     /// Another agent speaks for it from now on.
@@ -48,68 +59,59 @@ impl Counters {
         *self.told() = None;
     }
 
-    /// Brings the metrics to what the kernel counted until now.
+    /// Since the kernel's counters began, which outlive agents.
+    fn lost(&self) -> u64 {
+        [Counter::ClosedLost, Counter::EventsLost].map(|of| self.sources.datapath.counter(of)).iter().sum()
+    }
+
+    /// Brings the metrics to what is now.
     pub fn gather(&self) {
+        let Sources { datapath, direct, flows, http, certificates, store, control, metrics } = &self.sources;
         // The tables of connections may be long: connections shall not wait.
-        telemetry::map_entries(tokio::task::block_in_place(|| self.datapath.map_entries()));
-        telemetry::kernel_counters(self.datapath.counters().map(|(counter, value)| (counter.name(), value)));
-        // Under the lock: two scrapes at a time must not tell the same connections.
+        let entries = tokio::task::block_in_place(|| datapath.map_entries());
+        let most = |name| self.capacities.iter().find(|(of, _)| *of == name).map_or(1, |(_, most)| *most);
+        telemetry::map_entries(entries.map(|(name, entries)| (name, entries, most(name))));
+        telemetry::kernel_counters(datapath.counters().map(|(counter, value)| (counter.name(), value)));
+        telemetry::direct_connections(datapath.counter(Counter::DirectOpened));
+        telemetry::ejections(http.ejected(Instant::now()));
+        telemetry::configuration(store.snapshot().generation(), control.borrow().connected);
+        let now = SystemTime::now();
+        let left = certificates.list().into_iter().filter_map(|certificate| {
+            let end = certificate.not_after?;
+            let over = || -now.duration_since(end).unwrap_or_default().as_secs_f64();
+            let left = end.duration_since(now).map_or_else(|_| over(), |left| left.as_secs_f64());
+            Some((certificate.identity.to_string(), left))
+        });
+        metrics.certificates(left.collect());
+        flows.count_live();
+        // Under the lock: two scrapes at a time must not tell the same twice.
         let mut told = self.told();
-        let now = Opened::now(&self.datapath);
-        telemetry::direct_connections(now.direct);
         if let Some(told) = &mut *told {
-            for (direction, count) in now.since(told) {
-                telemetry::opened(direction, count);
-            }
-            telemetry::flows_lost("ring", now.lost.saturating_sub(told.lost));
-            *told = now;
+            tokio::task::block_in_place(|| direct.count_open());
+            let lost = self.lost();
+            // None if the counters began anew.
+            telemetry::flows_lost("ring", lost.saturating_sub(*told));
+            *told = lost;
         }
     }
 
-    /// Observations are added up, and the kernel's counters copied, until the runtime ends.
-    pub async fn copy(self: Arc<Self>, metrics: Metrics) {
+    /// Brings the metrics and what pods cost to what is now, until the runtime ends.
+    pub async fn copy(self: Arc<Self>) {
         let mut tick = tokio::time::interval(INTERVAL);
         loop {
             tick.tick().await;
-            metrics.upkeep();
+            self.sources.metrics.upkeep();
             self.gather();
+            let stats = self.sources.flows.stats();
+            stats.expire(SystemTime::now());
+            if let Some(used) = Used::now() {
+                stats.costs().share(used, Instant::now());
+            }
         }
     }
 
     /// Nothing that holds it can panic half way through a change.
-    fn told(&self) -> std::sync::MutexGuard<'_, Option<Opened>> {
+    fn told(&self) -> MutexGuard<'_, Option<u64>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Opened {
-    fn now(datapath: &Datapath) -> Self {
-        let [direct, dialled, accepted] =
-            [Counter::DirectOpened, Counter::ObservedOpened, Counter::ObservedAccepted].map(|of| datapath.counter(of));
-        let lost = [Counter::ClosedLost, Counter::EventsLost].map(|of| datapath.counter(of)).iter().sum();
-        Self { direct, dialled, accepted, lost }
-    }
-
-    /// Those that are new; none if the counters began anew.
-    fn since(&self, before: &Self) -> [(Direction, u64); 2] {
-        let new = |now: u64, before: u64| now.saturating_sub(before);
-        let source = new(self.direct, before.direct) + new(self.dialled, before.dialled);
-        [(Direction::Outbound, source), (Direction::Inbound, new(self.accepted, before.accepted))]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_connection_is_new_once() {
-        let before = Opened { direct: 5, dialled: 7, accepted: 9, lost: 0 };
-        let now = Opened { direct: 6, dialled: 9, accepted: 12, lost: 0 };
-        assert_eq!(now.since(&before), [(Direction::Outbound, 3), (Direction::Inbound, 3)]);
-        assert_eq!(now.since(&now), [(Direction::Outbound, 0), (Direction::Inbound, 0)]);
-        // After an uninstall
-        let anew = Opened { direct: 0, dialled: 0, accepted: 1, lost: 0 };
-        assert_eq!(anew.since(&before), [(Direction::Outbound, 0), (Direction::Inbound, 0)]);
     }
 }

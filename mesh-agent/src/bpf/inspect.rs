@@ -43,6 +43,10 @@ pub enum PodLink {
     Alive(u32),
 }
 
+/// Those that [`Datapath::map_entries`] counts, without the flags.
+const MAPS: [&str; 10] =
+    ["PENDING", "ATTESTED", "PODS", "CGROUPS", "PROBES", "LISTENING", "VERDICTS", "SERVICES", "AFFINITY", "DIRECT"];
+
 impl Datapath {
     /// Every namespace for which there is a pinned link or an entry, by cookie.
     pub fn hooked(&self) -> Result<Vec<Hooked>, DatapathError> {
@@ -87,6 +91,15 @@ impl Datapath {
             ("DIRECT", self.count::<u64, Direct>("DIRECT")),
             ("OVERFLOWED", self.overflowed().map_or(0, usize::from)),
         ]
+    }
+
+    /// How many entries each of these maps may have.
+    pub fn map_capacities(&self) -> Vec<(&'static str, usize)> {
+        let most = |name: &'static str| {
+            let data = MapData::from_pin(self.dir.join("maps").join(name)).ok()?;
+            Some((name, data.info().ok()?.max_entries() as usize))
+        };
+        MAPS.into_iter().filter_map(most).collect()
     }
 
     /// Where an entry goes on which the walk stands, the walk begins anew, which a key seen twice tells.

@@ -23,6 +23,7 @@ use crate::{
     pods::Netns,
     sock_diag::{self, Target},
     state::Snapshot,
+    telemetry::Counted,
 };
 
 /// How often it is looked whether a table that was full is so still.
@@ -52,6 +53,10 @@ pub struct Marks {
     revoked: HashMap<u64, (Ended, u64)>,
     /// The numbers of their records, of those that somebody asked for.
     ids: HashMap<u64, u64>,
+    /// Those that are counted as opened.
+    counted: HashSet<u64>,
+    /// What ended while open ones are counted: it may still have been in the kernel's table.
+    ended_meanwhile: Option<HashSet<u64>>,
     /// Sockets could not be ended.
     again: bool,
 }
@@ -70,9 +75,13 @@ impl Marks {
     }
 
     /// It is over; why the agent ended it, if it did.
-    pub fn ended(&mut self, cookie: u64) -> Option<Ended> {
+    pub fn ended(&mut self, cookie: u64) -> (Option<Ended>, Counted) {
         self.ids.remove(&cookie);
-        self.revoked.remove(&cookie).map(|(why, _)| why)
+        if let Some(ended) = &mut self.ended_meanwhile {
+            ended.insert(cookie);
+        }
+        let opened = self.counted.remove(&cookie);
+        (self.revoked.remove(&cookie).map(|(why, _)| why), Counted { opened, ..Counted::default() })
     }
 
     /// The number of a connection's record.
@@ -84,6 +93,7 @@ impl Marks {
     pub fn compare(&mut self, in_use: &InUse) {
         let late = kernel_now().saturating_sub(nanoseconds(REMEMBERED));
         self.ids.retain(|cookie, _| in_use.cookies.contains(cookie));
+        self.counted.retain(|cookie| in_use.cookies.contains(cookie));
         self.revoked.retain(|cookie, (_, since)| *since >= late || in_use.cookies.contains(cookie));
     }
 }
@@ -103,6 +113,28 @@ impl Direct {
             }
         }
         in_use
+    }
+
+    /// Counts what is open as opened, each connection once; what was not when it was looked is when it ends. One caller
+    /// at a time.
+    pub fn count_open(&self) {
+        self.marks().ended_meanwhile = Some(HashSet::new());
+        let snapshot = self.store.snapshot();
+        for (cookie, open) in self.datapath.direct_connections() {
+            if self.marks().counted.contains(&cookie) {
+                continue;
+            }
+            let flow = self.flow(cookie, &open, &snapshot);
+            // Under the lock, which also the end of a connection takes.
+            let mut marks = self.marks();
+            if marks.ended_meanwhile.as_ref().is_some_and(|ended| !ended.contains(&cookie)) {
+                marks.counted.insert(cookie);
+                self.flows.opened(&flow);
+            } else {
+                marks.ids.remove(&cookie);
+            }
+        }
+        self.marks().ended_meanwhile = None;
     }
 
     /// The kernel sends connections to the agent once the table of open ones was full, until it is told that there is

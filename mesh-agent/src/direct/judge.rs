@@ -64,7 +64,8 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
     }
     let connection = Connection { source_identity: identity.clone(), source_ip: *source_ip, destination: *destination };
     let passed = snapshot.passed_at_first(workload, destination.port());
-    let reads = matches!(passed, Passed::Open);
+    let reads = snapshot.reads(workload, destination.port());
+    let must_read = matches!(passed, Passed::Open);
     let decision = snapshot.decide(workload, &connection, passed);
     let agent_only = destination.port() == hbone_port || reads || !decision.observations.is_empty();
     let tls = snapshot.same_node_tls(source) || snapshot.same_node_tls(target);
@@ -75,8 +76,8 @@ pub fn judge(snapshot: &Snapshot, pair: &Pair, hbone_port: u16) -> Judged {
         Err(denied) if denied.reason == Reason::PolicyUnknown => action::REDIRECT,
         Err(_) => action::DENY,
     };
-    // What must be looked into cannot go on as bytes past the agent.
-    Judged { action, ends: decision.outcome.is_err() || tls || reads, decision }
+    // What must be looked into cannot go on as bytes past the agent; what is only to be seen can.
+    Judged { action, ends: decision.outcome.is_err() || tls || must_read, decision }
 }
 
 /// Whether what was judged of the pair in `earlier` holds in `now` without asking any policy.

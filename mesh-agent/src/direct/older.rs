@@ -116,6 +116,7 @@ impl Direct {
         };
         let mut flow = self.flows.begin(direction, source, destination);
         (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
+        flow.told = snapshot.local_pod_by_uid(&pod.uid).cloned();
         flow.error = Some(OLDER.to_owned());
         flow.older = true;
         let live = flow.live();

@@ -63,7 +63,8 @@ impl Direct {
     fn ended(&self, closed: &Closed) {
         let Closed { cookie, ended, sent, received, connection, rtt, retransmits, ending } = closed;
         let mut flow = self.flow(*cookie, connection, &self.store.snapshot());
-        let revoked = self.marks().ended(*cookie);
+        let (revoked, counted) = self.marks().ended(*cookie);
+        flow.counted = counted;
         flow.end = wall_clock(*ended).max(flow.start);
         (flow.sent, flow.received) = either_way(connection.direction, *sent, *received);
         flow.tcp = Some(Tcp { rtt: Duration::from_micros(u64::from(*rtt)), retransmits: *retransmits });
@@ -85,7 +86,7 @@ impl Direct {
     }
 
     /// The record of a connection as it began.
-    fn flow(&self, cookie: u64, open: &abi::Direct, snapshot: &Snapshot) -> Flow {
+    pub(super) fn flow(&self, cookie: u64, open: &abi::Direct, snapshot: &Snapshot) -> Flow {
         let (local, remote): (SocketAddr, SocketAddr) = (open.local.into(), open.remote.into());
         let id = self.marks().id(cookie, || self.flows.next_id());
         let start = wall_clock(open.started);
@@ -102,6 +103,9 @@ impl Direct {
             let mut flow = Flow::new(id, start, way, source, destination);
             flow.path = Some(Path::Passthrough);
             flow.generation = snapshot.generation();
+            // The local end is the pod that is observed.
+            let own = snapshot.workload_by_address(local.ip());
+            flow.told = own.and_then(|own| snapshot.local_pod_by_uid(&own.uid)).cloned();
             flow.service = service(open, snapshot);
             return flow;
         }
@@ -121,6 +125,7 @@ impl Direct {
         let mut flow = Flow::new(id, start, Direction::Outbound, source, destination);
         flow.path = Some(Path::Direct);
         flow.security = Security::KernelAttested;
+        flow.told = self.pods.by_index(open.pod).and_then(|pod| snapshot.local_pod_by_uid(&pod.uid).cloned());
         flow.service = service(open, snapshot);
         if let Some(known) = &known {
             flow.decided(&known.decision);
