@@ -1,6 +1,7 @@
 //! The verbs `http` and `ask`: a server that answers what it was asked, and a client that counts.
 
 mod client;
+mod onward;
 mod server;
 
 use anyhow::{Context, Result};

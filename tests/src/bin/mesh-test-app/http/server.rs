@@ -186,7 +186,12 @@ impl Server {
         let headers: BTreeMap<String, String> =
             request.headers().keys().map(|name| (name.to_string(), joined(&request, name))).collect();
         let authority = request.uri().authority().map(ToString::to_string).or_else(|| header("host"));
+        let next = match super::onward::ask(request.headers()).await {
+            Some(Err(error)) => return self.says(502, &json!({ "name": self.name, "error": format!("{error:#}") })),
+            asked => asked.and_then(Result::ok),
+        };
         let seen = json!({
+            "next": next,
             "name": self.name, "method": request.method().as_str(), "authority": authority, "headers": headers,
             "path": request.uri().path_and_query().map(ToString::to_string),
         });
