@@ -4,6 +4,7 @@
 mod advice;
 mod authz;
 mod config;
+mod cost;
 mod edges;
 mod explain;
 mod flows;
@@ -11,6 +12,8 @@ mod identity;
 mod mtls;
 mod routes;
 mod socket;
+mod stat;
+mod tap;
 mod verify;
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
@@ -88,11 +91,18 @@ impl Responder for Admin {
             Some(query::Kind::Routes(query)) => self.items(routes::answer(self, &query)),
             Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
             Some(query::Kind::Verify(query)) => verify::answer(self, query),
-            Some(query::Kind::Stat(_) | query::Kind::Tap(_) | query::Kind::Cost(_)) | None => {
-                Box::pin(tokio_stream::once(Err(Status::unimplemented(
-                    "this agent does not know that question; is meshctl newer than the agent?",
-                ))))
-            }
+            Some(query::Kind::Dashboard(_)) => Box::pin(tokio_stream::once(Err(Status::invalid_argument(
+                "the controller serves the dashboard, not an agent: ask it by --controller",
+            )))),
+            Some(query::Kind::Stat(query)) => match stat::answer(self, &query) {
+                Ok(items) => self.items(items),
+                Err(status) => Box::pin(tokio_stream::once(Err(status))),
+            },
+            Some(query::Kind::Tap(query)) => tap::answer(self, query),
+            Some(query::Kind::Cost(query)) => self.items(cost::answer(self, &query)),
+            None => Box::pin(tokio_stream::once(Err(Status::unimplemented(
+                "this agent does not know that question; is meshctl newer than the agent?",
+            )))),
         }
     }
 }

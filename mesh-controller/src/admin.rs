@@ -2,6 +2,7 @@
 //! socket that only the controller's user can open, and on loopback if that is asked for.
 
 mod answers;
+mod dashboard;
 
 use std::{
     net::SocketAddr,
@@ -11,7 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mesh_common::proto::nodemesh::{ConfigKind, ConfigQuery, Item, Query, admin_server as server, item, query};
+use mesh_common::proto::nodemesh::{
+    ConfigKind, ConfigQuery, DashboardInfo, Item, Query, TapQuery, admin_server as server, item, query,
+};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, watch},
@@ -29,10 +32,12 @@ const CONTROLLER: &str = "controller";
 /// Items that may wait for a slow reader.
 const BACKLOG: usize = 64;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AdminService {
     links: Links,
     published: watch::Receiver<Arc<Published>>,
+    /// Where the dashboard is, and its token.
+    dashboard: Option<(SocketAddr, Arc<str>)>,
 }
 
 /// Opens the socket, mode 0600. One that a dead controller left behind is replaced.
@@ -49,29 +54,30 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 }
 
 /// Answers on the socket until that fails.
-pub async fn serve(listener: UnixListener, links: Links, published: watch::Receiver<Arc<Published>>) -> Result<()> {
+pub async fn serve(listener: UnixListener, service: AdminService) -> Result<()> {
     Server::builder()
-        .add_service(server::AdminServer::new(AdminService::new(links, published)))
+        .add_service(server::AdminServer::new(service))
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await
         .context("serving the admin socket ended")
 }
 
 /// The same on a TCP port until that fails. The port is taken at once.
-pub fn serve_at(
-    address: SocketAddr,
-    links: Links,
-    published: watch::Receiver<Arc<Published>>,
-) -> Result<impl Future<Output = Result<()>> + Send> {
+pub fn serve_at(address: SocketAddr, service: AdminService) -> Result<impl Future<Output = Result<()>> + Send> {
     let incoming = TcpIncoming::bind(address).with_context(|| format!("--admin-listen {address}"))?;
-    let service = server::AdminServer::new(AdminService::new(links, published));
-    let server = Server::builder().add_service(service).serve_with_incoming(incoming);
+    let server = Server::builder().add_service(server::AdminServer::new(service)).serve_with_incoming(incoming);
     Ok(async move { server.await.context("serving meshctl ended") })
 }
 
 impl AdminService {
     pub fn new(links: Links, published: watch::Receiver<Arc<Published>>) -> Self {
-        Self { links, published }
+        Self { links, published, dashboard: None }
+    }
+
+    /// Who may ask everything is told where the dashboard is, and its token.
+    pub fn with_dashboard(mut self, address: SocketAddr, token: &str) -> Self {
+        self.dashboard = Some((address, token.into()));
+        self
     }
 
     /// What the controller itself has to say.
@@ -87,6 +93,15 @@ impl AdminService {
                 ConfigKind::Routes => Ok(answers::routes(&now.world, namespace)),
                 ConfigKind::Certificates | ConfigKind::Connections => Ok(Vec::new()),
                 ConfigKind::ConfigUnspecified => Err(Status::invalid_argument("config.kind: is missing")),
+            },
+            query::Kind::Dashboard(_) => match &self.dashboard {
+                Some((address, token)) => Ok(vec![item::Kind::Dashboard(DashboardInfo {
+                    address: address.to_string(),
+                    token: token.to_string(),
+                })]),
+                None => Err(Status::failed_precondition(
+                    "this controller serves no dashboard: start it with --dashboard 127.0.0.1:15080",
+                )),
             },
             query::Kind::Flows(_)
             | query::Kind::Authz(_)
@@ -130,6 +145,7 @@ impl AdminService {
 fn is_theirs(query: &query::Kind) -> bool {
     match query {
         query::Kind::Config(config) => matches!(config.kind(), ConfigKind::Certificates | ConfigKind::Connections),
+        query::Kind::Dashboard(_) => false,
         query::Kind::Status(_)
         | query::Kind::Flows(_)
         | query::Kind::Authz(_)
@@ -151,6 +167,12 @@ impl server::Admin for AdminService {
     async fn ask(&self, request: Request<Query>) -> Result<Response<Self::AskStream>, Status> {
         let query = request.into_inner();
         let kind = query.kind.as_ref().ok_or_else(|| Status::invalid_argument("the question is missing"))?;
+        if let query::Kind::Tap(TapQuery { secrets: true, .. }) = kind {
+            // Agents refuse it too, whoever asks them over the link.
+            return Err(Status::invalid_argument(
+                "secrets: an agent tells them on its own socket only: ask on the node, with --agent",
+            ));
+        }
         let (own, theirs) = match query.node.as_str() {
             "" => (self.own(kind)?, is_theirs(kind)),
             CONTROLLER => (self.own(kind)?, false),

@@ -14,7 +14,7 @@ use crate::{
     Outcome,
     client::{Failure, Servers},
     explain,
-    output::{Format, Mood, Screen},
+    output::{Mood, Screen},
     words,
 };
 use request::Request;
@@ -102,7 +102,7 @@ pub async fn run<W: Write>(servers: &Servers, question: &Question, screen: &mut 
         node_of(servers, destination).await
     };
     show(&node, deciding.as_deref(), &answer, &asked, screen)?;
-    if *verbose && screen.format == Format::Table {
+    if *verbose && screen.format.is_text() {
         if let Some(nearest) = answer.nearest.as_ref().and_then(explain::nearest_text) {
             screen.line(&nearest, Mood::Plain)?;
         }
@@ -143,7 +143,7 @@ fn show<W: Write>(
 ) -> Result<(), Failure> {
     let AuthzQuery { source, destination, port, .. } = asked;
     let rule = (!answer.policy.is_empty() && answer.rule >= 0).then_some(answer.rule);
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         screen.object(&json!({
             "permitted": is_permitted(answer),
             "verdict": words::verdict(answer.verdict()),

@@ -114,7 +114,7 @@ pub fn judge(facts: &Facts, pre: bool) -> Vec<Finding> {
 }
 
 pub fn show<W: io::Write>(finding: &Finding, screen: &mut Screen<W>) -> io::Result<()> {
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         return screen.object(finding);
     }
     let Finding { mark, area, what, hint } = finding;

@@ -125,6 +125,11 @@ impl Servers {
         Self { servers: self.servers.clone(), node: node.to_owned() }
     }
 
+    /// They are a cluster's controllers, each with agents of its own.
+    pub fn are_replicas(&self) -> bool {
+        matches!(self.servers.first(), Some(Server::Replica(_)))
+    }
+
     /// Asks all at once. Of several agents those of other nodes than the one that is asked about say nothing.
     pub fn ask(&self, kind: query::Kind) -> Answers {
         let query = Query { node: self.node.clone(), kind: Some(kind) };
@@ -140,8 +145,7 @@ impl Servers {
                 }
             });
         }
-        let replicas = matches!(self.servers.first(), Some(Server::Replica(_)));
-        let (asked, node) = (self.servers.len(), self.node.clone());
+        let (asked, node, replicas) = (self.servers.len(), self.node.clone(), self.are_replicas());
         Answers { heard, asked, node, replicas, elsewhere: Vec::new(), _tasks: tasks }
     }
 }
@@ -200,7 +204,7 @@ impl Answers {
 }
 
 /// The first failure carries the words of all.
-fn first(failures: Vec<Failure>) -> Result<(), Failure> {
+pub fn first(failures: Vec<Failure>) -> Result<(), Failure> {
     let words = failures.iter().map(Failure::to_string).collect::<Vec<_>>().join("\nmeshctl: ");
     match failures.into_iter().next() {
         None => Ok(()),

@@ -17,7 +17,7 @@ use crate::{
     Outcome,
     client::{Failure, Servers},
     edges,
-    output::{Cell, Format, Mood, Namespaces, Screen, Table},
+    output::{Cell, Mood, Namespaces, Screen, Table},
     words,
 };
 
@@ -65,7 +65,7 @@ pub async fn run<W: Write>(servers: &Servers, kind: &Kind, screen: &mut Screen<W
     let question = query::Kind::Config(ConfigQuery { kind: asked.into(), namespace });
     let (items, complete) = servers.ask(question).all().await;
     let mut outcome = Outcome::Fine;
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         for (node, kind) in &items {
             if let Some(object) = record(node, kind) {
                 screen.object(&object)?;
@@ -193,9 +193,14 @@ fn record(seen_by: &str, kind: &item::Kind) -> Option<Value> {
             healthy,
             services,
             policies,
+            telemetry,
+            workload,
+            revision,
         }) => json!({
             "seen_by": seen_by, "uid": uid, "namespace": namespace, "pod": name, "node": node, "addresses": addresses,
             "identity": identity, "protocol": protocol, "healthy": healthy, "services": services, "policies": policies,
+            "telemetry": serde_json::from_slice::<Value>(telemetry).unwrap_or_default(), "workload": workload,
+            "revision": revision,
         }),
         item::Kind::Service(ServiceInfo { namespace, hostname, addresses, ports, endpoints, load_balancing }) => {
             json!({

@@ -19,7 +19,7 @@ use crate::{
     client::{Cluster, Failure, Servers},
     flows::end_text,
     foretold,
-    output::{Cell, Format, Mood, Screen, Table},
+    output::{Cell, Mood, Screen, Table},
     words,
 };
 
@@ -134,7 +134,7 @@ fn show<W: Write>(
     (touched, missing): (&[Touched], &[String]),
     screen: &mut Screen<W>,
 ) -> Result<(), Failure> {
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         return Ok(records(change, found, (touched, missing)).iter().try_for_each(|record| screen.object(record))?);
     }
     for finding in &change.findings {

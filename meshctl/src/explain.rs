@@ -12,7 +12,7 @@ use crate::{
     Outcome,
     client::{Failure, Servers},
     flows,
-    output::{Format, Mood, Screen},
+    output::{Mood, Screen},
     words,
 };
 
@@ -138,7 +138,7 @@ async fn newest(servers: &Servers, from: Option<&str>, to: Option<&str>) -> Resu
 fn show<W: Write>(node: &str, explanation: &Explanation, screen: &mut Screen<W>) -> Result<(), Failure> {
     let Explanation { flow, policies: considered, summary, nearest } = explanation;
     let flow = flow.clone().unwrap_or_default();
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         let object = json!({
             "node": node, "summary": summary, "flow": flows::record(&flow), "policies": policies_record(considered),
             "nearest": nearest_record(nearest.as_ref()),

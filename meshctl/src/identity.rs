@@ -12,7 +12,7 @@ use crate::{
     Outcome,
     client::{Failure, Servers},
     flows,
-    output::{Cell, Format, Mood, Namespaces, Screen, Table},
+    output::{Cell, Mood, Namespaces, Screen, Table},
     words,
 };
 
@@ -54,7 +54,7 @@ pub async fn run<W: Write>(
              workloads` for its node"
         )));
     }
-    if screen.format == Format::Table {
+    if screen.format.is_text() {
         text(&all, screen)?;
     } else {
         all.iter().try_for_each(|(node, info)| screen.object(&record(node, info)))?;

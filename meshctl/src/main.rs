@@ -9,6 +9,8 @@ mod check;
 mod client;
 mod cluster;
 mod config;
+mod cost;
+mod dashboard;
 mod diff;
 mod doctor;
 mod edges;
@@ -21,7 +23,10 @@ mod install;
 mod output;
 mod report;
 mod routes;
+mod stat;
 mod status;
+mod tap;
+mod top;
 mod uninstall;
 mod verify;
 mod whom;
@@ -41,6 +46,9 @@ use crate::{
 const EXIT_CODES: &str = "Examples:
   meshctl status                                      # what runs, and what is wrong
   meshctl flows -f --verdict dropped                  # refusals as they happen
+  meshctl stat -n shop                                # rates, errors, latencies of the last minute
+  meshctl top                                         # the same, live
+  meshctl tap --to shop/web --http-status 5xx         # requests as they pass
   meshctl analyze -f canary.yaml                      # what of a file would not be honoured
   meshctl policy test -f new.yaml --since 1h          # whom would it refuse?
   meshctl explain 4711 --node node-a                  # why one of them was refused
@@ -101,8 +109,14 @@ struct Common {
 enum Verb {
     /// What runs, what is connected, which pods are redirected, and what could not be honoured
     Status(status::Arguments),
-    /// Connections, and requests that something befell: who, to whom, by which path, and which policy decided
+    /// Connections and requests: who, to whom, by which path, and which policy decided
     Flows(flows::Arguments),
+    /// Requests and connections of late, by workload, service, route or edge: rates, errors, latencies
+    Stat(stat::Arguments),
+    /// The same, live on a terminal
+    Top(top::Arguments),
+    /// Requests as they pass
+    Tap(tap::Arguments),
     /// The configuration as a node sees it
     #[command(subcommand)]
     Config(config::Kind),
@@ -120,8 +134,12 @@ enum Verb {
     Authz(authz::Question),
     /// How one connection or request was decided: every policy that was asked, and why each rule matched or not
     Explain(explain::Arguments),
-    /// Who speaks to whom: connections, refusals and bytes since the agents started
+    /// A page in the browser: the graph of services, lists, flows and why they were decided so
+    Dashboard(dashboard::Arguments),
+    /// Who speaks to whom: connections, refusals and bytes since the agents started, and the requests of late
     Edges(edges::Arguments),
+    /// What each pod lets the agents do: connections, requests, bytes, CPU, memory
+    Cost(cost::Arguments),
     /// What the agents saw, put together: who speaks plaintext, and who would be refused under STRICT
     #[command(subcommand)]
     Report(report::Subject),
@@ -234,7 +252,12 @@ async fn answer<W: io::Write>(verb: Verb, servers: &Servers, screen: &mut Screen
         Verb::Analyze(_) => analyze::run(servers, screen).await,
         Verb::Authz(question) => authz::run(servers, &question, screen).await,
         Verb::Explain(arguments) => explain::run(servers, &arguments, screen).await,
+        Verb::Dashboard(arguments) => dashboard::run(servers, &arguments, screen).await,
         Verb::Edges(arguments) => edges::run(servers, &arguments, screen).await,
+        Verb::Stat(arguments) => stat::run(servers, &arguments, screen).await,
+        Verb::Top(arguments) => top::run(servers, &arguments, screen).await,
+        Verb::Tap(arguments) => tap::run(servers, &arguments, screen).await,
+        Verb::Cost(arguments) => cost::run(servers, &arguments, screen).await,
         Verb::Report(subject) => report::run(servers, &subject, screen).await,
         Verb::Verify(subject) => verify::run(servers, &subject, screen).await,
         Verb::Identity(arguments) => identity::run(servers, &arguments, screen).await,

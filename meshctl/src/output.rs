@@ -16,6 +16,15 @@ pub enum Format {
     Json,
     /// One document an object
     Yaml,
+    /// One line an object, for flows and tap; elsewhere a table
+    Compact,
+}
+
+impl Format {
+    /// For people; otherwise for programs.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Table | Self::Compact)
+    }
 }
 
 /// Which namespaces a list is about.
@@ -67,6 +76,8 @@ pub struct Screen<W = io::BufWriter<io::Stdout>> {
     out: W,
     pub format: Format,
     colours: bool,
+    /// Somebody looks, and it can be painted over.
+    terminal: bool,
 }
 
 /// Control characters as `\u{1b}`; also those that turn the direction of writing, and the invisible ones.
@@ -133,14 +144,18 @@ impl<const N: usize> Table<N> {
 impl Screen {
     pub fn stdout(format: Format, no_color: bool) -> Self {
         let out = io::stdout();
-        let colours = !no_color && out.is_terminal();
-        Self { out: io::BufWriter::new(out), format, colours }
+        let terminal = out.is_terminal();
+        Self { out: io::BufWriter::new(out), format, colours: !no_color && terminal, terminal }
     }
 }
 
 impl<W: Write> Screen<W> {
     pub fn new(out: W, format: Format, colours: bool) -> Self {
-        Self { out, format, colours }
+        Self { out, format, colours, terminal: false }
+    }
+
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
     }
 
     /// Writes the rows that are there and forgets them; the header comes once.
@@ -160,6 +175,24 @@ impl<W: Write> Screen<W> {
         let text = one_line(text);
         self.painted(&text, mood)?;
         self.out.write_all(b"\n")?;
+        self.out.flush()
+    }
+
+    /// Texts on one line, each in its mood.
+    pub fn spans(&mut self, cells: &[Cell]) -> io::Result<()> {
+        for (index, cell) in cells.iter().enumerate() {
+            if index > 0 {
+                self.out.write_all(b" ")?;
+            }
+            self.painted(&cell.text, cell.mood)?;
+        }
+        self.out.write_all(b"\n")?;
+        self.out.flush()
+    }
+
+    /// As it is: it was made here, and nothing of it came over the wire unescaped.
+    pub fn verbatim(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())?;
         self.out.flush()
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     Outcome,
     client::{Failure, Servers},
-    output::{Cell, Format, Mood, Namespaces, Screen, Table},
+    output::{Cell, Mood, Namespaces, Screen, Table},
     words,
 };
 
@@ -191,7 +191,7 @@ fn summed(counted: Vec<(String, RouteCounts)>, by_node: bool) -> BTreeMap<Key, C
 }
 
 fn show<W: Write>(rows: &[Row<'_>], table: &mut Table<15>, screen: &mut Screen<W>) -> Result<(), Failure> {
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         return Ok(rows.iter().try_for_each(|row| screen.object(&record(row)))?);
     }
     for Row { key: (node, service, route), counts, rate } in rows {

@@ -53,7 +53,7 @@ pub async fn run<W: Write>(
                 screen.object(&controller::record(status))?;
             }
         }
-        Format::Table => {
+        Format::Table | Format::Compact => {
             if let Some(status) = &controller {
                 controller::text(status, screen)?;
             }

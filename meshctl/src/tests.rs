@@ -2,6 +2,7 @@
 
 mod explain;
 mod routes;
+mod seen;
 mod servers;
 mod status;
 
@@ -81,7 +82,7 @@ impl Served {
 }
 
 /// Runs one command line against a server that answers as `answer` says; the outcome and what was printed.
-async fn meshctl(
+pub(crate) async fn meshctl(
     line: &str,
     answer: impl Fn(query::Kind) -> Result<Vec<item::Kind>, Status> + Send + Sync + 'static,
 ) -> (Result<Outcome, Failure>, String) {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     Outcome,
     client::{Failure, Servers},
-    output::{Format, Mood, Screen},
+    output::{Mood, Screen},
     words,
 };
 
@@ -102,7 +102,7 @@ fn show<W: Write>(
     found: &Verification,
     screen: &mut Screen<W>,
 ) -> Result<(), Failure> {
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         return Ok(screen.object(&record(node, (source, destination), found))?);
     }
     let mood = match found.outcome() {

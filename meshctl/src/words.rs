@@ -24,6 +24,67 @@ pub enum DirectionFilter {
     Outbound,
 }
 
+/// What a record is of, to filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolFilter {
+    Tcp,
+    Http,
+    Grpc,
+    Udp,
+}
+
+/// Which way the bytes took, to filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PathFilter {
+    Direct,
+    Local,
+    Tunnel,
+    Passthrough,
+}
+
+/// How a connection was secured, to filter by: the words of tables, or what people type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SecurityFilter {
+    #[value(alias = "plaintext")]
+    None,
+    #[value(name = "mutual_tls", alias = "mutual-tls", alias = "mtls")]
+    MutualTls,
+    #[value(name = "kernel_attested", alias = "kernel-attested", alias = "attested")]
+    KernelAttested,
+}
+
+impl From<ProtocolFilter> for nodemesh::flows_query::Only {
+    fn from(filter: ProtocolFilter) -> Self {
+        match filter {
+            ProtocolFilter::Tcp => Self::Tcp,
+            ProtocolFilter::Http => Self::Http,
+            ProtocolFilter::Grpc => Self::Grpc,
+            ProtocolFilter::Udp => Self::Udp,
+        }
+    }
+}
+
+impl From<PathFilter> for nodemesh::Path {
+    fn from(filter: PathFilter) -> Self {
+        match filter {
+            PathFilter::Direct => Self::Direct,
+            PathFilter::Local => Self::Local,
+            PathFilter::Tunnel => Self::Tunnel,
+            PathFilter::Passthrough => Self::Passthrough,
+        }
+    }
+}
+
+impl From<SecurityFilter> for nodemesh::Security {
+    fn from(filter: SecurityFilter) -> Self {
+        match filter {
+            SecurityFilter::None => Self::Plaintext,
+            SecurityFilter::MutualTls => Self::MutualTls,
+            SecurityFilter::KernelAttested => Self::KernelAttested,
+        }
+    }
+}
+
 impl From<VerdictFilter> for nodemesh::Verdict {
     fn from(filter: VerdictFilter) -> Self {
         match filter {
@@ -92,20 +153,50 @@ pub fn observed_as(observed_as: nodemesh::ObservedAs) -> &'static str {
     }
 }
 
+/// What a record is of.
+pub fn protocol(flow: &nodemesh::Flow) -> &'static str {
+    match &flow.http {
+        None => "tcp",
+        Some(http) if http.grpc => "grpc",
+        Some(_) => "http",
+    }
+}
+
 /// A request as lists show it: `GET /api/x 403`, without a status where there was no answer.
 pub fn request(http: &nodemesh::HttpRequest) -> String {
-    let nodemesh::HttpRequest { method, path, status, .. } = http;
-    match status {
-        0 => format!("{method} {path}"),
-        status => format!("{method} {path} {status}"),
-    }
+    let nodemesh::HttpRequest { method, path, status, grpc_status, .. } = http;
+    let status = if *status == 0 { String::new() } else { format!(" {status}") };
+    let grpc = grpc_status.map(|code| format!(" grpc {code}")).unwrap_or_default();
+    format!("{method} {path}{status}{grpc}")
 }
 
 /// With all that is known of it.
 pub fn request_in_full(http: &nodemesh::HttpRequest) -> String {
-    let nodemesh::HttpRequest { method, path, host, status, version, principal, flags, request_id, .. } = http;
-    let answer = if *status == 0 { "no answer".to_owned() } else { format!("answer {status}") };
-    let said = [("at ", host), ("over ", version), ("token of ", principal), ("flag ", flags), ("id ", request_id)];
+    let nodemesh::HttpRequest {
+        method,
+        path,
+        host,
+        status,
+        version,
+        principal,
+        flags,
+        request_id,
+        route,
+        grpc_status,
+        trace_id,
+        ..
+    } = http;
+    let grpc = grpc_status.map(|code| format!(", gRPC {code}")).unwrap_or_default();
+    let answer = if *status == 0 { "no answer".to_owned() } else { format!("answer {status}{grpc}") };
+    let said = [
+        ("at ", host),
+        ("over ", version),
+        ("token of ", principal),
+        ("flag ", flags),
+        ("id ", request_id),
+        ("route ", route),
+        ("trace ", trace_id),
+    ];
     let said = said.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}{value}"));
     let said = said.collect::<Vec<_>>().join(", ");
     format!("{method} {path}: {answer}; {said}").trim_end_matches("; ").to_owned()

@@ -31,6 +31,12 @@ pub fn answer(admin: &Admin, query: &ConfigQuery) -> Result<Vec<item::Kind>, Sta
                     healthy: w.healthy,
                     services: w.services.keys().map(ToString::to_string).collect(),
                     policies: snapshot.policies_of(w).policies.iter().map(|policy| policy.name.to_string()).collect(),
+                    telemetry: snapshot
+                        .local_pod_by_uid(&w.uid)
+                        .map(|pod| nodemesh::LocalPod::from(&**pod).telemetry)
+                        .unwrap_or_default(),
+                    workload: w.workload_name.clone(),
+                    revision: w.canonical_revision.clone(),
                 })
             })
             .collect(),

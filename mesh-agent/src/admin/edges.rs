@@ -59,7 +59,7 @@ fn is_own(ip: IpAddr) -> bool {
 fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
     let Totals { connections, refused, failed, sent, received, last } = totals;
     // One connection's facts stand for all: what differs between them does not belong to the edge.
-    let facts = flows::message("", flow);
+    let facts = flows::wire::message("", flow);
     let mut source = facts.source.unwrap_or_default();
     source.address = flow.source.address.map(|address| address.ip().to_string()).unwrap_or_default();
     EdgeInfo {
@@ -89,7 +89,7 @@ pub fn connections(admin: &Admin, namespace: &str) -> Vec<item::Kind> {
     let all = all.into_iter().filter(|flow| concerns(namespace, flow));
     all.map(|flow| {
         let tunnel = flow.tunnel.map(|address| address.to_string()).unwrap_or_default();
-        item::Kind::Connection(ConnectionInfo { flow: Some(flows::message(&admin.node, &flow)), tunnel })
+        item::Kind::Connection(ConnectionInfo { flow: Some(flows::wire::message(&admin.node, &flow)), tunnel })
     })
     .collect()
 }

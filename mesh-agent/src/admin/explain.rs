@@ -20,7 +20,7 @@ pub fn answer(admin: &Admin, query: &ExplainQuery) -> Option<Explanation> {
     let considered = flow.asked.as_ref().map(|asked| asked.explain()).unwrap_or_default();
     let snapshot = admin.store.snapshot();
     Some(Explanation {
-        flow: Some(flows::message(&admin.node, &flow)),
+        flow: Some(flows::wire::message(&admin.node, &flow)),
         summary: summary(&flow, &considered, &snapshot),
         // Where another rule than a policy's decided, none of these would have helped.
         nearest: nearest(&considered).filter(|_| flow.policy.is_some()).map(nearest_rule),
@@ -169,17 +169,18 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::telemetry::FlowLog;
+    use crate::telemetry::{Facts, FlowLog};
 
     fn party(pod: &str) -> Party {
         let address = Some(SocketAddr::from(([10, 0, 0, 1], 80)));
-        Party { namespace: "shop".into(), pod: pod.into(), address, ..Party::default() }
+        let facts = Facts { namespace: "shop".into(), pod: pod.into(), ..Facts::default() };
+        Party { facts: facts.into(), address, ..Party::default() }
     }
 
     #[test]
     fn what_no_policy_decided_is_said_in_words() {
         let said = |change: &dyn Fn(&mut Flow)| {
-            let mut flow = FlowLog::new().begin(Direction::Outbound, party("cart"), party("web"));
+            let mut flow = FlowLog::new(Default::default()).begin(Direction::Outbound, party("cart"), party("web"));
             change(&mut flow);
             summary(&flow, &[], &Snapshot::default())
         };

@@ -2,10 +2,13 @@
 
 use clap::Parser;
 
-use mesh_common::proto::nodemesh::Item;
+use mesh_common::proto::nodemesh::{
+    Direction, Endpoint, HttpRequest, Item, Observation, ObservedAs, Path, Security, Verdict,
+};
+use serde_json::{Value, json};
 
 use super::*;
-use crate::client::Heard;
+use crate::{client::Heard, output::Format};
 
 #[derive(Parser)]
 struct Line {
@@ -14,7 +17,7 @@ struct Line {
 }
 
 fn parsed(line: &[&str]) -> Result<FlowsQuery, clap::Error> {
-    Line::try_parse_from([&["flows"], line].concat()).map(|line| question(&line.arguments))
+    Line::try_parse_from([&["flows"], line].concat()).map(|line| question(&line.arguments, SystemTime::now()))
 }
 
 fn end(pod: &str, identity: &str) -> Option<Endpoint> {
@@ -47,7 +50,7 @@ pub(crate) fn refused() -> Flow {
     flow.end.get_or_insert_default().nanos = 250_000_000;
     flow.set_verdict(Verdict::Dropped);
     flow.set_direction(Direction::Inbound);
-    flow.set_path(mesh_common::proto::nodemesh::Path::Tunnel);
+    flow.set_path(Path::Tunnel);
     flow.set_security(Security::MutualTls);
     flow
 }
@@ -108,7 +111,7 @@ fn json_is_one_object_a_line_with_these_names() {
     let record: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     let expected = json!({
         "time": "2023-11-14T22:13:20.250Z", "start": "2023-11-14T22:13:20.000Z", "duration_ms": 250.0, "id": 7,
-        "node": "node-a", "direction": "inbound", "verdict": "DROPPED", "reason": "DENY",
+        "node": "node-a", "direction": "inbound", "protocol": "tcp", "verdict": "DROPPED", "reason": "DENY",
         "source": {
             "namespace": "shop", "pod": "web", "workload": "", "service_account": "",
             "identity": "spiffe://cluster.local/ns/shop/sa/web", "address": "10.1.0.9:80",
@@ -156,6 +159,7 @@ pub(crate) fn request() -> Flow {
         version: "HTTP/2".into(),
         principal: "https://issuer.example/alice".into(),
         flags: "UAEX".into(),
+        route: "shop/redis/0".into(),
         ..HttpRequest::default()
     };
     Flow { http: Some(http), ..refused() }
@@ -167,7 +171,9 @@ fn a_request_is_shown_by_what_it_asked_for_and_got() {
     let record: Value = serde_json::from_str(&shown(&[request()], Format::Json)).unwrap();
     let expected = json!({
         "method": "POST", "path": "/api/orders", "host": "redis", "status": 403, "version": "HTTP/2",
-        "principal": "https://issuer.example/alice", "flags": "UAEX", "request_id": "",
+        "principal": "https://issuer.example/alice", "flags": "UAEX", "request_id": "", "route": "shop/redis/0",
+        "retries": 0, "grpc_status": null, "request_messages": null, "response_messages": null, "trace_id": "",
+        "span_id": "", "parent_span_id": "", "trace_sampled": null,
     });
     assert_eq!(record["http"], expected);
     let mut unanswered = request();
@@ -187,15 +193,65 @@ fn yaml_is_the_same_record() {
 }
 
 #[test]
-fn since_leaves_out_what_ended_before() {
-    let arguments = |line: &[&str]| Line::try_parse_from([&["flows"], line].concat()).unwrap().arguments;
-    let mut recent = refused();
-    recent.end = Some(SystemTime::now().into());
-    let flows = vec![refused(), recent.clone()];
-    assert_eq!(newest(flows.clone(), &arguments(&["--since", "5m"])), [recent]);
-    assert_eq!(newest(flows, &arguments(&["--since", "36500d"])).len(), 2);
+fn since_is_a_time_and_who_asks_for_all_is_told_what_is_missing() {
+    let since = |line: &[&str]| parsed(line).unwrap().since.map(|since| since.seconds);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+    assert!((now - 301..=now - 299).contains(&since(&["--since", "5m"]).unwrap()));
+    assert_eq!(since(&[]), Some(0));
+    assert_eq!((since(&["--last", "5"]), since(&["-f"])), (None, None));
     for wrong in ["5", "m", "0s", "-1m", "1.5h", "5 m"] {
         assert!(Line::try_parse_from(["flows", "--since", wrong]).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn what_a_node_could_not_keep_is_said() {
+    let window = |replaced, lost| {
+        let mut window = FlowsWindow { replaced, lost, ..FlowsWindow::default() };
+        window.from.get_or_insert_default().seconds = 1_700_000_000;
+        window
+    };
+    let asked = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    assert_eq!(lost("a", &window(0, 0), None), None);
+    assert_eq!(lost("a", &window(9, 0), asked(1_700_000_000)), None, "what made room is older than what is asked for");
+    assert_eq!(
+        lost("a", &window(9, 2), asked(1_600_000_000)).unwrap(),
+        "node a: its records are whole since 2023-11-14T22:13:20.000Z only, 9 had to make room; its kernel had no room \
+         for 2 since its programs were loaded"
+    );
+    assert!(lost("a", &window(9, 0), None).is_some());
+}
+
+#[test]
+fn a_line_is_prose() {
+    assert_eq!(
+        shown(&[refused()], Format::Compact),
+        "2023-11-14T22:13:20.250Z node-a#7 inbound shop/web -> shop/redis:80 (shop/redis) tcp DROPPED DENY by \
+         shop/deny-web#2 250ms 5/0B tunnel mutual_tls\n"
+    );
+    let mut request = request();
+    request.http.as_mut().unwrap().path = "/a\nb\u{1b}[2J".into();
+    assert!(
+        shown(&[request], Format::Compact)
+            .contains("http DROPPED DENY by shop/deny-web#2 POST /a\\nb\\u{1b}[2J 403 250ms"),
+    );
+    let unknown = shown(&[Flow::default()], Format::Compact);
+    assert_eq!(unknown, "#0 unknown ? -> ? tcp UNKNOWN 0/0B unknown unknown\n");
+}
+
+#[test]
+fn an_agent_that_leaves_a_filter_out_is_too_old() {
+    let question = |line: &[&str]| parsed(line).unwrap();
+    let told = |line: &[&str], flow: &Flow| filters::understood(&question(line), flow);
+    for fits in [&["--protocol", "http"][..], &["--http-status", "4xx"], &["--method", "post"], &["--path", "/api"]] {
+        assert!(told(fits, &request()).is_ok(), "{fits:?}");
+        let failure = told(fits, &refused()).unwrap_err();
+        assert_eq!(failure.exit_code(), 3);
+        assert!(failure.to_string().contains(&format!("node node-a is too old to know {}", fits[0])), "{failure}");
+    }
+    for fits in [&["--reason", "deny"][..], &["--policy", "shop/deny-web"], &["--security", "mtls"]] {
+        assert!(told(fits, &refused()).is_ok(), "{fits:?}");
+        assert!(told(fits, &Flow::default()).is_err(), "{fits:?}");
     }
 }
 
@@ -207,10 +263,51 @@ fn filters_reach_the_question() {
     assert_eq!(query.verdict(), Verdict::Dropped);
     assert_eq!(query.direction(), Direction::Unspecified);
     assert_eq!(parsed(&["--direction", "out"]).unwrap().direction(), Direction::Outbound);
+    let all = parsed(&[
+        "--protocol",
+        "grpc",
+        "--http-status",
+        "5XX",
+        "--method",
+        "GET",
+        "--path",
+        "/a",
+        "--service",
+        "shop/web",
+        "--reason",
+        "DENY",
+        "--policy",
+        "shop/p",
+        "--trace-id",
+        "4BF92F3577B34DA6A3CE929D0E0E4736",
+        "--path-taken",
+        "direct",
+        "--security",
+        "kernel-attested",
+        "--port",
+        "80",
+    ])
+    .unwrap();
+    assert_eq!((all.only(), all.passed(), all.security()), (Only::Grpc, Path::Direct, Security::KernelAttested));
+    assert_eq!((all.http_status.as_str(), all.port, all.path.as_str()), ("5xx", 80, "/a"));
+    assert_eq!(all.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+    assert_eq!((all.method.as_str(), all.reason.as_str(), all.policy.as_str()), ("GET", "DENY", "shop/p"));
 }
 
 #[test]
 fn wrong_filters_are_refused() {
+    for wrong in [
+        ["--http-status", "6xx"],
+        ["--http-status", "20"],
+        ["--trace-id", "12"],
+        ["--policy", "p"],
+        ["--path", "/a?b"],
+        ["--port", "0"],
+        ["--security", "some"],
+        ["--protocol", "sctp"],
+    ] {
+        assert!(parsed(&wrong).is_err(), "{wrong:?}");
+    }
     for wrong in [["--last", "0"], ["--pod", "a/b/c"], ["--to", ""], ["--verdict", "maybe"], ["-n", ""]] {
         assert!(parsed(&wrong).is_err(), "{wrong:?}");
     }

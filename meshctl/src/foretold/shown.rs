@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     client::Failure,
-    output::{Cell, Format, Mood, Screen, Table},
+    output::{Cell, Mood, Screen, Table},
     words,
 };
 
@@ -23,7 +23,7 @@ pub fn show<W: Write>(
     (since, missing): (Timestamp, &[String]),
     screen: &mut Screen<W>,
 ) -> Result<(), Failure> {
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         return Ok(records(change, tested, (since, missing)).iter().try_for_each(|record| screen.object(record))?);
     }
     for finding in &change.findings {

@@ -10,7 +10,7 @@ use super::judge::{self, Effect, Namespace, Pair, Report, Time, Verdict, Window,
 use crate::{
     Outcome,
     client::{Failure, Servers},
-    output::{Cell, Format, Mood, Namespaces, Screen, Table},
+    output::{Cell, Mood, Namespaces, Screen, Table},
     words,
 };
 
@@ -63,7 +63,7 @@ pub async fn run<W: Write>(
     }
     nodes.sort_by(|a, b| a.0.cmp(&b.0));
     let report = judge::report(&namespace, &nodes, &controllers, &edges);
-    if screen.format == Format::Table {
+    if screen.format.is_text() {
         text(&report, &namespace, screen)?;
     } else {
         records(&report).iter().try_for_each(|record| screen.object(record))?;

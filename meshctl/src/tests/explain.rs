@@ -89,7 +89,8 @@ async fn a_request_is_explained_with_what_would_have_permitted_it() {
         _ => Err(Status::internal("another question")),
     };
     let (_, text) = meshctl("meshctl explain 7", answer).await;
-    let request = "request POST /api/orders: answer 403; at redis, over HTTP/2, token of https://issuer.example/alice, flag UAEX\n";
+    let request = "request POST /api/orders: answer 403; at redis, over HTTP/2, token of https://issuer.example/alice, \
+                   flag UAEX, route shop/redis/0\n";
     assert!(text.contains(request), "{text}");
     let nearest = "Would be permitted by policy shop/web-from-cart rule 0 if: methods were GET (is POST); \
                    request.headers[x-team] were blue (there is none); paths were not /api/* (is /api/orders).\n";

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mesh_common::proto::nodemesh::{self, AgentMessage, Answer, End, agent_message, answer};
+use mesh_common::proto::nodemesh::{self, AgentMessage, Answer, End, TapQuery, agent_message, answer, query};
 use tokio::{
     sync::{mpsc, oneshot},
     task::{self, JoinSet},
@@ -83,6 +83,12 @@ impl Answering {
     }
 }
 
+/// What is secret in requests no controller needs to know, nor whoever took one over.
+fn refused(query: &nodemesh::Query) -> Option<&'static str> {
+    matches!(&query.kind, Some(query::Kind::Tap(TapQuery { secrets: true, .. })))
+        .then_some("secrets: an agent tells them on its own socket only: ask on the node, with --agent")
+}
+
 /// Sends the items; returns why the answer is incomplete, or an empty text.
 async fn answer(
     id: u64,
@@ -90,6 +96,9 @@ async fn answer(
     responder: &dyn Responder,
     outgoing: &mpsc::Sender<AgentMessage>,
 ) -> String {
+    if let Some(why) = refused(&query) {
+        return why.to_owned();
+    }
     let mut items = responder.ask(query);
     while let Some(item) = items.next().await {
         match item {

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use mesh_common::proto::nodemesh::{
-    AgentMessage, Cancel, ControllerMessage, Item, PodState, Query, StatusQuery, agent_message, answer,
+    AgentMessage, Cancel, ControllerMessage, Item, PodState, Query, StatusQuery, TapQuery, agent_message, answer,
     controller_message, query,
 };
 use tokio_stream::{Stream, StreamExt};
@@ -97,6 +97,23 @@ async fn answers_and_ends_every_question_once() {
     link.send(ControllerMessage { id: 4, kind: None }).await;
     ask(&link, 1, "two").await;
     assert_eq!(ended(&mut link).await, (1, 2, String::new()), "an id is free again after its end");
+}
+
+#[tokio::test]
+async fn a_controller_is_not_told_what_is_secret_in_requests() {
+    let mut world = World::new().await;
+    let _control = world.start(Scripted);
+    let mut link = world.link().await;
+    reported(&mut link).await;
+    for (id, secrets) in [(1, true), (2, false)] {
+        let tap = query::Kind::Tap(TapQuery { headers: true, secrets, ..TapQuery::default() });
+        let query = Query { node: "two".into(), kind: Some(tap) };
+        link.send(ControllerMessage { id, kind: Some(controller_message::Kind::Ask(query)) }).await;
+    }
+    let (id, items, error) = ended(&mut link).await;
+    assert_eq!((id, items), (1, 0));
+    assert!(error.starts_with("secrets: "), "{error}");
+    assert_eq!(ended(&mut link).await, (2, 2, String::new()));
 }
 
 #[tokio::test]

@@ -156,6 +156,10 @@ mod served {
         // Configuration is told once.
         let (_, text) = asked("meshctl config workloads -o json").await;
         assert_eq!(text.lines().count(), 1, "{text}");
+        // The dashboard has the agents of both, too.
+        let servers = Servers::of_cluster(&cluster, String::new()).await.unwrap();
+        assert!(servers.are_replicas());
+        assert_eq!(crate::dashboard::tests::agents(&servers).await, (vec!["a".to_owned(), "b".to_owned()], vec![]));
         // An agent is found wherever it is linked.
         let (outcome, text) = asked("meshctl status --node b -o json").await;
         assert_eq!(outcome.unwrap(), Outcome::Fine, "{text}");
