@@ -28,6 +28,7 @@ use crate::{
     index::{Redirection, World},
     source::{self, CustomKind, Key, Object, Origin, Update},
     status::{Extent, Problem},
+    translate::mesh_config,
 };
 use references::Reference;
 
@@ -81,6 +82,8 @@ pub struct Collection {
     pub versions: &'static [&'static str],
     pub kind: &'static str,
     pub plural: &'static str,
+    /// Only objects of this name.
+    pub name: Option<&'static str>,
 }
 
 /// What a controller with these arguments knows beside objects; of the others it has none is needed.
@@ -120,21 +123,23 @@ pub fn analyze(settings: &Settings, paths: &[PathBuf], known: Option<Vec<Value>>
 
 /// What to ask a cluster for.
 pub fn collections() -> impl Iterator<Item = Collection> {
-    let core = |kind, plural| Collection { group: "", versions: &["v1"], kind, plural };
+    let core = |kind, plural, name| Collection { group: "", versions: &["v1"], kind, plural, name };
     let custom = CustomKind::ALL.into_iter().map(|kind| Collection {
         group: kind.group(),
         versions: kind.versions(),
         kind: kind.kind(),
         plural: kind.plural(),
+        name: None,
     });
-    [core("Namespace", "namespaces"), core("Service", "services")].into_iter().chain(custom)
+    let config = core("ConfigMap", "configmaps", Some(mesh_config::NAME));
+    [core("Namespace", "namespaces", None), core("Service", "services", None), config].into_iter().chain(custom)
 }
 
 /// What to ask a cluster for whose pods are to be known too.
 pub fn all_collections() -> impl Iterator<Item = Collection> {
-    let core = |kind, plural| Collection { group: "", versions: &["v1"], kind, plural };
-    let slices =
-        Collection { group: "discovery.k8s.io", versions: &["v1"], kind: "EndpointSlice", plural: "endpointslices" };
+    let all = |group, kind, plural| Collection { group, versions: &["v1"], kind, plural, name: None };
+    let core = |kind, plural| all("", kind, plural);
+    let slices = all("discovery.k8s.io", "EndpointSlice", "endpointslices");
     [core("Node", "nodes"), core("Pod", "pods"), slices].into_iter().chain(collections())
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod policies;
 pub mod redirection;
 mod targets;
+mod telemetry;
 #[cfg(test)]
 pub mod tests;
 mod tokens;
@@ -44,9 +45,11 @@ use crate::{
     source::{Hidden, Key, Kind, Object, Update},
     status::{Problem, parents::ParentStatus},
     translate::{
-        Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, node,
+        Labels, Settings, backend_tls_policy, destination_rule, endpoint_slice, gateway, join, mesh_config, node,
         peer_authentication, pod, rate_limit_policy, reference_grant, request_authentication, same_node, service,
-        service_entry, virtual_service,
+        service_entry,
+        telemetry::{Telemetry, annotated::Said},
+        virtual_service,
     },
 };
 
@@ -132,6 +135,10 @@ struct Objects<'a> {
     /// Of services, and of all that speaks of traffic to them.
     traffic: Vec<&'a Arc<Translated>>,
     service_entries: Vec<Read<'a, service_entry::ServiceEntry>>,
+    telemetries: Vec<Read<'a, Telemetry>>,
+    mesh_configs: Vec<Read<'a, mesh_config::MeshConfig>>,
+    /// What namespaces say of being seen, where they say something.
+    said: BTreeMap<&'a str, Said>,
 }
 
 impl World {
@@ -155,6 +162,7 @@ impl World {
         endpoints::connect(&mut drafts, &objects, &mut problems);
         let entries = entries::join(settings, &mut world, &mut drafts, &objects, &mut problems);
         policies::select(settings, &mut world, &mut drafts, &objects, &mut problems);
+        telemetry::settle(&mut drafts, &objects, &world, &mut problems);
         let mut outside = traffic::tell(settings, &mut world, &mut drafts, &objects, entries, &mut told, &mut problems);
         let sets = &update.key_sets;
         let tokens =
@@ -215,7 +223,7 @@ impl World {
             claims.map(|read| (read.object, read.value.created, read.value.addresses.as_slice())),
             problems,
         );
-        let mut drafts = BTreeMap::new();
+        let (mut drafts, unsaid) = (BTreeMap::new(), Arc::default());
         for (Read { object, value: pod }, made) in objects.pods.iter().zip(&objects.made) {
             let mode = objects.mode(settings, pod);
             let name = || PodName { namespace: pod.namespace.clone(), name: pod.name.clone() };
@@ -251,7 +259,7 @@ impl World {
                     }
                     let namespace_labels = objects.namespaces.get(pod.namespace.as_str()).copied();
                     let same_node = same_node::same_node(settings, namespace_labels, &pod.labels);
-                    draft.local = Some(Local::new(mode, same_node));
+                    draft.local = Some(Local::new(mode, same_node, &unsaid));
                 }
             }
             drafts.insert(pod.uid.as_str(), draft);
@@ -304,6 +312,7 @@ impl<'a> Objects<'a> {
         let all = all.chain(self.rate_limit_policies.iter().map(|read| read.object));
         let all = all.chain(self.request_authentications.iter().map(|read| read.object));
         let all = all.chain(self.service_entries.iter().map(|read| read.object));
+        let all = all.chain(self.telemetries.iter().map(|read| read.object));
         versions(all)
     }
 
@@ -326,6 +335,10 @@ impl<'a> Objects<'a> {
                         by_kind.namespaces.insert(name, labels);
                         faults.extend(join::check(labels).into_iter().chain(same_node::check(labels)));
                     }
+                    let said = Said::of(&namespace.metadata, &mut faults);
+                    if said != Said::default() {
+                        by_kind.said.extend(namespace.metadata.name.as_deref().map(|name| (name, said)));
+                    }
                     let annotations = namespace.metadata.annotations.as_ref();
                     match annotations.map_or(Ok(None), |annotations| join::bypass(annotations, update.now)) {
                         Ok(until) => by_kind.bypassed.extend(namespace.metadata.name.as_deref().zip(until)),
@@ -343,7 +356,7 @@ impl<'a> Objects<'a> {
                     let metadata = &account.metadata;
                     by_kind.accounts.extend(metadata.namespace.as_deref().zip(metadata.name.as_deref()));
                 }
-                Kind::Pod(_) | Kind::Service(_) | Kind::EndpointSlice(_) | Kind::Custom(..) => {}
+                Kind::Pod(_) | Kind::Service(_) | Kind::EndpointSlice(_) | Kind::ConfigMap(_) | Kind::Custom(..) => {}
             }
             problems.extend(faults.into_iter().map(|fault| object.problem(fault)));
             if translated.value.is_of_traffic() {
@@ -366,6 +379,8 @@ impl<'a> Objects<'a> {
                 Value::ReferenceGrant(value) => by_kind.reference_grants.push(Read { object, value }),
                 Value::ServiceEntry(value) => by_kind.service_entries.push(Read { object, value }),
                 Value::BackendTlsPolicy(value) => by_kind.backend_tls_policies.push(Read { object, value }),
+                Value::Telemetry(value) => by_kind.telemetries.push(Read { object, value }),
+                Value::MeshConfig(value) => by_kind.mesh_configs.push(Read { object, value }),
                 Value::RequestAuthentication(value) => by_kind.request_authentications.push(Read { object, value }),
                 Value::RateLimitPolicy(value) => {
                     by_kind.rate_limit_policies.push(Read { object, value });

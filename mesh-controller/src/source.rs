@@ -23,7 +23,7 @@ use std::{
 
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Pod, Service, ServiceAccount},
+        core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount},
         discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -95,6 +95,8 @@ pub enum Kind {
     Pod(Box<Pod>),
     Service(Box<Service>),
     ServiceAccount(Box<ServiceAccount>),
+    /// One that may be the mesh's own settings.
+    ConfigMap(Box<ConfigMap>),
     EndpointSlice(Box<EndpointSlice>),
     Custom(CustomKind, Box<Custom>),
 }
@@ -116,6 +118,7 @@ impl Object {
             Kind::Pod(object) => &object.metadata,
             Kind::Service(object) => &object.metadata,
             Kind::ServiceAccount(object) => &object.metadata,
+            Kind::ConfigMap(object) => &object.metadata,
             Kind::EndpointSlice(object) => &object.metadata,
             Kind::Custom(_, object) => &object.metadata,
         }
@@ -137,6 +140,7 @@ impl Object {
             Kind::Pod(_) => POD,
             Kind::Service(_) => "Service",
             Kind::ServiceAccount(_) => SERVICE_ACCOUNT,
+            Kind::ConfigMap(_) => "ConfigMap",
             Kind::EndpointSlice(_) => "EndpointSlice",
             Kind::Custom(kind, _) => kind.kind(),
         }

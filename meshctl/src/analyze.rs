@@ -144,11 +144,11 @@ pub async fn run<W: Write>(servers: &Servers, screen: &mut Screen<W>) -> Result<
     };
     for problem in &status.problems {
         match screen.format {
-            Format::Table => screen.line(problem, Mood::Bad)?,
+            Format::Table | Format::Compact => screen.line(problem, Mood::Bad)?,
             Format::Json | Format::Yaml => screen.object(&json!({ "kind": "problem", "text": problem }))?,
         }
     }
-    if status.problems.is_empty() && screen.format == Format::Table {
+    if status.problems.is_empty() && screen.format.is_text() {
         screen.line("the controller honours everything as it was written", Mood::Good)?;
     }
     complete?;
@@ -157,7 +157,7 @@ pub async fn run<W: Write>(servers: &Servers, screen: &mut Screen<W>) -> Result<
 
 fn show<W: Write>(analysis: &Analysis, screen: &mut Screen<W>) -> Result<(), Failure> {
     let Analysis { findings, objects, fine, others, is_of_cluster } = analysis;
-    if screen.format != Format::Table {
+    if !screen.format.is_text() {
         for Finding { file, object, field, why, severity } in findings {
             let severity = severity.word();
             screen.object(&json!({

@@ -30,9 +30,18 @@ pub fn workloads(world: &World, namespace: &str) -> Vec<Kind> {
                 healthy: workload.healthy,
                 services: texts(workload.services.keys()),
                 policies: texts(&workload.policies),
+                telemetry: telemetry(world, workload),
+                workload: workload.workload_name.clone(),
+                revision: workload.canonical_revision.clone(),
             })
         })
         .collect()
+}
+
+/// What its node's agent is told of how to see it.
+fn telemetry(world: &World, workload: &Workload) -> Vec<u8> {
+    let local = world.local_pods.get(&workload.node).and_then(|pods| pods.get(&workload.uid));
+    local.map(|local| nodemesh::LocalPod::from(&**local).telemetry).unwrap_or_default()
 }
 
 pub fn services(world: &World, namespace: &str) -> Vec<Kind> {

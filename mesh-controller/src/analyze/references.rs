@@ -53,8 +53,18 @@ pub fn of(settings: &Settings, object: &Object) -> Vec<Reference> {
                 walk.target(format!("spec.targetRefs[{i}]"), target);
             }
         }
+        CustomKind::Telemetry => {
+            walk.named("spec.targetRef".into(), &custom.spec["targetRef"], "Service");
+            for (i, target) in items(&custom.spec["targetRefs"]) {
+                walk.named(format!("spec.targetRefs[{i}]"), target, "Service");
+            }
+            walk.providers(&custom.spec);
+        }
         // They select pods, or speak of what they define themselves.
-        CustomKind::PeerAuthentication | CustomKind::ServiceEntry | CustomKind::ReferenceGrant => {}
+        CustomKind::PeerAuthentication
+        | CustomKind::ServiceEntry
+        | CustomKind::ReferenceGrant
+        | CustomKind::IstioOperator => {}
     }
     walk.found
 }
@@ -130,6 +140,19 @@ impl Walk<'_> {
         let port = reference["port"].as_u64().and_then(|port| u16::try_from(port).ok());
         let section = said("sectionName").map(ToOwned::to_owned);
         self.add(field, format!("{namespace}/{name}"), Some(service_key(&namespace, name)), port, section);
+    }
+
+    /// The mesh's own settings define them.
+    fn providers(&mut self, spec: &Value) {
+        for list in ["tracing", "accessLogging", "metrics"] {
+            for (i, entry) in items(&spec[list]) {
+                for (j, provider) in items(&entry["providers"]) {
+                    let field = format!("spec.{list}[{i}].providers[{j}].name");
+                    let name = provider["name"].as_str().unwrap_or_default();
+                    self.add(field, format!("provider {name}"), None, None, None);
+                }
+            }
+        }
     }
 
     /// Of an entry that is missing none can be invented.

@@ -49,6 +49,7 @@ fn unknown_subset(object: &str, route: usize, subset: &str, host: &str) -> Strin
 #[test]
 fn what_users_apply_as_it_stands() {
     let missing = |object: &str, field: &str, host: &str| format!("- {object}: {field}: missing: `{host}` {ALONE}");
+    let agent = "spec.meshConfig.defaultConfig.tracing.openCensusAgent";
     let outliers = "- DestinationRule default/inventory-service: spec.trafficPolicy.outlierDetection";
     let golden = [
         "001-1-peer-authentication: 1 of 1, 0 others".to_owned(),
@@ -56,7 +57,14 @@ fn what_users_apply_as_it_stands() {
         missing("DestinationRule default/payment-service", "spec.host", "payment-service"),
         "003-2-mutual-tls: 2 of 2, 0 others".to_owned(),
         "003-4-observability: 0 of 1, 1 others".to_owned(),
-        "- IstioOperator: error: the kind is not read (install.istio.io/v1alpha1); nothing of it is honoured".to_owned(),
+        format!(
+            "- IstioOperator: {agent}.address: warning: OpenCensus is spoken no more: spans go by OTLP over gRPC to \
+             jaeger-collector.observability:4317"
+        ),
+        format!(
+            "- IstioOperator: {agent}.context: warning: W3C Trace Context is always written, and B3 wherever it came, \
+             whatever is said here"
+        ),
         "003-5-app-mesh: 0 of 0, 0 others".to_owned(),
         "- error: document 2: AWS::AppMesh::VirtualNode is a resource of CloudFormation, not of Kubernetes; nothing of \
          it is honoured"
@@ -110,6 +118,32 @@ fn what_routes_speak_of_is_missing_once_and_what_is_wrong_stays() {
                 .to_owned(),
         ]
     );
+}
+
+#[test]
+fn a_provider_that_nobody_defines_is_missing_and_wrong_beside_a_cluster() {
+    let object = "{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: t, namespace: shop}, spec: \
+                  {targetRefs: [{kind: Service, name: cart}], tracing: [{providers: [{name: jaeger}]}], accessLogging: \
+                  [{providers: [{name: envoy}]}]}}";
+    let field = "spec.tracing[0].providers[0].name";
+    assert_eq!(
+        said_of(object, None),
+        [
+            format!("Telemetry shop/t: spec.targetRefs[0]: missing: `shop/cart` {ALONE}"),
+            format!("Telemetry shop/t: {field}: missing: nothing that `provider jaeger` means is among the files"),
+        ]
+    );
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "cart", "namespace": "shop"},
+                         "spec": {"clusterIP": "10.96.0.1"}});
+    let settings = |name: &str| {
+        let mesh = format!("extensionProviders: [{{name: {name}, opentelemetry: {{service: a.b, port: 4317}}}}]");
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "istio", "namespace": "istio-system"},
+               "data": {"mesh": mesh}})
+    };
+    assert_eq!(said_of(object, Some(vec![service.clone(), settings("jaeger")])), [] as [String; 0]);
+    let why = "error: no provider `jaeger` is defined (meshConfig.extensionProviders); it is not honoured";
+    let said = said_of(object, Some(vec![service, settings("other")]));
+    assert_eq!(said, [format!("Telemetry shop/t: {field}: {why}")]);
 }
 
 #[test]

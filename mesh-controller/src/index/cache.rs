@@ -17,6 +17,7 @@ use crate::{
         grpc_route::grpc_route,
         http_route::http_route,
         join,
+        mesh_config::{MeshConfig, config_map, istio_operator},
         peer_authentication::{PeerAuthentication, peer_authentication},
         pod::{Pod, pod},
         rate_limit_policy::{RateLimitPolicy, rate_limit_policy},
@@ -26,6 +27,7 @@ use crate::{
         service::{Service, service},
         service_entry::{ServiceEntry, service_entry},
         tcp_route::tcp_route,
+        telemetry::{Telemetry, telemetry},
         tls_route::tls_route,
         virtual_service::{VirtualService, virtual_service},
     },
@@ -75,6 +77,8 @@ pub enum Value {
     RateLimitPolicy(Box<RateLimitPolicy>),
     RequestAuthentication(Box<RequestAuthentication>),
     ServiceEntry(Box<ServiceEntry>),
+    Telemetry(Box<Telemetry>),
+    MeshConfig(Box<MeshConfig>),
 }
 
 impl Value {
@@ -159,9 +163,18 @@ impl Translated {
             Kind::Custom(CustomKind::ServiceEntry, custom) => {
                 Value::ServiceEntry(Box::new(service_entry(settings, custom, &mut faults)))
             }
+            Kind::Custom(CustomKind::Telemetry, custom) => {
+                Value::Telemetry(Box::new(telemetry(settings, custom, &mut faults)))
+            }
+            Kind::Custom(CustomKind::IstioOperator, custom) => of_mesh(istio_operator(settings, custom, &mut faults)),
+            Kind::ConfigMap(v1) => of_mesh(config_map(settings, v1, &mut faults)),
         };
         Self { value, problems: faults.into_iter().map(|fault| object.problem(fault)).collect() }
     }
+}
+
+fn of_mesh(config: Option<MeshConfig>) -> Value {
+    config.map_or(Value::Nothing, |config| Value::MeshConfig(Box::new(config)))
 }
 
 fn usable<T>(read: Result<Option<T>, Fault>, faults: &mut Vec<Fault>) -> Option<T> {

@@ -9,6 +9,7 @@ use std::{
 
 use mesh_common::model::{
     LocalPod, Locality, Mode, PolicyName, SameNode, ServiceName, ServicePort, Tunnel, Workload,
+    telemetry::Telemetry,
     traffic::{Inbound, Labels, Protocol, RateLimit, TokenRule},
 };
 
@@ -55,12 +56,15 @@ pub struct Local {
     pub protocols: BTreeMap<u16, Protocol>,
     pub limits: Option<Limits>,
     pub tokens: Vec<TokenRule>,
+    /// Shared by all pods of which the same is said.
+    pub telemetry: Arc<Telemetry>,
 }
 
 impl Local {
-    pub fn new(mode: Mode, same_node: SameNode) -> Self {
-        let (protocols, tokens) = (BTreeMap::new(), Vec::new());
-        Self { mode, same_node, strict_by: None, protocols, limits: None, tokens }
+    /// `telemetry` is of a pod of which nothing is said.
+    pub fn new(mode: Mode, same_node: SameNode, telemetry: &Arc<Telemetry>) -> Self {
+        let (protocols, tokens, telemetry) = (BTreeMap::new(), Vec::new(), telemetry.clone());
+        Self { mode, same_node, strict_by: None, protocols, limits: None, tokens, telemetry }
     }
 }
 
@@ -111,16 +115,16 @@ impl Draft<'_> {
     }
 
     fn local_pod(&self, wanted: &Local) -> LocalPod {
-        let Local { mode, same_node, strict_by, protocols, limits, tokens } = wanted;
+        let Local { mode, same_node, strict_by, protocols, limits, tokens, telemetry } = wanted;
         let local = self.pod.local(self.addresses.clone(), *mode, *same_node);
         let limits = limits.as_ref().map(|limits| limits.to_vec()).unwrap_or_default();
         let inbound = Inbound { protocols: protocols.clone(), limits, tokens: tokens.clone(), unreadable: false };
-        LocalPod { strict_by: strict_by.clone(), inbound, ..local }
+        LocalPod { strict_by: strict_by.clone(), inbound, telemetry: (**telemetry).clone(), ..local }
     }
 
     /// `made_of` are the limits of which `known` was made: where they are the same in memory they are not compared.
     fn is_local(&self, wanted: &Local, known: &LocalPod, made_of: Option<&Limits>) -> bool {
-        let Local { mode, same_node, strict_by, protocols, limits, tokens } = wanted;
+        let Local { mode, same_node, strict_by, protocols, limits, tokens, telemetry } = wanted;
         let limited = match (limits, made_of) {
             (Some(limits), Some(made_of)) if Arc::ptr_eq(limits, made_of) => true,
             (limits, _) => limits.as_ref().map_or(&[][..], |limits| limits.as_slice()) == known.inbound.limits,
@@ -131,6 +135,7 @@ impl Draft<'_> {
             && known.strict_by == *strict_by
             && known.inbound.protocols == *protocols
             && known.inbound.tokens == *tokens
+            && known.telemetry == **telemetry
             && limited
     }
 }

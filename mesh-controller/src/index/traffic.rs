@@ -16,6 +16,7 @@ mod limits;
 mod overlap;
 mod policies;
 mod resolve;
+mod seen;
 mod services;
 mod settle;
 mod tell;

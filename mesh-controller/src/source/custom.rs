@@ -31,6 +31,8 @@ pub enum CustomKind {
     ReferenceGrant,
     BackendTlsPolicy,
     RateLimitPolicy,
+    Telemetry,
+    IstioOperator,
 }
 
 const SECURITY: &str = "security.istio.io";
@@ -39,7 +41,7 @@ const GATEWAY: &str = "gateway.networking.k8s.io";
 const OWN: &str = "nodemesh.io";
 
 impl CustomKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::PeerAuthentication,
         Self::AuthorizationPolicy,
         Self::RequestAuthentication,
@@ -53,6 +55,8 @@ impl CustomKind {
         Self::ReferenceGrant,
         Self::BackendTlsPolicy,
         Self::RateLimitPolicy,
+        Self::Telemetry,
+        Self::IstioOperator,
     ];
 
     pub fn kind(self) -> &'static str {
@@ -90,6 +94,8 @@ impl CustomKind {
             Self::ReferenceGrant => ("ReferenceGrant", "referencegrants", GATEWAY, V1),
             Self::BackendTlsPolicy => ("BackendTLSPolicy", "backendtlspolicies", GATEWAY, &["v1", "v1alpha3"]),
             Self::RateLimitPolicy => ("RateLimitPolicy", "ratelimitpolicies", OWN, &["v1alpha1"]),
+            Self::Telemetry => ("Telemetry", "telemetries", "telemetry.istio.io", &["v1", "v1alpha1"]),
+            Self::IstioOperator => ("IstioOperator", "istiooperators", "install.istio.io", &["v1alpha1"]),
         }
     }
 
@@ -113,9 +119,10 @@ impl CustomKind {
         Self::ALL.into_iter().find(|known| known.kind() == kind)
     }
 
-    /// Whether `status.conditions` says how it stands. A grant has no status.
+    /// Whether `status.conditions` says how it stands. A grant has no status, and that of an IstioOperator is another
+    /// program's.
     pub fn has_conditions(self) -> bool {
-        self.list().is_none() && self != Self::ReferenceGrant
+        self.list().is_none() && !matches!(self, Self::ReferenceGrant | Self::IstioOperator)
     }
 
     /// The list of its status that says so, of the Gateway API's kinds.

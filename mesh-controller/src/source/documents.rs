@@ -9,7 +9,11 @@ use super::{Custom, CustomKind, Key, Kind, Object, Origin};
 use crate::{
     names,
     status::{Fault, Problem, read},
+    translate::mesh_config,
 };
+
+/// A document that is written for a program, and needs no name.
+const ISTIO_OPERATOR: &str = "IstioOperator";
 
 /// What one file holds.
 #[derive(Debug, Default)]
@@ -161,12 +165,15 @@ fn check_names(key: &Key, value: &Value) -> Result<(), Fault> {
             return Err(Fault::new(format!("metadata.{field}"), "is not a text"));
         }
     }
-    if key.name.is_empty() {
+    let is_unnamed = key.name.is_empty() && key.kind == ISTIO_OPERATOR;
+    if key.name.is_empty() && !is_unnamed {
         return Err(Fault::new("metadata.name", "is missing"));
     }
     // A service's name and its namespace's are parts of its host name: a dot would move the border between them.
     let name = if matches!(key.kind.as_str(), "Namespace" | "Service") { names::label } else { names::subdomain };
-    name(&key.name).map_err(|why| Fault::new("metadata.name", why))?;
+    if !is_unnamed {
+        name(&key.name).map_err(|why| Fault::new("metadata.name", why))?;
+    }
     match key.namespace.as_str() {
         "" => Ok(()),
         namespace => names::label(namespace).map_err(|why| Fault::new("metadata.namespace", why)),
@@ -186,6 +193,8 @@ fn key_of(kind: &str, value: &Value) -> Key {
         |field: &str| value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str).unwrap_or_default();
     let namespace = match (kind, metadata("namespace")) {
         ("Namespace" | "Node", _) => "",
+        // It is the mesh's, wherever it is.
+        (ISTIO_OPERATOR, "") => "",
         (_, "") => "default",
         (_, namespace) => namespace,
     };
@@ -204,6 +213,9 @@ fn known(version: &str, kind: &str, value: Value) -> Result<Option<Kind>, Fault>
         ("v1", "Pod") => typed(value, Kind::Pod),
         ("v1", "Service") => typed(value, Kind::Service),
         ("v1", "ServiceAccount") => typed(value, Kind::ServiceAccount),
+        ("v1", "ConfigMap") if value.pointer("/metadata/name").is_some_and(|name| name == mesh_config::NAME) => {
+            typed(value, Kind::ConfigMap)
+        }
         ("discovery.k8s.io/v1", "EndpointSlice") => typed(value, Kind::EndpointSlice),
         _ if group == "discovery.k8s.io" => Err(Fault::new("apiVersion", "only discovery.k8s.io/v1 is read")),
         _ => match CustomKind::find(group, kind) {
@@ -245,7 +257,8 @@ fn custom(value: Value) -> Custom {
     };
     let known = ["apiVersion", "kind", "metadata", "spec", "status"];
     let mut fault = map.keys().find(|key| !known.contains(&key.as_str())).map(|key| Fault::new(key, "unknown field"));
-    let metadata = map.remove("metadata").unwrap_or_default();
+    let metadata = map.remove("metadata").filter(|metadata| !metadata.is_null());
+    let metadata = metadata.unwrap_or_else(|| Value::Object(Map::new()));
     let name = |field: &str| metadata.get(field).and_then(Value::as_str).map(ToOwned::to_owned);
     let bare = ObjectMeta { name: name("name"), namespace: name("namespace"), ..ObjectMeta::default() };
     let metadata = read(metadata).unwrap_or_else(|wrong: Fault| {

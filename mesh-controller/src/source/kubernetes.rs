@@ -40,7 +40,7 @@ use kube::{
 use tokio::{sync::watch, time::interval};
 
 use super::{CustomKind, Hidden, Key, Update};
-use crate::status::Problem;
+use crate::{monitoring::figures, status::Problem, translate::mesh_config};
 use backoff::Retry;
 use definition::Definition;
 use health::Health;
@@ -48,14 +48,17 @@ use raw::Raw;
 use shelf::{Changed, Shelf};
 
 /// Kinds that every Kubernetes has.
-const BUILT_IN: [(&str, &str, &str); 6] = [
+const BUILT_IN: [(&str, &str, &str); 7] = [
     ("v1", "Namespace", "namespaces"),
     ("v1", "Node", "nodes"),
     ("v1", "ServiceAccount", "serviceaccounts"),
     ("v1", "Service", "services"),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices"),
     ("v1", "Pod", "pods"),
+    ("v1", CONFIG_MAP, "configmaps"),
 ];
+/// Of these only those of one name are followed: the others are none of the mesh's business.
+const CONFIG_MAP: &str = "ConfigMap";
 /// Objects asked for at once: a pod can be 30 kB, and several times that while it is read.
 const PAGE: u32 = 100;
 /// A watch is asked for anew this often. A connection that has died without a word is found by it.
@@ -220,7 +223,8 @@ impl Kubernetes {
         let kind = self.shelves[place].shelf.kind;
         let (group, version) = version.split_once('/').unwrap_or(("", version));
         let kind = GroupVersionKind { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() };
-        let (events, handle) = abortable(self.watch(&ApiResource::from_gvk_with_plural(&kind, plural), None));
+        let name = (kind.kind == CONFIG_MAP).then_some(mesh_config::NAME);
+        let (events, handle) = abortable(self.watch(&ApiResource::from_gvk_with_plural(&kind, plural), name));
         self.events.push(events.map(move |event| (Slot::Objects(place, number), event)).boxed());
         if let Some((_, before)) = self.shelves[place].watch.replace((number, handle)) {
             before.abort();
@@ -235,9 +239,15 @@ impl Kubernetes {
                 if watched.watch.as_ref().is_none_or(|(current, _)| *current != number) {
                     return Changed::default();
                 }
+                if let Some(what) = said(&event) {
+                    figures::event(watched.shelf.kind, what, place >= BUILT_IN.len());
+                }
                 match event {
                     Ok(event) => watched.shelf.take(event),
-                    Err(error) => Changed { objects: fails(&mut watched.shelf.health, error), standings: false },
+                    Err(error) => {
+                        figures::watch_failed(watched.shelf.kind);
+                        Changed { objects: fails(&mut watched.shelf.health, error), standings: false }
+                    }
                 }
             }
             Slot::Definition(place) => {
@@ -304,6 +314,16 @@ impl Kubernetes {
     fn tell_standings(&self) {
         let all = self.shelves.iter().flat_map(|watched| watched.shelf.standings());
         self.standings.send_replace(all.map(|(key, standing)| (key.clone(), standing.clone())).collect());
+    }
+}
+
+/// What is counted of a watch's words: an object of a list is as good as one that changed.
+fn said(event: &watcher::Result<Event<Raw>>) -> Option<&'static str> {
+    match event {
+        Ok(Event::Apply(_)) => Some("applied"),
+        Ok(Event::InitApply(_)) => Some("listed"),
+        Ok(Event::Delete(_)) => Some("deleted"),
+        Ok(Event::Init | Event::InitDone) | Err(_) => None,
     }
 }
 

@@ -235,12 +235,17 @@ impl<'f> Fields<'f> {
 
     /// Reports what nobody asked for.
     pub fn end(self) {
+        self.leave("is not a known field; it is not honoured");
+    }
+
+    /// The same, of an object of which little is read: `why` is said of the rest.
+    pub fn leave(self, why: &str) {
         let Self { path, map, faults } = self;
         let unknown = map.into_iter().filter(|(_, value)| !value.is_null());
         faults.extend(unknown.map(|(name, _)| {
             // Names come from the author: those that are no names are quoted in part.
             let name: String = name.chars().take(64).collect();
-            Fault::new(format!("{path}.{name}"), "is not a known field; it is not honoured")
+            Fault::new(format!("{path}.{name}"), why)
         }));
     }
 }

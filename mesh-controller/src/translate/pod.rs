@@ -11,7 +11,7 @@ use mesh_common::model::{
     traffic::Inbound,
 };
 
-use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, usable};
+use super::{Labels, Settings, address, created, is_tcp, port, probe::probe_ports, telemetry::annotated::Said, usable};
 use crate::status::Fault;
 
 /// A pod that is not terminated.
@@ -37,6 +37,8 @@ pub struct Pod {
     pub ports: BTreeMap<String, u16>,
     /// Those that its probes and lifecycle hooks name.
     pub probe_ports: Vec<u16>,
+    /// How it shall be seen.
+    pub said: Said,
     pub kind: WorkloadKind,
     pub workload_name: String,
 }
@@ -89,6 +91,7 @@ pub fn pod(settings: &Settings, pod: &v1::Pod, faults: &mut Vec<Fault>) -> Resul
         identity,
         ports,
         probe_ports,
+        said: Said::of(metadata, faults),
         kind,
         workload_name,
     }))

@@ -52,12 +52,14 @@ pub async fn arguments(client: &Client, namespace: &str) -> Result<Vec<String>, 
 
 /// Those of the first version that is served; none of a kind that the cluster does not know.
 async fn collected(client: &Client, collection: &Collection) -> Result<Vec<Value>, Failure> {
-    let Collection { group, versions, kind, plural } = collection;
+    let Collection { group, versions, kind, plural, name } = collection;
+    let parameters =
+        name.map_or_else(ListParams::default, |name| ListParams::default().fields(&format!("metadata.name={name}")));
     for version in *versions {
         let gvk = GroupVersionKind::gvk(group, version, kind);
         let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
         let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-        let list = match api.list(&ListParams::default()).await {
+        let list = match api.list(&parameters).await {
             Ok(list) => list,
             Err(error) if is_missing(&error) => continue,
             Err(error) => return Err(explained(&format!("cannot list {plural}"), error)),

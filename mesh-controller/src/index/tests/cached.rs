@@ -66,6 +66,12 @@ fn shops() -> Vec<String> {
         rules("v2", "10.9.9.9"),
         // Its address is the pod's.
         rules("v1", "10.0.0.1"),
+        SHOP.replace("nodemesh.io/mode: mesh", "nodemesh.io/mode: mesh, nodemesh.io/l7: auto"),
+        rules("v1", "10.9.9.9").replace("nodemesh.io/mode: mesh", "nodemesh.io/mode: mesh, nodemesh.io/l7: auto"),
+        format!(
+            "{SHOP}\n---\n{{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {{name: t, namespace: shop}}, \
+             spec: {{selector: {{matchLabels: {{app: cart}}}}, tracing: [{{randomSamplingPercentage: 5}}]}}}}\n"
+        ),
     ]
 }
 

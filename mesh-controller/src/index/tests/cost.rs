@@ -206,7 +206,21 @@ fn cost_of_policies() {
 #[test]
 #[ignore = "a measurement, of an optimised build"]
 fn cost_of_a_change() {
-    let mut update = mesh();
+    cost_of_pods(mesh());
+}
+
+#[test]
+#[ignore = "a measurement, of an optimised build"]
+fn cost_of_a_change_where_everything_is_seen() {
+    let telemetry = "{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: t, namespace: istio-system}, \
+                     spec: {tracing: [{randomSamplingPercentage: 5}], accessLogging: [{}]}}";
+    let update = with(&mesh(), &objects(telemetry));
+    let world = World::new(&settings(), &update, &Redirection::default());
+    assert_eq!(world.traffic.values().filter(|traffic| traffic.seen).count(), SERVICES);
+    cost_of_pods(update);
+}
+
+fn cost_of_pods(mut update: Update) {
     let mut cache = Cache::default();
     let mut world = World::new(&settings(), &update, &Redirection::default());
     assert_eq!((world.workloads.len(), world.services.len(), world.problems.len()), (PODS, SERVICES, 0));

@@ -15,6 +15,7 @@ use super::{
     Assembled, Services, assemble,
     gateway::{Gathered, Known, Place, gather},
     policies,
+    seen::{asked as asked_to_see, seen},
 };
 use crate::{
     index::{Objects, World, cache::Translated, draft::Draft, entries::Joined},
@@ -28,6 +29,10 @@ use crate::{
 pub struct Told {
     /// `None`: nothing was told yet.
     made_of: Option<Parts>,
+    /// As rules say it.
+    rules: BTreeMap<ServiceName, Arc<Traffic>>,
+    /// Services that are seen, and the rules with that.
+    seen: BTreeSet<ServiceName>,
     traffic: BTreeMap<ServiceName, Arc<Traffic>>,
     parents: BTreeMap<Key, Vec<ParentStatus>>,
     problems: Vec<Problem>,
@@ -59,11 +64,21 @@ pub(in crate::index) fn tell(
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, Arc<Workload>> {
     let Joined { facts, workloads, places } = entries;
-    if !told.made_of.as_ref().is_some_and(|parts| parts.are(objects, &facts, &places)) {
+    let is_same = told.made_of.as_ref().is_some_and(|parts| parts.are(objects, &facts, &places));
+    if !is_same {
         let translated = objects.traffic.iter().copied().cloned().collect();
         told.make(settings, objects, Parts { translated, facts, places });
     }
-    let Told { made_of: _, traffic, parents, problems: said, keys, outside } = told;
+    let asked_for = asked_to_see(drafts, !objects.service_entries.is_empty());
+    let is_known = |name: &ServiceName| asked_for.contains(&(name.namespace.as_str(), name.hostname.as_str()));
+    if !(is_same && told.seen.len() == asked_for.len() && told.seen.iter().all(is_known)) {
+        let name = |(namespace, hostname): (&str, &str)| ServiceName {
+            namespace: namespace.to_owned(),
+            hostname: hostname.to_owned(),
+        };
+        told.see(world, objects, asked_for.into_iter().map(name).collect());
+    }
+    let Told { made_of: _, rules: _, seen: _, traffic, parents, problems: said, keys, outside } = told;
     problems.extend_from_slice(said);
     if !keys.is_empty() {
         for draft in drafts.values_mut() {
@@ -120,7 +135,7 @@ impl Told {
         let ruled: Vec<_> = objects.virtual_services.iter().filter_map(|read| read.value.ruled.as_ref()).collect();
         let Assembled { mut traffic, faults } = assemble(settings, &services, &gateway, &ruled, policies);
         for (name, new) in &mut traffic {
-            if let Some(before) = self.traffic.get(name).filter(|before| **before == *new) {
+            if let Some(before) = self.rules.get(name).filter(|before| **before == *new) {
                 *new = before.clone();
             }
         }
@@ -132,8 +147,19 @@ impl Told {
         let faults = faults.into_iter().chain(of_routes).chain(of_policies);
         let problems = faults.filter_map(|(key, fault)| Some(by_key.get(&key)?.problem(fault))).collect();
         let keys = traffic.values().flat_map(|traffic| traffic.label_keys()).map(ToOwned::to_owned).collect();
-        let outside = std::mem::take(&mut self.outside);
-        *self = Self { made_of: Some(parts), traffic, parents, problems, keys, outside };
+        let before = std::mem::take(self);
+        *self = Self { made_of: Some(parts), rules: traffic, parents, problems, keys, ..before };
+    }
+
+    /// To be called when the rules are made.
+    fn see(&mut self, world: &World, objects: &Objects<'_>, names: BTreeSet<ServiceName>) {
+        let named = |name: &ServiceName| names.contains(name);
+        let own = objects.services.iter().map(|read| (read.value.service.service_name(), read.value));
+        let own = own.filter(|(name, _)| named(name)).map(|(name, service)| (name, service.facts()));
+        let entries = self.made_of.iter().flat_map(|parts| &parts.facts).filter(|(name, _)| named(name));
+        let facts = own.chain(entries.map(|(name, facts)| (name.clone(), facts.clone()))).collect();
+        self.traffic = seen(&self.rules, &names, &facts, world, &self.traffic);
+        self.seen = names;
     }
 }
 

@@ -49,6 +49,7 @@ pub fn trim(kind: &str, value: Value) -> Value {
         "Node" => &["spec.taints", "status.addresses"],
         "Service" => &["spec", "status.loadBalancer"],
         "ServiceAccount" => &[],
+        "ConfigMap" => &["data.mesh"],
         // A policy: a field that it should not have is told, so nothing but its status goes.
         _ => return of_policy(value),
     };

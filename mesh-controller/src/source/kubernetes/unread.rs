@@ -24,16 +24,14 @@ type Unread = (&'static str, &'static str, &'static str, &'static [&'static str]
 
 const NETWORKING: &str = "networking.istio.io";
 const USUAL: &[&str] = &["v1", "v1beta1", "v1alpha3"];
-const KINDS: [Unread; 9] = [
+const KINDS: [Unread; 7] = [
     (NETWORKING, "EnvoyFilter", "envoyfilters", &["v1alpha3"]),
     (NETWORKING, "Gateway", "gateways", USUAL),
     (NETWORKING, "ProxyConfig", "proxyconfigs", &["v1beta1"]),
     (NETWORKING, "Sidecar", "sidecars", USUAL),
     (NETWORKING, "WorkloadEntry", "workloadentries", USUAL),
     (NETWORKING, "WorkloadGroup", "workloadgroups", USUAL),
-    ("security.istio.io", "RequestAuthentication", "requestauthentications", &["v1", "v1beta1"]),
     ("extensions.istio.io", "WasmPlugin", "wasmplugins", &["v1alpha1"]),
-    ("telemetry.istio.io", "Telemetry", "telemetries", &["v1", "v1alpha1"]),
 ];
 const EVERY: Duration = Duration::from_secs(60);
 /// One request takes no longer.
@@ -137,7 +135,7 @@ mod tests {
         let client = api(|path| match path {
             "/apis/networking.istio.io/v1alpha3/envoyfilters" => list("lua", Some(7)),
             "/apis/networking.istio.io/v1beta1/sidecars" => list("default", None),
-            "/apis/security.istio.io/v1/requestauthentications" => refused(403),
+            "/apis/extensions.istio.io/v1alpha1/wasmplugins" => refused(403),
             _ => refused(404),
         });
         let said: Vec<_> = watched(client).next().await.expect("an answer").iter().map(ToString::to_string).collect();
@@ -146,7 +144,7 @@ mod tests {
         assert_eq!(said[0], format!("EnvoyFilter shop/lua: {envoy}"));
         assert_eq!(said[1], format!("EnvoyFilter: {envoy}; so it is of 7 more"));
         assert!(said[2].starts_with("Sidecar shop/default: there are no sidecars here"), "{said:?}");
-        assert!(said[3].starts_with("RequestAuthentication: cannot be listed ("), "{said:?}");
+        assert!(said[3].starts_with("WasmPlugin: cannot be listed ("), "{said:?}");
         assert_eq!(said.len(), 4, "{said:?}");
     }
 }
