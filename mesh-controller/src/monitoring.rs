@@ -1,4 +1,10 @@
-//! `GET /metrics` for Prometheus: what was counted. Nothing secret is asked here, and nothing changed.
+//! `GET /metrics` for Prometheus: what was counted, and what stands. Nothing secret is asked here, and nothing changed.
+
+pub mod figures;
+mod process;
+mod standing;
+
+pub use standing::Standing;
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,26 +12,58 @@ use anyhow::{Context, Result};
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 /// At once; more wait. Scrapers are few.
 const CONNECTIONS: usize = 16;
 /// Until a client has said what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often observations are added up that nobody has read.
+const UPKEEP: Duration = Duration::from_secs(5);
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Counts from now on, and listens at once; the future serves and never ends. To be called once a process.
-pub fn serve(address: SocketAddr) -> Result<impl Future<Output = ()> + Send + use<>> {
-    let counted = PrometheusBuilder::new().install_recorder().context("cannot count")?;
+pub fn serve(address: SocketAddr, standing: Standing) -> Result<impl Future<Output = ()> + Send + use<>> {
+    let recorder = figures::recorder().context("cannot count")?;
+    let counted = recorder.install_recorder().context("cannot count")?;
+    figures::describe();
     let place = || format!("--metrics {address}");
     let listener = std::net::TcpListener::bind(address).with_context(place)?;
     listener.set_nonblocking(true).with_context(place)?;
     let listener = TcpListener::from_std(listener).with_context(place)?;
-    Ok(accept(listener, counted))
+    let told = Told { counted, standing };
+    Ok(async move {
+        tokio::select! {
+            () = upkeep(told.counted.clone()) => {}
+            () = accept(listener, told.clone()) => {}
+        }
+    })
 }
 
-async fn accept(listener: TcpListener, counted: PrometheusHandle) {
+/// All that is told.
+#[derive(Clone)]
+struct Told {
+    counted: PrometheusHandle,
+    standing: Standing,
+}
+
+impl Told {
+    fn render(&self) -> String {
+        self.standing.look();
+        self.counted.render() + &process::render()
+    }
+}
+
+async fn upkeep(counted: PrometheusHandle) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tick.tick().await;
+        counted.run_upkeep();
+    }
+}
+
+async fn accept(listener: TcpListener, told: Told) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
@@ -37,10 +75,10 @@ async fn accept(listener: TcpListener, counted: PrometheusHandle) {
                 continue;
             }
         };
-        let counted = counted.clone();
+        let told = told.clone();
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let response = respond(request.method(), request.uri().path(), &counted);
+                let response = respond(request.method(), request.uri().path(), &told);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut server = http1::Builder::new();
@@ -53,10 +91,10 @@ async fn accept(listener: TcpListener, counted: PrometheusHandle) {
     }
 }
 
-fn respond(method: &Method, path: &str, counted: &PrometheusHandle) -> Response<String> {
+fn respond(method: &Method, path: &str, told: &Told) -> Response<String> {
     let (status, text) = match path {
         _ if method != Method::GET => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-        "/metrics" => (StatusCode::OK, counted.render()),
+        "/metrics" => (StatusCode::OK, told.render()),
         _ => (StatusCode::NOT_FOUND, "nothing there\n".to_owned()),
     };
     let mut response = Response::new(text);

@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     index::{Cache, PodName, Redirection, Report, World, annotated},
     jwks::{Sets, Wanted},
+    monitoring::figures,
     serve::Catalog,
     source::Update,
     tokens::write_private,
@@ -42,6 +43,8 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 pub struct Published {
     pub world: World,
     pub catalog: Arc<Catalog>,
+    /// When the oldest change came that is new in it.
+    pub since: Option<Instant>,
 }
 
 /// What an agent says of its node's pods.
@@ -228,7 +231,7 @@ impl Publisher {
     pub fn on_demand_above(self, addresses: usize) -> Self {
         self.published.send_modify(|published| {
             let catalog = Arc::new(published.catalog.on_demand_above(addresses, &published.world));
-            *published = Arc::new(Published { world: published.world.clone(), catalog });
+            *published = Arc::new(Published { world: published.world.clone(), catalog, since: Some(Instant::now()) });
         });
         self
     }
@@ -238,7 +241,7 @@ impl Publisher {
         let bundle = trust.borrow_and_update().clone();
         self.published.send_modify(|published| {
             let catalog = Arc::new(published.catalog.trusting(&bundle));
-            *published = Arc::new(Published { world: published.world.clone(), catalog });
+            *published = Arc::new(Published { world: published.world.clone(), catalog, since: Some(Instant::now()) });
         });
     }
 
@@ -246,7 +249,8 @@ impl Publisher {
     /// publishing takes a twentieth of a CPU at most.
     pub async fn run(mut self, mut updates: watch::Receiver<Update>, mut reports: mpsc::Receiver<NodeReport>) {
         let mut next = Instant::now();
-        let mut waits = false;
+        // Since when a change waits.
+        let mut waits: Option<Instant> = None;
         loop {
             let bypass = self.published.borrow().world.bypassed.values().min().copied();
             let bypass_over = bypass.map(|until| {
@@ -255,26 +259,26 @@ impl Publisher {
             });
             let saved = self.memory.is_saved(&self.redirection.remembered);
             tokio::select! {
-                Ok(()) = updates.changed() => waits = true,
+                Ok(()) = updates.changed() => note(&mut waits),
                 report = reports.recv() => match report {
                     Some(NodeReport { node, pods }) if self.memory.hears_reports() => {
                         self.redirection.reports.insert(node, pods);
-                        waits = true;
+                        note(&mut waits);
                     }
                     Some(_) => {}
                     None => return,
                 },
                 () = changed(self.trust.as_mut()) => self.publish_trust(),
-                () = changed(self.key_sets.as_mut().map(|(sets, _)| sets)) => waits = true,
-                () = tokio::time::sleep_until(next), if waits => {
+                () = changed(self.key_sets.as_mut().map(|(sets, _)| sets)) => note(&mut waits),
+                () = tokio::time::sleep_until(next), if waits.is_some() => {
                     let start = Instant::now();
                     let update = updates.borrow_and_update().clone();
-                    self.publish(&update);
-                    waits = false;
+                    self.publish_since(&update, waits.take().unwrap_or(start));
+                    figures::compiled(start.elapsed());
                     next = start + (start.elapsed() * REST).clamp(SHORTEST_REST, LONGEST_REST);
                 }
                 () = tokio::time::sleep(bypass_over.unwrap_or_default() + SHORTEST_REST), if bypass_over.is_some() => {
-                    waits = true;
+                    note(&mut waits);
                 }
                 () = tokio::time::sleep(SAVE_AGAIN), if !saved => {
                     self.memory.keep(&self.redirection.remembered, &self.redirection.remembered);
@@ -284,6 +288,11 @@ impl Publisher {
     }
 
     fn publish(&mut self, update: &Update) {
+        self.publish_since(update, Instant::now());
+    }
+
+    /// `since`: when the oldest change came that is new in it.
+    fn publish_since(&mut self, update: &Update, since: Instant) {
         let fetched = self.key_sets.as_mut().map(|(sets, _)| sets.borrow_and_update().clone());
         let key_sets = fetched.unwrap_or_else(|| update.key_sets.clone());
         let update = &Update { now: Timestamp::now(), key_sets, ..update.clone() };
@@ -324,8 +333,14 @@ impl Publisher {
             "published"
         );
         let catalog = Arc::new(before.catalog.next(&world, &delta));
-        self.published.send_replace(Arc::new(Published { world, catalog }));
+        self.published.send_replace(Arc::new(Published { world, catalog, since: Some(since) }));
+        figures::published();
     }
+}
+
+/// Something changed; what has waited longer goes on to.
+fn note(waits: &mut Option<Instant>) {
+    waits.get_or_insert_with(Instant::now);
 }
 
 /// Never, if there is nothing that could change.

@@ -24,7 +24,10 @@ use std::{
 };
 
 use mesh_common::proto::discovery::{DeltaDiscoveryRequest, aggregated_discovery_service_server::SERVICE_NAME};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tonic::{
     Request, Status, Streaming,
     body::Body,
@@ -40,6 +43,7 @@ use tonic_prost::ProstCodec;
 
 use crate::{
     link::Links,
+    monitoring::figures::{self, Stream},
     publish::Published,
     tokens::{Authenticator, Caller},
 };
@@ -117,11 +121,15 @@ impl Connection {
         let node = self.caller.node().to_owned();
         tracing::info!(node, "agent subscribed");
         let mut session = Session::new(&node);
+        let mut stream = Stream::new();
+        stream.outdated(Instant::now());
         let mut token_check = tokio::time::interval(self.authenticator.check_interval());
         loop {
+            let mut start = Instant::now();
             let answer = tokio::select! {
                 request = requests.message() => match request {
                     Ok(Some(request)) => {
+                        start = Instant::now();
                         let now = self.published.borrow().clone();
                         session.request(&now.catalog, request)
                     }
@@ -135,7 +143,9 @@ impl Connection {
                     if changed.is_err() {
                         break;
                     }
+                    start = Instant::now();
                     let now = self.published.borrow_and_update().clone();
+                    stream.outdated(now.since.unwrap_or(start));
                     session.refresh(&now.catalog)
                 }
                 _ = token_check.tick() => {
@@ -148,10 +158,15 @@ impl Connection {
                 () = self.responses.closed() => break,
             };
             self.links.acknowledge(&node, session.acknowledged());
-            if let Some(answer) = answer
-                && self.responses.send(Ok(answer)).await.is_err()
-            {
-                break;
+            if let Some(answer) = answer {
+                let type_url = answer.type_url.clone();
+                if self.responses.send(Ok(answer)).await.is_err() {
+                    break;
+                }
+                figures::pushed(&type_url, start.elapsed());
+                stream.sent();
+            } else if session.is_current() {
+                stream.current();
             }
         }
         tracing::info!(node, "agent unsubscribed");

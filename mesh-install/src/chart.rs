@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     File, PART_OF, parts,
+    template::Template,
     values::SETTINGS,
     yaml::{self, HEADER, documents},
 };
@@ -17,9 +18,18 @@ pub fn chart() -> Vec<File> {
         file("values.schema.json", format!("{:#}\n", schema())),
     ];
     for part in parts() {
-        files.push(file(&format!("templates/{}.yaml", part.name), documents(&part.objects)));
+        files.push(file(&format!("templates/{}.yaml", part.name), documents(&escaped(&part.objects))));
     }
     files
+}
+
+/// Braces in texts, as alerts have them for their own values, are nothing to Helm.
+fn escaped(objects: &[Template]) -> Vec<Template> {
+    fn text(text: &str) -> String {
+        // No text has this character.
+        text.replace("{{", "\u{1}").replace("}}", "{{ `}}` }}").replace('\u{1}', "{{ `{{` }}")
+    }
+    objects.iter().map(|object| object.with_literals(&text)).collect()
 }
 
 fn description() -> String {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{CONTROLLER, PROGRAMS, environment, labels, metadata, selector, when};
+use crate::{CONTROLLER, PROGRAMS, environment, labels, metadata, monitoring::service_labels, selector, when};
 
 /// Of the image's user `nonroot`.
 const NONROOT: u32 = 65532;
@@ -126,7 +126,11 @@ fn service() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": metadata(CONTROLLER),
+        "metadata": {
+            "name": CONTROLLER,
+            "namespace": "${namespace}",
+            "labels": service_labels(),
+        },
         "spec": {
             "type": "ClusterIP",
             "ipFamilyPolicy": "PreferDualStack",

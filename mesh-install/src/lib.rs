@@ -7,7 +7,7 @@ mod chart;
 mod controller;
 mod definitions;
 mod kustomize;
-mod monitoring;
+pub mod monitoring;
 mod permissions;
 mod template;
 mod values;

@@ -99,21 +99,41 @@ const CLUSTER: &[Rule] = &[
         ..Rule::NONE
     },
     Rule {
+        group: "telemetry.istio.io",
+        resources: &["telemetries"],
+        verbs: READ,
+        why: "what is traced, logged and counted of workloads",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "telemetry.istio.io",
+        resources: &["telemetries/status"],
+        verbs: &["patch"],
+        why: "says on it whether it is accepted, and on how many nodes it is in force",
+        ..Rule::NONE
+    },
+    Rule {
+        group: "install.istio.io",
+        resources: &["istiooperators"],
+        verbs: READ,
+        why: "what the mesh's own settings say of telemetry",
+        ..Rule::NONE
+    },
+    Rule {
+        resources: &["configmaps"],
+        names: &["istio"],
+        verbs: READ,
+        why: "the same; of the root namespace only",
+        ..Rule::NONE
+    },
+    Rule {
         group: "networking.istio.io",
         resources: &["envoyfilters", "gateways", "proxyconfigs", "sidecars", "workloadentries", "workloadgroups"],
         verbs: &["list"],
         why: UNREAD,
         ..Rule::NONE
     },
-    Rule {
-        group: "security.istio.io",
-        resources: &["requestauthentications"],
-        verbs: &["list"],
-        why: UNREAD,
-        ..Rule::NONE
-    },
     Rule { group: "extensions.istio.io", resources: &["wasmplugins"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
-    Rule { group: "telemetry.istio.io", resources: &["telemetries"], verbs: &["list"], why: UNREAD, ..Rule::NONE },
     Rule {
         group: "apiextensions.k8s.io",
         resources: &["customresourcedefinitions"],

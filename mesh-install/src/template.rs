@@ -73,6 +73,25 @@ impl Template {
         }
     }
 
+    /// The same with other literal texts.
+    pub fn with_literals(&self, change: &impl Fn(&str) -> String) -> Self {
+        let piece = |piece: &Piece| match piece {
+            Piece::Literal(text) => Piece::Literal(change(text)),
+            Piece::At(path) => Piece::At(path.clone()),
+        };
+        match self {
+            Self::Literal(Value::String(text)) => Self::Literal(change(text).into()),
+            Self::Literal(_) | Self::At(_) => self.clone(),
+            Self::Text(pieces) => Self::Text(pieces.iter().map(piece).collect()),
+            Self::Object(entries) => {
+                let entries = entries.iter().map(|(key, value)| (key.clone(), value.with_literals(change)));
+                Self::Object(entries.collect())
+            }
+            Self::List(items) => Self::List(items.iter().map(|item| item.with_literals(change)).collect()),
+            Self::When(path, then) => Self::When(path.clone(), Box::new(then.with_literals(change))),
+        }
+    }
+
     /// The object with these values; `None` where a condition says so.
     pub fn evaluate(&self, values: &Values) -> Option<Value> {
         Some(match self {

@@ -31,7 +31,8 @@ certificateTtlSeconds: 1000000
 caSecret: given
 certManager: {issuer: own-ca, issuerKind: ClusterIssuer, issuerGroup: example.org, duration: 720h, renewBefore: 240h}
 nodeTaint: false
-metrics: {enabled: false, podMonitor: true}
+metrics: {enabled: false}
+monitoring: {enabled: true, release: prom, istioLabels: true}
 controller:
   replicas: 3
   resources: {}
@@ -102,7 +103,7 @@ fn all(values: &Values) -> usize {
             "CustomResourceDefinition" => strictly::<CustomResourceDefinition>(object),
             "PodDisruptionBudget" => strictly::<PodDisruptionBudget>(object),
             // Other projects' kinds, of which there is no type here.
-            "PodMonitor" | "Certificate" => {}
+            "PodMonitor" | "ServiceMonitor" | "PrometheusRule" | "Certificate" => {}
             other => panic!("{other}: nobody checks it"),
         }
     }
@@ -114,7 +115,7 @@ fn every_object_has_the_fields_of_its_kind() {
     // The namespace, the RateLimitPolicy's definition, two accounts, two roles and their bindings, Deployment, Service,
     // budget, DaemonSet.
     assert_eq!(all(&Values::default()), 12);
-    assert_eq!(all(&changed()), 15, "and the PodMonitors, and the CA's Certificate");
+    assert_eq!(all(&changed()), 16, "and two monitors, the alerts, and the CA's Certificate");
 }
 
 #[test]
@@ -220,5 +221,59 @@ fn every_permission_says_what_it_is_for() {
     assert!(table.lines().count() > 20);
     for line in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")) {
         assert!(line.split('|').rev().nth(1).is_some_and(|why| why.trim().len() > 6), "{line}");
+    }
+}
+
+/// The ServiceMonitor of the documentation's sample as it is written, where the mesh is in Istio's namespace.
+#[test]
+fn a_monitor_made_for_istios_control_plane_finds_the_controller() {
+    let sample = include_str!("../../mesh-controller/src/analyze/tests/samples/003-4-observability.yaml");
+    let monitor = helm::documents(sample).into_iter().find(|object| object["kind"] == "ServiceMonitor").unwrap();
+    let found = |settings: &[&str]| {
+        let mut values = Values::default();
+        settings.iter().for_each(|setting| values.set(setting).unwrap());
+        let wanted = &monitor["spec"]["selector"]["matchExpressions"][0];
+        assert_eq!(wanted["operator"], "In");
+        let fits = |object: &Value| {
+            let namespaces = monitor["spec"]["namespaceSelector"]["matchNames"].as_array().unwrap();
+            let label = &object["metadata"]["labels"][wanted["key"].as_str().unwrap()];
+            object["kind"] == "Service"
+                && namespaces.contains(&object["metadata"]["namespace"])
+                && wanted["values"].as_array().unwrap().contains(label)
+        };
+        let ports = |object: &Value| object["spec"]["ports"].as_array().unwrap().clone();
+        let names = objects(&values).iter().filter(|object| fits(object)).flat_map(ports).collect::<Vec<_>>();
+        names.iter().any(|port| port["name"] == monitor["spec"]["endpoints"][0]["port"])
+    };
+    assert!(found(&["namespace=istio-system", "monitoring.istioLabels=true"]));
+    assert!(!found(&["namespace=istio-system"]));
+    assert!(!found(&["monitoring.istioLabels=true"]), "it looks in istio-system only");
+}
+
+#[test]
+fn dashboards_have_a_name_and_a_place_for_each_panel() {
+    for dashboard in monitoring::DASHBOARDS {
+        let page = dashboard.render();
+        let panels = page["panels"].as_array().unwrap();
+        let mut taken = std::collections::BTreeSet::new();
+        let number = |panel: &Value, field: &str| panel["gridPos"][field].as_u64().unwrap();
+        for (place, panel) in panels.iter().enumerate() {
+            assert_eq!(panel["id"], place + 1, "{}", dashboard.uid);
+            assert!(!panel["title"].as_str().unwrap().is_empty(), "{}", dashboard.uid);
+            assert!(number(panel, "x") + number(panel, "w") <= 24, "{panel:#}");
+            for x in number(panel, "x")..number(panel, "x") + number(panel, "w") {
+                for y in number(panel, "y")..number(panel, "y") + number(panel, "h") {
+                    assert!(taken.insert((x, y)), "{}: two panels at {x}, {y}", dashboard.uid);
+                }
+            }
+        }
+        let chosen = dashboard.variables.iter().map(|variable| variable.name);
+        let known = chosen.chain(["__rate_interval"]).collect::<Vec<_>>();
+        for expression in dashboard.expressions() {
+            for after in expression.split('$').skip(1) {
+                let name = after.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+                assert!(known.contains(&name), "{}: ${name} in {expression}", dashboard.uid);
+            }
+        }
     }
 }

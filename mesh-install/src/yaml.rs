@@ -1,5 +1,5 @@
 //! Writes templates as YAML, with Helm's actions where values come. Three actions are used and no more: `toJson` of a
-//! value, a value (or `int` of one) within a text, and `if` around lines.
+//! value, a value (or `int` of one) within a text, and `if` around lines; braces in a text are for `chart.rs` to quote.
 
 use serde_json::Value;
 

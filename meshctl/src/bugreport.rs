@@ -71,7 +71,7 @@ pub async fn run<W: Write>(arguments: &Arguments, whom: &Whom, screen: &mut Scre
     let Arguments { out, since, namespace, dry_run, metrics } = arguments;
     if *dry_run {
         contents::of(whom.client.is_some()).try_for_each(|(path, about)| match screen.format {
-            Format::Table => screen.line(&format!("{path:<34} {about}"), Mood::Plain),
+            Format::Table | Format::Compact => screen.line(&format!("{path:<34} {about}"), Mood::Plain),
             _ => screen.object(&json!({ "path": path, "about": about })),
         })?;
         return Ok(Outcome::Fine);
@@ -90,7 +90,7 @@ pub async fn run<W: Write>(arguments: &Arguments, whom: &Whom, screen: &mut Scre
     let missing = written.await.map_err(place)?;
     let shown = path.display();
     match screen.format {
-        Format::Table => screen.line(&format!("{shown}"), Mood::Plain)?,
+        Format::Table | Format::Compact => screen.line(&format!("{shown}"), Mood::Plain)?,
         _ => screen.object(&json!({ "path": path, "missing": missing }))?,
     }
     if missing.is_empty() {

@@ -149,7 +149,7 @@ fn owned(values: &Values) -> Vec<Value> {
 fn print<W: io::Write>(values: &Values, screen: &mut Screen<W>) -> Result<Outcome, Failure> {
     for object in owned(values) {
         match screen.format {
-            Format::Table => screen.line(&cluster::shown(&object), Mood::Plain)?,
+            Format::Table | Format::Compact => screen.line(&cluster::shown(&object), Mood::Plain)?,
             Format::Json | Format::Yaml => screen.object(&object)?,
         }
     }

@@ -2,6 +2,8 @@
 //! ones are current.
 
 mod manifests;
+#[cfg(test)]
+mod monitoring;
 
 use std::{fs, path::Path};
 

@@ -45,6 +45,7 @@ const PROGRAMS: &[Program] = &[
         package: "containernetworking-plugins",
         why: "makes pods' networks as a container runtime does, with the plugin bridge beside it",
     },
+    Program { binary: "chromium", package: "chromium", why: "opens the dashboard" },
     XZ,
 ];
 
@@ -114,6 +115,40 @@ pub fn install(programs: &[Program]) -> Result<()> {
         [] => Ok(()),
         still => bail!("the packages are installed and still there is no {}", still.join(", ")),
     }
+}
+
+/// The folder into which the newest `package` was unpacked, now or before. It is fetched with apt from the sources that
+/// this machine has, and not installed: no service starts, and no user is made.
+pub fn unpack(folder: &Path, package: &str) -> Result<PathBuf> {
+    let unpacked = folder.join(package);
+    if unpacked.is_dir() {
+        return Ok(unpacked);
+    }
+    if shell::find("apt-get").is_none() {
+        bail!("there is no apt-get to fetch the package {package}: this is no Debian");
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // It appears whole or not at all.
+    let fresh = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(folder)?;
+    println!("setup: fetching {package} into {}", folder.display());
+    let fetch = || {
+        let mut apt = shell::program("apt-get");
+        // The user _apt may not write here.
+        apt.current_dir(fresh.path()).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
+        shell::run(&mut apt)
+    };
+    if let Err(error) = fetch() {
+        if !shell::is_root() {
+            return Err(error.context("is there a network, and are the lists fresh (as root: apt-get update)?"));
+        }
+        shell::run(shell::program("apt-get").args(["-q", "update"]))?;
+        fetch()?;
+    }
+    let archive = fs::read_dir(fresh.path())?.next().context("apt-get fetched nothing")??.path();
+    let content = fresh.path().join("content");
+    shell::run(shell::program("dpkg-deb").arg("-x").arg(&archive).arg(&content))?;
+    fs::rename(&content, &unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
+    Ok(unpacked)
 }
 
 impl NoServices {

@@ -4,7 +4,7 @@ use std::{env, ffi::OsString, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::{grpc, packages, shell, toolchain};
+use crate::{grpc, packages, shell, toolchain, tools};
 
 /// How much is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,8 @@ pub fn run(root: &Path, scope: Scope) -> Result<Ready> {
     let sources = toolchain::rust_src(&nightly)?;
     let linker = toolchain::bpf_linker(&pin)?;
     let grpc = scope != Scope::Build && grpc::install(root)?;
-    if missing.is_empty() && !grpc && !installed && !sources && !linker {
+    let tools = scope != Scope::Build && tools::install(root)?;
+    if missing.is_empty() && !grpc && !tools && !installed && !sources && !linker {
         println!("setup: nothing is missing (nightly of {}, rust-src, bpf-linker {})", pin.date, pin.bpf_linker);
     }
     let ready = Ready { nightly, path: search_path()? };

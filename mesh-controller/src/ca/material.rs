@@ -123,6 +123,12 @@ impl Material {
         Ok(())
     }
 
+    /// When the last of the roots is over.
+    pub fn last_root(&self) -> SystemTime {
+        let ends = self.roots.iter().filter_map(|root| Some(end(&parse(root).ok()?)));
+        ends.max().unwrap_or(self.not_after)
+    }
+
     /// PEM of the roots, one after the other.
     pub fn roots_pem(&self) -> String {
         self.roots.iter().map(pem).collect()

@@ -18,6 +18,7 @@ use super::{Authority, limits::Limits, request};
 use crate::{
     audit,
     index::account,
+    monitoring::figures,
     publish::Published,
     refusal::{Reason, Refusal},
     serve::{caller, not_signed, put_off},
@@ -78,7 +79,7 @@ impl CertificateService {
             Refusal::new(Reason::SigningFailed, format!("{identity}: cannot sign"))
         })?;
         let not_after = signed.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        metrics::counter!("mesh_controller_certificates_signed_total").increment(1);
+        figures::signed();
         tracing::info!(target: "audit", node, %identity, serial = signed.serial, not_after, "certificate signed");
         audit::signed(node, identity.to_string(), &signed.serial, signed.not_after);
         Ok(IstioCertificateResponse { cert_chain: signed.chain })
@@ -99,6 +100,7 @@ impl server::IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
+        figures::asked();
         let node = caller(&request)?.node().to_owned();
         let named = identity(request.get_ref()).map(str::to_owned);
         let not_signed = |refusal| not_signed(&node, named.clone(), &refusal);

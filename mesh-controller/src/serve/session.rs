@@ -15,6 +15,7 @@ use std::{
 use mesh_common::proto::{discovery::DeltaDiscoveryRequest, refused, type_url};
 
 use super::{answer::Answer, catalog::Catalog};
+use crate::monitoring::figures;
 use subscription::{Content, Part, Subscription};
 
 /// What is told of a state, in this order: a policy comes before whoever names it, and goes after. So do the accounts
@@ -112,6 +113,11 @@ impl Session {
         }
     }
 
+    /// The agent has answered to all of the state that it was last told of.
+    pub fn is_current(&self) -> bool {
+        self.round.is_none() && !self.types.is_empty()
+    }
+
     /// What the agent has taken by now.
     pub fn acknowledged(&self) -> &Acknowledged {
         &self.acknowledged
@@ -134,6 +140,7 @@ impl Session {
             let told = self.told.remove(&type_url).unwrap_or_default();
             match &request.error_detail {
                 Some(error) => {
+                    figures::refused(&type_url);
                     tracing::error!(
                         node = self.node,
                         type_url,

@@ -1,5 +1,6 @@
 //! Just enough of Helm to read this chart: `{{- if .Values.x }}` … `{{- end }}`, `{{ toJson .Values.x }}`,
-//! `{{ int .Values.x }}` and `{{ .Values.x }}`. Anything else is a panic, so that the chart cannot outgrow it unseen.
+//! `{{ int .Values.x }}`, `{{ .Values.x }}`, and braces in backquotes. Anything else is a panic, so that the chart
+//! cannot outgrow it unseen.
 //! It is no Helm: no functions, pipes, variables, ranges, includes or hooks, and `{{-` trims only what stands before
 //! it. Numbers are written as Go writes floats, which is what Helm holds them as.
 
@@ -13,7 +14,11 @@ pub fn render(template: &str, values: &Values) -> String {
     let mut open: Vec<bool> = Vec::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
-        let (action, after) = after.split_once("}}").expect("an action that does not end");
+        // The one action with the end of an action in it.
+        let (action, after) = match after.strip_prefix(" `}}` }}") {
+            Some(after) => (" `}}` ", after),
+            None => after.split_once("}}").expect("an action that does not end"),
+        };
         let before = if action.starts_with('-') { before.trim_end() } else { before };
         if open.iter().all(|holds| *holds) {
             text.push_str(before);
@@ -23,6 +28,7 @@ pub fn render(template: &str, values: &Values) -> String {
             ["if", path] => open.push(truth(value(values, path))),
             ["end"] => drop(open.pop().expect("an `end` without `if`")),
             _ if open.contains(&false) => {}
+            [braces @ ("`{{`" | "`}}`")] => text.push_str(braces.trim_matches('`')),
             ["toJson", path] => text.push_str(&json(value(values, path))),
             ["int", path] => text.push_str(&value(values, path).as_u64().expect("a number").to_string()),
             [path] => match value(values, path) {

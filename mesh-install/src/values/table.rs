@@ -99,7 +99,25 @@ pub const SETTINGS: &[Setting] = &[
         "true",
         "Whether agents serve metrics on port 15020 of their nodes, and the controller on 15014",
     ),
-    setting("metrics.podMonitor", Kind::Flag, "false", "PodMonitors for both; needs the Prometheus operator's CRD"),
+    setting(
+        "monitoring.enabled",
+        Kind::Flag,
+        "false",
+        "PodMonitor for agents, ServiceMonitor for the controller, and alerts; needs the Prometheus operator's CRDs",
+    ),
+    setting(
+        "monitoring.release",
+        MAY_BE_EMPTY,
+        "",
+        "Their label release, by which many a Prometheus chooses what it reads, as in kube-prometheus-stack",
+    ),
+    setting(
+        "monitoring.istioLabels",
+        Kind::Flag,
+        "false",
+        "Label istio: pilot on the controller's Service: monitors made for Istio's control plane find it, those that \
+         look in istio-system if that is the mesh's namespace",
+    ),
     setting("controller.replicas", Kind::Number(1, 9), "2", "How many controllers; all serve, one writes"),
     setting(
         "controller.resources",

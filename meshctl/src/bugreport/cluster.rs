@@ -40,7 +40,12 @@ const OWN: &[(&str, &str)] = &[
     ("coordination.k8s.io/v1", "Lease"),
 ];
 /// Others' kinds, which may not be installed.
-const MAYBE: &[(&str, &str)] = &[("monitoring.coreos.com/v1", "PodMonitor"), ("cert-manager.io/v1", "Certificate")];
+const MAYBE: &[(&str, &str)] = &[
+    ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"),
+    ("cert-manager.io/v1", "Certificate"),
+];
 /// Where agents and controller serve metrics.
 const METRICS: &[(&str, u16)] = &[(AGENT, 15020), (CONTROLLER, 15014)];
 

@@ -12,13 +12,15 @@ use serde_json::{Value, json};
 use crate::{
     client::Failure,
     cluster::{MANAGED_BY_LABEL, MANAGER, api, explained, is_missing, shown},
-    output::{Format, Mood, Screen},
+    output::{Mood, Screen},
 };
 
 /// Every kind that meshctl applies, in the order in which it deletes them; but for definitions of kinds: with one of
 /// them all of its objects would go, which are users'.
 pub const KINDS: &[(&str, &str)] = &[
     ("monitoring.coreos.com/v1", "PodMonitor"),
+    ("monitoring.coreos.com/v1", "ServiceMonitor"),
+    ("monitoring.coreos.com/v1", "PrometheusRule"),
     ("cert-manager.io/v1", "Certificate"),
     ("apps/v1", "DaemonSet"),
     ("apps/v1", "Deployment"),
@@ -82,7 +84,7 @@ async fn one<W: io::Write>(
         Some(before) if before.metadata.resource_version == after.metadata.resource_version => "unchanged",
         Some(_) => "configured",
     };
-    if screen.format == Format::Table {
+    if screen.format.is_text() {
         let mood = if word == "unchanged" { Mood::Dim } else { Mood::Plain };
         screen.line(&format!("{word:<11} {}", shown(object)), mood)?;
     } else {

@@ -14,7 +14,7 @@ use crate::{
     Outcome,
     client::Failure,
     cluster::{api, explained},
-    output::{Format, Mood, Screen},
+    output::{Mood, Screen},
 };
 
 const PERIOD: Duration = Duration::from_millis(500);
@@ -65,7 +65,7 @@ pub async fn wait<W: io::Write>(
             object["kind"] = kind.into();
             let progress = progress(&object);
             done &= progress.done;
-            if *said != progress.text && screen.format == Format::Table {
+            if *said != progress.text && screen.format.is_text() {
                 let mood = if progress.done { Mood::Good } else { Mood::Dim };
                 screen.line(&format!("{name:<16} {}", progress.text), mood)?;
                 *said = progress.text;

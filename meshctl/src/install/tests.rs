@@ -28,7 +28,7 @@ fn what_is_printed_is_what_is_applied() {
 #[test]
 fn every_kind_that_is_applied_can_be_deleted_and_definitions_stay() {
     let mut values = Values::default();
-    values.set("metrics.podMonitor=true").unwrap();
+    values.set("monitoring.enabled=true").unwrap();
     for object in owned(&values) {
         let kind = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
         // With a definition all objects of its kind would go, which are users'.

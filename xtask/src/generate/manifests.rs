@@ -1,4 +1,5 @@
-//! The Kustomize base, the chart and the table of permissions in manifests/README.md, as mesh-install has them.
+//! The Kustomize base, the chart, what monitors the mesh, and the table of permissions in manifests/README.md, as
+//! mesh-install has them.
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 /// Folders in which nothing else may lie.
 const BASE: &str = "manifests/base";
 const CHART: &str = "manifests/chart/nodemesh";
+const MONITORING: &str = "manifests/monitoring";
 const README: &str = "manifests/README.md";
 const BEGIN: &str = "<!-- written by `cargo xtask generate` -->\n";
 const END: &str = "<!-- end -->\n";
@@ -42,7 +44,9 @@ pub fn check(root: &Path) -> Result<()> {
 fn wanted(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let base = mesh_install::base().into_iter().map(|file| (Path::new(BASE).join(file.path), file.text));
     let chart = mesh_install::chart().into_iter().map(|file| (Path::new(CHART).join(file.path), file.text));
-    let mut files = base.chain(chart).collect::<BTreeMap<_, _>>();
+    let files = mesh_install::monitoring::files().into_iter();
+    let monitoring = files.map(|file| (Path::new(MONITORING).join(file.path), file.text));
+    let mut files = base.chain(chart).chain(monitoring).collect::<BTreeMap<_, _>>();
     let readme = fs::read_to_string(root.join(README)).with_context(|| format!("cannot read {README}"))?;
     files.insert(README.into(), with_table(&readme, &mesh_install::table())?);
     Ok(files)
@@ -56,7 +60,7 @@ fn with_table(readme: &str, table: &str) -> Result<String> {
 
 fn there(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut files = BTreeMap::new();
-    let mut folders = vec![PathBuf::from(BASE), PathBuf::from(CHART)];
+    let mut folders = [BASE, CHART, MONITORING].map(PathBuf::from).to_vec();
     while let Some(folder) = folders.pop() {
         if !root.join(&folder).exists() {
             continue;

@@ -28,9 +28,10 @@ pub struct Runner<'a> {
 }
 
 /// What scenes under load ask the environment for.
-const LONG: [(&str, &str); 5] = [
+const LONG: [(&str, &str); 6] = [
     ("MESH_TEST_GIBIBYTES", "1"),
     ("MESH_TEST_CONNECTIONS", "10000"),
+    ("MESH_TEST_REQUESTS", "100000"),
     ("MESH_TEST_SCRIPTS", "10000"),
     ("MESH_TEST_CASES", "100000"),
     ("MESH_TEST_RENEWALS", "12"),
