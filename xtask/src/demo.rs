@@ -34,6 +34,28 @@ pub fn run(ready: &Ready, root: &Path, keep: bool) -> Result<()> {
     outcome
 }
 
+/// Plays it without the screen's pauses, and keeps the dashboard as a picture.
+///
+/// # Errors
+///
+/// As [`run`]; or the picture is larger than a README should have.
+pub fn picture(ready: &Ready, root: &Path) -> Result<()> {
+    const LARGEST: u64 = 300 * 1000;
+    build(ready, root)?;
+    let screen = Screen::new();
+    let mut story = Story::begin(&screen)?;
+    story.before_joining()?;
+    story.joining()?;
+    story.policies()?;
+    let file = root.join("docs/dashboard.png");
+    story.picture(&file)?;
+    drop(story);
+    let size = file.metadata().context("no picture")?.len();
+    ensure!(size < LARGEST, "{} has {size} bytes", file.display());
+    screen.note(&format!("{}: {} KiB", file.display(), size / 1024));
+    ensure_clean()
+}
+
 fn build(ready: &Ready, root: &Path) -> Result<()> {
     let mut cargo = ready.cargo(root);
     // As the tests build it: other packages would mean other features, and everything anew.

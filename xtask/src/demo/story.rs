@@ -1,6 +1,6 @@
 //! What happens in the demo, step by step. Each step checks what it shows: a demo that shows something else fails.
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{fs, path::Path, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{A, B, Dialled, Flow, Nginx, NodeId, Pod, Service, World};
@@ -8,6 +8,8 @@ use mesh_tests::{A, B, Dialled, Flow, Nginx, NodeId, Pod, Service, World};
 use super::screen::Screen;
 
 const CANARY: &str = "canary-4711: the credit card number";
+/// Of traffic for the dashboard's picture.
+const ROUNDS: u32 = 20;
 const TRUST_DOMAIN: &str = "spiffe://cluster.local/";
 
 /// The cast: two nodes, five pods.
@@ -33,6 +35,7 @@ impl<'a> Story<'a> {
         let start = Instant::now();
         let mut world = World::new("demo")?;
         world.quiet();
+        world.dashboard();
         let cart = world.pod("shop", "cart", A)?;
         let crawler = world.pod("shop", "crawler", A)?;
         let cache_pod = world.pod("shop", "cache", A)?;
@@ -146,6 +149,23 @@ impl<'a> Story<'a> {
         ensure!(tunnelled >= 2, "both agents should have recorded mutual TLS: {rows:?}");
         self.screen.table(["NODE", "DIRECTION", "SOURCE", "DESTINATION", "PATH", "SECURITY", "VERDICT"], &rows);
         Ok(())
+    }
+
+    /// Of the dashboard, after some traffic.
+    pub fn picture(&self, file: &Path) -> Result<()> {
+        for _ in 0..ROUNDS {
+            self.cart.curl(&format!("http://{}/", self.web.addr()))?;
+            self.cart.ask(self.cache.addr(), "PING\\r\\n")?;
+            self.batch.say(self.web_pod.at(80), "GET / HTTP/1.0\r\n\r\n")?;
+            self.crawler.say(self.web.addr(), "GET / HTTP/1.0\r\n\r\n")?;
+        }
+        let mut browser = self.world.browser()?;
+        browser.resize(1280, 720)?;
+        browser.open(&self.world.dashboard_url()?)?;
+        browser.until("!!document.querySelector('canvas[data-placed]')")?;
+        browser.click("aside button", "shop/web")?;
+        browser.shows("in the mesh")?;
+        browser.screenshot(file)
     }
 
     pub fn what_to_try(&self) -> Result<()> {

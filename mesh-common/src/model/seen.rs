@@ -1,0 +1,201 @@
+//! What agents saw of a workload, service, route or edge of late, put together so that nothing counts twice. A
+//! connection between two nodes is told by both agents, as its source's and as its destination's: one of the two sums
+//! counts. One within a node is told by its only agent, as its source's, and counts besides.
+
+use std::collections::BTreeMap;
+
+use super::Latency;
+
+/// As whose agent somebody tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reporter {
+    /// As both, or of what reached nobody: no other agent tells it.
+    Within,
+    Source,
+    Destination,
+}
+
+/// Sums over the last `seconds`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub seconds: u32,
+    pub requests: u64,
+    /// Answered with 5xx, or by a gRPC status that counts like one, or not at all.
+    pub failed_requests: u64,
+    /// By the mesh: policy, token, limit.
+    pub refused_requests: u64,
+    /// By hundreds of the status; the first: no answer.
+    pub answers: [u64; 6],
+    pub latency: Latency,
+    /// That began; requests are not counted here.
+    pub connections: u64,
+    pub refused_connections: u64,
+    pub failed_connections: u64,
+    /// Now.
+    pub open: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub datagrams: u64,
+    /// Connections and requests by the number of the wire's `Security`, and of its `Path`.
+    pub security: BTreeMap<u32, u64>,
+    pub path: BTreeMap<u32, u64>,
+    /// The largest.
+    pub rtt_us: u32,
+    pub retransmits: u64,
+}
+
+/// What was seen of each key, apart by who tells it.
+#[derive(Clone, Debug)]
+pub struct ByBoth<K>(BTreeMap<K, Parts>);
+
+#[derive(Clone, Debug, Default)]
+struct Parts {
+    within: Seen,
+    source: Option<Seen>,
+    destination: Option<Seen>,
+}
+
+impl Seen {
+    /// Adds what another node saw at the same end.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            seconds,
+            requests,
+            failed_requests,
+            refused_requests,
+            answers,
+            latency,
+            connections,
+            refused_connections,
+            failed_connections,
+            open,
+            bytes_sent,
+            bytes_received,
+            datagrams,
+            security,
+            path,
+            rtt_us,
+            retransmits,
+        } = other;
+        // Nodes answer for the same time; one that began later has seen nothing before.
+        self.seconds = self.seconds.max(*seconds);
+        self.rtt_us = self.rtt_us.max(*rtt_us);
+        self.latency.merge(latency);
+        for (own, more) in [
+            (&mut self.requests, requests),
+            (&mut self.failed_requests, failed_requests),
+            (&mut self.refused_requests, refused_requests),
+            (&mut self.connections, connections),
+            (&mut self.refused_connections, refused_connections),
+            (&mut self.failed_connections, failed_connections),
+            (&mut self.open, open),
+            (&mut self.bytes_sent, bytes_sent),
+            (&mut self.bytes_received, bytes_received),
+            (&mut self.datagrams, datagrams),
+            (&mut self.retransmits, retransmits),
+        ]
+        .into_iter()
+        .chain(self.answers.iter_mut().zip(answers))
+        {
+            *own = own.saturating_add(*more);
+        }
+        for (own, more) in [(&mut self.security, security), (&mut self.path, path)] {
+            for (key, count) in more {
+                let sum = own.entry(*key).or_default();
+                *sum = sum.saturating_add(*count);
+            }
+        }
+    }
+
+    /// A second.
+    pub fn rate(&self, count: u64) -> f64 {
+        count as f64 / f64::from(self.seconds.max(1))
+    }
+}
+
+impl<K> Default for ByBoth<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> ByBoth<K> {
+    pub fn add(&mut self, key: K, reporter: Reporter, seen: &Seen) {
+        let Parts { within, source, destination } = self.0.entry(key).or_default();
+        match reporter {
+            Reporter::Within => within.add(seen),
+            Reporter::Source => source.get_or_insert_default().add(seen),
+            Reporter::Destination => destination.get_or_insert_default().add(seen),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Of workloads and edges: the destination's agents know what they refused, and how long their application took.
+    /// The source's count if no destination told.
+    pub fn at_destination(self) -> impl Iterator<Item = (K, Seen)> {
+        self.totals(|source, destination| destination.or(source))
+    }
+
+    /// Of services and routes, which the client's agent chose: the source's, or the destination's if no source told.
+    pub fn at_source(self) -> impl Iterator<Item = (K, Seen)> {
+        self.totals(Option::or)
+    }
+
+    fn totals(self, told: impl Fn(Option<Seen>, Option<Seen>) -> Option<Seen>) -> impl Iterator<Item = (K, Seen)> {
+        self.0.into_iter().map(move |(key, Parts { mut within, source, destination })| {
+            if let Some(told) = told(source, destination) {
+                within.add(&told);
+            }
+            (key, within)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn seen(requests: u64, connections: u64, ms: u64) -> Seen {
+        let mut seen = Seen { seconds: 60, requests, connections, ..Seen::default() };
+        (0..requests).for_each(|_| seen.latency.record(Duration::from_millis(ms)));
+        seen.security.insert(2, requests);
+        seen
+    }
+
+    #[test]
+    fn nodes_add_up_and_ends_do_not() {
+        let mut edges = ByBoth::default();
+        // Two nodes of the destination, one of the source, which read the same requests.
+        edges.add("cart > web", Reporter::Destination, &seen(60, 2, 1));
+        edges.add("cart > web", Reporter::Destination, &seen(120, 2, 1));
+        edges.add("cart > web", Reporter::Source, &seen(180, 4, 2));
+        // A cart and a web of one node, which nobody else saw.
+        edges.add("cart > web", Reporter::Within, &seen(20, 1, 1));
+        // Its destination is not in the mesh.
+        edges.add("cart > api", Reporter::Source, &seen(30, 5, 2));
+        // Nobody answers there.
+        edges.add("cart > gone", Reporter::Within, &Seen { failed_connections: 3, ..seen(0, 3, 0) });
+        assert_eq!((edges.len(), edges.is_empty()), (3, false));
+        let (destination, source) = (edges.clone().at_destination(), edges.at_source());
+        let (destination, source): (BTreeMap<_, _>, BTreeMap<_, _>) = (destination.collect(), source.collect());
+        let web = &destination["cart > web"];
+        assert_eq!((web.requests, web.connections, web.security[&2]), (200, 5, 200));
+        let p99 = |seen: &Seen| seen.latency.quantile(0.99).map(|p99| p99.as_micros() / 900);
+        assert_eq!(p99(web), Some(1), "what the destination saw");
+        assert_eq!((web.rate(180), Seen::default().rate(5)), (3.0, 5.0));
+        let web = &source["cart > web"];
+        assert_eq!((web.requests, p99(web)), (200, Some(2)));
+        for all in [&destination, &source] {
+            assert_eq!((all["cart > api"].requests, all["cart > gone"].failed_connections), (30, 3));
+        }
+    }
+}
