@@ -1,6 +1,8 @@
 //! Wiring: source -> publisher -> servers.
 
-use std::{fs, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
+use std::{
+    fs, future::Future, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use kube::Client;
@@ -10,9 +12,11 @@ use tokio::{
 };
 
 use crate::{
-    admin, audit,
+    admin::{self, AdminService},
+    audit,
     ca::{self, Authority, secret},
     config::{AgentAuth, JoinToken, Run, SourceArg},
+    dashboard::Dashboard,
     enrolment::Writer,
     index,
     jwks::{Fetcher, Keeper as KeySets, Pace, Wanted},
@@ -54,8 +58,9 @@ impl App {
         let (source, memory, mut first) = Source::open(config).await?;
         let replica = leader::replica()?;
         let mut tasks = JoinSet::new();
+        let standing = monitoring::Standing::default();
         if let Some(address) = config.agents.metrics {
-            tasks.spawn(ending(monitoring::serve(address)?, "metrics are no longer served"));
+            tasks.spawn(ending(monitoring::serve(address, standing.clone())?, "metrics are no longer served"));
         }
         let (election, leading) = match &source {
             Source::Kubernetes(client, _) => {
@@ -65,7 +70,9 @@ impl App {
             }
             Source::Directory(_) => (None, Leading::alone()),
         };
+        standing.leads(leading.clone());
         let (authority, duties) = authority(config, &mut tasks).await?;
+        standing.signs(authority.material());
         if let Some(duties) = duties {
             tasks.spawn(ending(duties.run(leading.clone()), "the certificate authority is no longer looked after"));
         }
@@ -79,6 +86,7 @@ impl App {
         let (publisher, published) = Publisher::new(settings, memory, &first)?;
         let (want, wanted) = watch::channel(Wanted::default());
         let publisher = publisher.fetching(fetched, want);
+        standing.serves(published.clone());
         tasks.spawn(ending(key_sets.run(wanted), "the keys of issuers are no longer fetched"));
         let (trust, follow_trust) = ca::trust(authority.material(), &config.trust_domain);
         let publisher = publisher.trusting(trust).on_demand_above(config.on_demand_above);
@@ -105,9 +113,16 @@ impl App {
         }
 
         let admin_socket = config.admin_socket();
-        let admin = admin::serve(admin::listen(&admin_socket)?, links.clone(), published.clone());
-        let forwarded =
-            config.admin_listen.map(|at| admin::serve_at(at, links.clone(), published.clone())).transpose()?;
+        let mut questions = AdminService::new(links.clone(), published.clone());
+        if let Some(address) = config.dashboard {
+            let dashboard = Dashboard::listen(address).await?;
+            dashboard.keep_token(&config.state)?;
+            let source = Arc::new(questions.clone());
+            questions = questions.with_dashboard(dashboard.address, dashboard.token.as_text());
+            tasks.spawn(ending(dashboard.serve(source), "the dashboard is no longer served"));
+        }
+        let admin = admin::serve(admin::listen(&admin_socket)?, questions.clone());
+        let forwarded = config.admin_listen.map(|at| admin::serve_at(at, questions)).transpose()?;
         let agents = Agents {
             listen: config.listen,
             server_name: &config.server_name,

@@ -65,6 +65,10 @@ pub struct Run {
     /// since whoever reaches it may ask everything
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
     pub admin_listen: Option<SocketAddr>,
+    /// Serve the dashboard there, as in 127.0.0.1:15080; loopback only. `meshctl dashboard` says where it is, with the
+    /// token that it takes, which is also in the file dashboard.token of the state folder (mode 0600)
+    #[arg(long, value_name = "ADDR", value_parser = loopback)]
+    pub dashboard: Option<SocketAddr>,
     /// The namespace whose policies hold for the whole mesh
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     pub root_namespace: String,
@@ -254,6 +258,7 @@ mod tests {
             ["--certificate-ttl", "5"],
             ["--trust-domain", "A/b"],
             ["--admin-listen", "0.0.0.0:15000"],
+            ["--dashboard", "0.0.0.0:15080"],
         ] {
             let all = ["c", "--state", "/s"].into_iter().chain(arguments);
             assert!(Cli::try_parse_from(all).is_err(), "{arguments:?}");

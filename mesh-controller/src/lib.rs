@@ -1,5 +1,6 @@
 //! The controller: reads the mesh's configuration, signs identities, and tells each node's agent what it must know.
-//! A library for the sake of [`analyze`]: who looks at files before they reach a cluster must read them as it does.
+//! A library for the sake of [`analyze`]: who looks at files before they reach a cluster must read them as it does; and
+//! of [`dashboard`], which meshctl serves where the controller has replicas.
 
 mod admin;
 pub mod analyze;
@@ -7,6 +8,7 @@ mod app;
 mod audit;
 mod ca;
 mod config;
+pub mod dashboard;
 mod enrolment;
 mod index;
 mod jwks;

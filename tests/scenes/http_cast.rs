@@ -27,7 +27,11 @@ pub struct HttpCast {
 impl HttpCast {
     /// In the mesh.
     pub fn meshed(title: &str, service: &str, namespace: &str) -> Result<Self> {
-        let mut world = World::new(title)?;
+        Self::in_world(World::new(title)?, service, namespace)
+    }
+
+    /// The same in a world that was prepared.
+    pub fn in_world(mut world: World, service: &str, namespace: &str) -> Result<Self> {
         let client = world.pod(namespace, "client", A)?;
         let v1 = world.pod(namespace, "v1", A)?;
         let v2 = world.pod(namespace, "v2", B)?;

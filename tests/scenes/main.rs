@@ -1,6 +1,7 @@
 //! The scenes: each a small story on real nodes and pods. `cargo test -p mesh-tests --test scenes`, as root, with
 //! mesh-agent, mesh-controller and meshctl built.
 
+mod access_log;
 mod admin_socket;
 mod affinity;
 mod agent_killed;
@@ -28,6 +29,7 @@ mod cni_chain;
 mod cni_installer;
 mod cni_plugin;
 mod cni_unannounced;
+mod dashboard;
 mod denied_clients;
 mod dice;
 mod diff;
@@ -75,6 +77,8 @@ mod policy_allow_deny_default;
 mod policy_change;
 mod policy_test;
 mod probe;
+mod prometheus;
+mod prometheus_others;
 mod rate_limit;
 mod ready;
 mod redirect_and_addresses;
@@ -86,18 +90,22 @@ mod refused_tunnels;
 mod replaced;
 mod replicas;
 mod report_mtls;
+mod requests;
 mod restarted;
 mod reused;
 mod rogue;
 mod root_rotation;
+mod seen;
 mod server_speaks_first;
 mod service_kinds;
 mod short_lived;
 mod stays_closed;
 mod streams_live;
 mod strict_and_permissive;
+mod telemetry_config;
 mod tokens;
 mod topology;
+mod traces;
 mod tunnels_not_shared;
 mod unmeshed;
 mod verify_mtls;

@@ -82,6 +82,30 @@ pub fn grpc_program() -> Result<Option<(PathBuf, PathBuf)>> {
     }
 }
 
+/// Prometheus and promtool, fetched or installed; `None` on a machine without them, unless `CI` says that everything
+/// must run.
+pub(crate) fn prometheus_programs() -> Result<Option<[PathBuf; 2]>> {
+    let target = programs_dir()?.parent().context("programs without a folder")?.to_owned();
+    let fetched = target.join("tools/prometheus/usr/bin");
+    let find = |name: &str| {
+        let program = fetched.join(name);
+        if program.is_file() { Ok(program) } else { installed(name) }
+    };
+    match (find("prometheus"), find("promtool")) {
+        (Ok(prometheus), Ok(promtool)) => Ok(Some([prometheus, promtool])),
+        (Err(error), _) | (_, Err(error)) => {
+            let must = env::var_os("CI").is_some_and(|value| !matches!(value.to_str(), Some("" | "0" | "false")));
+            ensure!(!must, "{error:#}");
+            Ok(None)
+        }
+    }
+}
+
+/// How many requests a scene counts: MESH_TEST_REQUESTS, or few enough for every day.
+pub fn requests() -> u32 {
+    env::var("MESH_TEST_REQUESTS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000)
+}
+
 /// How many connections a scene under load makes: MESH_TEST_CONNECTIONS, or few enough for every day.
 pub fn load_connections() -> usize {
     env::var("MESH_TEST_CONNECTIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000)

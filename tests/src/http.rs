@@ -13,7 +13,9 @@ use crate::{Place, Pod, Process, Service, config};
 /// `{n}` in the path and in values of headers is the request's number. The server does what headers of a request say:
 /// `x-delay` waits these milliseconds, `x-status` answers so, `x-reset` ends the connection, `x-pieces` sends so many
 /// pieces of a body, one each 10 ms; with `x-fail` only the
-/// first so many requests of one `x-id` (503 where nothing else is said).
+/// first so many requests of one `x-id` (503 where nothing else is said). `x-next`, `ADDRESS=AUTHORITY` of several with
+/// commas, asks these one after the other before the answer, each as `/next` by the one before, with the headers of the
+/// trace; their answers are in it as `next`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ask {
     pub to: SocketAddr,

@@ -35,12 +35,13 @@ const MANAGER: &str = "mesh-tests";
 /// Requests under way, of many.
 const AT_ONCE: usize = 16;
 /// The kinds of other projects that the mesh reads.
-const CRDS: [&str; 11] = [
+const CRDS: [&str; 12] = [
     "peerauthentications.security.istio.io",
     "authorizationpolicies.security.istio.io",
     "virtualservices.networking.istio.io",
     "destinationrules.networking.istio.io",
     "serviceentries.networking.istio.io",
+    "telemetries.telemetry.istio.io",
     "httproutes.gateway.networking.k8s.io",
     "grpcroutes.gateway.networking.k8s.io",
     "tcproutes.gateway.networking.k8s.io",

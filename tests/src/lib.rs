@@ -7,9 +7,11 @@
 
 mod agent;
 mod apps;
+mod browser;
 mod capture;
 mod cleanup;
 mod cni;
+mod collector;
 mod config;
 mod controller;
 mod ctl;
@@ -23,6 +25,8 @@ mod node;
 mod place;
 mod pod;
 mod process;
+pub mod prometheus;
+pub mod promql;
 pub mod refused;
 mod report;
 pub mod rogue;
@@ -34,16 +38,20 @@ mod world;
 
 pub use agent::{Agent, CAPABILITIES};
 pub use apps::{Held, Nginx};
+pub use browser::Browser;
 pub use capture::Capture;
 pub use cleanup::{leftovers, sweep};
 pub use cni::{Called, Plugin};
-pub use config::{BUILT, asked, grpc_program, installed, load_connections, patience, programs_dir, take_programs_from};
+pub use collector::{Collector, Log, Otlp, Span};
+pub use config::{
+    BUILT, asked, grpc_program, installed, load_connections, patience, programs_dir, requests, take_programs_from,
+};
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
 pub use http::{Answer, Answers, Ask, Lived, piece};
 pub use kube_api::{Change, HostApi, KubeApi, kube_folder};
 pub use manifest::Manifests;
-pub use network::inside;
+pub use network::{CONTROLLER, inside};
 pub use node::{
     Node,
     NodeId::{self, A, B},

@@ -25,7 +25,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::{Families, NodeId, config};
 
 /// The controller's address, reached by both nodes through a network of its own.
-pub(crate) const CONTROLLER: Ipv4Addr = Ipv4Addr::new(172, 19, 0, 1);
+pub const CONTROLLER: Ipv4Addr = Ipv4Addr::new(172, 19, 0, 1);
 /// A host that is no part of the cluster.
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// The network between the nodes, seen from each.

@@ -2,6 +2,7 @@
 
 mod changes;
 mod cluster;
+mod dashboard;
 mod kubernetes;
 mod mesh;
 mod questions;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::{
-    dependencies, generate, programs,
+    dashboard, dependencies, generate, programs,
     setup::{self, Ready, Scope},
     shell,
     steps::{Outcome, Steps},
@@ -39,6 +39,7 @@ pub fn run(root: &Path, arguments: &Arguments) -> Result<()> {
     });
     steps.run("tidy", || tidy::check(root).map(Into::into));
     steps.run("generated", || generate::check(root).map(Into::into));
+    steps.run("dashboard", || dashboard::current(root).map(Into::into));
     steps.run("dependencies", || dependencies::check(&ready, root).map(Into::into));
     steps.run("clippy", || {
         let mut cargo = ready.cargo(root);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod dashboard;
 mod demo;
 mod dependencies;
 mod generate;
@@ -17,6 +18,7 @@ mod steps;
 mod test;
 mod tidy;
 mod toolchain;
+mod tools;
 
 use std::{
     path::{Path, PathBuf},
@@ -50,6 +52,10 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Build the dashboard's page with npm, for whoever changed mesh-controller/dashboard
+    Dashboard(dashboard::Arguments),
+    /// Make docs/dashboard.png: the dashboard of the demo's mesh in a browser (root)
+    Picture,
     /// What the mesh costs, measured against no mesh in the same run (root)
     #[command(subcommand)]
     Bench(bench::Command),
@@ -81,6 +87,11 @@ fn run(command: Command, root: &Path) -> Result<()> {
         Command::Demo { keep } => {
             let ready = setup::run(root, Scope::Everything)?;
             demo::run(&ready, root, keep)
+        }
+        Command::Dashboard(arguments) => dashboard::run(root, &arguments),
+        Command::Picture => {
+            let ready = setup::run(root, Scope::Everything)?;
+            demo::picture(&ready, root)
         }
         Command::Bench(command) => bench::run(root, &command),
         Command::Kernels(arguments) => kernels::run(root, &arguments),

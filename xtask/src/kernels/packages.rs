@@ -1,14 +1,11 @@
 //! Kernels and busybox from Debian's packages: fetched with apt from the sources that this machine has, unpacked below
 //! target/kernels and never installed. The emulator alone is installed.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::shell;
+use crate::{packages, shell};
 
 const QEMU: &str = "qemu-system-x86_64";
 const QEMU_PACKAGE: &str = "qemu-system-x86";
@@ -39,7 +36,7 @@ pub fn kernel(folder: &Path, version: &str) -> Result<Kernel> {
              (6.1 is in bookworm, 6.12 in bookworm-backports and trixie), then as root: apt-get update"
         );
     };
-    let unpacked = unpack(folder, &format!("linux-image-{release}"))?;
+    let unpacked = packages::unpack(folder, &format!("linux-image-{release}"))?;
     let modules = ["lib/modules", "usr/lib/modules"].map(|place| unpacked.join(place).join(&release));
     let modules = modules.into_iter().find(|place| place.is_dir()).context("the kernel's package has no modules")?;
     let image = unpacked.join("boot").join(format!("vmlinuz-{release}"));
@@ -49,7 +46,7 @@ pub fn kernel(folder: &Path, version: &str) -> Result<Kernel> {
 
 /// The program busybox, which needs no library.
 pub fn busybox(folder: &Path) -> Result<PathBuf> {
-    let unpacked = unpack(folder, "busybox-static")?;
+    let unpacked = packages::unpack(folder, "busybox-static")?;
     let places = ["bin/busybox", "usr/bin/busybox"].map(|place| unpacked.join(place));
     places.into_iter().find(|place| place.is_file()).context("the package busybox-static has no busybox")
 }
@@ -83,27 +80,6 @@ pub fn qemu() -> Result<PathBuf> {
          -t bookworm-backports {QEMU_PACKAGE}"
     );
     Ok(program)
-}
-
-/// The folder into which the newest `package` was unpacked, now or before.
-fn unpack(folder: &Path, package: &str) -> Result<PathBuf> {
-    let unpacked = folder.join(package);
-    if unpacked.is_dir() {
-        return Ok(unpacked);
-    }
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    // It appears whole or not at all.
-    let fresh = tempfile::Builder::new().prefix(".unpacking-").tempdir_in(folder)?;
-    println!("kernels: fetching {package}");
-    let mut apt = shell::program("apt-get");
-    // The user _apt may not write here.
-    apt.current_dir(fresh.path()).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
-    shell::run(&mut apt).context("is there a network, and are the lists fresh (as root: apt-get update)?")?;
-    let archive = fs::read_dir(fresh.path())?.next().context("apt-get fetched nothing")??.path();
-    let content = fresh.path().join("content");
-    shell::run(shell::program("dpkg-deb").arg("-x").arg(&archive).arg(&content))?;
-    fs::rename(&content, &unpacked).with_context(|| format!("cannot make {}", unpacked.display()))?;
-    Ok(unpacked)
 }
 
 fn output(program: &str, arguments: &[&str]) -> Result<String> {

@@ -22,8 +22,8 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
 ];
 /// Rooms (or files) of agent and controller in which wire types are at home.
-const WIRE_ROOMS: &[&str] = &["admin", "ca", "check", "control", "link", "proto", "serve"];
-const WIRE_CRATES: &[&str] = &["prost", "prost_types", "tonic", "tonic_prost"];
+const WIRE_ROOMS: &[&str] = &["admin", "ca", "check", "control", "dashboard", "link", "otlp", "proto", "serve"];
+const WIRE_CRATES: &[&str] = &["opentelemetry_proto", "prost", "prost_types", "tonic", "tonic_prost"];
 /// Rooms of functions that are tested by the thousand.
 const PURE_ROOMS: &[&str] = &["balance", "index", "policy", "snapshot", "translate", "verdict"];
 

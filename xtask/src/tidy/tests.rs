@@ -79,8 +79,9 @@ fn wire_types_stop_at_the_doors() {
     refused("mesh-agent/src/proxy/resolve.rs", "use tonic::Status;", "wire types only in");
     refused("mesh-agent/src/state/store.rs", "use mesh_common::proto::workload;", "wire types only in");
     refused("mesh-controller/src/translate/pod.rs", "use prost::Message;", "wire types only in");
+    refused("mesh-agent/src/telemetry/access.rs", "use opentelemetry_proto::tonic::logs;", "wire types only in");
     refused("mesh-common/src/model/policy.rs", "use crate::proto::security;", "wire types only in");
-    for path in ["control/discovery.rs", "admin.rs", "identity/ca.rs", "control/link.rs"] {
+    for path in ["control/discovery.rs", "admin.rs", "identity/ca.rs", "control/link.rs", "telemetry/otlp/spans.rs"] {
         fine(&format!("mesh-agent/src/{path}"), "use tonic::Status;");
     }
     fine("mesh-controller/src/serve.rs", "use mesh_common::proto::workload;");
