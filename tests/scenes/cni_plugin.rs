@@ -13,6 +13,7 @@ fn world(title: &str) -> Result<(World, std::sync::Arc<mesh_tests::Pod>)> {
     world.start()?;
     let far = world.pod("shop", "far", B)?;
     far.serve("peer", 7001)?;
+    far.serve("echo", 7002)?;
     world.mesh("shop")?;
     Ok((world, far))
 }
@@ -35,7 +36,7 @@ fn a_pod_is_in_the_mesh_when_add_returns() -> Result<()> {
     assert_eq!((flow.security.as_str(), flow.source.identity.as_str()), ("mutual_tls", cart.identity().as_str()));
 
     // Asked again, and asked for proof.
-    let held = cart.hold(far.at(7001))?;
+    let held = cart.hold(far.at(7002))?;
     for command in ["ADD", "CHECK", "ADD", "CHECK"] {
         let called = plugin.call(command, &cart, "c1")?;
         assert!(called.succeeded, "{command}: {called:?}");

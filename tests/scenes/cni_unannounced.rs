@@ -10,6 +10,7 @@ fn a_pod_that_ran_before_joins_without_a_restart() -> Result<()> {
     let mut world = World::new("unannounced")?;
     let [cart, web] = [world.bare_pod("shop", "cart", A)?, world.bare_pod("shop", "web", B)?];
     web.serve("peer", 7001)?;
+    web.serve("echo", 7002)?;
     // A process of its own leads to its namespace.
     cart.serve("echo", 7000)?;
     world.start_controller()?;
@@ -22,7 +23,7 @@ fn a_pod_that_ran_before_joins_without_a_restart() -> Result<()> {
         world.write_status(pod)?;
     }
     // It stays out as long as it shall.
-    let held = cart.hold(web.at(7001))?;
+    let held = cart.hold(web.at(7002))?;
     world.mesh("shop")?;
     assert_eq!(cart.say(web.at(7001), "")?.seen()?.accepted.ip(), cart.ip);
     let flow = world.flow(B, "in the mesh", |flow| flow.destination.pod == web.full_name())?;
