@@ -41,7 +41,7 @@ pub use policy::{
     ServiceAccountMatch, StringMatch,
 };
 pub(crate) use policy::{covers, http as http_policy};
-pub use seen::{ByBoth, Reporter, Seen};
+pub use seen::{ByBoth, Rates, Reporter, Seen, Sums};
 pub use service::{Affinity, AffinityError, NameError, Service, ServiceName, ServicePort};
 pub use token::Token;
 pub use topology::{Level, LoadBalancing, LoadBalancingMode, Locality};

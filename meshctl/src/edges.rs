@@ -5,7 +5,10 @@ mod dot;
 
 use std::{collections::BTreeMap, io::Write, time::Duration};
 
-use mesh_common::proto::nodemesh::{ConnectionInfo, EdgeInfo, EdgesQuery, item, query};
+use mesh_common::{
+    model::Sums as _,
+    proto::nodemesh::{ConnectionInfo, EdgeInfo, EdgesQuery, item, query},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -78,7 +81,7 @@ pub async fn run<W: Write>(
     for (node, row) in &rows {
         let ends = [&row.source, &row.destination].map(|end| end.as_ref().map(sum::name).unwrap_or_default());
         let [source, destination] = ends;
-        requests.entry((node.clone(), row.reporter, source, destination)).or_default().add(node, row);
+        requests.entry((node.clone(), row.reporter, source, destination)).or_default().add(&Sum::of(node, row));
     }
     if screen.format.is_text() {
         edges_text(&edges, &requests, screen)?;

@@ -1,7 +1,7 @@
 //! `nodemesh.v1.Stat` -> [`Seen`]: of whom it is told stays with the caller.
 
 use super::nodemesh as wire;
-use crate::model::{Latency, Reporter, Seen};
+use crate::model::{Latency, Rates, Reporter, Seen};
 
 impl From<&wire::Stat> for Seen {
     fn from(stat: &wire::Stat) -> Self {
@@ -11,6 +11,7 @@ impl From<&wire::Stat> for Seen {
         answers.iter_mut().zip(&stat.answers).for_each(|(own, told)| *own = *told);
         Self {
             seconds: stat.seconds,
+            rates: Rates::default(),
             requests: stat.requests,
             failed_requests: stat.failed_requests,
             refused_requests: stat.refused_requests,
@@ -28,6 +29,7 @@ impl From<&wire::Stat> for Seen {
             rtt_us: stat.rtt_us,
             retransmits: stat.retransmits,
         }
+        .of_one_node()
     }
 }
 

@@ -113,23 +113,23 @@ pub const FIGURES: [&str; 20] = [
 /// Rates are a second's, bytes and not bits; quantiles null without requests; how it was secured and which way it took
 /// in counts.
 pub fn figures(seen: &Seen) -> [Value; FIGURES.len()] {
-    let rate = |count: u64| json!(figure(seen.rate(count)));
+    let rate = |rate: f64| json!(figure(rate));
     let quantile = |share: f64| json!(seen.latency.quantile(share).map(|time| figure(time.as_secs_f64() * 1e3)));
     let secured = |security: Security| json!(seen.security.get(&(security as u32)).copied().unwrap_or_default());
     let took = |path: Path| json!(seen.path.get(&(path as u32)).copied().unwrap_or_default());
     [
-        rate(seen.requests),
-        rate(seen.failed_requests),
-        rate(seen.refused_requests),
+        rate(seen.rates.requests),
+        rate(seen.rates.failed_requests),
+        rate(seen.rates.refused_requests),
         quantile(0.5),
         quantile(0.95),
         quantile(0.99),
-        rate(seen.connections),
-        rate(seen.failed_connections),
-        rate(seen.refused_connections),
+        rate(seen.rates.connections),
+        rate(seen.rates.failed_connections),
+        rate(seen.rates.refused_connections),
         json!(seen.open),
-        rate(seen.bytes_sent),
-        rate(seen.bytes_received),
+        rate(seen.rates.bytes_sent),
+        rate(seen.rates.bytes_received),
         secured(Security::MutualTls),
         secured(Security::KernelAttested),
         secured(Security::Plaintext),

@@ -1,6 +1,9 @@
 //! Sums of several agents that saw the same from both ends.
 
-use mesh_common::proto::nodemesh::Path;
+use mesh_common::{
+    model::Latency,
+    proto::nodemesh::{Direction, Path},
+};
 
 use super::*;
 
@@ -48,7 +51,7 @@ fn what_both_ends_saw_counts_once() {
         assert_eq!(all.len(), 1, "{by:?}: {all:?}");
         let sum = &all[0].1;
         assert_eq!((sum.requests, sum.latency.count(), sum.answers[2]), (expected, expected, expected), "{by:?}");
-        assert_eq!((sum.connections, sum.sent), (3, 300));
+        assert_eq!((sum.connections, sum.bytes_sent), (3, 300));
         assert_eq!(sum.path.values().sum::<u64>(), expected);
     }
 }
