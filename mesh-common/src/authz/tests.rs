@@ -57,6 +57,10 @@ fn sorts() -> Vec<Sort> {
         }),
         ("source addresses", |n| Match { source_ips: vec![net(10, n)], ..Match::default() }),
         ("remote addresses", |n| http(|http| http.remote_ips = vec![net(10, n)])),
+        ("addresses of IPv4 as those of IPv6", |n| Match {
+            source_ips: vec![format!("::ffff:{}/128", net(10, n).addr()).parse().expect("a network")],
+            ..Match::default()
+        }),
         ("destination addresses", |n| Match { destination_ips: vec![net(11, n)], ..Match::default() }),
         ("networks of IPv6", |n| Match {
             destination_ips: vec![format!("fd00:0:0:{n:x}::/64").parse().expect("a network")],

@@ -75,3 +75,24 @@ fn candidates(bearer: Bearer<'_>) -> Vec<Option<Token>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Issuers and subjects.
+    fn parts(principal: &str, issuers: &[&str]) -> Vec<(String, String)> {
+        let tokens = candidates(Bearer::Principal { principal, issuers });
+        let claim = |token: &Token, name: &str| token.claims[name].as_str().unwrap_or_default().to_owned();
+        tokens.iter().flatten().map(|token| (claim(token, "iss"), claim(token, "sub"))).collect()
+    }
+
+    #[test]
+    fn a_principal_is_taken_apart_by_known_issuers_or_at_any_slash() {
+        let pair = |issuer: &str, subject: &str| (issuer.to_owned(), subject.to_owned());
+        assert_eq!(parts("https://i/a/b", &["https://i", "other"]), [pair("https://i", "a/b")]);
+        assert_eq!(parts("https://i/a/b", &["https://i", "https://i/a"]).len(), 2, "nobody knows which one it was");
+        assert_eq!(parts("i/a/b", &["other"]), [pair("i", "a/b"), pair("i/a", "b")]);
+        assert!(parts("i", &["i"]).is_empty(), "no issuer and subject");
+    }
+}
