@@ -7,14 +7,17 @@ use crate::cast::Cast;
 
 #[test]
 fn both_agents_record_both_identities() -> Result<()> {
-    let Cast { world, client, near, far } = Cast::meshed("identities")?;
+    let Cast { mut world, client, near, far } = Cast::meshed("identities")?;
+    let service = world.service("shop", "web", 80, 7000, &[&far])?;
+    world.settle()?;
     for server in [&near, &far] {
         server.serve("echo", 7000)?;
         assert!(client.push(server.at(7000), 10_000)?.echoed());
     }
     assert_eq!(client.identity(), "spiffe://cluster.local/ns/shop/sa/client");
 
-    for (node, direction) in [(A, "outbound"), (B, "inbound")] {
+    // The source dialled the pod; the destination knows which service leads to that port of it.
+    for (node, direction, service) in [(A, "outbound", String::new()), (B, "inbound", service.full_name())] {
         let flow = world.flow(node, "across nodes", |flow| {
             flow.direction == direction && flow.destination.pod == far.full_name()
         })?;
@@ -22,6 +25,7 @@ fn both_agents_record_both_identities() -> Result<()> {
         assert_eq!(flow.source.identity, client.identity(), "{flow:?}");
         assert_eq!(flow.destination.identity, far.identity(), "{flow:?}");
         assert_eq!(flow.verdict, "forwarded", "{flow:?}");
+        assert_eq!(flow.service, service, "{flow:?}");
         assert_eq!((flow.path.as_str(), flow.security.as_str()), ("tunnel", "mutual_tls"), "{flow:?}");
         assert!(flow.tls_version.contains("1.3") || flow.tls_version.contains("1_3"), "{flow:?}");
         assert_eq!((flow.bytes_sent, flow.bytes_received), (10_000, 10_000), "{flow:?}");

@@ -104,19 +104,22 @@ impl Direct {
     }
 
     fn track(&self, snapshot: &Snapshot, pod: &Pod, open: &Connection, direction: Direction) -> Tracked {
-        let own = pod.party(open.local, snapshot.workload(&pod.uid).map(|workload| &**workload));
+        let workload = snapshot.workload(&pod.uid).map(|workload| &**workload);
+        let own = pod.party(open.local, workload);
         let other = match snapshot.workload_by_address(open.remote.ip()) {
             // Nobody proved it.
             Some(known) => Party { identity: None, ..Party::of(known, open.remote) },
             None => Party::stranger(open.remote),
         };
-        let (source, destination) = match direction {
-            Direction::Inbound => (other, own),
-            Direction::Outbound => (own, other),
+        let (source, destination, service) = match direction {
+            Direction::Inbound => (other, own, workload.and_then(|workload| workload.service_to(open.local.port()))),
+            // Where it was dialled is not known any more, only where it arrived.
+            Direction::Outbound => (own, other, None),
         };
         let mut flow = self.flows.begin(direction, source, destination);
         (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
         flow.told = snapshot.local_pod_by_uid(&pod.uid).cloned();
+        flow.service = service.cloned();
         flow.error = Some(OLDER.to_owned());
         flow.older = true;
         let live = flow.live();

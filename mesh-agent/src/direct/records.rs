@@ -106,7 +106,10 @@ impl Direct {
             // The local end is the pod that is observed.
             let own = snapshot.workload_by_address(local.ip());
             flow.told = own.and_then(|own| snapshot.local_pod_by_uid(&own.uid)).cloned();
-            flow.service = service(open, snapshot);
+            flow.service = match way {
+                Direction::Inbound => own.and_then(|own| own.service_to(local.port())).cloned(),
+                Direction::Outbound => service(open, snapshot),
+            };
             return flow;
         }
         let at = |party: &Party, address| Party { address: Some(address), ..party.clone() };
@@ -125,7 +128,11 @@ impl Direct {
         let mut flow = Flow::new(id, start, Direction::Outbound, source, destination);
         flow.path = Some(Path::Direct);
         flow.security = Security::KernelAttested;
-        flow.told = self.pods.by_index(open.pod).and_then(|pod| snapshot.local_pod_by_uid(&pod.uid).cloned());
+        let told = |index, epoch| {
+            let pod = self.pods.by_index(index).filter(|pod| pod.epoch == epoch)?;
+            snapshot.local_pod_by_uid(&pod.uid).cloned()
+        };
+        (flow.told, flow.told_there) = (told(open.pod, open.epoch), told(open.target, open.target_epoch));
         flow.service = service(open, snapshot);
         if let Some(known) = &known {
             flow.decided(&known.decision);

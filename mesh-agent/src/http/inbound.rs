@@ -193,8 +193,7 @@ fn services(Arrived { store, uid, connection, .. }: &Arrived) -> (ServiceName, V
     let Some(workload) = snapshot.workload(uid) else {
         return (ServiceName { namespace: String::new(), hostname: uid.clone() }, Vec::new());
     };
-    let leads = workload.services.iter().filter(|(_, ports)| ports.iter().any(|service| service.target == port));
-    let leads: Vec<_> = leads.map(|(name, _)| name.clone()).collect();
+    let leads: Vec<_> = workload.services_to(port).cloned().collect();
     let own = || ServiceName { namespace: workload.namespace.clone(), hostname: workload.name.clone() };
     (leads.first().cloned().unwrap_or_else(own), leads)
 }

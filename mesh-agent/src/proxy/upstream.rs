@@ -100,6 +100,7 @@ async fn gone(
             flow.destination = Party::of(&workload, target);
             flow.path = Some(Path::Local);
             flow.security = Security::KernelAttested;
+            flow.told_there = flow.told.clone();
             let client = SocketAddr::new(pod.ips.like(target.ip()).unwrap_or(client.ip()), client.port());
             let dialled = dial::application(&proxy.datapath, pod, target, client).await;
             outside_policy(proxy, pod, dialled, flow)
@@ -128,6 +129,7 @@ async fn local_pod(
 ) -> Result<Upstream, Refused> {
     flow.path = Some(Path::Local);
     flow.security = Security::KernelAttested;
+    flow.told_there = snapshot.local_pod_by_uid(&workload.uid).cloned();
     let Some(target_pod) = proxy.pods.by_ip(target.ip()) else {
         flow.failed(reason::CONNECT, "the destination pod left");
         return Err(Refused(reason::CONNECT));
@@ -167,7 +169,7 @@ async fn local_pod(
         // The kernel attests for redirected pods only. It goes on as it would have, had the pod left a moment before.
         Err(_) if pod.leaves() => {
             (flow.path, flow.security) = (Some(Path::Passthrough), Security::Plaintext);
-            (flow.policy, flow.rule) = (None, None);
+            (flow.policy, flow.rule, flow.told_there) = (None, None, None);
             let dialled = dial::from_pod(pod, target).await;
             outside_policy(proxy, pod, dialled, flow)
         }

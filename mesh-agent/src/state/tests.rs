@@ -431,3 +431,16 @@ fn a_live_connection_is_decided_again_when_accounts_of_its_namespace_change() {
     let after = put(&store, [accounts("other", &["x"])]);
     assert!(!after.decides_like(&before, &uid, Some(&source)));
 }
+
+#[test]
+fn the_service_of_a_port_is_named_if_it_is_one_alone() {
+    let mut web = workload("web", "10.0.0.1");
+    assert_eq!(web.service_to(8080), Some(&cart()));
+    assert_eq!(web.service_to(80), None, "where clients dial the service is no port of the pod");
+    let canary: ServiceName = "shop/canary.shop.svc.cluster.local".parse().expect("a service name");
+    web.services
+        .insert(canary.clone(), vec![ServicePort { port: 90, target: 9090 }, ServicePort { port: 80, target: 8080 }]);
+    assert_eq!(web.service_to(9090), Some(&canary));
+    assert_eq!(web.service_to(8080), None);
+    assert_eq!(web.services_to(8080).collect::<Vec<_>>(), [&canary, &cart()]);
+}

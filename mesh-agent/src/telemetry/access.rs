@@ -96,14 +96,19 @@ impl AccessLog {
             Direction::Outbound => pod.telemetry.logged_client.as_ref(),
             Direction::Inbound => pod.telemetry.logged_server.as_ref(),
         });
+        // Of what nobody else tells of, the other end's setting counts too; one line is enough for both.
+        let there = flow.told_there.as_deref().and_then(|pod| pod.telemetry.logged_server.as_ref());
         let drawn = |share: Percent| share == Percent::ALL || share.has(fastrand::u32(..));
-        match (said, told) {
-            (Some(Said::Off), _) | (None, Told::Nothing) => {}
-            (Some(Said::On { only, sampled, collector }), _) => {
-                if only.iter().all(|condition| holds(condition, flow)) && drawn(sampled.unwrap_or(Percent::ALL)) {
-                    inner.line(flow, collector.as_ref(), otlp);
-                }
+        for said in [said, there].into_iter().flatten() {
+            if let Said::On { only, sampled, collector } = said
+                && only.iter().all(|condition| holds(condition, flow))
+                && drawn(sampled.unwrap_or(Percent::ALL))
+            {
+                return inner.line(flow, collector.as_ref(), otlp);
             }
+        }
+        match (said, told) {
+            (Some(_), _) | (None, Told::Nothing) => {}
             (None, Told::Refusals) => {
                 if flow.verdict.is_bad() {
                     inner.refused(flow);

@@ -57,6 +57,9 @@ pub struct Flow {
     /// The pod of this node that the record is about, with what is told of it: the source of what is outbound, the
     /// destination of what is inbound. `None`: it is none that the configuration names.
     pub told: Option<Arc<LocalPod>>,
+    /// The destination, where it is a pod of this node too and nobody else tells of it: the connection went into it
+    /// past the agent's other hand.
+    pub told_there: Option<Arc<LocalPod>>,
     /// What metrics have of it already.
     pub counted: Counted,
 }
@@ -210,6 +213,7 @@ impl Flow {
             tcp: None,
             http: None,
             told: None,
+            told_there: None,
             counted: Counted::default(),
         }
     }

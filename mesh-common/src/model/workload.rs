@@ -39,6 +39,20 @@ pub struct Workload {
     pub labels: Labels,
 }
 
+impl Workload {
+    /// The services that lead to this port of its own, in the order of their names.
+    pub fn services_to(&self, port: u16) -> impl Iterator<Item = &ServiceName> {
+        let leads = move |ports: &[ServicePort]| ports.iter().any(|service| service.target == port);
+        self.services.iter().filter(move |(_, ports)| leads(ports)).map(|(name, _)| name)
+    }
+
+    /// The service that leads to this port, if it is one alone: of two nobody knows which one a client dialled.
+    pub fn service_to(&self, port: u16) -> Option<&ServiceName> {
+        let mut leads = self.services_to(port);
+        leads.next().filter(|_| leads.next().is_none())
+    }
+}
+
 /// How to reach a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {

@@ -79,6 +79,7 @@ pub fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         tcp,
         http,
         told: _,
+        told_there: _,
         // What metrics know already.
         counted: _,
     } = flow;

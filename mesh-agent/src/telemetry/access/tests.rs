@@ -216,8 +216,11 @@ fn log(told: Told, out: &Out) -> AccessLog {
 }
 
 fn told(flow: Flow, logged: Option<Said>) -> Arc<Flow> {
-    let telemetry = Telemetry { logged_server: logged, ..Telemetry::default() };
-    let pod = LocalPod {
+    Arc::new(Flow { told: Some(pod(Telemetry { logged_server: logged, ..Telemetry::default() })), ..flow })
+}
+
+fn pod(telemetry: Telemetry) -> Arc<LocalPod> {
+    Arc::new(LocalPod {
         uid: "u".into(),
         pod_uid: String::new(),
         namespace: "shop".into(),
@@ -230,8 +233,7 @@ fn told(flow: Flow, logged: Option<Said>) -> Arc<Flow> {
         same_node: Default::default(),
         inbound: Default::default(),
         telemetry,
-    };
-    Arc::new(Flow { told: Some(Arc::new(pod)), ..flow })
+    })
 }
 
 fn on(only: Vec<Only>, sampled: Option<Percent>) -> Option<Said> {
@@ -285,4 +287,28 @@ async fn a_blocked_output_stops_nobody_and_what_finds_no_room_is_counted() {
     out.go_on();
     log.end().await;
     assert_eq!(out.lines().len() + lost, all, "each is written or counted");
+}
+
+#[tokio::test]
+async fn what_nobody_else_tells_of_is_logged_where_either_end_asks_for_it() {
+    let off = || Some(Said::Off);
+    for (client, server, lines) in [
+        (None, None, 0),
+        (None, on(vec![], None), 1),
+        (off(), on(vec![], None), 1),
+        (on(vec![], None), off(), 1),
+        (on(vec![], None), on(vec![], None), 1),
+        (on(vec![Only::Errors], None), on(vec![Only::Errors], None), 0),
+        (None, on(vec![], Some(Percent(0))), 0),
+        (off(), off(), 0),
+    ] {
+        let out = Out::default();
+        let log = log(Told::Nothing, &out);
+        let mut flow = Flow::new(1, SystemTime::now(), Direction::Outbound, Party::default(), Party::default());
+        flow.told = Some(pod(Telemetry { logged_client: client.clone(), ..Telemetry::default() }));
+        flow.told_there = Some(pod(Telemetry { logged_server: server.clone(), ..Telemetry::default() }));
+        log.ended(&Arc::new(flow));
+        log.end().await;
+        assert_eq!(out.lines().len(), lines, "{client:?} {server:?}");
+    }
 }
