@@ -43,8 +43,9 @@ use crate::{
     pods::{self, Ended, PodStatus, PodTable, Redirection, Registry},
     proxy::{Proxy, Server},
     state::{Snapshot, Store},
-    telemetry::{FlowLog, Limits, Metrics, Sinks, Traffic, audit},
+    telemetry::{FlowLog, Limits, Metrics, Sinks, Traffic, UdpTraffic, audit},
     tunnel::{Pool, PoolSettings},
+    udp::Udp,
 };
 
 /// How often resting connections of HTTP are looked at.
@@ -89,8 +90,8 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
     let state = &settings.places.state_dir;
     durable::folder(state).with_context(|| format!("--state-dir {}", state.display()))?;
     let limits = Limits { series: settings.metrics_series, idle: settings.metrics_idle };
-    let traffic = Arc::new(Traffic::new(limits));
-    let metrics = Metrics::install(Arc::clone(&traffic))?;
+    let (traffic, udp) = (Arc::new(Traffic::new(limits)), Arc::new(UdpTraffic::new(limits)));
+    let metrics = Metrics::install(Arc::clone(&traffic), Arc::clone(&udp))?;
     // Before the kernel is touched: settings that cannot work leave nothing behind.
     let connection = control::Connection::new(
         &settings.controller,
@@ -112,6 +113,7 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
         max_listening: settings.max_listening,
         max_direct: settings.max_direct,
         max_verdicts: settings.max_verdicts,
+        max_datagrams: settings.max_datagrams,
         kubelet_cgroup: settings.kubelet_cgroup.clone(),
     })?;
     let datapath = Arc::new(datapath);
@@ -130,7 +132,7 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
     tokio::spawn(follow_roots(store.subscribe(), trust));
     let Telling { traced, access, spans } = telling.clone();
     let stats = Arc::default();
-    let flows = FlowLog::new(Sinks { audit: audit.clone(), traced, traffic, stats, access, spans });
+    let flows = FlowLog::new(Sinks { audit: audit.clone(), traced, traffic, udp, stats, access, spans });
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
         lease: settings.verdict_lease,
@@ -262,6 +264,14 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
         let error = between.await.err();
         tracing::error!(error = error.map(tracing::field::display), "connections of this node are no longer accounted");
     });
+    let udp = Udp {
+        datapath: Arc::clone(&datapath),
+        store: Arc::clone(&store),
+        pods: Arc::clone(&table),
+        flows: Arc::clone(&proxy.flows),
+        idle: settings.udp_idle,
+    };
+    helpers.spawn(udp.run(settled(found.clone())));
     match settings.kubelet_cgroup {
         Some(_) => drop(helpers.spawn(bpf::keep_probes(Arc::clone(&datapath)))),
         None => bpf::remove_probes(&datapath)?,

@@ -2,6 +2,7 @@
 //! are pinned, so that a dead agent means refused connections and never plaintext ones.
 #![expect(unsafe_code, reason = "bpf(2) with commands that aya does not offer for these programs and links")]
 
+mod datagrams;
 mod direct;
 mod events;
 mod ingress;

@@ -29,6 +29,7 @@ mod sockopt;
 mod state;
 mod telemetry;
 mod tunnel;
+mod udp;
 
 use std::{fs, os::fd::AsFd as _, process::ExitCode, time::Duration};
 

@@ -17,10 +17,10 @@ mod tests;
 pub mod trace;
 
 pub use edges::{Edge, Totals};
-pub use flow::{Counted, Direction, Facts, Flow, HttpRequest, Party, Path, Security, Tcp, Verdict};
+pub use flow::{Counted, Direction, Facts, Flow, HttpRequest, Party, Path, Security, Tcp, Udp, Verdict};
 pub use flows::{FlowLog, Live, OpenFlow, Sinks};
 pub use metrics::{
-    Limits, Metrics, Traffic, Used, audit_fault, configuration, direct_connections, ejections, flows_lost,
+    Limits, Metrics, Traffic, UdpTraffic, Used, audit_fault, configuration, direct_connections, ejections, flows_lost,
     kernel_counters, map_entries, older_connections,
 };
 pub use tap::{Headers, Seen};

@@ -3,16 +3,18 @@
 #![allow(unsafe_code, reason = "`Pod` promises that any bytes are a value; every type here is plain integers")]
 
 mod counters;
+mod datagrams;
 mod direct;
 
 pub use counters::Counter;
+pub use datagrams::{DatagramKey, DatagramSocket, Datagrams, MAX_DATAGRAMS, role};
 pub use direct::{
     AGENT_WATCHES, Affinity, AffinityKey, Backend, BackendKey, Closed, Direct, NO_LIST, Service, Verdict, VerdictKey,
     action, direction, ending,
 };
 
 /// Part of the folder in which maps and links are pinned, so that two layouts never meet.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Redirected pods of one node; a full table refuses the pod.
 pub const MAX_PODS: u32 = 1024;
@@ -312,8 +314,9 @@ mod user {
     use core::net::{IpAddr, SocketAddr};
 
     use super::{
-        Affinity, AffinityKey, Attestation, Backend, BackendKey, Closed, Direct, Event, FlowKey, Ip, ListenKey,
-        PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey,
+        Affinity, AffinityKey, Attestation, Backend, BackendKey, Closed, DatagramKey, DatagramSocket, Datagrams,
+        Direct, Event, FlowKey, Ip, ListenKey, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict,
+        VerdictKey,
     };
 
     // SAFETY: repr(C) structs of integers without padding (the sizes are asserted above).
@@ -354,6 +357,12 @@ mod user {
     unsafe impl aya::Pod for Verdict {}
     // SAFETY: as above
     unsafe impl aya::Pod for VerdictKey {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for DatagramKey {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for Datagrams {}
+    // SAFETY: as above
+    unsafe impl aya::Pod for DatagramSocket {}
 
     impl From<IpAddr> for Ip {
         fn from(ip: IpAddr) -> Self {

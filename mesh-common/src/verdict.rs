@@ -2,11 +2,13 @@
 
 mod affinity;
 mod connect;
+mod datagrams;
 mod ends;
 mod steer;
 
 pub use affinity::{first, keeps};
 pub use connect::{Connect, Outcome, Permit, Routes, connect, current};
+pub use datagrams::{Headers, Reach, UDP, Way, datagrams, holds, key, reach, role};
 pub use ends::{Last, ending};
 pub use steer::{Lookup, Steer, Tables, steer};
 

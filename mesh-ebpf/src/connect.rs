@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Deepest level of a pod's cgroup that is looked for.
-const MAX_CGROUP_LEVEL: i32 = 16;
+pub const MAX_CGROUP_LEVEL: i32 = 16;
 const ALLOW: i32 = 1;
 /// The caller gets EPERM, unless bpf_set_retval said otherwise.
 const REFUSE: i32 = 0;

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "kernel helpers and contexts are raw pointers")]
 
 mod connect;
+mod datagrams;
 mod direct;
 mod events;
 mod ingress;

@@ -11,10 +11,10 @@ use aya_ebpf::{
 };
 use mesh_common::{
     abi::{
-        Affinity, AffinityKey, Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, Direct, EVENT_RING,
-        Event, FlowKey, ListenKey, MAX_AFFINITIES, MAX_ATTESTED, MAX_BACKENDS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING,
-        MAX_PODS, MAX_PROBES, MAX_SERVICES, MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple,
-        Verdict, VerdictKey, table,
+        Affinity, AffinityKey, Attestation, Backend, BackendKey, CLOSED_RING, Closed, Counter, DatagramKey,
+        DatagramSocket, Datagrams, Direct, EVENT_RING, Event, FlowKey, ListenKey, MAX_AFFINITIES, MAX_ATTESTED,
+        MAX_BACKENDS, MAX_DATAGRAMS, MAX_DIRECT, MAX_LISTENING, MAX_PENDING, MAX_PODS, MAX_PROBES, MAX_SERVICES,
+        MAX_VERDICTS, PodEntry, ProbeTarget, Service, SockAddr, SocketState, Tuple, Verdict, VerdictKey, table,
     },
     verdict::Lives,
 };
@@ -78,6 +78,19 @@ pub static DIRECT: HashMap<u64, Direct, { MAX_DIRECT as usize }> = HashMap::new(
 #[btf_map]
 pub static CLOSED: RingBuf<Closed, { CLOSED_RING as usize }> = RingBuf::new();
 
+/// Its parity says which of the two tables of datagrams is written. The other one is at rest, and the agent empties it.
+#[btf_map]
+pub static ROUND: Array<u32, 1> = Array::new();
+
+#[btf_map]
+pub static DATAGRAMS_EVEN: HashMap<DatagramKey, Datagrams, { MAX_DATAGRAMS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static DATAGRAMS_ODD: HashMap<DatagramKey, Datagrams, { MAX_DATAGRAMS as usize }> = HashMap::new();
+
+#[btf_map]
+pub static DATAGRAM_SOCKETS: SkStorage<DatagramSocket> = SkStorage::new();
+
 /// What the kubelet may reach past the agent.
 #[btf_map]
 pub static PROBES: HashMap<SockAddr, ProbeTarget, { MAX_PROBES as usize }> = HashMap::new();
@@ -124,11 +137,25 @@ impl Lives for Maps {
 
 #[inline(always)]
 pub fn count(counter: Counter) {
+    count_many(counter, 1);
+}
+
+#[inline(always)]
+pub fn count_many(counter: Counter, amount: u64) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
-        // One instruction: another program that preempts this one on its CPU loses nothing of what it counted.
         // SAFETY: the slot is aligned and lives as long as the map
-        unsafe { asm!("lock *(u64 *)({slot} + 0) += {one}", slot = in(reg) slot, one = in(reg) 1_u64) }
+        unsafe { add(slot, amount) }
     }
+}
+
+/// One instruction: neither another CPU nor a program that preempts this one loses anything of what it counted.
+///
+/// # Safety
+/// `slot` must be in a map's value that the verifier knows, and aligned.
+#[inline(always)]
+pub unsafe fn add(slot: *mut u64, amount: u64) {
+    // SAFETY: by contract
+    unsafe { asm!("lock *(u64 *)({slot} + 0) += {amount}", slot = in(reg) slot, amount = in(reg) amount) }
 }
 
 /// From now on the [`table`] counts as full, until the agent finds room in it.

@@ -33,6 +33,7 @@ type Requests = BTreeMap<(String, i32, String, String), Sum>;
 #[command(
     after_help = "Each node tells what it saw: an edge between two nodes is told by both. REQ/S, BAD (the share that was
 refused or failed) and P95 are of all requests between the two workloads that this node read in the last minute.
+With UDP datagrams, which no policy is asked about, ALL counts exchanges that ended with a pause.
 
 Examples:
   meshctl edges -n shop
@@ -53,7 +54,7 @@ pub async fn run<W: Write>(
     screen: &mut Screen<W>,
 ) -> Result<Outcome, Failure> {
     let Arguments { namespaces, dot } = arguments;
-    let question = EdgesQuery { namespace: namespaces.wanted() };
+    let question = EdgesQuery { namespace: namespaces.wanted(), udp: true };
     let ((items, complete), (rows, known)) = tokio::join!(
         servers.ask(query::Kind::Edges(question)).all(),
         // Of all namespaces: the question has only the source's, and an edge may be asked for by its destination's.
@@ -117,6 +118,7 @@ fn edges_text<W: Write>(
         "REFUSED",
         "FAILED",
         "BYTES",
+        "UDP",
         "LAST",
         "REQ/S",
         "BAD",
@@ -124,7 +126,7 @@ fn edges_text<W: Write>(
     ]);
     for (node, edge) in edges {
         let count = |count: u64| Cell::new(count.to_string(), if count > 0 { Mood::Bad } else { Mood::Plain });
-        let sum = of(requests, node, edge);
+        let sum = of(requests, node, edge).filter(|_| edge.datagrams == 0);
         let bad = sum.and_then(Sum::success).map(|good| 1.0 - good);
         let bad_mood = if bad.is_some_and(|bad| bad > 1.0 - shown::GOOD) { Mood::Bad } else { Mood::Plain };
         table.push([
@@ -141,6 +143,7 @@ fn edges_text<W: Write>(
             count(edge.refused),
             count(edge.failed),
             format!("{}/{}", edge.bytes_sent, edge.bytes_received).into(),
+            if edge.datagrams > 0 { edge.datagrams.to_string() } else { String::new() }.into(),
             words::time(edge.last.map(|time| (time.seconds, time.nanos))).unwrap_or_default().into(),
             sum.map(|sum| shown::rate(sum.requests_per_second())).unwrap_or_default().into(),
             Cell::new(bad.map(shown::percent).unwrap_or_default(), bad_mood),
@@ -165,6 +168,7 @@ fn record(node: &str, edge: &EdgeInfo, requests: Option<&Sum>) -> Value {
         "failed": edge.failed,
         "bytes_sent": edge.bytes_sent,
         "bytes_received": edge.bytes_received,
+        "datagrams": (edge.datagrams > 0).then_some(edge.datagrams),
         "last": words::time(edge.last.map(|time| (time.seconds, time.nanos))),
         "requests": requests.map(|sum| json!({
             "seconds": sum.seconds,

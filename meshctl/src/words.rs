@@ -156,6 +156,7 @@ pub fn observed_as(observed_as: nodemesh::ObservedAs) -> &'static str {
 /// What a record is of.
 pub fn protocol(flow: &nodemesh::Flow) -> &'static str {
     match &flow.http {
+        None if flow.udp.is_some() => "udp",
         None => "tcp",
         Some(http) if http.grpc => "grpc",
         Some(_) => "http",

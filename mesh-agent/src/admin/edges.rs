@@ -22,7 +22,7 @@ pub fn answer(admin: &Admin, query: &EdgesQuery) -> Vec<item::Kind> {
         .flows
         .edges(admin.direct.open())
         .into_iter()
-        .filter(|(edge, ..)| concerns(&query.namespace, &edge.0))
+        .filter(|(edge, ..)| concerns(&query.namespace, &edge.0) && (query.udp || edge.0.udp.is_none()))
         .collect();
     let name = |party: &Party| (party.namespace.clone(), party.pod.clone(), party.address);
     edges.sort_by_cached_key(|(Edge(flow), ..)| (name(&flow.source), name(&flow.destination)));
@@ -57,7 +57,7 @@ fn is_own(ip: IpAddr) -> bool {
 }
 
 fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
-    let Totals { connections, refused, failed, sent, received, last } = totals;
+    let Totals { connections, refused, failed, sent, received, datagrams, last } = totals;
     // One connection's facts stand for all: what differs between them does not belong to the edge.
     let facts = flows::wire::message("", flow);
     let mut source = facts.source.unwrap_or_default();
@@ -78,6 +78,7 @@ fn message(flow: &Arc<Flow>, totals: Totals, open: u64) -> EdgeInfo {
         last: Some(last.into()),
         origin: Origin::Unspecified.into(),
         older: flow.older,
+        datagrams,
     }
 }
 

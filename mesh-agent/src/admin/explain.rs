@@ -47,6 +47,10 @@ fn decision(flow: &Flow) -> String {
         (Verdict::Error, ..) => format!("Failed{because}."),
         (_, Some(policy), Some(rule)) => format!("Permitted by rule {rule} of {policy}."),
         (_, Some(policy), None) => format!("Permitted by {policy}."),
+        (..) if flow.udp.is_some() => {
+            "Only counted: datagrams are neither redirected nor encrypted, and no policy is asked about them."
+                .to_owned()
+        }
         (..) if !flow.source.pod.is_empty() && is_same(&flow.source, &flow.destination) => {
             "Permitted: what a pod says to itself is outside policy.".to_owned()
         }

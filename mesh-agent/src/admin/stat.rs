@@ -34,7 +34,7 @@ pub(super) fn open(admin: &Admin) -> Vec<Flow> {
 }
 
 fn message(row: Row) -> nodemesh::Stat {
-    let Row { reporter, source, destination, service, route, seconds, sum } = row;
+    let Row { reporter, leaves, source, destination, service, route, seconds, sum } = row;
     let latency = sum.latency().buckets().collect();
     let security = sum.by_security().map(|(of, count)| (wire::security(of) as i32 as u32, count)).collect();
     let path = sum.by_path().map(|(of, count)| (wire::path(Some(of)) as i32 as u32, count)).collect();
@@ -49,6 +49,7 @@ fn message(row: Row) -> nodemesh::Stat {
         open,
         sent,
         received,
+        datagrams,
         rtt_us,
         retransmits,
         ..
@@ -73,10 +74,10 @@ fn message(row: Row) -> nodemesh::Stat {
         bytes_received: received,
         security,
         path,
-        // None are seen.
-        datagrams: 0,
+        datagrams,
         rtt_us,
         retransmits,
+        leaves,
     }
 }
 

@@ -21,7 +21,7 @@ use mesh_common::abi::{
 use super::{
     link::{Target, pinned_target},
     maps::typed,
-    programs::{ADDRESS_HOOKS, Datapath, DatapathError, SOCKET_EVENTS, Settings, declared},
+    programs::{ADDRESS_HOOKS, Datapath, DatapathError, PACKET_HOOKS, SOCKET_EVENTS, Settings, declared},
 };
 
 /// What the kernel holds for one network namespace.
@@ -230,7 +230,7 @@ impl Datapath {
 
     pub(super) fn cgroup_faults(&self) -> Vec<Fault> {
         let Settings { cgroup, .. } = &self.settings;
-        let names = ADDRESS_HOOKS.iter().copied().chain([SOCKET_EVENTS]);
+        let names = ADDRESS_HOOKS.iter().chain(PACKET_HOOKS).copied().chain([SOCKET_EVENTS]);
         match fs::metadata(cgroup) {
             Ok(folder) => self.link_faults("hooks", names, cgroup, folder.ino()),
             Err(e) => vec![Fault { check: "hooks", why: format!("{} cannot be looked at: {e}", cgroup.display()) }],

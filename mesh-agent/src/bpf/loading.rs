@@ -9,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
+        CgroupAttachMode, CgroupSkb, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps,
         links::{FdLink, LinkError},
     },
 };
@@ -18,7 +18,7 @@ use mesh_common::abi::LAYOUT_VERSION;
 use super::{
     link::attach_or_replace,
     maps::NAMES,
-    programs::{ADDRESS_HOOKS, DatapathError, OBJECT, SOCKET_EVENTS, Settings},
+    programs::{ADDRESS_HOOKS, DatapathError, OBJECT, PACKET_HOOKS, SOCKET_EVENTS, Settings},
 };
 
 /// include/uapi/linux/magic.h
@@ -77,6 +77,10 @@ pub(super) fn load_shared(dir: &Path, settings: &Settings) -> Result<Ebpf, Datap
         let program: &mut CgroupSockAddr = program(&mut ebpf, name)?;
         program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
     }
+    for name in PACKET_HOOKS {
+        let program: &mut CgroupSkb = program(&mut ebpf, name)?;
+        program.load().map_err(|e| DatapathError::program("load", Path::new(name), e))?;
+    }
     let sockops: &mut SockOps = program(&mut ebpf, SOCKET_EVENTS)?;
     sockops.load().map_err(|e| DatapathError::program("load", Path::new(SOCKET_EVENTS), e))?;
     // Only to hear here, with the verifier's words, if a pod's program would not load.
@@ -96,6 +100,15 @@ pub(super) fn attach_shared(ebpf: &mut Ebpf, dir: &Path, settings: &Settings) ->
         attach_or_replace(&dir.join("links").join(name), fd.as_fd(), Some(cgroup_id), || {
             // No flags: a bpf_link of a cgroup allows others beside it anyway (cgroup_bpf_link_attach).
             let id = program.attach(&cgroup, CgroupAttachMode::Single)?;
+            fd_link(program.take_link(id)?.try_into())
+        })?;
+    }
+    for name in PACKET_HOOKS {
+        let program: &mut CgroupSkb = program(ebpf, name)?;
+        let way = (*program.expected_attach_type()).ok_or(DatapathError::Missing(name))?;
+        let fd = fd_of(program.fd(), name)?;
+        attach_or_replace(&dir.join("links").join(name), fd.as_fd(), Some(cgroup_id), || {
+            let id = program.attach(&cgroup, way, CgroupAttachMode::Single)?;
             fd_link(program.take_link(id)?.try_into())
         })?;
     }
@@ -120,6 +133,8 @@ pub(super) fn load_object(dir: &Path, settings: &Settings) -> Result<Ebpf, Datap
         .map_max_entries("LISTENING", settings.max_listening)
         .map_max_entries("DIRECT", settings.max_direct)
         .map_max_entries("VERDICTS", settings.max_verdicts)
+        .map_max_entries("DATAGRAMS_EVEN", settings.max_datagrams)
+        .map_max_entries("DATAGRAMS_ODD", settings.max_datagrams)
         .override_global("AGENT_CGROUP", &settings.agent_cgroup, true)
         .override_global("OUTBOUND_PORT", &outbound, true)
         .override_global("HBONE_PORT", &hbone, true);

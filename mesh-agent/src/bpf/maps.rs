@@ -35,6 +35,10 @@ pub const NAMES: &[&str] = &[
     "AFFINITY",
     "DIRECT",
     "CLOSED",
+    "ROUND",
+    "DATAGRAMS_EVEN",
+    "DATAGRAMS_ODD",
+    "DATAGRAM_SOCKETS",
     "AYA_LOGS",
 ];
 
@@ -80,6 +84,7 @@ impl Maps {
             ("LISTENING", "--max-listening", settings.max_listening),
             ("DIRECT", "--max-direct", settings.max_direct),
             ("VERDICTS", "--max-verdicts", settings.max_verdicts),
+            ("DATAGRAMS_EVEN", "--max-datagrams", settings.max_datagrams),
         ];
         for (map, option, asked) in asked {
             let info = MapData::from_pin(dir.join(map)).and_then(|map| map.info());

@@ -16,6 +16,7 @@ use aya::{
 use mesh_common::abi::{ANY_PORT, Counter, Ip, PodEntry, ProbeTarget, SockAddr, SocketState, kind};
 
 use super::{
+    datagrams::DatagramMaps,
     direct::DirectMaps,
     events::Lives,
     ingress::Ingress,
@@ -31,6 +32,8 @@ pub(super) const ADDRESS_HOOKS: &[&str] =
     &["connect4", "connect6", "getpeername4", "getpeername6", "getsockname4", "getsockname6"];
 /// The hook of sockets' events, likewise.
 pub(super) const SOCKET_EVENTS: &str = "socket_events";
+/// The hooks of packets, likewise.
+pub(super) const PACKET_HOOKS: &[&str] = &["datagrams_out", "datagrams_in"];
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -50,6 +53,8 @@ pub struct Settings {
     pub max_direct: u32,
     /// Size of the table of verdicts, likewise.
     pub max_verdicts: u32,
+    /// Size of each of the two tables of datagrams, likewise.
+    pub max_datagrams: u32,
     /// The kubelet's cgroup v2 folder; `None`: nobody's probes pass.
     pub kubelet_cgroup: Option<PathBuf>,
 }
@@ -82,6 +87,7 @@ pub struct Datapath {
     pub(super) kubelet: Mutex<Kubelet>,
     pub(super) lives: Lives,
     pub(super) direct: DirectMaps,
+    pub(super) datagrams: DatagramMaps,
     ingress: Ingress,
 }
 
@@ -139,10 +145,11 @@ impl Datapath {
         let shared = Shared(load_shared(&dir, &settings)?);
         let maps = Maps::open(&dir.join("maps"))?;
         let direct = DirectMaps::open(&dir.join("maps"))?;
+        let datagrams = DatagramMaps::open(&dir.join("maps"))?;
         maps.compare_sizes(&dir.join("maps"), &settings);
         let ingress = Ingress::link(&dir.join("maps"), &settings)?;
         let (kubelet, lives) = (Mutex::default(), Lives::default());
-        Ok((Self { dir, settings, maps, kubelet, lives, direct, ingress }, shared))
+        Ok((Self { dir, settings, maps, kubelet, lives, direct, datagrams, ingress }, shared))
     }
 
     /// Attaches again what of the shared hooks and the kubelet's is not where it should be.

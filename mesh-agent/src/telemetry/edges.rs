@@ -9,7 +9,7 @@ use std::{
 
 use super::flow::{Flow, Party, Verdict};
 
-/// Two records with equal ends, service, path, security, direction and age are of one edge. Ports of clients do not
+/// Two records with equal ends, service, path, security, direction and age are of one edge; datagrams have their own. Ports of clients do not
 /// count, neither do addresses of pods: pods come back with others.
 #[derive(Clone, Debug)]
 pub struct Edge(pub Arc<Flow>);
@@ -21,6 +21,8 @@ pub struct Totals {
     pub failed: u64,
     pub sent: u64,
     pub received: u64,
+    /// Both ways.
+    pub datagrams: u64,
     pub last: SystemTime,
 }
 
@@ -33,13 +35,14 @@ pub struct Edges {
 
 impl Edge {
     fn parts(&self) -> impl Hash + Eq + '_ {
-        let Flow { source, destination, service, path, security, direction, older, .. } = &*self.0;
+        let Flow { source, destination, service, path, security, direction, older, udp, .. } = &*self.0;
         // Whom no pod's name tells apart, the address does.
         let ip = |party: &Party| party.address.map(|address| address.ip()).filter(|_| party.pod.is_empty());
         (
             (&source.namespace, &source.pod, &source.workload, &source.identity, ip(source)),
             (&destination.namespace, &destination.pod, &destination.identity, ip(destination)),
             (destination.address.map(|address| address.port()), service, path, security, direction, older),
+            udp.is_some(),
         )
     }
 }
@@ -61,7 +64,7 @@ impl Eq for Edge {}
 impl Totals {
     /// Of an edge that no connection has ended on yet.
     pub fn none(last: SystemTime) -> Self {
-        Self { connections: 0, refused: 0, failed: 0, sent: 0, received: 0, last }
+        Self { connections: 0, refused: 0, failed: 0, sent: 0, received: 0, datagrams: 0, last }
     }
 }
 
@@ -84,6 +87,7 @@ impl Edges {
         }
         totals.sent += flow.sent;
         totals.received += flow.received;
+        totals.datagrams += flow.udp.map_or(0, |udp| udp.sent + udp.received);
         totals.last = totals.last.max(flow.end);
         dropped
     }

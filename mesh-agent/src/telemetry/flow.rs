@@ -1,4 +1,4 @@
-//! The record of one connection, or of one request.
+//! The record of one connection, of one request, or of an exchange of datagrams.
 
 use std::{
     borrow::Cow,
@@ -54,6 +54,9 @@ pub struct Flow {
     pub tcp: Option<Tcp>,
     /// The record is of a request; `None`: of a connection.
     pub http: Option<Box<HttpRequest>>,
+    /// The record is of datagrams: from its first one to the last before a pause. Its client has port 0: it may have had
+    /// many sockets.
+    pub udp: Option<Udp>,
     /// The pod of this node that the record is about, with what is told of it: the source of what is outbound, the
     /// destination of what is inbound. `None`: it is none that the configuration names.
     pub told: Option<Arc<LocalPod>>,
@@ -110,6 +113,13 @@ pub struct Tcp {
     pub rtt: Duration,
     /// Segments that were sent again.
     pub retransmits: u32,
+}
+
+/// Datagrams from the source to the destination, and back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Udp {
+    pub sent: u64,
+    pub received: u64,
 }
 
 /// One end of a connection. What is known of who it is ([`Facts`]) is shared: a clone copies none of it.
@@ -212,6 +222,7 @@ impl Flow {
             asked: None,
             tcp: None,
             http: None,
+            udp: None,
             told: None,
             told_there: None,
             counted: Counted::default(),

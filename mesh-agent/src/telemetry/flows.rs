@@ -21,9 +21,9 @@ use tokio::sync::broadcast;
 use super::{
     access, audit,
     edges::{Edge, Edges, Totals},
-    flow::{Counted, Direction, Flow, Party, Verdict},
+    flow::{Counted, Direction, Flow, Party, Udp, Verdict},
     kept::{Kept, Replaced},
-    metrics::{self, Traffic},
+    metrics::{self, Traffic, UdpTraffic},
     otlp, reason,
     stats::Stats,
     tap::{self, Headers, Seen, Tap},
@@ -56,6 +56,8 @@ pub struct Sinks {
     pub audit: audit::Stream,
     /// It counts every record.
     pub traffic: Arc<Traffic>,
+    /// It counts datagrams.
+    pub udp: Arc<UdpTraffic>,
     /// It sums up the last minutes, and what each pod costs.
     pub stats: Arc<Stats>,
     /// How many of the traces that begin here are told, where nobody says for a pod; `None`: spans are told only where
@@ -171,6 +173,13 @@ impl FlowLog {
         self.sinks.traffic.opened(flow);
     }
 
+    /// So many datagrams and payload bytes passed between the ends of `flow`, from the source and back, since it was said
+    /// last. The record that is written at the end is not counted again.
+    pub fn datagrams(&self, flow: &Flow, datagrams: Udp, sent: u64, received: u64) {
+        self.sinks.udp.passed(flow, datagrams, sent, received);
+        self.sinks.stats.datagrams(flow, datagrams, sent, received);
+    }
+
     pub fn stats(&self) -> &Stats {
         &self.sinks.stats
     }
@@ -225,22 +234,29 @@ impl FlowLog {
         self.taps.load(Ordering::Relaxed)
     }
 
-    /// Of a connection that ended, or of a request.
+    /// Of a connection that ended, of a request, or of datagrams after which nothing came for a while.
     pub fn write(&self, flow: Flow) {
         self.write_seen(flow, None);
+    }
+
+    fn ended(&self, flow: &Arc<Flow>) {
+        self.sinks.traffic.ended(flow);
+        self.sinks.stats.ended(flow);
+        if flow.verdict == Verdict::Dropped && self.sinks.audit.is_on() {
+            self.sinks.audit.tell(audit::denied(flow));
+        }
+        self.sinks.access.ended(flow);
+        self.sinks.spans.ended(flow);
     }
 
     /// Likewise; `headers` are for those who look now, and kept for nobody.
     pub fn write_seen(&self, mut flow: Flow, headers: Option<Box<Headers>>) {
         flow.bound();
-        self.sinks.traffic.ended(&flow);
-        self.sinks.stats.ended(&flow);
-        if flow.verdict == Verdict::Dropped && self.sinks.audit.is_on() {
-            self.sinks.audit.tell(audit::denied(&flow));
-        }
         let flow = Arc::new(flow);
-        self.sinks.access.ended(&flow);
-        self.sinks.spans.ended(&flow);
+        // Datagrams are counted as they pass, nothing is decided of them, and they are no connection to anybody else.
+        if flow.udp.is_none() {
+            self.ended(&flow);
+        }
         let replaced = locked(&self.newest).push(Arc::clone(&flow));
         // The lock is free by now: to take a record apart takes longer than to put one in.
         if replaced.is_some() {

@@ -9,6 +9,7 @@ mod process;
 mod sets;
 mod text;
 mod traffic;
+mod udp;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,12 +22,14 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 pub use process::Used;
 pub use traffic::{Limits, Traffic};
+pub use udp::UdpTraffic;
 
 /// Everything that is counted from now on, as Prometheus reads it.
 #[derive(Clone)]
 pub struct Metrics {
     handle: PrometheusHandle,
     traffic: Arc<Traffic>,
+    udp: Arc<UdpTraffic>,
     certificates: Arc<Mutex<Vec<(String, f64)>>>,
 }
 
@@ -39,10 +42,10 @@ const SOONEST: (&str, &str) =
 
 impl Metrics {
     /// To be called once.
-    pub fn install(traffic: Arc<Traffic>) -> Result<Self> {
+    pub fn install(traffic: Arc<Traffic>, udp: Arc<UdpTraffic>) -> Result<Self> {
         let handle = PrometheusBuilder::new().install_recorder().context("cannot count")?;
         describe::all();
-        Ok(Self { handle, traffic, certificates: Arc::default() })
+        Ok(Self { handle, traffic, udp, certificates: Arc::default() })
     }
 
     /// How long the certificates of this node's pods are still valid, in seconds, by identity; negative: they are over.
@@ -52,6 +55,7 @@ impl Metrics {
 
     pub fn render(&self) -> String {
         let mut text = self.traffic.render(Instant::now());
+        self.udp.render(&mut text, Instant::now());
         if let Some(used) = Used::now() {
             used.tell(&mut text);
         }
@@ -78,6 +82,7 @@ impl Metrics {
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
         self.traffic.expire(Instant::now());
+        self.udp.expire(Instant::now());
     }
 }
 

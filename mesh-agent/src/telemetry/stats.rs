@@ -22,7 +22,7 @@ use mesh_common::model::ServiceName;
 
 use super::{
     cost::Costs,
-    flow::{Direction, Facts, Flow, Path},
+    flow::{Direction, Facts, Flow, Path, Udp},
 };
 pub use sum::Sum;
 
@@ -68,6 +68,8 @@ pub struct Name {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub reporter: Direction,
+    /// It left the node: its destination's agent may tell of it too.
+    pub leaves: bool,
     /// Of pairs only.
     pub source: Option<Name>,
     /// Of workloads and pairs.
@@ -196,6 +198,14 @@ impl Stats {
             self.at(flow, slot_of(now), |sum| sum.passed(sent, received));
             self.costs.passed(flow, sent + received);
         }
+    }
+
+    /// So many datagrams passed, with so many bytes, from the source and back. They cost the agent nothing.
+    pub fn datagrams(&self, flow: &Flow, datagrams: Udp, sent: u64, received: u64) {
+        self.at(flow, slot_of(SystemTime::now()), |sum| {
+            sum.datagrams += datagrams.sent + datagrams.received;
+            sum.passed(sent, received);
+        });
     }
 
     /// Counts in the slot of that time.
@@ -373,8 +383,8 @@ impl Grouped {
     }
 
     fn row(self, seconds: u32, sum: Sum) -> Row {
-        let Self { reporter, source, destination, service, route, leaves: _ } = self;
-        Row { reporter, source, destination, service, route: (*route).to_owned(), seconds, sum }
+        let Self { reporter, source, destination, service, route, leaves } = self;
+        Row { reporter, leaves, source, destination, service, route: (*route).to_owned(), seconds, sum }
     }
 }
 

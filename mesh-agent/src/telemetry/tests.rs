@@ -327,3 +327,18 @@ fn no_request_makes_its_record_long() {
     assert!(path.len() <= 1024 + '…'.len_utf8() && path.ends_with('…'), "{}", path.len());
     assert!(kept.asked.is_none() && kept.error.as_deref().is_some_and(|error| error.contains("too long to keep")));
 }
+
+#[test]
+fn a_record_of_datagrams_is_no_connection_to_anybody_else() {
+    let lines = metrics_of(|log| {
+        let record = |id| Flow::new(id, SystemTime::now(), Direction::Inbound, pod("cart"), pod("web"));
+        log.write(Flow { udp: Some(Udp { sent: 3, received: 2 }), ..record(1) });
+        let [(Edge(edge), totals, open)] = &log.edges(Vec::new())[..] else { panic!("one edge") };
+        assert_eq!((edge.udp.is_some(), totals.datagrams, totals.connections, *open), (true, 5, 1, 0));
+        log.write(record(2));
+        assert_eq!(log.edges(Vec::new()).len(), 2, "connections are another edge");
+        assert_eq!(log.newest().len(), 2);
+    });
+    let closed = lines.iter().filter(|line| line.starts_with("istio_tcp_connections_closed_total{"));
+    assert!(closed.clone().count() == 1 && closed.clone().all(|line| line.ends_with(" 1")), "{lines:?}");
+}

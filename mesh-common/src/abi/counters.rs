@@ -116,6 +116,14 @@ counters! {
     AgentDown = "AGENT_DOWN",
     /// an event did not fit into the ring
     EventsLost = "EVENTS_LOST",
+    /// datagrams of redirected pods that are counted by nobody's name, since the table or the memory was full
+    UdpUnnamed = "UDP_UNNAMED",
+    /// their payload bytes
+    UdpUnnamedBytes = "UDP_UNNAMED_BYTES",
+    /// datagrams of redirected pods to multicast and broadcast addresses: they have no other end
+    UdpGroup = "UDP_GROUP",
+    /// packets of redirected pods' sockets of UDP whose headers are not read: extension headers of IPv6
+    UdpUnread = "UDP_UNREAD",
 }
 
 #[cfg(test)]

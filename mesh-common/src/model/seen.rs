@@ -60,6 +60,7 @@ pub struct Rates {
     pub failed_connections: f64,
     pub bytes_sent: f64,
     pub bytes_received: f64,
+    pub datagrams: f64,
 }
 
 /// What adds up over nodes.
@@ -97,6 +98,7 @@ impl Seen {
             failed_connections: rate(self.failed_connections),
             bytes_sent: rate(self.bytes_sent),
             bytes_received: rate(self.bytes_received),
+            datagrams: rate(self.datagrams),
         };
         Self { rates, ..self }
     }
@@ -112,6 +114,7 @@ impl Rates {
         self.failed_connections += other.failed_connections;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
+        self.datagrams += other.datagrams;
     }
 }
 

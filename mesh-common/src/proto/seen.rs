@@ -34,14 +34,15 @@ impl From<&wire::Stat> for Seen {
 }
 
 impl From<&wire::Stat> for Reporter {
-    /// What took no way that leads off the node, its agent alone has seen.
+    /// What took no way that leads off the node, its agent alone has seen. Agents that count no datagrams tell it by the
+    /// ways of connections alone.
     fn from(stat: &wire::Stat) -> Self {
         let leaves = [wire::Path::Tunnel, wire::Path::Passthrough].map(|path| path as u32);
         match stat.reporter() {
             wire::Direction::Inbound => Self::Destination,
             wire::Direction::Outbound | wire::Direction::Unspecified => {
                 let left = stat.path.iter().any(|(path, count)| *count > 0 && leaves.contains(path));
-                if left { Self::Source } else { Self::Within }
+                if left || stat.leaves { Self::Source } else { Self::Within }
             }
         }
     }

@@ -31,7 +31,7 @@ pub fn graph(edges: &[(String, EdgeInfo)], sums: &[(Key, Sum)]) -> String {
     for (_, edge) in edges {
         let name = |end: &Option<_>| end.as_ref().map(sum::name).unwrap_or_default();
         let between = all.entry((name(&edge.source), name(&edge.destination))).or_default();
-        between.security.insert(words::security(edge.security()));
+        between.security.insert(if edge.datagrams > 0 { "udp" } else { words::security(edge.security()) });
         between.plaintext |= edge.security() == Security::Plaintext;
         // Both ends tell of a connection between two nodes.
         let reporter = usize::from(edge.direction() == mesh_common::proto::nodemesh::Direction::Inbound);

@@ -116,7 +116,8 @@ pub fn understood(question: &FlowsQuery, flow: &Flow) -> Result<(), Failure> {
     };
     let is_kind = match question.only() {
         Only::All => true,
-        Only::Tcp | Only::Udp => http.is_none(),
+        Only::Tcp => http.is_none() && flow.udp.is_none(),
+        Only::Udp => flow.udp.is_some(),
         Only::Http => http.is_some(),
         Only::Grpc => http.is_some_and(|http| http.grpc),
     };

@@ -91,6 +91,8 @@ pub fn record(flow: &Flow) -> Value {
         "retransmits": flow.tcp.map(|tcp| tcp.retransmits),
         "bytes_sent": flow.bytes_sent,
         "bytes_received": flow.bytes_received,
+        "datagrams_sent": flow.udp.map(|udp| udp.datagrams_sent),
+        "datagrams_received": flow.udp.map(|udp| udp.datagrams_received),
         "policy": flow.policy,
         "rule": (!flow.policy.is_empty() && flow.rule >= 0).then_some(flow.rule),
         "generation": flow.generation,

@@ -80,7 +80,7 @@ pub fn line(flow: &Flow) -> Vec<Cell> {
         Some(Cell::new(words::verdict(flow.verdict()), mood(flow.verdict()))),
         (!flow.reason.is_empty()).then(|| Cell::new(&flow.reason, bad)),
         plain(decided),
-        plain(flow.http.as_ref().map(words::request).unwrap_or_default()),
+        plain(asked(flow)),
         plain(milliseconds(flow).map(words::span).unwrap_or_default()),
         dim(format!("{}/{}B", flow.bytes_sent, flow.bytes_received)),
         dim(format!("{} {}", words::path(flow.path()), words::security(flow.security()))),
@@ -89,6 +89,13 @@ pub fn line(flow: &Flow) -> Vec<Cell> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// The request, or how many datagrams.
+fn asked(flow: &Flow) -> String {
+    let request = flow.http.as_ref().map(words::request);
+    let datagrams = || flow.udp.map(|udp| format!("udp {}/{}", udp.datagrams_sent, udp.datagrams_received));
+    request.or_else(datagrams).unwrap_or_default()
 }
 
 fn row(flow: &Flow) -> [Cell; 16] {
@@ -112,7 +119,7 @@ fn row(flow: &Flow) -> [Cell; 16] {
         flow.observations.iter().map(observed).collect::<Vec<_>>().join("; ").into(),
         format!("{}/{}", flow.bytes_sent, flow.bytes_received).into(),
         milliseconds(flow).map(words::span).unwrap_or_default().into(),
-        flow.http.as_ref().map(words::request).unwrap_or_default().into(),
+        asked(flow).into(),
     ]
 }
 

@@ -44,7 +44,7 @@ pub async fn run<W: Write>(
     screen: &mut Screen<W>,
 ) -> Result<Outcome, Failure> {
     let namespace = arguments.namespaces.wanted();
-    let question = EdgesQuery { namespace: namespace.clone() };
+    let question = EdgesQuery { namespace: namespace.clone(), udp: false };
     // The edges first: a pod that joins in between is listed without what it did, and not the other way round.
     let (items, edges_complete) = servers.ask(query::Kind::Edges(question)).all().await;
     let edges = items.into_iter().filter_map(|(node, kind)| match kind {

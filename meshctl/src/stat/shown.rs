@@ -19,8 +19,9 @@ use crate::{
 pub const GOOD: f64 = 0.99;
 
 /// The columns after those that name the row.
-pub const FIGURES: [&str; 13] = [
-    "REQ/S", "SUCCESS", "P50", "P95", "P99", "CONN/S", "OPEN", "REFUSED", "FAILED", "BYTES/S", "RTT", "TLS", "ATTESTED",
+pub const FIGURES: [&str; 14] = [
+    "REQ/S", "SUCCESS", "P50", "P95", "P99", "CONN/S", "OPEN", "REFUSED", "FAILED", "BYTES/S", "RTT", "TLS",
+    "ATTESTED", "UDP/S",
 ];
 
 /// What names a row.
@@ -42,7 +43,7 @@ pub fn names(by: By, key: &Key, sum: &Sum) -> [String; 2] {
     }
 }
 
-pub fn figures(sum: &Sum) -> [(String, Mood); 13] {
+pub fn figures(sum: &Sum) -> [(String, Mood); 14] {
     let plain = |text: String| (text, Mood::Plain);
     let bad_if = |is_bad: bool, text: String| (text, if is_bad { Mood::Bad } else { Mood::Plain });
     let count = |count: u64| bad_if(count > 0, count.to_string());
@@ -62,6 +63,7 @@ pub fn figures(sum: &Sum) -> [(String, Mood); 13] {
         plain(rtt),
         plain(sum.secured(Security::MutualTls).map(percent).unwrap_or_default()),
         plain(sum.secured(Security::KernelAttested).map(percent).unwrap_or_default()),
+        plain(if sum.datagrams == 0 { String::new() } else { rate(sum.rates.datagrams) }),
     ]
 }
 
@@ -69,8 +71,8 @@ pub fn show<W: Write>(by: By, rows: &[(Key, Sum)], screen: &mut Screen<W>) -> Re
     if !screen.format.is_text() {
         return Ok(rows.iter().try_for_each(|(key, sum)| screen.object(&record(by, key, sum)))?);
     }
-    let ([first, second], [a, b, c, d, e, f, g, h, i, j, k, l, m]) = (columns(by), FIGURES);
-    let mut table = Table::new([first, second, a, b, c, d, e, f, g, h, i, j, k, l, m]);
+    let ([first, second], [a, b, c, d, e, f, g, h, i, j, k, l, m, n]) = (columns(by), FIGURES);
+    let mut table = Table::new([first, second, a, b, c, d, e, f, g, h, i, j, k, l, m, n]);
     for (key, sum) in rows {
         let [first, second] = names(by, key, sum);
         let mut cells = [(first, Mood::Plain), (second, Mood::Plain)].into_iter().chain(figures(sum));

@@ -68,10 +68,10 @@ fn a_picture_has_a_table_of_sums() {
     let expected = [
         "meshctl top    1 workloads   2 services   3 routes   4 edges   last 60s  namespace shop  by req/s",
         "",
-        "WORKLOAD          NODES  REQ/S  SUCCESS    P50    P95    P99  CONN/S  OPEN  REFUSED  FAILED  BYTES/S  RTT   TLS  ATTESTED",
-        "shop/web          1       10.0     100%  4.9ms  4.9ms  4.9ms    0.10     2        0       0    1.5kB    -  100%        0%",
-        "shop/api          1        1.0    90.0%   38ms   38ms   38ms    0.10     2        0       6    1.5kB    -  100%        0%",
-        "shop/db\\u{1b}[2J  1          0     100%      -      -      -    0.10     2        0       0    1.5kB    -  100%        0%",
+        "WORKLOAD          NODES  REQ/S  SUCCESS    P50    P95    P99  CONN/S  OPEN  REFUSED  FAILED  BYTES/S  RTT   TLS  ATTESTED  UDP/S",
+        "shop/web          1       10.0     100%  4.9ms  4.9ms  4.9ms    0.10     2        0       0    1.5kB    -  100%        0%      -",
+        "shop/api          1        1.0    90.0%   38ms   38ms   38ms    0.10     2        0       6    1.5kB    -  100%        0%      -",
+        "shop/db\\u{1b}[2J  1          0     100%      -      -      -    0.10     2        0       0    1.5kB    -  100%        0%      -",
         "",
         "1-4/tab tables   s sort   / filter   p pause   arrows move   q quit",
     ];

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     // It hooks pods by bpf.
     &["pods"],
     // What the kernel may decide about them.
-    &["direct", "http"],
+    &["direct", "http", "udp"],
     &["cni", "control", "proxy"],
     &["handover", "health"],
     &["admin"],

@@ -6,7 +6,7 @@ use mesh_common::proto::nodemesh::{self, FlowsQuery, flows_query::Only};
 use tonic::Status;
 
 use super::wire;
-use crate::telemetry::{Flow, HttpRequest, Party};
+use crate::telemetry::{Flow, Party};
 
 #[derive(Debug)]
 pub struct Filter {
@@ -57,10 +57,6 @@ impl Filter {
             security,
             port,
         } = query;
-        let only = known::<Only>("only", *only)?;
-        if only == Only::Udp {
-            return Err(Status::invalid_argument("only: agents keep no records of datagrams"));
-        }
         Ok(Self {
             namespace: namespace.clone(),
             pod: pod.clone(),
@@ -70,7 +66,7 @@ impl Filter {
             direction: known("direction", *direction)?,
             // A time that is none leaves nothing out.
             since: since.and_then(|since| SystemTime::try_from(since).ok()),
-            only,
+            only: known("only", *only)?,
             status: status(http_status)?,
             method: method.clone(),
             path: path.clone(),
@@ -105,14 +101,15 @@ impl Filter {
                 || flow.reason.as_deref().is_some_and(|reason| reason.eq_ignore_ascii_case(&self.reason)))
             && (self.policy.is_empty() || flow.policy.as_ref().is_some_and(|policy| policy.to_string() == self.policy))
             && self.port.is_none_or(|port| either(&|party| party.address.is_some_and(|own| own.port() == port)))
-            && self.http(flow.http.as_deref())
+            && self.http(flow)
     }
 
     /// What is asked of requests alone no connection has.
-    fn http(&self, http: Option<&HttpRequest>) -> bool {
-        let Some(http) = http else {
+    fn http(&self, flow: &Flow) -> bool {
+        let Some(http) = &flow.http else {
             let of_requests = [&self.method, &self.path].iter().any(|wanted| !wanted.is_empty());
-            return matches!(self.only, Only::All | Only::Tcp)
+            let kind = if flow.udp.is_some() { Only::Udp } else { Only::Tcp };
+            return (self.only == Only::All || self.only == kind)
                 && !of_requests
                 && self.status.is_none()
                 && self.trace.is_none();

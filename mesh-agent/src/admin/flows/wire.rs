@@ -5,7 +5,7 @@ use mesh_common::{
     proto::nodemesh,
 };
 
-use crate::telemetry::{Direction, Facts, Flow, HttpRequest, Party, Path, Security, Tcp, Verdict};
+use crate::telemetry::{Direction, Facts, Flow, HttpRequest, Party, Path, Security, Tcp, Udp, Verdict};
 
 fn request(http: &HttpRequest) -> nodemesh::HttpRequest {
     let HttpRequest {
@@ -78,6 +78,7 @@ pub fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
         asked: _,
         tcp,
         http,
+        udp,
         told: _,
         told_there: _,
         // What metrics know already.
@@ -111,6 +112,7 @@ pub fn message(node: &str, flow: &Flow) -> nodemesh::Flow {
             rtt_us: u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX),
             retransmits,
         }),
+        udp: udp.map(|Udp { sent, received }| nodemesh::Udp { datagrams_sent: sent, datagrams_received: received }),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bounded;
 mod istio;
+mod udp;
 
 use std::{
     collections::BTreeMap,
@@ -91,7 +92,8 @@ fn sum(lines: &[String], name: &str) -> f64 {
 #[test]
 fn everything_is_described_and_told_in_one_piece() {
     let recorder = PrometheusBuilder::new().build_recorder();
-    let metrics = Metrics { handle: recorder.handle(), traffic: Arc::default(), certificates: Arc::default() };
+    let (traffic, udp, certificates) = Default::default();
+    let metrics = Metrics { handle: recorder.handle(), traffic, udp, certificates };
     let text = ::metrics::with_local_recorder(&recorder, || {
         describe::all();
         // What is not there before it is first counted.
@@ -107,6 +109,7 @@ fn everything_is_described_and_told_in_one_piece() {
         metrics.render()
     });
     let names = traffic::ALL.iter().map(|(name, _)| *name).chain(process::ALL.map(|(name, _)| name));
+    let names = names.chain(super::udp::ALL.map(|(name, _)| name));
     let names = names.chain(describe::COUNTERS.map(|(name, ..)| name)).chain(describe::GAUGES.map(|(name, _)| name));
     for name in names.chain([EXPIRY.0, SOONEST.0]) {
         for kind in ["HELP", "TYPE"] {

@@ -22,6 +22,8 @@ pub struct Sum {
     pub open: u64,
     pub sent: u64,
     pub received: u64,
+    /// Both ways; of the other sums they are only in those of bytes.
+    pub datagrams: u64,
     /// Connections that ended or are open, and requests.
     pub security: [u64; 3],
     pub path: [u64; 4],
@@ -120,6 +122,7 @@ impl Sum {
             open,
             sent,
             received,
+            datagrams,
             security,
             path,
             rtt_us,
@@ -135,6 +138,7 @@ impl Sum {
         self.failed_connections += failed_connections;
         self.open += open;
         self.passed(*sent, *received);
+        self.datagrams += datagrams;
         self.security.iter_mut().zip(security).for_each(|(own, other)| *own += other);
         self.path.iter_mut().zip(path).for_each(|(own, other)| *own += other);
         self.rtt_us = self.rtt_us.max(*rtt_us);

@@ -207,3 +207,24 @@ fn the_time_that_a_record_takes() {
     println!("{} rows in {:?}", rows.len(), start.elapsed());
     assert_eq!(rows.iter().map(|row| row.sum.requests).sum::<u64>(), times as u64);
 }
+
+#[test]
+fn datagrams_are_in_no_other_sum_but_the_bytes() {
+    let stats = Stats::default();
+    let udp = |path| {
+        let mut flow = connection(5, 5);
+        (flow.direction, flow.path, flow.security) = (Direction::Outbound, Some(path), Security::Plaintext);
+        flow
+    };
+    for (path, sent) in [(Path::Passthrough, 3), (Path::Passthrough, 4), (Path::Direct, 5)] {
+        stats.datagrams(&udp(path), Udp { sent, received: 1 }, 100, 10);
+    }
+    let rows = stats.rows(By::Edge, "", 60, &[]);
+    let mut told: Vec<_> = rows.iter().map(|row| (row.leaves, row.sum.datagrams, row.sum.sent)).collect();
+    told.sort_unstable();
+    assert_eq!(told, [(false, 6, 100), (true, 9, 200)], "what stays on the node stands by itself");
+    for Row { sum, .. } in rows {
+        assert_eq!((sum.connections, sum.requests, sum.security, sum.path), (0, 0, [0; 3], [0; 4]));
+    }
+    assert!(stats.costs().rows("", &[]).is_empty(), "the agent does not carry them");
+}

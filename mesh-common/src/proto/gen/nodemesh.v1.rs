@@ -294,6 +294,9 @@ pub struct VerifyQuery {
 pub struct EdgesQuery {
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
+    /// Edges of datagrams too; their connections are exchanges that ended with a pause.
+    #[prost(bool, tag = "2")]
+    pub udp: bool,
 }
 /// How one connection was decided.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -597,6 +600,9 @@ pub struct Stat {
     pub rtt_us: u32,
     #[prost(uint64, tag = "22")]
     pub retransmits: u64,
+    /// Of what a source's agent tells: it left the node, and the destination's agent may tell it too.
+    #[prost(bool, tag = "23")]
+    pub leaves: bool,
 }
 /// A request as it passed.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -864,6 +870,18 @@ pub struct Flow {
     /// The record is of a request; absent: of a connection.
     #[prost(message, optional, tag = "23")]
     pub http: ::core::option::Option<HttpRequest>,
+    /// The record is of datagrams, from the first one to the last before a pause. Nothing decides about them, and of their
+    /// ends only the addresses are known; the client's port is 0.
+    #[prost(message, optional, tag = "24")]
+    pub udp: ::core::option::Option<Udp>,
+}
+/// As they are on the wire, with the payload in Flow.bytes_sent and bytes_received.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Udp {
+    #[prost(uint64, tag = "1")]
+    pub datagrams_sent: u64,
+    #[prost(uint64, tag = "2")]
+    pub datagrams_received: u64,
 }
 /// One request, as it was passed on.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -983,6 +1001,9 @@ pub struct EdgeInfo {
     /// Connections that are older than the enrolment of the pod that told of them: no agent carries them.
     #[prost(bool, tag = "15")]
     pub older: bool,
+    /// Both ways; 0: it is an edge of connections.
+    #[prost(uint64, tag = "16")]
+    pub datagrams: u64,
 }
 /// What VerifyQuery found out.
 #[derive(Clone, PartialEq, ::prost::Message)]

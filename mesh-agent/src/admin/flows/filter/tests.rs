@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use mesh_common::model::{PolicyName, ServiceName};
 
 use super::*;
-use crate::telemetry::{Direction, Facts, Path, Security, Verdict, trace};
+use crate::telemetry::{Direction, Facts, HttpRequest, Path, Security, Udp, Verdict, trace};
 
 const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
 
@@ -136,9 +136,22 @@ fn what_requests_alone_have_no_connection_fits() {
 }
 
 #[test]
+fn datagrams_are_neither_connections_nor_requests() {
+    let datagrams = Flow { udp: Some(Udp { sent: 1, received: 2 }), ..connection() };
+    let only = |only: Only| ask(|q| q.only = only.into());
+    for (kind, fits) in
+        [(Only::All, true), (Only::Udp, true), (Only::Tcp, false), (Only::Http, false), (Only::Grpc, false)]
+    {
+        assert_eq!(matches(&only(kind), &datagrams), fits, "{kind:?}");
+    }
+    assert!(!matches(&only(Only::Udp), &connection()) && !matches(&only(Only::Udp), &request()));
+    assert!(!matches(&ask(|q| q.http_status = "200".into()), &datagrams));
+}
+
+#[test]
 fn questions_that_no_record_can_fit_are_refused_by_their_field() {
     type Change = fn(&mut FlowsQuery);
-    let wrong: [(&str, Change); 13] = [
+    let wrong: [(&str, Change); 12] = [
         ("http_status", |q| q.http_status = "6xx".into()),
         ("http_status", |q| q.http_status = "0xx".into()),
         ("http_status", |q| q.http_status = "xx".into()),
@@ -148,7 +161,6 @@ fn questions_that_no_record_can_fit_are_refused_by_their_field() {
         ("trace_id", |q| q.trace_id = "12".into()),
         ("trace_id", |q| q.trace_id = format!("+{}", "1".repeat(31))),
         ("port", |q| q.port = 70_000),
-        ("only", |q| q.only = Only::Udp.into()),
         ("only", |q| q.only = 99),
         ("verdict", |q| q.verdict = 99),
         ("passed", |q| q.passed = 99),
