@@ -107,8 +107,8 @@ pub struct Run {
     /// Decisions on such connections that the kernel may hold; the agent carries what finds no room
     #[arg(long, default_value_t = mesh_common::abi::MAX_VERDICTS, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_verdicts: u32,
-    /// Pairs of a pod and whom it exchanges datagrams with that may speak within a second; those of more pass too, and are
-    /// counted without names (UDP_UNNAMED)
+    /// Pairs of a pod and whom it exchanges datagrams with that may speak within a second; those of more pass too, and
+    /// are counted without names (UDP_UNNAMED)
     #[arg(long, default_value_t = mesh_common::abi::MAX_DATAGRAMS, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_datagrams: u32,
     /// Datagrams between two ends are one record, which is written after a pause of so long, in seconds

@@ -107,6 +107,7 @@ mod tokens;
 mod topology;
 mod traces;
 mod tunnels_not_shared;
+mod udp;
 mod unmeshed;
 mod verify_mtls;
 mod wrong_token;

@@ -15,6 +15,7 @@ mod collector;
 mod config;
 mod controller;
 mod ctl;
+mod datagrams;
 pub mod forge;
 mod http;
 pub mod issuer;
@@ -48,6 +49,7 @@ pub use config::{
 };
 pub use controller::Controller;
 pub use ctl::{Denial, Flow, Observation, expect_flow};
+pub use datagrams::Exchanged;
 pub use http::{Answer, Answers, Ask, Lived, piece};
 pub use kube_api::{Change, HostApi, KubeApi, kube_folder};
 pub use manifest::Manifests;

@@ -34,6 +34,9 @@ fn every_code_has_its_sentence() {
         Counter::ObservedOpened,
         // Nothing is refused for it.
         Counter::SteeredLate,
+        Counter::UdpUnnamedBytes,
+        Counter::UdpGroup,
+        Counter::UdpUnread,
     ];
     let kernel = Counter::ALL.iter().filter(|counter| !fine.contains(counter)).map(|counter| counter.name());
     let codes = reason::ALL.iter().copied().chain(Reason::ALL.map(Reason::code)).chain(kernel);

@@ -9,8 +9,8 @@ use std::{
 
 use super::flow::{Flow, Party, Verdict};
 
-/// Two records with equal ends, service, path, security, direction and age are of one edge; datagrams have their own. Ports of clients do not
-/// count, neither do addresses of pods: pods come back with others.
+/// Two records with equal ends, service, path, security, direction and age are of one edge; datagrams have their own.
+/// Ports of clients do not count, neither do addresses of pods: pods come back with others.
 #[derive(Clone, Debug)]
 pub struct Edge(pub Arc<Flow>);
 

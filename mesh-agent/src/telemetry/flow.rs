@@ -54,8 +54,8 @@ pub struct Flow {
     pub tcp: Option<Tcp>,
     /// The record is of a request; `None`: of a connection.
     pub http: Option<Box<HttpRequest>>,
-    /// The record is of datagrams: from its first one to the last before a pause. Its client has port 0: it may have had
-    /// many sockets.
+    /// The record is of datagrams: from its first one to the last before a pause. Its client has port 0: it may have
+    /// had many sockets.
     pub udp: Option<Udp>,
     /// The pod of this node that the record is about, with what is told of it: the source of what is outbound, the
     /// destination of what is inbound. `None`: it is none that the configuration names.

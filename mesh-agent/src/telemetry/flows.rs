@@ -173,8 +173,8 @@ impl FlowLog {
         self.sinks.traffic.opened(flow);
     }
 
-    /// So many datagrams and payload bytes passed between the ends of `flow`, from the source and back, since it was said
-    /// last. The record that is written at the end is not counted again.
+    /// So many datagrams and payload bytes passed between the ends of `flow`, from the source and back, since it was
+    /// said last. The record that is written at the end is not counted again.
     pub fn datagrams(&self, flow: &Flow, datagrams: Udp, sent: u64, received: u64) {
         self.sinks.udp.passed(flow, datagrams, sent, received);
         self.sinks.stats.datagrams(flow, datagrams, sent, received);

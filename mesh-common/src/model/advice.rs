@@ -14,6 +14,7 @@ pub const LOSSES: &[&str] = &[
     "EVENTS_LOST",
     "CLOSED_LOST",
     "AFFINITY_LOST",
+    "UDP_UNNAMED",
 ];
 
 /// One sentence or two; `None` for a code that is not known here.
@@ -255,6 +256,11 @@ pub fn advice(code: &str) -> Option<&'static str> {
         "AFFINITY_LOST" => {
             "The kernel had no memory to keep which endpoint of a service with sessionAffinity a client has: its next \
              connection may go to another one. See the node's memory."
+        }
+        "UDP_UNNAMED" => {
+            "Datagrams passed and are counted without names, since more pairs of pods and peers spoke within a second than \
+             the kernel's table has room for. Raise --max-datagrams of the agent: after `mesh-agent uninstall`, since a \
+             table keeps its size."
         }
         "CLOSED_LOST" => {
             "More direct connections ended than the agent could read from the kernel in time, so their records and bytes \

@@ -34,8 +34,8 @@ impl From<&wire::Stat> for Seen {
 }
 
 impl From<&wire::Stat> for Reporter {
-    /// What took no way that leads off the node, its agent alone has seen. Agents that count no datagrams tell it by the
-    /// ways of connections alone.
+    /// What took no way that leads off the node, its agent alone has seen. Agents that count no datagrams tell it by
+    /// the ways of connections alone.
     fn from(stat: &wire::Stat) -> Self {
         let leaves = [wire::Path::Tunnel, wire::Path::Passthrough].map(|path| path as u32);
         match stat.reporter() {

@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use mesh_common::proto::nodemesh::{
-    Direction, Endpoint, HttpRequest, Item, Observation, ObservedAs, Path, Security, Verdict,
+    Direction, Endpoint, HttpRequest, Item, Observation, ObservedAs, Path, Security, Udp, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -105,6 +105,23 @@ fn a_policy_without_a_matching_rule_has_no_rule() {
 }
 
 #[test]
+fn datagrams_are_told_as_such() {
+    let udp = Some(Udp { datagrams_sent: 3, datagrams_received: 2 });
+    let flow = Flow { udp, ..refused() };
+    let all = std::slice::from_ref(&flow);
+    let record: Value = serde_json::from_str(&shown(all, Format::Json)).unwrap();
+    assert_eq!(
+        [&record["protocol"], &record["datagrams_sent"], &record["datagrams_received"]],
+        [&json!("udp"), &json!(3), &json!(2)]
+    );
+    assert!(shown(all, Format::Table).contains("udp 3/2"));
+    for (only, flow, fits) in [(Only::Udp, &flow, true), (Only::Tcp, &flow, false), (Only::Udp, &refused(), false)] {
+        let question = FlowsQuery { only: only.into(), ..FlowsQuery::default() };
+        assert_eq!(filters::understood(&question, flow).is_ok(), fits, "{only:?}");
+    }
+}
+
+#[test]
 fn json_is_one_object_a_line_with_these_names() {
     let text = shown(&[refused(), refused()], Format::Json);
     assert_eq!(text.lines().count(), 2);
@@ -121,7 +138,8 @@ fn json_is_one_object_a_line_with_these_names() {
             "address": "10.1.0.9:80",
         },
         "service": "shop/redis.shop.svc.cluster.local", "path": "tunnel", "security": "mutual_tls", "tls_version": "",
-        "tls_cipher": "", "bytes_sent": 5, "bytes_received": 0, "policy": "shop/deny-web", "rule": 2, "generation": 41,
+        "tls_cipher": "", "bytes_sent": 5, "bytes_received": 0, "datagrams_sent": null,
+        "datagrams_received": null, "policy": "shop/deny-web", "rule": 2, "generation": 41,
         "error": "", "observations": [], "rtt_us": null, "retransmits": null, "http": null,
     });
     assert_eq!(record, expected);

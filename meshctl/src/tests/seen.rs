@@ -54,7 +54,7 @@ async fn both_ends_of_a_connection_are_one_row() {
     let sockets = [&*a.socket(), &*b.socket()];
     let (outcome, text) = asked("meshctl stat edges", &sockets).await;
     assert_eq!(outcome.unwrap(), Outcome::Fine);
-    let figures = ["2.0", "89.9%", "4.9ms", "4.9ms", "4.9ms", "0.10", "2", "0", "12", "1.0kB", "-", "100%", "0%"];
+    let figures = ["2.0", "89.9%", "4.9ms", "4.9ms", "4.9ms", "0.10", "2", "0", "12", "1.0kB", "-", "100%", "0%", "-"];
     assert_eq!(rows(&text)[1], [&["shop/cart", "shop/web"], &figures[..]].concat(), "{text}");
     assert_eq!(rows(&text).len(), 2, "{text}");
     let (_, text) = asked("meshctl stat services -o json", &sockets).await;

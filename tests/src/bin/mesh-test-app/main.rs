@@ -2,6 +2,7 @@
 //! they know nothing of a mesh.
 
 mod bench;
+mod datagrams;
 mod dial;
 mod enter;
 mod forge;
@@ -60,6 +61,10 @@ enum Verb {
     Sink(Listen),
     /// Server: as peer, but after the first connection it takes no other for 1.2 seconds, and only two may wait
     Late(Listen),
+    /// Server: sends back each datagram of UDP
+    UdpEcho(Listen),
+    /// Client: sends datagrams of UDP, waits for the answer of each, prints one JSON line of all
+    Datagrams(datagrams::Datagrams),
     /// Client: connects, sends, prints one JSON line for each connection
     Send(dial::Send),
     /// Server: answers the port's number on each of several ports and closes
@@ -137,6 +142,8 @@ fn main() -> Result<()> {
         Verb::Reset(at) => serve::run(at.address, at.port, serve::reset),
         Verb::Sink(at) => serve::run(at.address, at.port, serve::sink),
         Verb::Late(at) => serve::late(at.address, at.port),
+        Verb::UdpEcho(at) => datagrams::echo(at.address, at.port),
+        Verb::Datagrams(plan) => datagrams::exchange(&plan),
         Verb::Send(send) => dial::send(&send),
         Verb::Doors(doors) => knock::doors(&doors),
         Verb::Knock { to } => knock::knock(&to),
