@@ -7,7 +7,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,6 +32,15 @@ pub struct Sets<K, V> {
     room: Arc<Room>,
     /// Time series of one set.
     cost: usize,
+    /// Sets that were ever made.
+    made: AtomicU64,
+}
+
+/// A set, for as long as it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    hash: u64,
+    number: u64,
 }
 
 /// By the hash of their labels, so that a lookup makes no key.
@@ -39,6 +48,8 @@ type ByHash<K, V> = HashMap<u64, Vec<Set<K, V>>>;
 
 #[derive(Debug)]
 struct Set<K, V> {
+    /// No other one ever had it.
+    number: u64,
     key: K,
     labels: Arc<str>,
     /// `None`: it is the overflow's, which takes no room and stays.
@@ -93,7 +104,7 @@ impl Room {
 
 impl<K, V: Default + Clone> Sets<K, V> {
     pub fn new(room: Arc<Room>, cost: usize) -> Self {
-        Self { shards: Default::default(), hasher: RandomState::new(), room, cost }
+        Self { shards: Default::default(), hasher: RandomState::new(), room, cost, made: AtomicU64::new(0) }
     }
 
     pub fn room(&self) -> &Room {
@@ -104,8 +115,16 @@ impl<K, V: Default + Clone> Sets<K, V> {
         self.hasher.build_hasher()
     }
 
-    /// Counts under the set that `is`; where there is none, one is made for `owner` (of the overflow: `None`). `false`:
-    /// there is no room, and nothing was counted.
+    /// Counts under the set at this place. `false`: it is gone, and nothing was counted.
+    pub fn count_at(&self, place: Place, count: impl FnOnce(&mut V)) -> bool {
+        let Place { hash, number } = place;
+        let mut shard = self.shard(hash);
+        let set = shard.get_mut(&hash).and_then(|sets| sets.iter_mut().find(|set| set.number == number));
+        set.map(|set| set.count(count)).is_some()
+    }
+
+    /// Counts under the set that `is`, and says where; where there is none, one is made for `owner` (of the overflow:
+    /// `None`). `None`: there is no room, and nothing was counted.
     pub fn count(
         &self,
         hash: u64,
@@ -113,23 +132,27 @@ impl<K, V: Default + Clone> Sets<K, V> {
         make: impl FnOnce() -> (K, String),
         owner: Option<&dyn Fn() -> String>,
         count: impl FnOnce(&mut V),
-    ) -> bool {
-        let mut shard = locked(&self.shards[(hash >> 60) as usize % SHARDS]);
+    ) -> Option<Place> {
+        let mut shard = self.shard(hash);
         if let Some(set) = shard.get_mut(&hash).and_then(|sets| sets.iter_mut().find(|set| is(&set.key))) {
-            (set.used, set.unread) = (true, true);
-            count(&mut set.values);
-            return true;
+            set.count(count);
+            return Some(Place { hash, number: set.number });
         }
         let owner = owner.map(|owner| owner().into_boxed_str());
         if owner.as_ref().is_some_and(|owner| !self.room.take(owner, self.cost)) {
-            return false;
+            return None;
         }
         let (key, labels) = make();
         let mut values = V::default();
         count(&mut values);
-        let set = Set { key, labels: labels.into(), owner, values, used: true, unread: true, since: None };
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let set = Set { number, key, labels: labels.into(), owner, values, used: true, unread: true, since: None };
         shard.entry(hash).or_default().push(set);
-        true
+        Some(Place { hash, number })
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, ByHash<K, V>> {
+        locked(&self.shards[(hash >> 60) as usize % SHARDS])
     }
 
     /// All that is counted until now, in the order of labels.
@@ -169,6 +192,13 @@ impl<K, V: Default + Clone> Sets<K, V> {
             });
         }
         gone
+    }
+}
+
+impl<K, V> Set<K, V> {
+    fn count(&mut self, count: impl FnOnce(&mut V)) {
+        (self.used, self.unread) = (true, true);
+        count(&mut self.values);
     }
 }
 

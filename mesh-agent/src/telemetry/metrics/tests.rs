@@ -2,6 +2,7 @@
 
 mod bounded;
 mod istio;
+mod known;
 mod udp;
 
 use std::{

@@ -141,7 +141,8 @@ fn nobody_counts_in_a_set_that_is_gone() {
         std::thread::spawn(move || {
             let owner = || "own".to_owned();
             for _ in 0..TIMES {
-                assert!(sets.count(1, |()| true, || ((), String::new()), Some(&owner), |count| *count += 1));
+                let place = sets.count(1, |()| true, || ((), String::new()), Some(&owner), |count| *count += 1);
+                assert!(place.is_some());
             }
             done.store(true, Ordering::Relaxed);
         })
@@ -161,16 +162,7 @@ fn nobody_counts_in_a_set_that_is_gone() {
 }
 
 #[test]
-fn the_time_that_a_record_and_a_scrape_take() {
-    let traffic = Traffic::default();
-    let flows: Vec<_> = (0..100).map(|number| from(number, request(Direction::Inbound, 200))).collect();
-    flows.iter().for_each(|flow| traffic.ended(flow));
-    let start = Instant::now();
-    let times = 20_000;
-    for number in 0..times {
-        traffic.ended(&flows[number % flows.len()]);
-    }
-    println!("{} ns for a request", start.elapsed().as_nanos() / times as u128);
+fn the_time_that_a_scrape_takes() {
     let ten_thousand = limited(1_000_000);
     // 2,000 sets of five.
     for number in 0..2000 {
