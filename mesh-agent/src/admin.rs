@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
 
 use mesh_common::{
     model::Mode,
-    proto::nodemesh::{self, item, query},
+    proto::nodemesh::{self, ConfigKind, item, query},
 };
 use tokio::sync::watch;
 use tokio_stream::Stream;
@@ -73,6 +73,13 @@ impl Responder for Admin {
                 self.node, query.node
             )))));
         }
+        if self.flows.is_off() && query.kind.as_ref().is_some_and(asks_for_records) {
+            return Box::pin(tokio_stream::once(Err(Status::failed_precondition(format!(
+                "the telemetry of node {} is off (--telemetry off): its agent keeps no record of connections and \
+                 requests",
+                self.node
+            )))));
+        }
         match query.kind {
             Some(query::Kind::Status(_)) => self.items(vec![item::Kind::Status(self.status())]),
             Some(query::Kind::Flows(query)) => flows::answer(self, query),
@@ -104,6 +111,25 @@ impl Responder for Admin {
                 "this agent does not know that question; is meshctl newer than the agent?",
             )))),
         }
+    }
+}
+
+/// What nobody can answer who tells nothing of single connections and requests.
+fn asks_for_records(query: &query::Kind) -> bool {
+    match query {
+        query::Kind::Config(config) => config.kind() == ConfigKind::Connections,
+        query::Kind::Flows(_)
+        | query::Kind::Edges(_)
+        | query::Kind::Explain(_)
+        | query::Kind::Stat(_)
+        | query::Kind::Tap(_)
+        | query::Kind::Cost(_) => true,
+        query::Kind::Status(_)
+        | query::Kind::Authz(_)
+        | query::Kind::Routes(_)
+        | query::Kind::Identity(_)
+        | query::Kind::Verify(_)
+        | query::Kind::Dashboard(_) => false,
     }
 }
 

@@ -131,8 +131,8 @@ async fn serve(settings: Run, agent_cgroup: u64, audit: audit::Stream) -> Result
     trust.say(store.snapshot().trust_bundles().values());
     tokio::spawn(follow_roots(store.subscribe(), trust));
     let Telling { traced, access, spans } = telling.clone();
-    let stats = Arc::default();
-    let flows = FlowLog::new(Sinks { audit: audit.clone(), traced, traffic, udp, stats, access, spans });
+    let (stats, off) = (Arc::default(), settings.telling.is_off());
+    let flows = FlowLog::new(Sinks { off, audit: audit.clone(), traced, traffic, udp, stats, access, spans });
     let table = Arc::new(PodTable::default());
     let between = direct::Settings {
         lease: settings.verdict_lease,

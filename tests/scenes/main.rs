@@ -103,6 +103,7 @@ mod stays_closed;
 mod streams_live;
 mod strict_and_permissive;
 mod telemetry_config;
+mod telemetry_off;
 mod tokens;
 mod topology;
 mod traces;

@@ -32,6 +32,9 @@ impl Telling {
         let config::Telling { access_log, access_log_errors, access_log_sampling, access_log_otlp, .. } = settings;
         let target = otlp_endpoint.as_ref().map(|url| Target::parse(url, (*otlp_protocol).into()));
         let target = target.transpose().map_err(|why| anyhow!("--otlp-endpoint {why}"))?;
+        if settings.is_off() {
+            return Ok(Self { spans: Spans::default(), access: AccessLog::default(), traced: None });
+        }
         let traced = target.is_some().then_some(*tracing_sampling);
         let to = otlp::Settings {
             node: node.to_owned(),

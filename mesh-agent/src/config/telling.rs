@@ -5,6 +5,11 @@ use mesh_common::model::{telemetry::OtlpProtocol, traffic::Percent};
 
 #[derive(Debug, Args)]
 pub struct Telling {
+    /// Whether anything is told of single connections and requests. Off: no metrics of them, no flow records, sums,
+    /// edges, spans or lines of the access log, whatever other options and the settings of pods say. Still counted and
+    /// audited is what was refused, and counted what policies say that are not enforced
+    #[arg(long, env = "MESH_TELEMETRY", default_value = "on")]
+    pub telemetry: Switch,
     /// Collector of spans, as in `http://collector.observability:4317`: the name of a service that the mesh knows, any
     /// other DNS name, or an address; `https://` by the trusted roots of the image. Without it only pods whose own
     /// settings name a collector have spans
@@ -36,6 +41,12 @@ pub struct Telling {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     Grpc,
     Http,
@@ -46,6 +57,12 @@ pub enum AccessLogFormat {
     Json,
     Text,
     Off,
+}
+
+impl Telling {
+    pub fn is_off(&self) -> bool {
+        self.telemetry == Switch::Off
+    }
 }
 
 impl From<Protocol> for OtlpProtocol {

@@ -30,6 +30,10 @@ impl OpenRequest {
         // Whoever reads it next takes no more headers than this agent does.
         let has_room = headers.len() + ROOM <= HEADERS;
         let id = self.identify(headers, has_room);
+        if self.record().flows.is_off() {
+            self.with(|_, http| http.request_id = Some(id));
+            return;
+        }
         let told = self.with(|flow, _| (flow.told.clone(), flow.direction));
         let Some((told, direction)) = told else { return };
         let none = Tracing::default();

@@ -52,6 +52,8 @@ pub struct FlowLog {
 /// Who hears of each record beside those who ask. `Default`: nobody.
 #[derive(Debug, Default)]
 pub struct Sinks {
+    /// Nothing is told of single connections and requests but that they were refused, and what policies said of them.
+    pub off: bool,
     /// What is refused is told to it.
     pub audit: audit::Stream,
     /// It counts every record.
@@ -135,6 +137,11 @@ impl FlowLog {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// See [`Sinks::off`].
+    pub fn is_off(&self) -> bool {
+        self.sinks.off
+    }
+
     /// The kept records, oldest first.
     pub fn newest(&self) -> Vec<Arc<Flow>> {
         locked(&self.newest).all()
@@ -170,12 +177,17 @@ impl FlowLog {
 
     /// A connection that the kernel knows is open; its record shall say so at its end.
     pub fn opened(&self, flow: &Flow) {
-        self.sinks.traffic.opened(flow);
+        if !self.is_off() {
+            self.sinks.traffic.opened(flow);
+        }
     }
 
     /// So many datagrams and payload bytes passed between the ends of `flow`, from the source and back, since it was
     /// said last. The record that is written at the end is not counted again.
     pub fn datagrams(&self, flow: &Flow, datagrams: Udp, sent: u64, received: u64) {
+        if self.is_off() {
+            return;
+        }
         self.sinks.udp.passed(flow, datagrams, sent, received);
         self.sinks.stats.datagrams(flow, datagrams, sent, received);
     }
@@ -239,22 +251,23 @@ impl FlowLog {
         self.write_seen(flow, None);
     }
 
-    fn ended(&self, flow: &Arc<Flow>) {
-        self.sinks.traffic.ended(flow);
-        self.sinks.stats.ended(flow);
-        if flow.verdict == Verdict::Dropped && self.sinks.audit.is_on() {
-            self.sinks.audit.tell(audit::denied(flow));
-        }
-        self.sinks.access.ended(flow);
-        self.sinks.spans.ended(flow);
-    }
-
     /// Likewise; `headers` are for those who look now, and kept for nobody.
     pub fn write_seen(&self, mut flow: Flow, headers: Option<Box<Headers>>) {
         flow.bound();
-        let flow = Arc::new(flow);
+        // Whoever answers for the mesh is told of it in any case.
+        if flow.verdict == Verdict::Dropped && self.sinks.audit.is_on() {
+            self.sinks.audit.tell(audit::denied(&flow));
+        }
         // Datagrams are counted as they pass, nothing is decided of them, and they are no connection to anybody else.
-        if flow.udp.is_none() {
+        let counted = flow.udp.is_some();
+        if self.is_off() {
+            if !counted {
+                self.sinks.traffic.guarded(&flow);
+            }
+            return;
+        }
+        let flow = Arc::new(flow);
+        if !counted {
             self.ended(&flow);
         }
         let replaced = locked(&self.newest).push(Arc::clone(&flow));
@@ -274,6 +287,13 @@ impl FlowLog {
         }
         // Nobody may be following.
         let _ = self.feed.send(flow);
+    }
+
+    fn ended(&self, flow: &Arc<Flow>) {
+        self.sinks.traffic.ended(flow);
+        self.sinks.stats.ended(flow);
+        self.sinks.access.ended(flow);
+        self.sinks.spans.ended(flow);
     }
 }
 
@@ -316,9 +336,11 @@ impl OpenFlow {
     pub fn live(&mut self) -> Arc<Live> {
         let counted = Counted { opened: true, ..Counted::default() };
         let live = Arc::new(Live { counted: Mutex::new(Some(counted)), ..Live::default() });
-        self.log.sinks.traffic.opened(self);
-        let connection = Connection { flow: Arc::new(Flow::clone(self)), live: Arc::clone(&live) };
-        locked(&self.log.forwarded).insert(self.id, connection);
+        if !self.log.is_off() {
+            self.log.sinks.traffic.opened(self);
+            let connection = Connection { flow: Arc::new(Flow::clone(self)), live: Arc::clone(&live) };
+            locked(&self.log.forwarded).insert(self.id, connection);
+        }
         self.live = Some(Arc::clone(&live));
         live
     }

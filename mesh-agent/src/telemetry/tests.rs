@@ -205,6 +205,39 @@ fn metrics_of(act: impl FnOnce(&Arc<FlowLog>)) -> Vec<String> {
 }
 
 #[test]
+fn while_telemetry_is_off_only_what_is_about_safety_is_counted() {
+    let traffic = Arc::<Traffic>::default();
+    let log = FlowLog::new(Sinks { off: true, traffic: Arc::clone(&traffic), ..Sinks::default() });
+    let mut feed = log.follow();
+    let mut open = log.begin(Direction::Outbound, pod("cart"), pod("web"));
+    open.live().sent.store(5, std::sync::atomic::Ordering::Relaxed);
+    assert!(log.connections().is_empty() && log.open() == 1, "it is counted, and not listed");
+    log.count_live();
+    drop(open);
+    log.begin(Direction::Outbound, pod("cart"), pod("web")).dropped("POLICY_DENY", "no");
+    let mut tried = flow(&log, pod("cart"), pod("web"));
+    let policy = PolicyName { namespace: "shop".into(), name: "try".into() };
+    tried.observations = vec![Observation { policy, observed_as: ObservedAs::DryRun, rule: None, would_refuse: true }];
+    log.write(tried);
+    log.opened(&flow(&log, pod("cart"), pod("web")));
+    assert!(log.newest().is_empty() && log.edges(Vec::new()).is_empty() && log.replaced().is_none());
+    assert!(log.stats().rows(stats::By::Edge, "", 600, &[]).is_empty());
+    assert!(feed.try_recv().is_err());
+    let text = traffic.render(std::time::Instant::now());
+    let counted: Vec<_> = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0")).collect();
+    assert!(!counted.iter().any(|line| line.starts_with("istio_")), "{counted:#?}");
+    for line in [
+        "mesh_policy_verdicts_total{verdict=\"DROPPED\",policy=\"\",reason=\"POLICY_DENY\",dry_run=\"false\"} 1",
+        "mesh_policy_verdicts_total{verdict=\"DROPPED\",policy=\"shop/try\",reason=\"\",dry_run=\"true\"} 1",
+    ] {
+        assert!(counted.contains(&line), "{line} in {counted:#?}");
+    }
+    let plain = counted.iter().filter_map(|line| line.strip_prefix("mesh_plaintext_connections_total{"));
+    let plain: u64 = plain.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    assert!(plain >= 2, "{counted:#?}");
+}
+
+#[test]
 fn bytes_of_live_connections_are_counted_as_they_pass_and_once() {
     use std::sync::atomic::Ordering::Relaxed;
     let counted = |lines: &[String]| {

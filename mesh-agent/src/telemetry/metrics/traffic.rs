@@ -227,6 +227,15 @@ impl Traffic {
         }
     }
 
+    /// A connection or a request ended of which no more shall be told than what is about safety: that it was refused,
+    /// what policies said that are not enforced, and what passed in plaintext.
+    pub fn guarded(&self, flow: &Flow) {
+        self.exposed(flow);
+        if matches!(flow.verdict, Verdict::Dropped | Verdict::Audit) || !flow.observations.is_empty() {
+            self.decided(flow, None);
+        }
+    }
+
     /// What has no labels of workloads.
     fn exposed(&self, flow: &Flow) {
         if flow.http.is_none() && flow.security == Security::Plaintext && flow.verdict != Verdict::Dropped {
