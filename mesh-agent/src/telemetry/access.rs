@@ -11,6 +11,7 @@ mod tests;
 mod writer;
 
 use std::{
+    io::Write,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -81,7 +82,15 @@ impl AccessLog {
     /// # Errors
     /// If there can be no thread.
     pub fn new(settings: Settings, exporter: Exporter) -> std::io::Result<Self> {
-        Ok(Self::to(settings, exporter, Writer::new(settings.format, std::io::stdout())?))
+        Self::writing(settings, exporter, std::io::stdout())
+    }
+
+    /// The same, with lines to `out`.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn writing(settings: Settings, exporter: Exporter, out: impl Write + Send + 'static) -> std::io::Result<Self> {
+        Ok(Self::to(settings, exporter, Writer::new(settings.format, out)?))
     }
 
     fn to(settings: Settings, exporter: Exporter, writer: Writer) -> Self {

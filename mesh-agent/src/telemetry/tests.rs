@@ -1,5 +1,7 @@
 //! Records, shares and edges.
 
+mod pressure;
+
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
 use mesh_common::model::{Asked, Connection, Observation, ObservedAs, Passed, PolicyName, Reason, RequestFacts};

@@ -53,7 +53,7 @@ impl Spans {
     }
 
     #[cfg(test)]
-    pub(super) fn tally(&self) -> [u64; 3] {
+    pub(in crate::telemetry) fn tally(&self) -> [u64; 3] {
         self.0.as_ref().map_or([0; 3], |exporter| exporter.tally().all())
     }
 }

@@ -83,7 +83,7 @@ fn what_is_told_is_the_same_whether_or_not_it_is_remembered() {
     }
 }
 
-/// As release builds have it: `cargo nextest run --release -p mesh-agent -E 'test(the_time_of_a_record)' --no-capture`.
+/// Printed, and asserted nowhere: CONTRIBUTING.md says how it is run.
 #[test]
 fn the_time_of_a_record() {
     let times = 50_000;
