@@ -15,6 +15,7 @@ mod revoked;
 mod same_node;
 mod stage;
 mod table;
+mod telemetry;
 
 use std::{fs, path::Path, path::PathBuf, thread};
 
@@ -43,6 +44,9 @@ pub enum Command {
     Http(Http),
     /// The controller on a cluster of 1,000 services and 2,000 pods, and how soon agents hear of a change (MESH_KUBE)
     Cluster(Arguments),
+    /// What it costs to see: HTTP by rules and connections between two nodes, by agents that tell nothing, that tell
+    /// what they do by default, and that also log 1 %; and a scrape of 10,000 series
+    Telemetry(Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -128,7 +132,9 @@ fn build(ready: &Ready, root: &Path) -> Result<()> {
 impl Command {
     fn arguments(&self) -> &Arguments {
         match self {
-            Self::L4(arguments) | Self::SameNode(arguments) | Self::Cluster(arguments) => arguments,
+            Self::L4(arguments) | Self::SameNode(arguments) | Self::Cluster(arguments) | Self::Telemetry(arguments) => {
+                arguments
+            }
             Self::Http(Http { arguments, against: _ }) => arguments,
         }
     }
@@ -139,6 +145,7 @@ impl Command {
             Self::SameNode(_) => "same-node",
             Self::Http(_) => "http",
             Self::Cluster(_) => "cluster",
+            Self::Telemetry(_) => "telemetry",
         }
     }
 
@@ -146,7 +153,7 @@ impl Command {
     fn scope(&self) -> Scope {
         match self {
             Self::L4(_) => Scope::Benchmarks,
-            Self::SameNode(_) | Self::Http(_) | Self::Cluster(_) => Scope::Everything,
+            Self::SameNode(_) | Self::Http(_) | Self::Cluster(_) | Self::Telemetry(_) => Scope::Everything,
         }
     }
 
@@ -158,6 +165,7 @@ impl Command {
             Self::SameNode(_) => same_node::names().collect(),
             Self::Http(_) => http::NAMES.to_vec(),
             Self::Cluster(_) => cluster::NAMES.to_vec(),
+            Self::Telemetry(_) => telemetry::NAMES.to_vec(),
         };
         if let Some(name) = arguments.only.iter().find(|name| !known.contains(&name.as_str())) {
             bail!("--only {name}: no such item; there are {}", known.join(", "));
@@ -175,9 +183,13 @@ impl Command {
         if let Self::Cluster(_) = self {
             return cluster::measure(samples, *seconds, wanted);
         }
+        let length = http::Length { rounds: *rounds, seconds: *seconds };
+        if let Self::Telemetry(_) = self {
+            eprintln!("bench: two nodes, a meshed client and its server, {policies} policies");
+            return telemetry::measure(samples, *policies, length, wanted);
+        }
         eprintln!("bench: two nodes, a meshed and an unmeshed set of pods, {policies} policies");
         if let Self::Http(Http { arguments: _, against }) = self {
-            let length = http::Length { rounds: *rounds, seconds: *seconds };
             return http::measure(root, samples, against, *policies, length, wanted);
         }
         if let Self::SameNode(_) = self {
@@ -201,6 +213,7 @@ impl Command {
             Self::SameNode(_) => table::print(&same_node::goals::rows(samples)),
             Self::Http(_) => http::print(samples),
             Self::Cluster(_) => table::print(&cluster::rows(samples)),
+            Self::Telemetry(_) => telemetry::print(samples),
         }
     }
 }

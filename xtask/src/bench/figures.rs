@@ -10,6 +10,10 @@ pub enum Side {
     /// The mesh, where the other is HTTP by rules: as bytes.
     Bytes,
     Envoy,
+    /// The mesh, with agents that tell nothing of what they carry.
+    Unseen,
+    /// The mesh, with agents that also log one request or connection in a hundred.
+    Logged,
 }
 
 /// One measurement.
@@ -32,6 +36,8 @@ impl Side {
             Self::Mesh => "mesh",
             Self::Bytes => "mesh, L4",
             Self::Envoy => "Envoy",
+            Self::Unseen => "off",
+            Self::Logged => "with log",
         }
     }
 }
@@ -79,12 +85,24 @@ impl Samples {
         figure: impl Fn(&Value) -> Option<f64>,
         compare: impl Fn(f64, f64) -> f64,
     ) -> Option<f64> {
+        self.between(item, Side::Mesh, other, figure, compare)
+    }
+
+    /// Likewise of any two sides.
+    pub fn between(
+        &self,
+        item: &str,
+        one: Side,
+        other: Side,
+        figure: impl Fn(&Value) -> Option<f64>,
+        compare: impl Fn(f64, f64) -> f64,
+    ) -> Option<f64> {
         let find = |side, round| {
             let found = self.0.iter().find(|s| s.item == item && s.side == side && s.round == round)?;
             figure(&found.figures)
         };
-        let rounds = self.0.iter().filter(|sample| sample.item == item && sample.side == Side::Mesh);
-        let compared = rounds.filter_map(|s| Some(compare(find(Side::Mesh, s.round)?, find(other, s.round)?)));
+        let rounds = self.0.iter().filter(|sample| sample.item == item && sample.side == one);
+        let compared = rounds.filter_map(|s| Some(compare(find(one, s.round)?, find(other, s.round)?)));
         median(compared.collect())
     }
 }

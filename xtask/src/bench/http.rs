@@ -3,7 +3,7 @@
 
 mod envoy;
 mod goals;
-mod stage;
+pub mod stage;
 
 use std::path::Path;
 

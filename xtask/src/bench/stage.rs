@@ -73,7 +73,7 @@ impl Stage {
     pub fn cast(&self, side: Side) -> &Cast {
         match side {
             Side::Plain | Side::Envoy => &self.plain,
-            Side::Mesh | Side::Bytes => &self.meshed,
+            Side::Mesh | Side::Bytes | Side::Unseen | Side::Logged => &self.meshed,
         }
     }
 
@@ -128,7 +128,7 @@ fn cast(world: &mut World, namespace: &str, servers: &mut Vec<Process>) -> Resul
     Ok(cast)
 }
 
-fn widen_ports(pod: &Pod) -> Result<()> {
+pub fn widen_ports(pod: &Pod) -> Result<()> {
     let name = pod.netns.file_name().and_then(|name| name.to_str()).context("a namespace without a name")?;
     mesh_tests::inside(name, || fs::write("/proc/sys/net/ipv4/ip_local_port_range", PORTS))?
         .with_context(|| format!("set the port range of {}", pod.full_name()))

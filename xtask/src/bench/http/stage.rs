@@ -19,10 +19,10 @@ const PORT: u16 = 80;
 /// Beyond the seconds of a measurement: starting, warming up.
 const MARGIN: f64 = 20.0;
 /// What decides which route is taken.
-const HEADER: &str = "x-user: bench";
-const PATH: &str = "/items/17?size=1024";
+pub const HEADER: &str = "x-user: bench";
+pub const PATH: &str = "/items/17?size=1024";
 /// The route that the requests take; Envoy has the same ones.
-const RULES: &str = include_str!("routes.yaml");
+pub const RULES: &str = include_str!("routes.yaml");
 
 /// Two clients and their servers, and whom they go through.
 pub struct HttpStage {
@@ -104,7 +104,7 @@ impl HttpStage {
     fn used(&self, side: Side) -> Result<[f64; 2]> {
         match side {
             Side::Plain => Ok([0.0, 0.0]),
-            Side::Mesh | Side::Bytes => meter::cpu(&self.world),
+            Side::Mesh | Side::Bytes | Side::Unseen | Side::Logged => meter::cpu(&self.world),
             Side::Envoy => {
                 let pair = self.envoys.as_ref().context("no Envoy runs")?;
                 Ok([meter::cpu_of(&pair.client.cgroup)?, meter::cpu_of(&pair.server.cgroup)?])
@@ -116,7 +116,7 @@ impl HttpStage {
     fn clients(&self, side: Side) -> (&Pod, &str) {
         match side {
             Side::Plain | Side::Envoy => (&self.plain.0, "ruled.meshed.svc.cluster.local"),
-            Side::Mesh => (&self.meshed.0, "ruled.meshed.svc.cluster.local"),
+            Side::Mesh | Side::Unseen | Side::Logged => (&self.meshed.0, "ruled.meshed.svc.cluster.local"),
             Side::Bytes => (&self.meshed.0, "bytes.meshed.svc.cluster.local"),
         }
     }
@@ -124,7 +124,7 @@ impl HttpStage {
     fn target(&self, side: Side) -> Result<std::net::SocketAddr> {
         Ok(match (side, &self.envoys) {
             (Side::Plain, _) => self.plain.1.at(HTTP),
-            (Side::Mesh, _) => self.ruled.addr(),
+            (Side::Mesh | Side::Unseen | Side::Logged, _) => self.ruled.addr(),
             (Side::Bytes, _) => self.bytes.addr(),
             (Side::Envoy, Some(pair)) => pair.entry,
             (Side::Envoy, None) => bail!("no Envoy runs"),
@@ -132,7 +132,8 @@ impl HttpStage {
     }
 }
 
-fn serve(pod: &Pod) -> Result<Process> {
+/// Starts the server in a pod; it listens when this returns.
+pub fn serve(pod: &Pod) -> Result<Process> {
     let words = ["bench", "http-serve", "--port", &HTTP.to_string()].map(str::to_owned);
     let server = pod.start(&format!("http-{}", pod.name), &app()?, &words)?;
     server.listens(HTTP)?;
