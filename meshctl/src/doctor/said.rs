@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use mesh_common::proto::nodemesh::{
     CertificateInfo, ConfigKind, ConfigQuery, ConnectionInfo, ControllerStatus, Flow, FlowsQuery, NodeStatus,
-    PolicyInfo, StatusQuery, item, query,
+    PolicyInfo, StatusQuery, Verdict, flows_query::Only, item, query,
 };
 
 use crate::{client::Servers, status};
 
-/// The newest records of each node that are looked at.
+/// The newest records of each node and verdict that are looked at.
 const FLOWS: u32 = 1000;
 /// Older ones are history.
 pub const RECENT: Duration = Duration::from_secs(600);
@@ -21,7 +21,7 @@ pub struct Said {
     pub controller: Option<ControllerStatus>,
     pub certificates: Vec<(String, CertificateInfo)>,
     pub connections: Vec<(String, ConnectionInfo)>,
-    /// The newest records of each node.
+    /// The newest records of each node of connections that were refused or failed.
     pub flows: Vec<(String, Flow)>,
     pub policies: Vec<PolicyInfo>,
     /// Who did not answer, and why; each once.
@@ -38,13 +38,18 @@ impl Said {
 pub async fn ask(servers: &Servers) -> Said {
     let mut said = Said::default();
     let config = |kind: ConfigKind| query::Kind::Config(ConfigQuery { kind: kind.into(), namespace: String::new() });
-    let flows = query::Kind::Flows(FlowsQuery { last: FLOWS, ..FlowsQuery::default() });
+    // Neither requests nor what went well: a busy node has so many of both that they would be all that it tells.
+    let flows = |verdict: Verdict| {
+        let (verdict, only) = (verdict.into(), Only::Tcp.into());
+        query::Kind::Flows(FlowsQuery { last: FLOWS, verdict, only, ..FlowsQuery::default() })
+    };
     let questions = [
         query::Kind::Status(StatusQuery {}),
         config(ConfigKind::Certificates),
         config(ConfigKind::Connections),
         config(ConfigKind::Policies),
-        flows,
+        flows(Verdict::Dropped),
+        flows(Verdict::Error),
     ];
     let mut replicas = Vec::new();
     for question in questions {

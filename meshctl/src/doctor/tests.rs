@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use mesh_common::proto::nodemesh::{
-    CertificateInfo, ConnectionInfo, ControllerStatus, Counter, Direction, Endpoint, Flow, MissingNode, Mode,
-    NodeStatus, PodState, PolicyInfo, Redirection, Security, item, query,
+    CertificateInfo, ConnectionInfo, ControllerStatus, Counter, Direction, Endpoint, Flow, HttpRequest, MissingNode,
+    Mode, NodeStatus, PodState, PolicyInfo, Redirection, Security, Verdict, flows_query::Only, item, query,
 };
 use serde_json::{Value, json};
 
@@ -215,6 +215,43 @@ fn certificates_that_end_and_handshakes_that_fail() {
         failing.flows.push(("a".into(), flow));
     }
     assert_eq!(wrong(None, &failing), ["× a: CERT_UNKNOWN_ISSUER 2 times in the last 10 min"]);
+}
+
+#[tokio::test]
+async fn refused_connections_are_found_among_many_requests() {
+    let flow = |id: u64, reason: &str, verdict: Verdict, http: Option<HttpRequest>| Flow {
+        id,
+        reason: reason.into(),
+        verdict: verdict.into(),
+        end: at(-5),
+        http,
+        ..Flow::default()
+    };
+    // Refusals first, then what a busy node sees: more than doctor asks for.
+    let mut kept =
+        vec![flow(1, "CERT_EXPIRED", Verdict::Dropped, None), flow(2, "CERT_UNKNOWN_ISSUER", Verdict::Error, None)];
+    kept.extend((0..1500).map(|id| flow(10 + id, "POLICY_DENY", Verdict::Dropped, Some(HttpRequest::default()))));
+    kept.extend((0..1500).map(|id| flow(5000 + id, "", Verdict::Forwarded, None)));
+    let status = said().nodes.remove(0).1;
+    // As agents filter.
+    let served = Served::new(move |kind| match kind {
+        query::Kind::Status(_) => Ok(vec![item::Kind::Status(status.clone())]),
+        query::Kind::Flows(query) => {
+            let asked = |flow: &&Flow| {
+                (query.only() != Only::Tcp || flow.http.is_none())
+                    && (query.verdict() == Verdict::Unspecified || query.verdict() == flow.verdict())
+            };
+            let all: Vec<_> = kept.iter().filter(asked).cloned().map(item::Kind::Flow).collect();
+            let last = all.len().saturating_sub(query.last as usize);
+            Ok(all[last..].to_vec())
+        }
+        _ => Ok(Vec::new()),
+    });
+    let servers = Servers::of_sockets(vec![served.socket()], String::new());
+    let said = said::ask(&servers).await;
+    let expected =
+        ["× node-a: CERT_EXPIRED 1 time in the last 10 min", "× node-a: CERT_UNKNOWN_ISSUER 1 time in the last 10 min"];
+    assert_eq!(wrong(None, &said), expected);
 }
 
 #[test]
