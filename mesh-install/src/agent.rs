@@ -245,5 +245,15 @@ fn arguments() -> Value {
         "--drain-deadline=${agent.drainSeconds}",
         "--log=${agent.log}",
         "--audit-log=${agent.auditLog}",
+        "--metrics-series=${agent.metrics.series}",
+        "--metrics-idle=${agent.metrics.idleSeconds}",
+        when("agent.otlp.endpoint", "--otlp-endpoint=${agent.otlp.endpoint}".into()),
+        "--otlp-protocol=${agent.otlp.protocol}",
+        "--tracing-sampling=${agent.tracing.sampling}",
+        when("agent.accessLog.format", "--access-log=${agent.accessLog.format}".into()),
+        // An agent refuses these without what they are about.
+        when("agent.accessLog.format", when("agent.accessLog.errors", "--access-log-errors".into())),
+        when("agent.accessLog.format", "--access-log-sampling=${agent.accessLog.sampling}".into()),
+        when("agent.otlp.endpoint", when("agent.accessLog.otlp", "--access-log-otlp".into())),
     ])
 }

@@ -47,6 +47,10 @@ agent:
   resources: {limits: {memory: 1Gi, cpu: "2"}}
   log: debug
   auditLog: /var/lib/nodemesh-agent/audit.json
+  otlp: {endpoint: "https://collector.tools:4318/otlp", protocol: http}
+  tracing: {sampling: 0.25}
+  accessLog: {format: json, errors: true, sampling: 12.5, otlp: true}
+  metrics: {series: 2000000, idleSeconds: 60}
   drainSeconds: 60
   maxSurge: 12
   nodeSelector: {}
@@ -125,7 +129,7 @@ fn templates_name_settings_only_and_every_setting_is_used() {
     for (path, in_text) in &paths {
         let setting = SETTINGS.iter().find(|setting| setting.path == *path);
         let setting = setting.unwrap_or_else(|| panic!("{path} is no setting"));
-        let can_be_text = matches!(setting.kind, Kind::Text(_) | Kind::Choice(_) | Kind::Number(..));
+        let can_be_text = !matches!(setting.kind, Kind::Flag | Kind::Map | Kind::List);
         assert!(!in_text || can_be_text, "{path} within a text");
     }
     for setting in SETTINGS {
@@ -164,6 +168,7 @@ fn the_charts_values_are_the_defaults_and_its_schema_takes_them() {
             (Value::String(kind), _) => match kind.as_str() {
                 "string" => default.is_string() && at["pattern"].is_string(),
                 "integer" => default.as_u64() >= at["minimum"].as_u64() && default.as_u64() <= at["maximum"].as_u64(),
+                "number" => default.as_f64() >= at["minimum"].as_f64() && default.as_f64() <= at["maximum"].as_f64(),
                 "boolean" => default.is_boolean(),
                 "object" => default.is_object(),
                 "array" => default.is_array(),
@@ -197,6 +202,37 @@ fn cert_manager_is_asked_for_a_ca_that_signs() {
     let controller = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
     let arguments = controller["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
     assert!(arguments.contains(&json!("--ca-given")));
+}
+
+#[test]
+fn an_agent_is_told_what_to_tell() {
+    let told = |values: &Values| -> Vec<String> {
+        let objects = objects(values);
+        let agent = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+        let arguments = agent["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        let arguments = arguments.iter().map(|argument| argument.as_str().unwrap().to_owned());
+        arguments.skip_while(|argument| !argument.starts_with("--metrics-series")).collect()
+    };
+    let defaults = ["--metrics-series=50000", "--metrics-idle=900", "--otlp-protocol=grpc", "--tracing-sampling=1"];
+    assert_eq!(told(&Values::default()), defaults);
+    let all = [
+        "--metrics-series=2000000",
+        "--metrics-idle=60",
+        "--otlp-endpoint=https://collector.tools:4318/otlp",
+        "--otlp-protocol=http",
+        "--tracing-sampling=0.25",
+        "--access-log=json",
+        "--access-log-errors",
+        "--access-log-sampling=12.5",
+        "--access-log-otlp",
+    ];
+    assert_eq!(told(&changed()), all);
+    // What an agent would refuse to start with.
+    let mut alone = Values::default();
+    for set in ["agent.accessLog.errors=true", "agent.accessLog.sampling=5", "agent.accessLog.otlp=true"] {
+        alone.set(set).unwrap();
+    }
+    assert_eq!(told(&alone), defaults);
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Values {
         let setting = SETTINGS.iter().find(|setting| setting.path == path).ok_or_else(|| unknown(path))?;
         // What is a text need not be quoted: `image.tag=1.0`.
         let value = match setting.kind {
-            Kind::Text(_) | Kind::Choice(_) => Value::String(text.to_owned()),
+            Kind::Text(_) | Kind::Choice(_) | Kind::Url => Value::String(text.to_owned()),
             _ => serde_yaml_ng::from_str(text).map_err(|error| wrong(format!("no YAML: {error}")))?,
         };
         self.put_checked(setting, value)
@@ -69,6 +69,34 @@ impl Values {
     /// The namespace of the mesh.
     pub fn namespace(&self) -> &str {
         self.at("namespace").as_str().expect("checked when it was taken")
+    }
+
+    /// Whether the values go together: each alone was checked when it was taken.
+    ///
+    /// # Errors
+    /// Names those that do not.
+    pub fn together(&self) -> Result<(), WrongValue> {
+        let wrong = |path: &str, why: &str| Err(WrongValue { path: path.into(), why: why.into() });
+        let is_set = |path: &str| self.at(path) != "";
+        if is_set("caSecret") && is_set("certManager.issuer") {
+            return wrong("caSecret and certManager.issuer", "a CA is given or issued, not both");
+        }
+        let (endpoint, format) = ("agent.otlp.endpoint", "agent.accessLog.format");
+        let differs = |path: &str| SETTINGS.iter().any(|one| one.path == path && *self.at(path) != one.default());
+        for path in ["agent.accessLog.errors", "agent.accessLog.sampling"] {
+            if differs(path) && !is_set(format) {
+                return wrong(path, "needs agent.accessLog.format: json or text");
+            }
+        }
+        if differs("agent.accessLog.otlp") && !is_set(endpoint) {
+            return wrong("agent.accessLog.otlp", "needs agent.otlp.endpoint, where its lines go");
+        }
+        let url = self.at(endpoint).as_str().unwrap_or_default();
+        let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+        if !path.is_empty() && self.at("agent.otlp.protocol") == "grpc" {
+            return wrong(endpoint, "gRPC has no path: leave it out, or set agent.otlp.protocol=http");
+        }
+        Ok(())
     }
 
     /// What differs from the defaults, as a file of values.
@@ -167,6 +195,57 @@ mod tests {
     }
 
     #[test]
+    fn collectors_are_read_as_agents_read_them() {
+        let set = |url: &str| Values::default().set(&format!("agent.otlp.endpoint={url}"));
+        let taken = [
+            "",
+            "http://collector.observability:4317",
+            "https://[::1]:443/otlp/in",
+            "http://10.0.0.1:1",
+            "http://c:1/",
+        ];
+        for url in taken {
+            assert_eq!(set(url), Ok(()), "{url}");
+        }
+        for url in
+            ["c:1", "http://c", "http://:1", "ftp://c:1", "http://c:70000", "http://c:0", "http://u@c:1", "http://c:+1"]
+        {
+            let why = set(url).unwrap_err().to_string();
+            let form = "is not of the form http://HOST:PORT or https://HOST:PORT";
+            assert_eq!(why, format!("agent.otlp.endpoint: \"{url}\" {form}"));
+        }
+        for url in ["http://c:1/?a=b", "http://c:1/a\"b", "http://c:1/${x}"] {
+            assert!(set(url).unwrap_err().to_string().contains("other characters"), "{url}");
+        }
+    }
+
+    #[test]
+    fn values_that_do_not_go_together_are_refused() {
+        let said = |set: &[&str]| {
+            let mut values = Values::default();
+            set.iter().for_each(|set| values.set(set).unwrap());
+            values.together().err().map(|wrong| wrong.to_string())
+        };
+        let (endpoint, path) = ("agent.otlp.endpoint=http://c:4318", "agent.otlp.endpoint=http://c:4318/otlp");
+        assert_eq!(said(&[]), None);
+        assert_eq!(said(&[endpoint, "agent.accessLog.otlp=true", "agent.accessLog.format=json"]), None);
+        assert_eq!(said(&["agent.accessLog.format=text", "agent.accessLog.errors=true"]), None);
+        assert_eq!(said(&[path, "agent.otlp.protocol=http"]), None);
+        for (set, why) in [
+            (
+                &["caSecret=a", "certManager.issuer=b"][..],
+                "caSecret and certManager.issuer: a CA is given or issued, not both",
+            ),
+            (&["agent.accessLog.errors=true"], "agent.accessLog.errors: needs agent.accessLog.format: json or text"),
+            (&["agent.accessLog.sampling=5"], "agent.accessLog.sampling: needs agent.accessLog.format: json or text"),
+            (&["agent.accessLog.otlp=true"], "agent.accessLog.otlp: needs agent.otlp.endpoint, where its lines go"),
+            (&[path], "agent.otlp.endpoint: gRPC has no path: leave it out, or set agent.otlp.protocol=http"),
+        ] {
+            assert_eq!(said(set).as_deref(), Some(why));
+        }
+    }
+
+    #[test]
     fn what_is_refused_names_the_value() {
         let said = |taken: &dyn Fn(&mut Values) -> Result<(), WrongValue>| {
             let mut values = Values::default();
@@ -185,6 +264,13 @@ mod tests {
         assert_eq!(set("nodeTaint=maybe"), "nodeTaint: \"maybe\" is neither true nor false");
         assert_eq!(set("trustDomain=a\"b"), "trustDomain: \"a\\\"b\" has '\"'; may have letters, digits and .-");
         assert_eq!(set("namespace="), "namespace: must not be empty");
+        assert_eq!(set("agent.tracing.sampling=101"), "agent.tracing.sampling: 101 is not from 0 to 100");
+        assert_eq!(set("agent.accessLog.sampling=all"), "agent.accessLog.sampling: \"all\" is no number");
+        assert_eq!(
+            set("agent.accessLog.format=xml"),
+            "agent.accessLog.format: \"xml\" is none of \"\", json, text, off"
+        );
+        assert_eq!(set("agent.metrics.series=10"), "agent.metrics.series: 10 is less than 1000");
         assert_eq!(merge("agent: 5"), "agent: must be a map");
         assert_eq!(merge("agent: {cni: {x: 5}}"), "agent.cni.x: there is no such value");
         assert_eq!(merge("[1]"), "values: must be a map of names and values");

@@ -75,7 +75,7 @@ fn conditional(
     match template {
         Template::When(path, then) => {
             lines.push(format!("{gap}{{{{- if .Values.{path} }}}}"));
-            write(then, lines);
+            conditional(then, gap, lines, write);
             lines.push(format!("{gap}{{{{- end }}}}"));
         }
         other => write(other, lines),
@@ -131,12 +131,14 @@ mod tests {
             "a": { "b": [1, { "c": "yes", "d": [] }], "e": "${namespace}" },
             "f": ["x y", when("nodeTaint", json!({ "g": true })), "--t=${certificateTtlSeconds}s"],
             "h": when("agent.resources", json!({ "i": "n.${namespace}" })),
+            "j": ["k", when("nodeTaint", when("metrics.enabled", "l".into()))],
         });
         assert_eq!(
             documents(&[Template::new(&object)]).strip_prefix(HEADER).unwrap(),
             "---\na:\n  b:\n  - 1\n  - c: \"yes\"\n    d: []\n  e: {{ toJson .Values.namespace }}\nf:\n- \"x y\"\n\
              {{- if .Values.nodeTaint }}\n- g: true\n{{- end }}\n- \"--t={{ int .Values.certificateTtlSeconds }}s\"\n\
-             {{- if .Values.agent.resources }}\nh:\n  i: \"n.{{ .Values.namespace }}\"\n{{- end }}\n"
+             {{- if .Values.agent.resources }}\nh:\n  i: \"n.{{ .Values.namespace }}\"\n{{- end }}\n\
+             j:\n- k\n{{- if .Values.nodeTaint }}\n{{- if .Values.metrics.enabled }}\n- l\n{{- end }}\n{{- end }}\n"
         );
     }
 

@@ -31,6 +31,8 @@ const CHOSEN_KEY: &str = "values.yaml";
   meshctl install --dry-run -o yaml                     # what would be applied
   meshctl install --set image.repository=REGISTRY/nodemesh
   meshctl upgrade --values mine.yaml --timeout 600
+  meshctl upgrade --set agent.otlp.endpoint=http://collector.observability:4317 --set agent.tracing.sampling=5
+  meshctl upgrade --set agent.accessLog.format=json --set agent.accessLog.errors=true
 
 manifests/chart/nodemesh/values.yaml says what can be chosen.")]
 pub struct Arguments {
@@ -80,11 +82,7 @@ impl Chosen {
         for assignment in &self.set {
             values.set(assignment).map_err(|wrong| Failure::Usage(format!("--set {wrong}")))?;
         }
-        let is_set = |path: &str| values.at(path) != "";
-        if is_set("caSecret") && is_set("certManager.issuer") {
-            let why = "caSecret and certManager.issuer: a CA is given or issued, not both";
-            return Err(Failure::Usage(why.into()));
-        }
+        values.together().map_err(|wrong| Failure::Usage(wrong.to_string()))?;
         Ok(values)
     }
 }

@@ -23,6 +23,10 @@ pub enum Kind {
     /// From the first to the second.
     Number(u64, u64),
     Flag,
+    /// From 0 to 100, also broken.
+    Percent,
+    /// Of a collector, as in `http://name:4317`; or empty.
+    Url,
     /// Anything that Kubernetes takes there.
     Map,
     List,
@@ -156,6 +160,62 @@ pub const SETTINGS: &[Setting] = &[
         "stdout",
         "Where its audit stream goes: off, stdout (the log is stderr), stderr, or a file below /var/lib/nodemesh-agent",
     ),
+    setting(
+        "agent.otlp.endpoint",
+        Kind::Url,
+        "",
+        "Collector of spans, as in http://collector.observability:4317: a service of the mesh, another DNS name or an \
+         address; https:// by the image's trusted roots. Empty: only what a Telemetry names",
+    ),
+    setting(
+        "agent.otlp.protocol",
+        Kind::Choice(&["grpc", "http"]),
+        "grpc",
+        "What the collector takes: OTLP over gRPC, or protobuf over HTTP",
+    ),
+    setting(
+        "agent.tracing.sampling",
+        Kind::Percent,
+        "1",
+        "Percent of the traces that begin in the mesh that are told, where no Telemetry says it",
+    ),
+    setting(
+        "agent.accessLog.format",
+        Kind::Choice(&["", "json", "text", "off"]),
+        "",
+        "A line on standard output for each connection and each request: json, text or off. Empty: what was refused or \
+         failed has one among the agent's own logs",
+    ),
+    setting(
+        "agent.accessLog.errors",
+        Kind::Flag,
+        "false",
+        "Only of what was refused, failed, or answered with 4xx or 5xx; needs agent.accessLog.format",
+    ),
+    setting(
+        "agent.accessLog.sampling",
+        Kind::Percent,
+        "100",
+        "Percent of connections and requests that have a line, where no Telemetry says it; needs agent.accessLog.format",
+    ),
+    setting(
+        "agent.accessLog.otlp",
+        Kind::Flag,
+        "false",
+        "Lines of the access log go to the collector too; needs agent.otlp.endpoint",
+    ),
+    setting(
+        "agent.metrics.series",
+        Kind::Number(1000, 10_000_000),
+        "50000",
+        "Time series that an agent's metrics may have; what goes beyond is counted under labels \"overflow\"",
+    ),
+    setting(
+        "agent.metrics.idleSeconds",
+        Kind::Number(1, 86_400),
+        "900",
+        "Time series to which nothing was added for so long are told no more",
+    ),
     setting("agent.drainSeconds", Kind::Number(1, 600), "30", "How long connections may go on when it is replaced"),
     setting("agent.maxSurge", Kind::Number(1, 1000), "1", "On how many nodes it is replaced at once"),
     setting("agent.nodeSelector", Kind::Map, "{kubernetes.io/os: linux}", "On which nodes it runs"),
@@ -169,7 +229,7 @@ const fn setting(path: &'static str, kind: Kind, default: &'static str, about: &
 impl Setting {
     pub fn default(&self) -> Value {
         match self.kind {
-            Kind::Text(_) | Kind::Choice(_) => self.default.into(),
+            Kind::Text(_) | Kind::Choice(_) | Kind::Url => self.default.into(),
             _ => serde_yaml_ng::from_str(self.default).expect("the table holds YAML: a test reads each"),
         }
     }
@@ -191,13 +251,26 @@ impl Kind {
             }
             Self::Choice(words) => match value.as_str().is_some_and(|word| words.contains(&word)) {
                 true => Ok(()),
-                false => Err(format!("{value} is none of {}", words.join(", "))),
+                false => {
+                    let words = words.iter().map(|word| if word.is_empty() { "\"\"" } else { *word });
+                    Err(format!("{value} is none of {}", words.collect::<Vec<_>>().join(", ")))
+                }
             },
             Self::Number(least, most) => match value.as_u64() {
                 None => Err(format!("{value} is no whole number")),
                 Some(number) if number < least => Err(format!("{number} is less than {least}")),
                 Some(number) if number > most => Err(format!("{number} is more than {most}")),
                 Some(_) => Ok(()),
+            },
+            Self::Percent => match value.as_f64() {
+                None => Err(format!("{value} is no number")),
+                Some(percent) if (0.0..=100.0).contains(&percent) => Ok(()),
+                Some(_) => Err(format!("{value} is not from 0 to 100")),
+            },
+            Self::Url => match value.as_str() {
+                None => Err(format!("{value} is no text")),
+                Some("") => Ok(()),
+                Some(url) => collector(url).map_err(|why| format!("{value} {why}")),
             },
             Self::Flag => value.as_bool().map(drop).ok_or_else(|| format!("{value} is neither true nor false")),
             Self::Map => value.as_object().map(drop).ok_or_else(|| format!("{value} is no map")),
@@ -214,9 +287,36 @@ impl Kind {
             }
             Self::Choice(words) => json!({ "enum": words }),
             Self::Number(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
+            Self::Percent => json!({ "type": "number", "minimum": 0, "maximum": 100 }),
+            Self::Url => {
+                let host = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.\-]+)";
+                json!({ "type": "string", "pattern": format!("^(https?://{host}:[0-9]{{1,5}}(/[A-Za-z0-9/._\\-]*)?)?$") })
+            }
             Self::Flag => json!({ "type": "boolean" }),
             Self::Map => json!({ "type": "object" }),
             Self::List => json!({ "type": "array" }),
         }
+    }
+}
+
+/// What agents take as a collector, and no quotes.
+fn collector(url: &str) -> Result<(), String> {
+    let form = "is not of the form http://HOST:PORT or https://HOST:PORT";
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")).ok_or(form)?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = authority.rsplit_once(':').ok_or(form)?;
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let known = |text: &str, marks: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || marks.contains(c));
+    let is_host = match inner {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && known(host, ".-"),
+    };
+    if !is_host || !port.parse::<u16>().is_ok_and(|port| port > 0) || !port.chars().all(|c| c.is_ascii_digit()) {
+        return Err(form.into());
+    }
+    if known(path, "/._-") {
+        Ok(())
+    } else {
+        Err("has a path with other characters than letters, digits and /._-".into())
     }
 }

@@ -37,6 +37,13 @@ fn every_kind_that_is_applied_can_be_deleted_and_definitions_stay() {
 }
 
 #[test]
+fn values_that_do_not_go_together_are_refused_before_anything_is_asked() {
+    let said = chosen(&["agent.accessLog.otlp=true"]).over(Values::default()).unwrap_err();
+    let expected = "agent.accessLog.otlp: needs agent.otlp.endpoint, where its lines go";
+    assert_eq!((said.exit_code(), said.to_string().as_str()), (2, expected));
+}
+
+#[test]
 fn files_come_before_single_values_and_say_where_they_are_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mine.yaml");
