@@ -1,6 +1,6 @@
-//! `meshctl diff`: which services' rules, which workloads and which live connections a change would touch. What runs
-//! and what would run are compiled here, by the controller's own translation and index, and the results compared:
-//! another way to write the same is no change.
+//! `meshctl diff`: which services' rules, which workloads (their policies, and what is told of them) and which live
+//! connections a change would touch. What runs and what would run are compiled here, by the controller's own translation
+//! and index, and the results compared: another way to write the same is no change.
 
 #[cfg(test)]
 mod tests;
@@ -27,10 +27,13 @@ use crate::{
 #[command(
     after_help = "Of live connections those are listed that the policies would end, and those to services whose rules change:
 what is dialled or asked from then on takes the new ones. Whether a connection that carries requests is
-ended may depend on these; then it is said what it depends on.
+ended may depend on these; then it is said what it depends on. Of a Telemetry it says which workloads'
+requests are read, traced, logged and counted otherwise; \"the agent's\" is what its options say, which
+are not asked.
 
 Examples:
   meshctl diff -f canary.yaml
+  meshctl diff -f telemetry.yaml
   meshctl diff -f new.yaml --delete AuthorizationPolicy/shop/cart -o json
   meshctl diff -f new.yaml --current manifests/ --controller /var/lib/nodemesh/admin.sock
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_common::model::{
     Action, Mode, Policy, SameNode, Service, ServiceName, Workload,
+    telemetry::{AccessLog, Requests, Telemetry, Tracing},
     traffic::{For, Inbound, Routes, Traffic},
 };
 use serde_json::{Map, Value};
@@ -22,7 +23,7 @@ pub struct ServiceDifference {
     pub service: ServiceName,
     /// As in `route shop/cart/0 is changed`.
     pub what: Vec<String>,
-    /// It has rules for requests, and had none.
+    /// It has rules for requests, or they are read to be seen, and it had none.
     pub gets_routes: bool,
     /// Requests or connections to come take other rules.
     pub reroutes: bool,
@@ -86,8 +87,15 @@ fn service(before: &Compiled, after: &Compiled, name: ServiceName) -> Option<Ser
     let routes = |traffic: Option<&std::sync::Arc<Traffic>>| {
         traffic.is_some_and(|t| t.routes.iter().any(|of| !of.value.http.is_empty() || !of.value.faults.is_empty()))
     };
-    let (gets_routes, reroutes) = (!routes(then) && routes(now), !rules.is_empty());
+    let seen = |traffic: Option<&std::sync::Arc<Traffic>>| traffic.is_some_and(|traffic| traffic.seen);
+    let read = |traffic| routes(traffic) || seen(traffic);
+    let (gets_routes, reroutes) = (!read(then) && read(now), !rules.is_empty());
     what.extend(rules);
+    match (seen(then), seen(now)) {
+        (false, true) => what.push("requests to it are read, to be seen".to_owned()),
+        (true, false) => what.push("requests to it are no longer read to be seen".to_owned()),
+        _ => {}
+    }
     (!what.is_empty()).then_some(ServiceDifference { service: name, what, gets_routes, reroutes })
 }
 
@@ -178,6 +186,11 @@ fn pod(then: Option<&Target<'_>>, now: Option<&Target<'_>>) -> Vec<String> {
             what.push(format!("it was {was}, and is {is}"));
         }
     }
+    if let (Some(then), Some(now)) = (then.local, now.local)
+        && (then.mode, now.mode) != (Mode::None, Mode::None)
+    {
+        what.extend(telemetry(&then.telemetry, &now.telemetry));
+    }
     what.extend(inbound(then.inbound(), now.inbound()));
     let tls = |target: &Target<'_>| target.local.is_some_and(|local| local.same_node == SameNode::Tls);
     if tls(then) != tls(now) {
@@ -185,6 +198,73 @@ fn pod(then: Option<&Target<'_>>, now: Option<&Target<'_>>) -> Vec<String> {
     }
     what.extend(workload(then.workload, now.workload));
     what
+}
+
+/// What its agent reads, traces, logs and counts of it.
+fn telemetry(then: &Telemetry, now: &Telemetry) -> Vec<String> {
+    let Telemetry { requests, traced_server, traced_client, logged_server, logged_client, .. } = now;
+    let Telemetry { metrics_server, metrics_client, .. } = now;
+    let mut what = Vec::new();
+    if then.requests != *requests {
+        what.push(match requests {
+            Requests::Seen => "requests to it are read wherever it speaks HTTP, to be seen".to_owned(),
+            Requests::AsNeeded => "requests to it are read only where rules or policies ask for it".to_owned(),
+        });
+    }
+    for (whose, then, now) in [
+        ("requests to it", &then.traced_server, traced_server),
+        ("its own requests", &then.traced_client, traced_client),
+    ] {
+        if then != now {
+            let (was, is) = (traced(then), traced(now));
+            let same = if was == is { "with other tags" } else { "" };
+            what.push(format!("spans of {whose}: it was {was}, and is {is} {same}").trim_end().to_owned());
+        }
+    }
+    for (whose, then, now) in [
+        ("what comes to it", &then.logged_server, logged_server),
+        ("what it asks and dials", &then.logged_client, logged_client),
+    ] {
+        if then != now {
+            let (was, is) = (logged(then.as_ref()), logged(now.as_ref()));
+            let same = if was == is { "by other conditions" } else { "" };
+            what.push(format!("access log of {whose}: it was {was}, and is {is} {same}").trim_end().to_owned());
+        }
+    }
+    for (whose, differs) in [
+        ("what comes to it", then.metrics_server != *metrics_server),
+        ("what it asks and dials", then.metrics_client != *metrics_client),
+    ] {
+        if differs {
+            what.push(format!("which metrics and labels count {whose} changes"));
+        }
+    }
+    what
+}
+
+fn traced(tracing: &Tracing) -> String {
+    let Tracing { disabled, sampled, collector, tags: _ } = tracing;
+    if *disabled {
+        return "off".to_owned();
+    }
+    let share = sampled.map_or_else(|| "the agent's share".to_owned(), |share| format!("{} %", share.percent()));
+    match collector {
+        Some(collector) => format!("{share} to {}:{}", collector.host, collector.port),
+        None => format!("{share} to the agent's collector"),
+    }
+}
+
+fn logged(log: Option<&AccessLog>) -> String {
+    match log {
+        None => "what the agent's setting says".to_owned(),
+        Some(AccessLog::Off) => "off".to_owned(),
+        Some(AccessLog::On { only, sampled, collector }) => {
+            let what = if only.is_empty() { "all" } else { "some" };
+            let share = sampled.map(|share| format!(", {} %", share.percent())).unwrap_or_default();
+            let to = collector.as_ref().map(|to| format!(", to {}:{} too", to.host, to.port)).unwrap_or_default();
+            format!("{what}{share}{to}")
+        }
+    }
 }
 
 fn mode(target: &Target<'_>) -> &'static str {

@@ -97,6 +97,16 @@ fn what_users_apply_as_it_stands() {
     assert_eq!(said_of_samples("translate/virtual_service/tests/samples"), golden);
 }
 
+#[test]
+fn the_examples_are_honoured_as_they_are_written() {
+    for (folder, objects) in [("example", 7), ("demo", 2)] {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../manifests").join(folder);
+        let analysis = analyze(&usual(), std::slice::from_ref(&folder), None);
+        let said: Vec<_> = analysis.findings.iter().map(ToString::to_string).collect();
+        assert_eq!((said, analysis.objects), (Vec::new(), objects), "{}", folder.display());
+    }
+}
+
 const ROUTE: &str = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -93,6 +93,40 @@ async fn rules_of_services_lead_elsewhere() {
 }
 
 #[tokio::test]
+async fn what_is_told_of_workloads_is_a_change_too() {
+    let telemetry = |spec: &str| {
+        format!(
+            "---\n{{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {{name: t, namespace: shop}}, spec: \
+             {{selector: {{matchLabels: {{app: cart}}}}, {spec}}}}}\n"
+        )
+    };
+    let traced = "tracing: [{providers: [{name: otlp}], randomSamplingPercentage: 12.5}]";
+    let expected = [
+        "service shop/cart.shop.svc.cluster.local: requests to it are read, to be seen",
+        "workload cart: requests to it are read wherever it speaks HTTP, to be seen; spans of requests to it: it was the \
+         agent's share to the agent's collector, and is 12.5 % to the agent's collector; spans of its own requests: it was \
+         the agent's share to the agent's collector, and is 12.5 % to the agent's collector",
+        "may_be_cut outbound: its service gets rules for requests, which it would go past",
+    ];
+    let (outcome, all) = compared("", &telemetry(traced)).await;
+    assert_eq!((outcome, told(&all)), (Outcome::Found, expected.map(str::to_owned).to_vec()), "{all:?}");
+    let (outcome, all) = compared(&telemetry(traced), &telemetry(traced)).await;
+    assert_eq!((outcome, told(&all)), (Outcome::Fine, vec![]));
+
+    let (_, all) = compared(&telemetry(traced), &telemetry("tracing: [{disableSpanReporting: true}]")).await;
+    let said = told(&all);
+    assert!(said.iter().any(|line| line.contains("spans of requests to it: it was 12.5 %") && line.contains("is off")));
+    let (_, all) = compared("", &telemetry("accessLogging: [{filter: {expression: response.code >= 400}}]")).await;
+    let log = "access log of what comes to it: it was what the agent's setting says, and is some";
+    assert!(told(&all).iter().any(|line| line.contains(log)), "{all:?}");
+    let metrics =
+        "metrics: [{providers: [{name: prometheus}], overrides: [{match: {metric: ALL_METRICS}, disabled: true}]}]";
+    let (_, all) = compared("", &telemetry(metrics)).await;
+    let counted = "which metrics and labels count what comes to it changes";
+    assert!(told(&all).iter().any(|line| line.contains(counted)), "{all:?}");
+}
+
+#[tokio::test]
 async fn policies_end_connections() {
     let (outcome, all) = compared("", &policy("deny", "DENY", "[{to: [{operation: {ports: ['80']}}]}]")).await;
     let expected = ["workload cart: policy shop/deny (DENY) begins to hold", "cut inbound: POLICY_DENY shop/deny#0"];

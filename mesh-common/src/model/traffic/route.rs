@@ -387,6 +387,11 @@ impl Percent {
     pub fn has(self, drawn: u32) -> bool {
         (u64::from(drawn) * 1_000_000) >> 32 < u64::from(self.0)
     }
+
+    /// From 0 to 100.
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 10_000.0
+    }
 }
 
 #[cfg(test)]
