@@ -43,6 +43,7 @@ impl Telling {
             queue: *otlp_queue as usize,
             patience: PATIENCE,
             resolve: resolve(Arc::clone(store)),
+            roots: None,
         };
         let log = access::Settings {
             told: match access_log {

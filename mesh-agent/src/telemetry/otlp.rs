@@ -30,6 +30,7 @@ use std::{
 };
 
 use mesh_common::model::telemetry::{Collector, OtlpProtocol};
+use rustls::RootCertStore;
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::flow::Flow;
@@ -67,6 +68,8 @@ pub struct Settings {
     /// How long a batch is tried.
     pub patience: Duration,
     pub resolve: Resolve,
+    /// Whom `https://` trusts; `None`: the roots of the image or host.
+    pub roots: Option<Arc<RootCertStore>>,
 }
 
 /// What the records become.

@@ -209,6 +209,7 @@ fn log(told: Told, out: &Out) -> AccessLog {
             queue: 10,
             patience: Duration::from_secs(1),
             resolve: Arc::new(|_, _| None),
+            roots: None,
         },
     );
     let settings = Settings { told, format: Format::Json, sampled: Percent::ALL, otlp: false };

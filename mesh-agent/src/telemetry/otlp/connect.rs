@@ -45,6 +45,7 @@ pub type Connection = TokioIo<Box<dyn Io>>;
 pub struct Dialler {
     pub target: Target,
     pub resolve: Resolve,
+    pub roots: Option<Arc<RootCertStore>>,
 }
 
 impl Dialler {
@@ -80,7 +81,7 @@ impl Dialler {
         let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
-            .with_root_certificates(Arc::clone(&ROOTS))
+            .with_root_certificates(Arc::clone(self.roots.as_ref().unwrap_or_else(|| &ROOTS)))
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
         let name = ServerName::try_from(self.target.collector.host.clone()).map_err(io::Error::other)?;

@@ -1,6 +1,6 @@
 //! One message to one collector, and what it says to it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -15,7 +15,7 @@ use prost::Message as _;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    Resolve, Target,
+    Settings, Target,
     connect::{CONNECT, Dialler},
     outcome::Outcome,
 };
@@ -84,8 +84,9 @@ fn logs_taken(answer: ExportLogsServiceResponse) -> Outcome {
 }
 
 impl Delivery {
-    pub fn new(target: Target, resolve: Resolve) -> Self {
-        Self { dialler: Dialler { target, resolve }, kept: None }
+    pub fn new(target: Target, settings: &Settings) -> Self {
+        let (resolve, roots) = (Arc::clone(&settings.resolve), settings.roots.clone());
+        Self { dialler: Dialler { target, resolve, roots }, kept: None }
     }
 
     pub async fn send(&mut self, message: &Message) -> Outcome {

@@ -82,7 +82,7 @@ impl Lane {
 
     /// Until it is told to end, or nothing has come for [`IDLE`].
     pub async fn run(self: Arc<Self>) {
-        let mut delivery = Delivery::new(self.target.clone(), Arc::clone(&self.settings.resolve));
+        let mut delivery = Delivery::new(self.target.clone(), &self.settings);
         let mut failing = false;
         let mut last = Instant::now();
         loop {

@@ -1,6 +1,7 @@
 //! Records in, and what real collectors on the loopback are told.
 
 mod collector;
+mod secure;
 
 use std::{
     net::SocketAddr,
@@ -59,6 +60,7 @@ fn settings(at: SocketAddr, protocol: OtlpProtocol) -> Settings {
         queue: 8192,
         patience: Duration::from_secs(20),
         resolve: Arc::new(|_, _| None),
+        roots: None,
     }
 }
 
