@@ -80,6 +80,25 @@ impl AdminService {
         self
     }
 
+    /// What the controller itself says to it, and whether agents are to be asked.
+    ///
+    /// # Errors
+    /// If nobody is to answer it here.
+    fn parts(&self, query: &Query) -> Result<(Vec<item::Kind>, bool), Status> {
+        let kind = query.kind.as_ref().ok_or_else(|| Status::invalid_argument("the question is missing"))?;
+        if let query::Kind::Tap(TapQuery { secrets: true, .. }) = kind {
+            // Agents refuse it too, whoever asks them over the link.
+            return Err(Status::invalid_argument(
+                "secrets: an agent tells them on its own socket only: ask on the node, with --agent",
+            ));
+        }
+        Ok(match query.node.as_str() {
+            "" => (self.own(kind)?, is_theirs(kind)),
+            CONTROLLER => (self.own(kind)?, false),
+            _ => (Vec::new(), true),
+        })
+    }
+
     /// What the controller itself has to say.
     fn own(&self, query: &query::Kind) -> Result<Vec<item::Kind>, Status> {
         let now = self.published.borrow().clone();
@@ -166,18 +185,7 @@ impl server::Admin for AdminService {
 
     async fn ask(&self, request: Request<Query>) -> Result<Response<Self::AskStream>, Status> {
         let query = request.into_inner();
-        let kind = query.kind.as_ref().ok_or_else(|| Status::invalid_argument("the question is missing"))?;
-        if let query::Kind::Tap(TapQuery { secrets: true, .. }) = kind {
-            // Agents refuse it too, whoever asks them over the link.
-            return Err(Status::invalid_argument(
-                "secrets: an agent tells them on its own socket only: ask on the node, with --agent",
-            ));
-        }
-        let (own, theirs) = match query.node.as_str() {
-            "" => (self.own(kind)?, is_theirs(kind)),
-            CONTROLLER => (self.own(kind)?, false),
-            _ => (Vec::new(), true),
-        };
+        let (own, theirs) = self.parts(&query)?;
         let node = Some(query.node.clone()).filter(|node| !node.is_empty());
         let (sender, stream) = mpsc::channel(BACKLOG);
         let service = self.clone();

@@ -8,6 +8,7 @@ mod certificates;
 mod explain;
 mod files;
 mod flows;
+mod fresh;
 mod graph;
 mod guard;
 mod service;
@@ -27,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_common::proto::nodemesh::{item, query};
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use asked::Asked;
+use api::Api;
 pub use token::Token;
 
 /// At once; more wait. A browser opens six.
@@ -87,7 +88,7 @@ impl Dashboard {
     pub async fn serve(self, source: Arc<dyn Source>) {
         let Self { listener, address: _, token } = self;
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        let served = Arc::new(Served { token, asked: Asked::new(source) });
+        let served = Arc::new(Served { token, api: Api::new(source) });
         loop {
             let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
             let stream = match listener.accept().await {
@@ -120,7 +121,7 @@ impl Dashboard {
 /// What every connection shares.
 struct Served {
     token: Token,
-    asked: Asked,
+    api: Api,
 }
 
 impl Served {
@@ -134,7 +135,7 @@ impl Served {
                     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                     response
                 }
-                Some(question) => api::answer(&self.asked, question, request.uri().query().unwrap_or("")).await,
+                Some(question) => self.api.answer(question, request.uri().query().unwrap_or("")).await,
             },
         };
         guard::harden(&mut response);

@@ -2,7 +2,7 @@
 //! quantile of the sum is as good as one of a part: buckets of an eighth of a power of two, no value is off by more
 //! than 6.3 %.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Ordering, time::Duration};
 
 /// Durations below this many microseconds have a bucket each.
 const EXACT: u64 = 16;
@@ -14,9 +14,10 @@ const LAST: u32 = 36;
 /// How many buckets there are.
 pub const LATENCY_BUCKETS: u16 = (EXACT + (LAST as u64 - 4 + 1) * PARTS) as u16;
 
-/// Counts by bucket; buckets without any are not there.
+/// Counts by bucket, in their order; buckets without any are not there. A list: tens of thousands are made and added up
+/// for one page, each of some dozen buckets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Latency(BTreeMap<u16, u64>);
+pub struct Latency(Vec<(u16, u64)>);
 
 impl Latency {
     /// The bucket of a duration, below [`LATENCY_BUCKETS`].
@@ -42,19 +43,48 @@ impl Latency {
     }
 
     pub fn record(&mut self, duration: Duration) {
-        *self.0.entry(Self::bucket(duration)).or_default() += 1;
+        self.count_in(Self::bucket(duration), 1);
     }
 
     /// Adds `count` to a bucket; one that there is not counts as the last.
     pub fn add(&mut self, bucket: u32, count: u64) {
         if count > 0 {
-            let bucket = u16::try_from(bucket).unwrap_or(u16::MAX).min(LATENCY_BUCKETS - 1);
-            *self.0.entry(bucket).or_default() += count;
+            self.count_in(u16::try_from(bucket).unwrap_or(u16::MAX).min(LATENCY_BUCKETS - 1), count);
+        }
+    }
+
+    fn count_in(&mut self, bucket: u16, count: u64) {
+        // Mostly they come in order.
+        let place = match self.0.last() {
+            Some((last, _)) if *last >= bucket => self.0.partition_point(|(other, _)| *other < bucket),
+            _ => self.0.len(),
+        };
+        match self.0.get_mut(place) {
+            Some((other, sum)) if *other == bucket => *sum = sum.saturating_add(count),
+            _ => self.0.insert(place, (bucket, count)),
         }
     }
 
     pub fn merge(&mut self, other: &Self) {
-        other.buckets().for_each(|(bucket, count)| self.add(bucket, count));
+        if self.0.is_empty() {
+            self.0.clone_from(&other.0);
+            return;
+        }
+        let own = std::mem::take(&mut self.0);
+        self.0.reserve_exact(own.len() + other.0.len());
+        let (mut own, mut others) = (own.into_iter().peekable(), other.0.iter().copied().peekable());
+        while let (Some((a, _)), Some((b, _))) = (own.peek(), others.peek()) {
+            let next = match a.cmp(b) {
+                Ordering::Less => own.next(),
+                Ordering::Greater => others.next(),
+                Ordering::Equal => {
+                    own.next().zip(others.next()).map(|((bucket, a), (_, b))| (bucket, a.saturating_add(b)))
+                }
+            };
+            self.0.extend(next);
+        }
+        self.0.extend(own);
+        self.0.extend(others);
     }
 
     /// Those that have any, in order.
@@ -63,15 +93,15 @@ impl Latency {
     }
 
     pub fn count(&self) -> u64 {
-        self.0.values().sum()
+        self.0.iter().fold(0, |all, (_, count)| all.saturating_add(*count))
     }
 
     /// What that share of all durations (0 to 1) does not exceed; `None`: there is none.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0_u64;
         self.0.iter().find_map(|(bucket, count)| {
-            seen += count;
+            seen = seen.saturating_add(*count);
             (seen >= rank).then(|| Self::middle(*bucket))
         })
     }
@@ -110,6 +140,16 @@ mod tests {
             assert!((found / (ms * 1000) as f64 - 1.0).abs() < 0.064, "{share}: {found}");
         }
         assert_eq!(Latency::default().quantile(0.5), None);
+        // In whatever order they come.
+        let [mut one, mut other] = [Latency::default(), Latency::default()];
+        for bucket in [7, 3, 9, 3, 200, 7, 0] {
+            one.add(bucket, 2);
+        }
+        assert_eq!(one.buckets().collect::<Vec<_>>(), [(0, 2), (3, 4), (7, 4), (9, 2), (200, 2)]);
+        [(8, u64::MAX), (3, u64::MAX), (201, 1)].into_iter().for_each(|(bucket, count)| other.add(bucket, count));
+        one.merge(&other);
+        let all = [(0, 2), (3, u64::MAX), (7, 4), (8, u64::MAX), (9, 2), (200, 2), (201, 1)];
+        assert_eq!((one.buckets().collect::<Vec<_>>(), one.count()), (all.to_vec(), u64::MAX));
         let mut strange = Latency::default();
         strange.add(u32::MAX, 1);
         assert_eq!(strange.buckets().collect::<Vec<_>>(), [(u32::from(LATENCY_BUCKETS) - 1, 1)]);

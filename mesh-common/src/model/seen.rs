@@ -77,9 +77,9 @@ pub trait Sums: Default {
 #[derive(Clone, Debug)]
 pub struct ByBoth<K, S = Seen>(BTreeMap<K, Parts<S>>);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Parts<S> {
-    within: S,
+    within: Option<S>,
     source: Option<S>,
     destination: Option<S>,
 }
@@ -185,6 +185,12 @@ impl Sums for Seen {
     }
 }
 
+impl<S> Default for Parts<S> {
+    fn default() -> Self {
+        Self { within: None, source: None, destination: None }
+    }
+}
+
 impl<K, S> Default for ByBoth<K, S> {
     fn default() -> Self {
         Self(BTreeMap::new())
@@ -192,12 +198,16 @@ impl<K, S> Default for ByBoth<K, S> {
 }
 
 impl<K: Ord, S: Sums> ByBoth<K, S> {
-    pub fn add(&mut self, key: K, reporter: Reporter, seen: &S) {
+    pub fn add(&mut self, key: K, reporter: Reporter, seen: S) {
         let Parts { within, source, destination } = self.0.entry(key).or_default();
-        match reporter {
-            Reporter::Within => within.add(seen),
-            Reporter::Source => source.get_or_insert_default().add(seen),
-            Reporter::Destination => destination.get_or_insert_default().add(seen),
+        let place = match reporter {
+            Reporter::Within => within,
+            Reporter::Source => source,
+            Reporter::Destination => destination,
+        };
+        match place {
+            Some(sum) => sum.add(&seen),
+            None => *place = Some(seen),
         }
     }
 
@@ -222,15 +232,19 @@ impl<K: Ord, S: Sums> ByBoth<K, S> {
 
     /// `first` says who counts, and who else told.
     fn totals(self, first: impl Fn(Option<S>, Option<S>) -> (Option<S>, Option<S>)) -> impl Iterator<Item = (K, S)> {
-        self.0.into_iter().map(move |(key, Parts { mut within, source, destination })| {
+        self.0.into_iter().map(move |(key, Parts { within, source, destination })| {
             let told = match first(source, destination) {
                 (Some(first), Some(other)) => Some(first.with_requests_of(other)),
                 (first, other) => first.or(other),
             };
-            if let Some(told) = told {
-                within.add(&told);
-            }
-            (key, within)
+            let sum = match (within, told) {
+                (Some(mut within), Some(told)) => {
+                    within.add(&told);
+                    Some(within)
+                }
+                (within, told) => within.or(told),
+            };
+            (key, sum.unwrap_or_default())
         })
     }
 }
@@ -252,15 +266,15 @@ mod tests {
     fn nodes_add_up_and_ends_do_not() {
         let mut edges = ByBoth::default();
         // Two nodes of the destination, one of the source, which read the same requests.
-        edges.add("cart > web", Reporter::Destination, &seen(60, 2, 1));
-        edges.add("cart > web", Reporter::Destination, &seen(120, 2, 1));
-        edges.add("cart > web", Reporter::Source, &seen(180, 4, 2));
+        edges.add("cart > web", Reporter::Destination, seen(60, 2, 1));
+        edges.add("cart > web", Reporter::Destination, seen(120, 2, 1));
+        edges.add("cart > web", Reporter::Source, seen(180, 4, 2));
         // A cart and a web of one node, which nobody else saw.
-        edges.add("cart > web", Reporter::Within, &seen(20, 1, 1));
+        edges.add("cart > web", Reporter::Within, seen(20, 1, 1));
         // Its destination is not in the mesh.
-        edges.add("cart > api", Reporter::Source, &seen(30, 5, 2));
+        edges.add("cart > api", Reporter::Source, seen(30, 5, 2));
         // Nobody answers there.
-        edges.add("cart > gone", Reporter::Within, &Seen { failed_connections: 3, ..seen(0, 3, 0) });
+        edges.add("cart > gone", Reporter::Within, Seen { failed_connections: 3, ..seen(0, 3, 0) });
         assert_eq!((edges.len(), edges.is_empty()), (3, false));
         let (destination, source) = (edges.clone().at_destination(), edges.at_source());
         let (destination, source): (BTreeMap<_, _>, BTreeMap<_, _>) = (destination.collect(), source.collect());
@@ -279,10 +293,10 @@ mod tests {
     #[test]
     fn requests_that_one_end_alone_read_are_not_lost_and_nodes_have_their_own_time() {
         let mut edges = ByBoth::default();
-        edges.add("web", Reporter::Source, &Seen { failed_requests: 6, ..seen(60, 9, 2) }.of_one_node());
-        edges.add("web", Reporter::Destination, &seen(0, 3, 0));
+        edges.add("web", Reporter::Source, Seen { failed_requests: 6, ..seen(60, 9, 2) }.of_one_node());
+        edges.add("web", Reporter::Destination, seen(0, 3, 0));
         // This agent is ten seconds old.
-        edges.add("web", Reporter::Destination, &Seen { seconds: 10, ..seen(0, 1, 0) }.of_one_node());
+        edges.add("web", Reporter::Destination, Seen { seconds: 10, ..seen(0, 1, 0) }.of_one_node());
         let (_, web) = edges.at_destination().next().expect("one key");
         assert_eq!((web.requests, web.failed_requests, web.latency.count(), web.connections), (60, 6, 60, 4));
         assert_eq!((web.rates.requests, web.rates.failed_requests), (1.0, 0.1));

@@ -1,15 +1,17 @@
-//! The controller's own dashboard asks what meshctl would ask.
+//! The controller's own dashboard asks what meshctl would ask, without a stream between: of a large mesh tens of
+//! thousands of items come for one page.
 
 use std::time::Duration;
 
 use futures::{FutureExt, future::BoxFuture};
-use mesh_common::proto::nodemesh::{Item, Query, admin_server::Admin, query};
+use mesh_common::proto::nodemesh::{Item, Query, query};
 use tokio::time::{Instant, timeout_at};
-use tokio_stream::StreamExt;
-use tonic::{Request, Status};
 
-use super::AdminService;
-use crate::dashboard::{Said, Source};
+use super::{AdminService, CONTROLLER};
+use crate::{
+    dashboard::{Said, Source},
+    link::Question,
+};
 
 /// What has not answered by then is missing, and said to be.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -18,34 +20,21 @@ const MOST: usize = 500_000;
 
 impl Source for AdminService {
     fn ask(&self, node: String, kind: query::Kind) -> BoxFuture<'static, Said> {
-        let service = self.clone();
+        let query = Query { node, kind: Some(kind) };
+        let parts = self.parts(&query).and_then(|(own, theirs)| {
+            let node = Some(query.node.as_str()).filter(|node| !node.is_empty());
+            Ok((own, theirs.then(|| self.links.ask(node, &query)).transpose()?))
+        });
         async move {
-            let end = Instant::now() + PATIENCE;
-            let mut said = Said::default();
-            let mut stream = match stream(&service, Query { node, kind: Some(kind) }).await {
-                Ok(stream) => stream,
-                Err(status) => {
-                    said.errors.push(status.message().to_owned());
-                    return said;
-                }
-            };
-            loop {
-                match timeout_at(end, stream.next()).await {
-                    Err(_) => {
-                        said.errors.push(format!("some agents have not answered within {} s", PATIENCE.as_secs()));
-                        return said;
+            match parts {
+                Err(status) => Said { items: Vec::new(), errors: vec![status.message().to_owned()] },
+                Ok((own, question)) => {
+                    let mut said = Said::default();
+                    said.items.extend(own.into_iter().map(|kind| (CONTROLLER.to_owned(), kind)));
+                    if let Some(question) = question {
+                        gather(question, &mut said).await;
                     }
-                    Ok(None) => return said,
-                    Ok(Some(Ok(Item { node, kind: Some(kind) }))) if said.items.len() < MOST => {
-                        said.items.push((node, kind));
-                    }
-                    Ok(Some(Ok(Item { kind: Some(_), .. }))) => {
-                        said.errors.push(format!("more than {MOST} answers: the rest is left out"));
-                        return said;
-                    }
-                    // A kind that this version does not know is left out.
-                    Ok(Some(Ok(Item { kind: None, .. }))) => {}
-                    Ok(Some(Err(status))) => said.errors.push(status.message().to_owned()),
+                    said
                 }
             }
         }
@@ -53,6 +42,23 @@ impl Source for AdminService {
     }
 }
 
-async fn stream(service: &AdminService, query: Query) -> Result<<AdminService as Admin>::AskStream, Status> {
-    Ok(Admin::ask(service, Request::new(query)).await?.into_inner())
+async fn gather(mut question: Question, said: &mut Said) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match timeout_at(end, question.next()).await {
+            Err(_) => {
+                said.errors.push(format!("some agents have not answered within {} s", PATIENCE.as_secs()));
+                break;
+            }
+            Ok(None) => break,
+            Ok(Some(Item { node, kind: Some(kind) })) if said.items.len() < MOST => said.items.push((node, kind)),
+            Ok(Some(Item { kind: Some(_), .. })) => {
+                said.errors.push(format!("more than {MOST} answers: the rest is left out"));
+                break;
+            }
+            // A kind that this version does not know is left out.
+            Ok(Some(Item { kind: None, .. })) => {}
+        }
+    }
+    said.errors.extend_from_slice(question.errors());
 }

@@ -1,5 +1,6 @@
 //! A whole controller on loopback, and an agent that talks to it over TLS.
 
+mod large;
 mod refusals;
 mod status;
 
@@ -78,11 +79,7 @@ impl Scene {
     }
 
     async fn agent(&self, node: &str) -> Agent {
-        let root = fs::read_to_string(self.state().join("ca/ca.crt")).expect("root");
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root)).domain_name(NAME);
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.app.address)).expect("address");
-        let channel = endpoint.tls_config(tls).expect("TLS").connect().await.expect("connected");
-        Agent { channel, token: Tokens::new(&self.state()).create(node).expect("token") }
+        Agent::connect(self.app.address, &self.state(), node).await
     }
 }
 
@@ -97,6 +94,15 @@ async fn admin(socket: PathBuf) -> AdminClient<Channel> {
 }
 
 impl Agent {
+    /// To the controller with this state folder.
+    async fn connect(address: SocketAddr, state: &Path, node: &str) -> Self {
+        let root = fs::read_to_string(state.join("ca/ca.crt")).expect("root");
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root)).domain_name(NAME);
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("address");
+        let channel = endpoint.tls_config(tls).expect("TLS").connect().await.expect("connected");
+        Self { channel, token: Tokens::new(state).create(node).expect("token") }
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", format!("Bearer {}", self.token).parse().expect("ASCII"));

@@ -1,20 +1,38 @@
 //! The JSON that the page reads: which question is which path, and its parameters.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use mesh_common::proto::nodemesh::{ConfigKind, ConfigQuery, StatBy, StatQuery, query};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{asked::Asked, certificates, explain, flows, graph, service, tables};
+use super::{
+    Source,
+    asked::{Asked, Asking},
+    certificates, explain, flows,
+    fresh::{Bounds, Fresh},
+    graph, service, tables,
+};
 
 /// Over which rates and latencies are told, unless somebody asks for another time.
 const SECONDS: u32 = 60;
 /// What agents keep.
 const LONGEST: u32 = 600;
+/// How long an answer of this file is the answer for all who ask the same.
+const FRESH: Duration = Duration::from_secs(1);
+/// Answers that are kept; the largest have some MiB.
+const KEPT: usize = 16;
+
+/// All questions, for all who look.
+pub struct Api {
+    asked: Arc<Asked>,
+    /// By path and query.
+    kept: Fresh<(StatusCode, Bytes)>,
+}
 
 /// A question that is not answered, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,18 +98,42 @@ fn decoded(text: &str) -> Result<Cow<'_, str>, Refused> {
     percent_decode_str(text).decode_utf8().map_err(|_| Refused::wrong("the address", "is not UTF-8"))
 }
 
-pub async fn answer(asked: &Asked, question: &str, query: &str) -> Response<Full<Bytes>> {
-    let (status, value) = match find(asked, question, query).await {
-        Ok(value) => (StatusCode::OK, value),
-        Err(Refused { status, why }) => (status, json!({ "error": why })),
-    };
-    let mut response = Response::new(Full::from(value.to_string()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+impl Api {
+    pub fn new(source: Arc<dyn Source>) -> Self {
+        let kept = Fresh::new(Bounds { life: FRESH, most: KEPT, failed });
+        Self { asked: Arc::new(Asked::new(source)), kept }
+    }
+
+    pub async fn answer(&self, question: &str, query: &str) -> Response<Full<Bytes>> {
+        let found = self.kept.find(format!("{question}?{query}").into_bytes(), || {
+            let (asked, question, query) = (Arc::clone(&self.asked), question.to_owned(), query.to_owned());
+            async move {
+                let asking = asked.asking();
+                let (status, value) = match find(&asking, &question, &query).await {
+                    Ok(mut value) => {
+                        value["asked"] = asking.oldest().into();
+                        (StatusCode::OK, value)
+                    }
+                    Err(Refused { status, why }) => (status, json!({ "error": why })),
+                };
+                (status, Bytes::from(value.to_string()))
+            }
+            .boxed()
+        });
+        let (status, text) = found.await;
+        let mut response = Response::new(Full::from(text));
+        *response.status_mut() = status;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
 }
 
-async fn find(asked: &Asked, question: &str, query: &str) -> Result<Value, Refused> {
+fn failed(error: &dyn fmt::Display) -> (StatusCode, Bytes) {
+    let why = json!({ "error": format!("the answer broke off: {error}") });
+    (StatusCode::INTERNAL_SERVER_ERROR, Bytes::from(why.to_string()))
+}
+
+async fn find(asked: &Asking<'_>, question: &str, query: &str) -> Result<Value, Refused> {
     let parts = question.split('/').map(decoded).collect::<Result<Vec<_>, _>>()?;
     let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
     let mut parameters = Parameters::new(query)?;
@@ -153,7 +195,7 @@ pub fn stat(by: StatBy, namespace: &str, seconds: u32) -> query::Kind {
     query::Kind::Stat(StatQuery { by: by.into(), namespace: namespace.to_owned(), seconds })
 }
 
-pub async fn config(asked: &Asked, kind: ConfigKind, namespace: &str) -> std::sync::Arc<super::Said> {
+pub async fn config(asked: &Asking<'_>, kind: ConfigKind, namespace: &str) -> Arc<super::Said> {
     let query = ConfigQuery { kind: kind.into(), namespace: namespace.to_owned() };
     asked.ask("", query::Kind::Config(query)).await
 }

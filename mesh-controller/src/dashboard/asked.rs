@@ -2,21 +2,22 @@
 //! and none that nobody asked.
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
+use futures::FutureExt;
 use mesh_common::proto::nodemesh::{Query, query};
 use prost::Message;
-use tokio::time::Instant;
 
-use super::{Said, Source};
+use super::{
+    Said, Source,
+    fresh::{Bounds, Fresh},
+};
 
 const FRESH: Duration = Duration::from_secs(2);
 /// Different questions whose answers are kept; the oldest goes.
@@ -25,58 +26,78 @@ const KEPT: usize = 64;
 pub struct Asked {
     source: Arc<dyn Source>,
     /// By the question's bytes.
-    kept: Mutex<BTreeMap<Vec<u8>, Kept>>,
+    kept: Fresh<Told>,
 }
 
-struct Kept {
-    asked: Instant,
-    said: Shared<BoxFuture<'static, Arc<Said>>>,
+/// An answer, and when it was asked for.
+#[derive(Clone)]
+struct Told {
+    said: Arc<Said>,
+    /// Milliseconds since 1970.
+    at: u64,
+}
+
+/// The questions for one page, which is as old as the oldest answer.
+pub struct Asking<'a> {
+    asked: &'a Asked,
+    oldest: AtomicU64,
 }
 
 impl Asked {
     pub fn new(source: Arc<dyn Source>) -> Self {
-        Self { source, kept: Mutex::default() }
+        Self { source, kept: Fresh::new(Bounds { life: FRESH, most: KEPT, failed }) }
     }
 
-    /// All nodes are asked, or one.
-    pub async fn ask(&self, node: &str, kind: query::Kind) -> Arc<Said> {
-        let query = Query { node: node.to_owned(), kind: Some(kind) };
-        self.said(query).await
+    pub fn asking(&self) -> Asking<'_> {
+        Asking { asked: self, oldest: AtomicU64::new(now()) }
     }
 
-    fn said(&self, query: Query) -> Shared<BoxFuture<'static, Arc<Said>>> {
-        let key = query.encode_to_vec();
-        // Nothing panics while it holds this lock, and nothing waits.
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, kept| kept.asked.elapsed() < FRESH);
-        if let Some(known) = kept.get(&key) {
-            return known.said.clone();
-        }
-        if kept.len() >= KEPT {
-            let oldest = kept.iter().min_by_key(|(_, kept)| kept.asked).map(|(key, _)| key.clone());
-            oldest.and_then(|key| kept.remove(&key));
-        }
-        let Query { node, kind } = query;
-        let said = match kind {
-            Some(kind) => self.source.ask(node, kind),
-            None => async { Said::default() }.boxed(),
-        };
-        // A task of its own: who asked first may go, and others wait for the same answer.
-        let task = tokio::spawn(said);
-        let said = async move { Arc::new(task.await.unwrap_or_else(|error| failed(&error))) }.boxed().shared();
-        kept.insert(key, Kept { asked: Instant::now(), said: said.clone() });
-        said
+    fn said(&self, query: Query) -> impl Future<Output = Told> + use<> {
+        self.kept.find(query.encode_to_vec(), || {
+            let Query { node, kind } = query;
+            let (at, said) = (now(), kind.map(|kind| self.source.ask(node, kind)));
+            async move {
+                let said = match said {
+                    Some(said) => said.await,
+                    None => Said::default(),
+                };
+                Told { said: Arc::new(said), at }
+            }
+            .boxed()
+        })
     }
 }
 
-fn failed(error: &dyn fmt::Display) -> Said {
-    Said { items: Vec::new(), errors: vec![format!("the question broke off: {error}")] }
+impl Asking<'_> {
+    /// All nodes are asked, or one.
+    pub async fn ask(&self, node: &str, kind: query::Kind) -> Arc<Said> {
+        let query = Query { node: node.to_owned(), kind: Some(kind) };
+        let Told { said, at } = self.asked.said(query).await;
+        self.oldest.fetch_min(at, Ordering::Relaxed);
+        said
+    }
+
+    /// When the oldest answer was asked for, in milliseconds since 1970; now if nobody was asked.
+    pub fn oldest(&self) -> u64 {
+        self.oldest.load(Ordering::Relaxed)
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn failed(error: &dyn fmt::Display) -> Told {
+    let said = Said { items: Vec::new(), errors: vec![format!("the question broke off: {error}")] };
+    Told { said: Arc::new(said), at: now() }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
+    use futures::future::BoxFuture;
     use mesh_common::proto::nodemesh::{FlowsQuery, StatusQuery};
 
     use super::*;
@@ -98,7 +119,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn all_who_look_share_an_answer_for_two_seconds() {
         let counting = Arc::new(Counting::default());
-        let asked = Asked::new(counting.clone());
+        let all = Asked::new(counting.clone());
+        let asked = all.asking();
         let status = || query::Kind::Status(StatusQuery {});
         let (one, other) = tokio::join!(asked.ask("", status()), asked.ask("", status()));
         assert_eq!((one.errors.as_slice(), other.errors.as_slice()), (&["0".to_owned()][..], &["0".to_owned()][..]));
@@ -120,6 +142,6 @@ mod tests {
                 kind: Some(query::Kind::Flows(FlowsQuery { last, ..FlowsQuery::default() })),
             }));
         }
-        assert_eq!(asked.kept.lock().unwrap().len(), KEPT);
+        assert_eq!(asked.kept.len(), KEPT);
     }
 }

@@ -5,9 +5,9 @@ use mesh_common::proto::nodemesh::{
 };
 use serde_json::{Value, json};
 
-use super::{api::Refused, asked::Asked, flows};
+use super::{api::Refused, asked::Asking, flows};
 
-pub async fn answer(asked: &Asked, node: &str, flow: u64) -> Result<Value, Refused> {
+pub async fn answer(asked: &Asking<'_>, node: &str, flow: u64) -> Result<Value, Refused> {
     if node.is_empty() {
         return Err(Refused::wrong("node", "is empty"));
     }

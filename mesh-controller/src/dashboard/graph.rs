@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
 };
 
 use mesh_common::{
@@ -33,7 +33,8 @@ struct Known<'a> {
 /// Edges are rows without names: ten thousand of them are sent every few seconds. `columns` has the names.
 pub fn graph(workloads: &Said, seen: &Said) -> Value {
     let known = known(workloads);
-    let (edges, seconds) = edges(seen);
+    let seconds = stats(seen).map(|stat| stat.seconds).max().unwrap_or_default();
+    let edges = edges(stats(seen));
     let mut edges: Vec<((Name<'_>, Name<'_>), Seen)> = edges.at_destination().collect();
     let left_out = edges.len().saturating_sub(MOST_EDGES);
     if left_out > 0 {
@@ -42,11 +43,10 @@ pub fn graph(workloads: &Said, seen: &Said) -> Value {
         });
         edges.truncate(MOST_EDGES);
     }
-    let busy: BTreeSet<Name<'_>> =
-        edges.iter().flat_map(|((source, destination), _)| [*source, *destination]).collect();
+    let busy: HashSet<Name<'_>> = edges.iter().flat_map(|((source, destination), _)| [*source, *destination]).collect();
     let idle = known.iter().filter(|(name, known)| known.meshed > 0 && !busy.contains(*name)).map(|(name, _)| *name);
     let shown: BTreeSet<Name<'_>> = idle.take(MOST_IDLE).chain(busy.iter().copied()).collect();
-    let places: BTreeMap<Name<'_>, usize> = shown.iter().enumerate().map(|(place, name)| (*name, place)).collect();
+    let places: HashMap<Name<'_>, usize> = shown.iter().enumerate().map(|(place, name)| (*name, place)).collect();
     let none = Known::default();
     let nodes: Vec<Value> = shown
         .iter()
@@ -86,15 +86,14 @@ fn known(workloads: &Said) -> BTreeMap<Name<'_>, Known<'_>> {
     known
 }
 
-/// What an edge's ends are called, and what was seen of it; and over how many seconds.
-pub fn edges(said: &Said) -> (ByBoth<(Name<'_>, Name<'_>)>, u32) {
-    let (mut edges, mut seconds) = (ByBoth::default(), 0);
-    for stat in stats(said) {
+/// What was seen of edges, by what their ends are called.
+pub fn edges<'a>(stats: impl Iterator<Item = &'a Stat>) -> ByBoth<(Name<'a>, Name<'a>)> {
+    let mut edges = ByBoth::default();
+    for stat in stats {
         let key = (named(stat.source.as_ref()), named(stat.destination.as_ref()));
-        edges.add(key, Reporter::from(stat), &Seen::from(stat));
-        seconds = seconds.max(stat.seconds);
+        edges.add(key, Reporter::from(stat), Seen::from(stat));
     }
-    (edges, seconds)
+    edges
 }
 
 pub fn named(end: Option<&Endpoint>) -> Name<'_> {

@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use super::{
     Said,
     api::{Refused, config, stat},
-    asked::Asked,
-    graph::{edges, infos, name_of},
+    asked::Asking,
+    graph::{edges, infos, name_of, named, stats},
     tables::{by_service, by_workload, errors, service_infos, service_row},
     words,
 };
 
-pub async fn answer(asked: &Asked, namespace: &str, host: &str, seconds: u32) -> Result<Value, Refused> {
+pub async fn answer(asked: &Asking<'_>, namespace: &str, host: &str, seconds: u32) -> Result<Value, Refused> {
     let (services, workloads, rules, policies) = tokio::join!(
         config(asked, ConfigKind::Services, ""),
         config(asked, ConfigKind::Workloads, ""),
@@ -37,7 +37,8 @@ pub async fn answer(asked: &Asked, namespace: &str, host: &str, seconds: u32) ->
     let name = format!("{namespace}/{host}");
     let service = service.ok_or_else(|| Refused::unknown(format!("there is no service {name}")))?;
     let pods: Vec<&WorkloadInfo> = infos(&workloads).filter(|pod| pod.services.contains(&name)).collect();
-    let seen = by_service(&of_services, |stat| stat.service.as_str());
+    let own = stats(&of_services).filter(|stat| stat.service == name);
+    let seen = by_service(own, |stat| stat.service.as_str());
     let mut told = service_row(service, seen.get(name.as_str()));
     told["versions"] = versions(&pods, &of_workloads);
     told["routes"] = routes(&name, &of_routes, &counts);
@@ -60,7 +61,8 @@ pub async fn answer(asked: &Asked, namespace: &str, host: &str, seconds: u32) ->
 }
 
 fn versions(pods: &[&WorkloadInfo], told: &Said) -> Value {
-    let seen = by_workload(told);
+    let own = workloads(pods);
+    let seen = by_workload(stats(told).filter(|stat| own.contains(&named(stat.destination.as_ref()))));
     let mut rows: BTreeMap<(&str, &str, &str), (u32, u32)> = BTreeMap::new();
     for pod in pods {
         let (all, healthy) = rows.entry((&pod.namespace, name_of(pod), &pod.revision)).or_default();
@@ -89,10 +91,8 @@ fn routes(service: &str, told: &Said, counts: &Said) -> Value {
         mirrored: u64,
         flags: BTreeMap<String, u64>,
     }
-    let seen: BTreeMap<&str, Seen> = by_service(told, |stat| (stat.service.as_str(), stat.route.as_str()))
-        .into_iter()
-        .filter_map(|((of, route), seen)| (of == service).then_some((route, seen)))
-        .collect();
+    let own = stats(told).filter(|stat| stat.service == service);
+    let seen: BTreeMap<&str, Seen> = by_service(own, |stat| stat.route.as_str());
     let mut since: BTreeMap<&str, Counts> = BTreeMap::new();
     for (_, kind) in &counts.items {
         let item::Kind::Route(RouteCounts { service: of, route, requests, retries, mirrored, flags, .. }) = kind else {
@@ -151,10 +151,14 @@ fn applied(pods: &[&WorkloadInfo], policies: &Said) -> Value {
     rows.collect()
 }
 
+fn workloads<'a>(pods: &[&'a WorkloadInfo]) -> BTreeSet<(&'a str, &'a str)> {
+    pods.iter().map(|pod| (pod.namespace.as_str(), name_of(pod))).collect()
+}
+
 fn clients(pods: &[&WorkloadInfo], told: &Said) -> Value {
-    let own: BTreeSet<(&str, &str)> = pods.iter().map(|pod| (pod.namespace.as_str(), name_of(pod))).collect();
-    let rows = edges(told).0.at_destination().filter(|((_, destination), _)| own.contains(destination));
-    let rows = rows.map(|((source, destination), seen)| {
+    let own = workloads(pods);
+    let to_them = stats(told).filter(|stat| own.contains(&named(stat.destination.as_ref())));
+    let rows = edges(to_them).at_destination().map(|((source, destination), seen)| {
         json!({
             "namespace": source.0,
             "name": source.1,

@@ -19,7 +19,7 @@ pub fn workloads(workloads: &Said, told: &Said) -> Value {
     struct Row<'a> {
         pods: Vec<&'a WorkloadInfo>,
     }
-    let seen = by_workload(told);
+    let seen = by_workload(stats(told));
     let mut rows: BTreeMap<(&str, &str), Row<'_>> = BTreeMap::new();
     for pod in infos(workloads) {
         rows.entry((&pod.namespace, name_of(pod))).or_default().pods.push(pod);
@@ -45,7 +45,7 @@ pub fn workloads(workloads: &Said, told: &Said) -> Value {
 }
 
 pub fn services(services: &Said, told: &Said) -> Value {
-    let seen = by_service(told, |stat| stat.service.as_str());
+    let seen = by_service(stats(told), |stat| stat.service.as_str());
     let rows = service_infos(services).map(|service| {
         let name = format!("{}/{}", service.namespace, service.hostname);
         service_row(service, seen.get(name.as_str()))
@@ -131,19 +131,19 @@ fn agent(node: &str, status: &NodeStatus) -> Value {
 }
 
 /// What came to each workload.
-pub fn by_workload(said: &Said) -> BTreeMap<(&str, &str), Seen> {
-    both(said, |stat| named(stat.destination.as_ref())).at_destination().collect()
+pub fn by_workload<'a>(stats: impl Iterator<Item = &'a Stat>) -> BTreeMap<(&'a str, &'a str), Seen> {
+    both(stats, |stat| named(stat.destination.as_ref())).at_destination().collect()
 }
 
 /// What clients sent, by service or route.
-pub fn by_service<'a, K: Ord>(said: &'a Said, key: impl Fn(&'a Stat) -> K) -> BTreeMap<K, Seen> {
-    both(said, key).at_source().collect()
+pub fn by_service<'a, K: Ord>(stats: impl Iterator<Item = &'a Stat>, key: impl Fn(&'a Stat) -> K) -> BTreeMap<K, Seen> {
+    both(stats, key).at_source().collect()
 }
 
-fn both<'a, K: Ord>(said: &'a Said, key: impl Fn(&'a Stat) -> K) -> ByBoth<K> {
+fn both<'a, K: Ord>(stats: impl Iterator<Item = &'a Stat>, key: impl Fn(&'a Stat) -> K) -> ByBoth<K> {
     let mut both = ByBoth::default();
-    for stat in stats(said) {
-        both.add(key(stat), Reporter::from(stat), &Seen::from(stat));
+    for stat in stats {
+        both.add(key(stat), Reporter::from(stat), Seen::from(stat));
     }
     both
 }

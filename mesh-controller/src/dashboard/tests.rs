@@ -264,6 +264,21 @@ async fn what_both_ends_saw_is_told_once() {
 }
 
 #[tokio::test]
+async fn an_answer_is_made_once_for_all_who_look_and_says_how_old_it_is() {
+    let (address, token) = serve(Made::small()).await;
+    let before = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let (_, first) = told(address, &token, "graph").await;
+    let asked = first["asked"].as_u64().unwrap();
+    assert!((before..before + 60_000).contains(&asked), "{asked} after {before}");
+    assert_eq!(told(address, &token, "graph").await.1["asked"], asked);
+    // Another page with the same questions is as old as these.
+    assert_eq!(told(address, &token, "graph?").await.1["asked"], asked);
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    assert!(told(address, &token, "graph").await.1["asked"].as_u64().unwrap() > asked);
+    assert_eq!(told(address, &token, "nothing").await.1.get("asked"), None);
+}
+
+#[tokio::test]
 async fn a_service_has_versions_routes_policies_and_clients() {
     let (address, token) = serve(Made::small()).await;
     let (status, page) = told(address, &token, "service/ns-0/app-1.ns-0.svc.cluster.local").await;

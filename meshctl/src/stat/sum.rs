@@ -40,7 +40,7 @@ impl Summed {
     }
 
     pub fn add(&mut self, node: &str, row: &Stat) {
-        self.parts.add(key(self.by, row), Reporter::from(row), &Sum::of(node, row));
+        self.parts.add(key(self.by, row), Reporter::from(row), Sum::of(node, row));
     }
 
     /// In the order of their names.
