@@ -2,6 +2,8 @@
 
 pub mod access;
 pub mod audit;
+#[cfg(test)]
+mod bounds_tests;
 pub mod cost;
 mod edges;
 mod flow;
