@@ -34,11 +34,11 @@ pub fn run(ready: &Ready, root: &Path, keep: bool) -> Result<()> {
     outcome
 }
 
-/// Plays it without the screen's pauses, and keeps the dashboard as a picture.
+/// Plays it without the screen's pauses, and keeps the dashboard and `meshctl top` as pictures.
 ///
 /// # Errors
 ///
-/// As [`run`]; or the picture is larger than a README should have.
+/// As [`run`]; or a picture is larger than a README should have.
 pub fn picture(ready: &Ready, root: &Path) -> Result<()> {
     const LARGEST: u64 = 300 * 1000;
     build(ready, root)?;
@@ -47,12 +47,17 @@ pub fn picture(ready: &Ready, root: &Path) -> Result<()> {
     story.before_joining()?;
     story.joining()?;
     story.policies()?;
-    let file = root.join("docs/dashboard.png");
-    story.picture(&file)?;
+    story.traffic()?;
+    let files = ["docs/dashboard.png", "docs/top.svg"].map(|file| root.join(file));
+    let [dashboard, top] = &files;
+    story.picture_of_top(top)?;
+    story.picture(dashboard)?;
     drop(story);
-    let size = file.metadata().context("no picture")?.len();
-    ensure!(size < LARGEST, "{} has {size} bytes", file.display());
-    screen.note(&format!("{}: {} KiB", file.display(), size / 1024));
+    for file in &files {
+        let size = file.metadata().context("no picture")?.len();
+        ensure!(size < LARGEST, "{} has {size} bytes", file.display());
+        screen.note(&format!("{}: {} KiB", file.display(), size / 1024));
+    }
     ensure_clean()
 }
 

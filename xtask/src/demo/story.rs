@@ -1,6 +1,11 @@
 //! What happens in the demo, step by step. Each step checks what it shows: a demo that shows something else fails.
 
-use std::{fs, path::Path, sync::Arc, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{A, B, Dialled, Flow, Nginx, NodeId, Pod, Service, World};
@@ -8,8 +13,8 @@ use mesh_tests::{A, B, Dialled, Flow, Nginx, NodeId, Pod, Service, World};
 use super::screen::Screen;
 
 const CANARY: &str = "canary-4711: the credit card number";
-/// Of traffic for the dashboard's picture.
-const ROUNDS: u32 = 20;
+/// Of traffic for pictures: as long as the window that they show, and the slot of it that is not over.
+const TRAFFIC: Duration = Duration::from_secs(20);
 const TRUST_DOMAIN: &str = "spiffe://cluster.local/";
 
 /// The cast: two nodes, five pods.
@@ -151,14 +156,33 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// Of the dashboard, after some traffic.
-    pub fn picture(&self, file: &Path) -> Result<()> {
-        for _ in 0..ROUNDS {
-            self.cart.curl(&format!("http://{}/", self.web.addr()))?;
+    /// For pictures: with the example's Telemetry agents read requests, so that there is something to see of them.
+    pub fn traffic(&mut self) -> Result<()> {
+        let file = crate::root().join("manifests/example/telemetry.yaml");
+        let yaml = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        self.world.apply("telemetry", &yaml)?;
+        let (start, web) = (Instant::now(), format!("http://{}/", self.web.addr()));
+        while start.elapsed() < TRAFFIC && !mesh_tests::interrupted() {
+            let served = self.cart.statuses(&format!("{web}?[1-40]"))?;
+            ensure!(served.iter().all(|status| *status == 200), "nginx answered {served:?}");
+            let refused = self.crawler.statuses(&format!("{web}?[1-2]"))?;
+            ensure!(refused.iter().all(|status| *status == 403), "crawler should have been refused: {refused:?}");
             self.cart.ask(self.cache.addr(), "PING\\r\\n")?;
-            self.batch.say(self.web_pod.at(80), "GET / HTTP/1.0\r\n\r\n")?;
-            self.crawler.say(self.web.addr(), "GET / HTTP/1.0\r\n\r\n")?;
+            self.batch.statuses(&format!("http://{}/?[1-5]", self.web_pod.at(80)))?;
         }
+        Ok(())
+    }
+
+    /// Of `meshctl top`.
+    pub fn picture_of_top(&self, file: &Path) -> Result<()> {
+        let name = file.display().to_string();
+        let window = ["--window", "20s", "--width", "132", "--height", "10"];
+        self.world.ask_controller(&[&["top", "edges", "--snapshot", &name], &window[..]].concat())?;
+        Ok(())
+    }
+
+    /// Of the dashboard.
+    pub fn picture(&self, file: &Path) -> Result<()> {
         let mut browser = self.world.browser()?;
         browser.resize(1280, 720)?;
         browser.open(&self.world.dashboard_url()?)?;
