@@ -15,6 +15,7 @@ apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: { name: no-admin, namespace: shop }
 spec:
+  selector: { matchLabels: { version: v2 } }
   action: DENY
   rules: [{ to: [{ operation: { ports: ['8080'], paths: ['/admin*'] } }] }]
 ";
@@ -41,8 +42,8 @@ fn what_is_off_is_said_to_be_off_and_refusals_are_told_still() -> Result<()> {
         format!("--audit-log={}/audit-{{node}}.json", folder.display()),
     ]);
     let mut cast = HttpCast::in_world(world, "orders", "shop")?;
-    cast.v2.serve("echo", PORT)?;
-    let held = cast.client.hold(cast.v2.at(PORT))?;
+    cast.v1.serve("echo", PORT)?;
+    let held = cast.client.hold(cast.v1.at(PORT))?;
     cast.world.apply("deny", DENY)?;
     let ask = |path: &str| Ask::at(cast.v2.at(crate::http_cast::PORT), "orders").path(path);
     assert_eq!(cast.client.ask_http(&ask("/items").many(20, 2))?.status(200), 20);
