@@ -1,13 +1,16 @@
 //! A flow names both ends by identity, at both ends, and says how it was proven.
 
 use anyhow::Result;
-use mesh_tests::{A, B};
+use mesh_tests::{A, B, World};
 
 use crate::cast::Cast;
 
 #[test]
 fn both_agents_record_both_identities() -> Result<()> {
-    let Cast { mut world, client, near, far } = Cast::meshed("identities")?;
+    let mut world = World::new("identities")?;
+    world.metrics();
+    let Cast { mut world, client, near, far } = Cast::in_world(world)?;
+    world.mesh("shop")?;
     let service = world.service("shop", "web", 80, 7000, &[&far])?;
     world.settle()?;
     for server in [&near, &far] {
@@ -38,5 +41,13 @@ fn both_agents_record_both_identities() -> Result<()> {
     // The kernel let it in as attested: the agent did not meet it a second time, as a stranger's.
     let met = |flow: &mesh_tests::Flow| flow.direction == "inbound" && flow.destination.pod == near.full_name();
     assert!(!world.flows(A)?.iter().any(met));
+    // Who looks at what destinations report misses nothing of it.
+    for reporter in ["source", "destination"] {
+        let labels = [&*format!("reporter=\"{reporter}\""), "destination_workload=\"near\""];
+        for (metric, count) in [("connections_opened", 1), ("connections_closed", 1), ("received_bytes", 10_000)] {
+            let metric = format!("istio_tcp_{metric}_total{{");
+            assert_eq!(world.metrics_sum(A, &metric, &labels)?, count, "{reporter}: {metric}");
+        }
+    }
     Ok(())
 }

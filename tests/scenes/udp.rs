@@ -42,10 +42,7 @@ impl Stage {
 
     /// Every sum of metrics of the node that has these labels.
     fn metric(&self, node: NodeId, name: &str, labels: &[&str]) -> Result<u64> {
-        let text = self.world.node(node).host.curl("http://127.0.0.1:15020/metrics")?;
-        let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
-        let values = text.lines().filter(fits).filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
-        Ok(values.sum())
+        self.world.metrics_sum(node, name, labels)
     }
 }
 

@@ -58,6 +58,15 @@ impl World {
         self.metric(node, &format!("mesh_bpf_map_entries{{map=\"{map}\"}}"))
     }
 
+    /// The sum of the node's metrics whose names begin with `name` and that have these labels, as in `reporter="source"`;
+    /// it must run with [`World::metrics`].
+    pub fn metrics_sum(&self, node: NodeId, name: &str, labels: &[&str]) -> Result<u64> {
+        let text = self.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;
+        let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        let values = text.lines().filter(fits).filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+        Ok(values.sum())
+    }
+
     /// A metric of the node's agent, by its name and labels; it must run with [`World::metrics`].
     pub fn metric(&self, node: NodeId, name: &str) -> Result<usize> {
         let text = self.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;

@@ -3,7 +3,7 @@
 //!
 //! A connection is counted as opened when it goes live, or else at its end, under the labels that it has then: so
 //! `opened - closed` is what is open, for each set of labels but for `response_flags`, which only an end can tell.
-//! Its bytes are counted while it lasts.
+//! Its bytes are counted while it lasts. One within the node, of which one record tells, counts for both reporters.
 //!
 //! A set of labels of connections is up to 5 time series, of requests 67 (69 for gRPC), of round-trip times 17. All of
 //! them together are bounded (`--metrics-series`); beyond it everything is counted under labels "overflow". A set
@@ -13,6 +13,7 @@
 mod known;
 mod told;
 mod verdicts;
+mod within;
 
 use std::{
     collections::BTreeMap,
@@ -35,6 +36,7 @@ use known::{Found, Known};
 #[cfg(test)]
 pub use told::ALL;
 use told::{CLOSED, FAILED, HISTOGRAMS, MESSAGES, OF_CONNECTIONS, OF_REQUESTS, OPENED, RECEIVED, REQUEST_SERIES, SENT};
+use within::OtherEnd;
 
 /// What bounds it.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,8 @@ pub struct Traffic {
 
 /// Metrics of one set of labels that are told, by their place in the kind's list.
 type Told = u8;
+/// What happened to a connection, in the values of a set.
+type Count<'a> = dyn Fn(&mut [u64; 5]) + 'a;
 /// Every one of a request's.
 const ALL_TOLD: Told = (1 << OF_REQUESTS.len()) - 1;
 
@@ -190,20 +194,20 @@ impl Traffic {
 
     /// It goes live.
     pub fn opened(&self, flow: &Flow) {
-        self.during(flow, |values| values[OPENED] += 1);
+        self.during(flow, &|values| values[OPENED] += 1);
     }
 
     /// So many bytes of an open connection passed since it was said last: from the source, and back.
     pub fn passed(&self, flow: &Flow, sent: u64, received: u64) {
         if sent > 0 || received > 0 {
-            self.during(flow, |values| {
+            self.during(flow, &|values| {
                 values[SENT] += received;
                 values[RECEIVED] += sent;
             });
         }
     }
 
-    fn during(&self, flow: &Flow, count: impl Fn(&mut [u64; 5])) {
+    fn during(&self, flow: &Flow, count: &Count<'_>) {
         let sought = self.known.seek(flow);
         let before = sought.as_ref().map(|sought| sought.found).unwrap_or_default();
         let set = self.connection(flow, before.set, count);
@@ -248,7 +252,7 @@ impl Traffic {
 
     fn closed(&self, flow: &Flow, known: Option<Place>) -> Option<Place> {
         let counted = &flow.counted;
-        let place = self.connection(flow, known, |values| {
+        let place = self.connection(flow, known, &|values| {
             values[OPENED] += u64::from(!counted.opened);
             values[CLOSED] += 1;
             values[FAILED] += u64::from(flow.verdict.is_bad());
@@ -263,7 +267,12 @@ impl Traffic {
 
     /// `known` is where one like it was counted, and said is where this one was: both only of those that are counted in
     /// one set under all of their labels.
-    fn connection(&self, flow: &Flow, known: Option<Place>, count: impl Fn(&mut [u64; 5])) -> Option<Place> {
+    fn connection(&self, flow: &Flow, known: Option<Place>, count: &Count<'_>) -> Option<Place> {
+        match within::other_end(flow) {
+            OtherEnd::Counts(there) => self.during(&there, count),
+            OtherEnd::CountsThis => return None,
+            OtherEnd::Elsewhere => {}
+        }
         if let Some(place) = known
             && self.connections.count_at(place, |connections| count(&mut connections.values))
         {
