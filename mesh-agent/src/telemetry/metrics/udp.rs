@@ -98,7 +98,7 @@ impl UdpTraffic {
     ) -> bool {
         let hash = labels.hash_with(self.counted.hasher());
         let make = || (labels.kept(), labels.text());
-        self.counted.count(
+        let place = self.counted.count(
             hash,
             |key| key.is(labels),
             make,
@@ -111,7 +111,8 @@ impl UdpTraffic {
                     *own += more;
                 }
             },
-        )
+        );
+        place.is_some()
     }
 
     /// To be called now and then: what was not used for long goes.

@@ -49,6 +49,7 @@ async fn pressed(records: u64, rate: Option<u32>) -> Outcome {
         queue: 8192,
         patience: Duration::from_secs(60),
         resolve: Arc::new(|_, _| None),
+        roots: None,
     };
     let (mut pipe, output) = std::io::pipe().unwrap();
     let settings =
