@@ -1,6 +1,6 @@
 //! `meshctl diff`: which services' rules, which workloads (their policies, and what is told of them) and which live
-//! connections a change would touch. What runs and what would run are compiled here, by the controller's own translation
-//! and index, and the results compared: another way to write the same is no change.
+//! connections a change would touch. What runs and what would run are compiled here, by the controller's own
+//! translation and index, and the results compared: another way to write the same is no change.
 
 #[cfg(test)]
 mod tests;

@@ -237,19 +237,16 @@ fn counters_equal_the_clients_own_resets_included() -> Result<()> {
     assert_eq!(world.flows(A)?.iter().filter(reset).count(), resets.parse::<usize>()?, "each was reset by the server");
     assert_eq!(of(7002, "failed"), 50, "nobody listens there");
     assert_eq!(world.counter(A, "CLOSED_LOST")?, 0);
-    let counted = |what: &str, label: &str| -> Result<u64> {
-        let text = world.node(A).host.curl("http://127.0.0.1:15020/metrics")?;
-        let name = format!("istio_tcp_{what}_total{{");
-        let of_it = text.lines().filter(|line| line.starts_with(&name) && line.contains(label));
-        of_it.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<u64>()?)).sum()
-    };
-    let source = "reporter=\"source\"";
-    assert_eq!((counted("connections_opened", source)?, counted("connections_closed", source)?), (made, made));
-    assert_eq!(counted("connections_closed", "connection_security_policy=\"kernel_attested\"")?, made);
-    assert_eq!(counted("connections_failed", source)?, 50);
-    // The server of port 7001 reads some, and resets.
-    let (to, from) = (counted("received_bytes", source)?, counted("sent_bytes", source)?);
-    assert!(to >= sent.0 && from == sent.1, "{to} and {from} bytes, and at least {sent:?} were said");
+    // One record tells, and both reporters count.
+    for reporter in ["source", "destination"] {
+        let labels = [&*format!("reporter=\"{reporter}\""), "connection_security_policy=\"kernel_attested\""];
+        let counted = |what: &str| world.metrics_sum(A, &format!("istio_tcp_{what}_total{{"), &labels);
+        assert_eq!((counted("connections_opened")?, counted("connections_closed")?), (made, made), "{reporter}");
+        assert_eq!(counted("connections_failed")?, 50, "{reporter}");
+        // The server of port 7001 reads some, and resets.
+        let (to, from) = (counted("received_bytes")?, counted("sent_bytes")?);
+        assert!(to >= sent.0 && from == sent.1, "{reporter}: {to} and {from} bytes, and at least {sent:?} were said");
+    }
     println!("{made} connections, {} of them direct, all counted", direct(&world)?);
     drop(world);
     Ok(())

@@ -38,7 +38,9 @@ impl Browser {
 
     fn of(process: Arc<Process>, folder: &Path, connect: impl Fn(u16) -> Result<StdStream>) -> Result<Self> {
         let told = folder.join("DevToolsActivePort");
-        let (port, path) = process.alive_until(format_args!("{} is there", told.display()), Patience::LONG, || {
+        // It is 300 MB that nobody read before: from a disk that is slow or busy its first start takes 15 s.
+        let patience = Patience::LONG.within(Duration::from_secs(25));
+        let (port, path) = process.alive_until(format_args!("{} is there", told.display()), patience, || {
             let Ok(text) = fs::read_to_string(&told) else { return Ok(None) };
             let lines = text.split_once('\n').map(|(port, path)| (port.to_owned(), path.trim().to_owned()));
             Ok(lines.filter(|(_, path)| !path.is_empty()))

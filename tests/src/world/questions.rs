@@ -58,8 +58,8 @@ impl World {
         self.metric(node, &format!("mesh_bpf_map_entries{{map=\"{map}\"}}"))
     }
 
-    /// The sum of the node's metrics whose names begin with `name` and that have these labels, as in `reporter="source"`;
-    /// it must run with [`World::metrics`].
+    /// The sum of the node's metrics whose names begin with `name` and that have these labels, as in
+    /// `reporter="source"`; it must run with [`World::metrics`].
     pub fn metrics_sum(&self, node: NodeId, name: &str, labels: &[&str]) -> Result<u64> {
         let text = self.node(node).host.curl(&format!("http://{METRICS}/metrics"))?;
         let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));

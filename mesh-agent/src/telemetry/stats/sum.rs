@@ -56,8 +56,9 @@ impl Sum {
     }
 
     fn taken(&mut self, flow: &Flow) {
-        self.security[security(flow.security)] += 1;
+        // What took no way was not secured in any: it was refused before, and said nothing in plaintext.
         if let Some(path) = flow.path {
+            self.security[security(flow.security)] += 1;
             self.path[path_place(path)] += 1;
         }
     }

@@ -228,3 +228,13 @@ fn datagrams_are_in_no_other_sum_but_the_bytes() {
     }
     assert!(stats.costs().rows("of-cart", &[]).is_empty(), "the agent does not carry them");
 }
+
+#[test]
+fn what_went_nowhere_did_not_go_in_plaintext() {
+    let stats = Stats::default();
+    let mut refused = request(1, 404, "");
+    (refused.path, refused.security) = (None, Security::Plaintext);
+    [request(1, 200, ""), refused].iter().for_each(|flow| stats.ended(flow));
+    let [row] = &stats.rows_at(By::Workload, "", 60, &[], at(1))[..] else { panic!("one row") };
+    assert_eq!((row.sum.requests, row.sum.by_security().collect::<Vec<_>>()), (2, vec![(Security::MutualTls, 1)]));
+}

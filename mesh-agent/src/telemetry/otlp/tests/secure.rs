@@ -1,4 +1,4 @@
-//! `https://` collectors: spoken to if their certificate is theirs and of a trusted authority, and told nothing otherwise.
+//! `https://` collectors: spoken to if their certificate is theirs and of a trusted authority, told nothing otherwise.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{RootCertStore, ServerConfig, pki_types::PrivateKeyDer};
