@@ -47,11 +47,16 @@ impl Network {
     pub fn new(id: &str) -> Result<Self> {
         let network = Self { id: id.to_owned() };
         let [a, b, c, x] = ["a", "b", "c", "x"].map(|part| network.name(part));
+        ip(None, &format!("netns add {a}\nnetns add {b}\nnetns add {c}\nnetns add {x}\n"))?;
+        for node in [&a, &b] {
+            // Before there are links: as long as a link-local address asks whether others have it, one second and more,
+            // the node asks nobody for a neighbour's, and holds what it should pass on.
+            inside(node, || if has_ipv6() { set("net/ipv6/conf/default/accept_dad", "0") } else { Ok(()) })??;
+        }
         ip(
             None,
             &format!(
-                "netns add {a}\nnetns add {b}\nnetns add {c}\nnetns add {x}\n\
-                 link add link0 netns {a} type veth peer name link0 netns {b}\n\
+                "link add link0 netns {a} type veth peer name link0 netns {b}\n\
                  link add ctl0 netns {a} type veth peer name to-a netns {c}\n\
                  link add ctl0 netns {b} type veth peer name to-b netns {c}\n\
                  link add out0 netns {a} type veth peer name eth0 netns {x}\n"
