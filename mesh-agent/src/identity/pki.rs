@@ -11,7 +11,7 @@ use std::{
 use mesh_common::model::{Identity, TrustBundle};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::{
     RootCertStore,
@@ -104,6 +104,11 @@ impl Authority {
     pub fn raw_pem(&self, params: CertificateParams) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         (params.signed_by(&key, &self.issuer).expect("a leaf").pem(), key.serialize_pem())
+    }
+
+    /// Any leaf for any key; DER.
+    pub fn raw_for(&self, params: &CertificateParams, key: &impl PublicKeyData) -> Vec<u8> {
+        params.signed_by(key, &self.issuer).expect("a leaf").der().to_vec()
     }
 
     /// Any leaf with its key, unchecked: what an attacker or a careless authority might present.

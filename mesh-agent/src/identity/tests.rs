@@ -3,4 +3,5 @@
 mod cache;
 mod chain;
 mod handshake;
+mod peer;
 mod trust;

@@ -187,6 +187,23 @@ async fn the_client_refuses_bad_servers() {
 }
 
 #[tokio::test]
+async fn a_chain_may_have_ten_certificates_more() {
+    let authority = Authority::new("root");
+    let (cart, web) = (identity("shop", "cart"), identity("shop", "web"));
+    let good = authority.certificate(&cart);
+    for (more, taken) in [(10, true), (11, false), (12, false)] {
+        let mut key = authority.raw(authority.leaf(&web));
+        key.cert.extend(vec![authority.root_der().into(); more]);
+        let (served, _) = shake(good.server_config(), bare_client(Some(key.clone()), &TLS13, "h2")).await;
+        let (_, dialled) = shake(bare_server(key, &TLS13), good.client_config(&web)).await;
+        for end in [served, dialled] {
+            assert_eq!(end.is_ok(), taken, "{more}: {end:?}");
+            assert!(end.err().is_none_or(|error| why(&error).contains(&format!("{more} certificates follow"))));
+        }
+    }
+}
+
+#[tokio::test]
 async fn another_root_of_the_same_name_is_refused_both_ways() {
     let (ours, theirs) = (Authority::new("root"), Authority::new("root"));
     let (cart, web) = (identity("shop", "cart"), identity("shop", "web"));
