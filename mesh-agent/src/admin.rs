@@ -92,9 +92,9 @@ impl Responder for Admin {
                 Err(status) => Box::pin(tokio_stream::once(Err(status))),
             },
             Some(query::Kind::Edges(query)) => self.items(edges::answer(self, &query)),
-            Some(query::Kind::Explain(query)) => {
-                self.items(explain::answer(self, &query).map(item::Kind::Explanation).into_iter().collect())
-            }
+            Some(query::Kind::Explain(query)) => self.items(
+                explain::answer(self, &query).map(|told| item::Kind::Explanation(told.into())).into_iter().collect(),
+            ),
             Some(query::Kind::Routes(query)) => self.items(routes::answer(self, &query)),
             Some(query::Kind::Identity(query)) => self.items(identity::answer(self, &query)),
             Some(query::Kind::Verify(query)) => verify::answer(self, query),
@@ -172,6 +172,7 @@ impl Admin {
                 .is_on_demand()
                 .then(|| u32::try_from(self.store.questions().len()).unwrap_or(u32::MAX)),
             edges_dropped: self.flows.edges_dropped(),
+            telemetry_off: self.flows.is_off(),
         }
     }
 }

@@ -6,7 +6,7 @@ mod address;
 mod authorization;
 mod local_pod;
 pub mod refused;
-mod seen;
+pub mod seen;
 mod topology;
 mod traffic;
 mod trust_bundle;

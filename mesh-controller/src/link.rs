@@ -55,7 +55,7 @@ struct Link {
     /// The agent's pod; none: it came with a join token.
     pod: Option<String>,
     agent: mpsc::Sender<Result<ControllerMessage, Status>>,
-    questions: BTreeMap<u64, mpsc::Sender<(String, Reply)>>,
+    questions: BTreeMap<u64, mpsc::Sender<Reply>>,
     /// What the agent last said on this link.
     reports: Reports,
 }
@@ -207,10 +207,10 @@ impl Links {
                 item.node = node.to_owned();
                 (Reply::Item(Box::new(item)), false)
             }
-            Some(answer::Kind::End(end)) => (Reply::End(end.error), true),
+            Some(answer::Kind::End(end)) => (Reply::End { node: node.to_owned(), error: end.error }, true),
             None => return,
         };
-        let lost = asker.send_timeout((node.to_owned(), reply), PATIENCE).await.is_err();
+        let lost = asker.send_timeout(reply, PATIENCE).await.is_err();
         if let (true, Some(link)) = (lost || last, self.lock().nodes.get_mut(node)) {
             if last {
                 link.questions.remove(&id);

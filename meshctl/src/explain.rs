@@ -62,7 +62,7 @@ pub async fn run<W: Write>(
     let mut known: Vec<(String, Explanation)> = items
         .into_iter()
         .filter_map(|(node, kind)| match kind {
-            item::Kind::Explanation(explanation) => Some((node, explanation)),
+            item::Kind::Explanation(explanation) => Some((node, *explanation)),
             _ => None,
         })
         .filter(|(node, _)| of_node.as_ref().is_none_or(|wanted| wanted == node))

@@ -200,7 +200,7 @@ pub fn flow_of(node: String, kind: item::Kind) -> Option<Flow> {
             if flow.node.is_empty() {
                 flow.node = node;
             }
-            Some(flow)
+            Some(*flow)
         }
         _ => None,
     }

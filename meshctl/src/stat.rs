@@ -123,7 +123,7 @@ pub async fn rows(
     let question = StatQuery { by: StatBy::from(by).into(), namespace, seconds };
     let (items, complete) = servers.ask(query::Kind::Stat(question)).all().await;
     let rows = items.into_iter().filter_map(|(node, kind)| match kind {
-        item::Kind::Stat(row) => Some((node, row)),
+        item::Kind::Stat(row) => Some((node, *row)),
         _ => None,
     });
     (rows.collect(), complete)

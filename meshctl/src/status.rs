@@ -134,6 +134,10 @@ fn agents<W: Write>(nodes: &[(String, NodeStatus)], screen: &mut Screen<W>) -> R
             let why = format!("{node} is told of its own pods and of what these dial: {asked} addresses asked for");
             screen.line(&why, Mood::Plain)?;
         }
+        if status.telemetry_off {
+            let why = "keeps no record of connections and requests: it was started with --telemetry off";
+            screen.line(&format!("{node} {why}"), Mood::Plain)?;
+        }
         if status.draining {
             screen.line(&format!("{node} drains: live connections go on, new ones are a successor's"), Mood::Plain)?;
         }
@@ -233,6 +237,7 @@ fn node_json(node: &str, status: &NodeStatus) -> Value {
         "not_ready": status.not_ready,
         "configuration_from_disk": status.configuration_from_disk,
         "draining": status.draining,
+        "telemetry_off": status.telemetry_off,
         "pods": pods.collect::<Vec<_>>(),
         "counters": counters.collect::<serde_json::Map<_, _>>(),
     })

@@ -56,7 +56,7 @@ pub async fn run<W: Write>(
     {
         match answer {
             Ok((node, item::Kind::Tapped(tapped))) => {
-                show(&node, tapped, screen)?;
+                show(&node, *tapped, screen)?;
                 left = left.map(|left| left - 1);
             }
             Ok(_) => {}

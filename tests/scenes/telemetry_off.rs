@@ -70,7 +70,8 @@ fn what_is_off_is_said_to_be_off_and_refusals_are_told_still() -> Result<()> {
         let of_itself = metrics(&cast.world, node, "process_cpu_seconds_total")?;
         assert_eq!(of_itself.len(), 1, "what is told of the agent itself stays");
         // What an agent asks for its own sake works.
-        assert_eq!(cast.world.status(node)?["controller_connected"], true);
+        let status = cast.world.status(node)?;
+        assert_eq!((&status["controller_connected"], &status["telemetry_off"]), (&true.into(), &true.into()));
         for question in [&["flows"][..], &["edges"], &["config", "connections"], &["cost"], &["stat", "workload"]] {
             let answer = cast.world.ask_agent(node, question);
             let said = answer.err().with_context(|| format!("{question:?} is answered"))?.to_string();

@@ -50,6 +50,11 @@ fn into(root: &Path, out: &Path) -> Result<()> {
     tonic_prost_build::configure()
         .out_dir(out)
         .btree_map(".")
+        // The large ones of the answers: tens of thousands of them pass from hand to hand.
+        .boxed("nodemesh.v1.Item.kind.flow")
+        .boxed("nodemesh.v1.Item.kind.stat")
+        .boxed("nodemesh.v1.Item.kind.tapped")
+        .boxed("nodemesh.v1.Item.kind.explanation")
         .build_transport(false)
         .include_file("mod.rs")
         .emit_rerun_if_changed(false)

@@ -81,5 +81,5 @@ fn window(admin: &Admin) -> FlowsWindow {
 }
 
 fn told(node: &str, flow: &Flow) -> nodemesh::Item {
-    nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(wire::message(node, flow))) }
+    nodemesh::Item { node: node.to_owned(), kind: Some(item::Kind::Flow(wire::message(node, flow).into())) }
 }

@@ -1,6 +1,9 @@
 //! What happened of late, summed by workload, service, route or edge.
 
-use mesh_common::proto::nodemesh::{self, StatBy, StatQuery, item};
+use mesh_common::proto::{
+    nodemesh::{self, StatBy, StatQuery, item},
+    seen,
+};
 use tonic::Status;
 
 use super::{Admin, flows::wire};
@@ -18,12 +21,13 @@ pub fn answer(admin: &Admin, query: &StatQuery) -> Result<Vec<item::Kind>, Statu
         StatBy::Service => By::Service,
         StatBy::Route => By::Route,
         StatBy::Edge => By::Edge,
+        StatBy::EdgeTo => By::EdgeTo,
         StatBy::Unspecified => {
             return Err(Status::invalid_argument(format!("stat.by: {} is not known to this agent", query.by)));
         }
     };
     let rows = admin.flows.stats().rows(by, namespace, *seconds, &open(admin));
-    Ok(rows.into_iter().map(|row| item::Kind::Stat(message(row))).collect())
+    Ok(rows.into_iter().map(|row| item::Kind::Stat(message(row).into())).collect())
 }
 
 /// Connections that are open now, carried by this agent or not.
@@ -35,9 +39,9 @@ pub(super) fn open(admin: &Admin) -> Vec<Flow> {
 
 fn message(row: Row) -> nodemesh::Stat {
     let Row { reporter, leaves, source, destination, service, route, seconds, sum } = row;
-    let latency = sum.latency().buckets().collect();
-    let security = sum.by_security().map(|(of, count)| (wire::security(of) as i32 as u32, count)).collect();
-    let path = sum.by_path().map(|(of, count)| (wire::path(Some(of)) as i32 as u32, count)).collect();
+    let latency = seen::latency(sum.latency().buckets());
+    let security = seen::by_number(sum.by_security().map(|(of, count)| (wire::security(of), count)));
+    let path = seen::by_number(sum.by_path().map(|(of, count)| (wire::path(Some(of)), count)));
     let Sum {
         requests,
         failed_requests,

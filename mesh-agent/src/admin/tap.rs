@@ -34,7 +34,7 @@ pub fn answer(admin: &Admin, query: TapQuery) -> Answer {
             let item = match seen {
                 Ok(seen) if filter.matches(&seen.flow) => {
                     let tapped = message(&node, &seen, headers, secrets);
-                    Ok(nodemesh::Item { node: node.clone(), kind: Some(item::Kind::Tapped(tapped)) })
+                    Ok(nodemesh::Item { node: node.clone(), kind: Some(item::Kind::Tapped(tapped.into())) })
                 }
                 Ok(_) => continue,
                 // An error ends the stream: better than a gap that nobody sees.

@@ -22,23 +22,21 @@ use super::{
 const EDGES: u32 = 12_000;
 const WORKLOADS: u32 = 1000;
 
-/// Of this process, in MiB.
+/// What this process has allocated and touched, in MiB; its program's pages, which come in by the way, are not in it.
 fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").expect("the status of this process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kib / 1024.0
 }
 
-/// What this adds to the memory of the process, while the result is held.
-fn costs<T>(what: &str, bound: &str, make: impl FnOnce() -> T) -> T {
+/// What this adds to the memory of the process, while the result is held: at most so many MiB.
+fn costs<T>(what: &str, bound: &str, most: f64, make: impl FnOnce() -> T) -> T {
     let (before, start) = (resident(), Instant::now());
     let made = make();
-    println!(
-        "{what:<52}{:>7.1} MiB   ({bound}; filled in {:.1} s)",
-        resident() - before,
-        start.elapsed().as_secs_f64()
-    );
+    let (more, took) = (resident() - before, start.elapsed().as_secs_f64());
+    println!("{what:<52}{more:>7.1} MiB   ({bound}; filled in {took:.1} s)");
+    assert!(more <= most, "{what}: {more} MiB, {most} is the most");
     made
 }
 
@@ -89,8 +87,11 @@ fn request(edge: u32, text: usize, end: SystemTime) -> Flow {
 #[ignore = "measures the memory of its process: see CONTRIBUTING.md"]
 fn sums_of_the_last_minutes_at_their_bound() {
     let now = SystemTime::now();
-    let stats =
-        costs("sums of 10 minutes (meshctl stat, top, dashboard)", "8192 keys; 4 MiB, and 16 MiB of slots", || {
+    let stats = costs(
+        "sums of 10 minutes (meshctl stat, top, dashboard)",
+        "8192 keys; 9 MiB, and 16 MiB of slots",
+        32.0,
+        || {
             let stats = Stats::default();
             for slot in (0..60).rev() {
                 let end = now - Duration::from_secs(slot * 10);
@@ -104,9 +105,10 @@ fn sums_of_the_last_minutes_at_their_bound() {
                 }
             }
             stats
-        });
+        },
+    );
     // What found no key has one row for each end.
-    let rows = costs("an answer about edges", "while it is made", || stats.rows(By::Edge, "", 600, &[]));
+    let rows = costs("an answer about edges", "while it is made", 12.0, || stats.rows(By::Edge, "", 600, &[]));
     assert!((8000..=8194).contains(&rows.len()), "{}", rows.len());
     assert_eq!(rows.iter().map(|row| row.sum.requests).sum::<u64>(), 60 * u64::from(EDGES) * 3, "nothing is lost");
 }
@@ -115,7 +117,7 @@ fn sums_of_the_last_minutes_at_their_bound() {
 #[ignore = "measures the memory of its process: see CONTRIBUTING.md"]
 fn totals_of_edges_at_their_bound() {
     let now = SystemTime::now();
-    let edges = costs("totals by edge (meshctl edges)", "4096 edges", || {
+    let edges = costs("totals by edge (meshctl edges)", "4096 edges", 12.0, || {
         let mut edges = Edges::new(4096);
         for edge in 0..EDGES {
             let mut flow = request(edge, 0, now + Duration::from_millis(edge.into()));
@@ -134,7 +136,7 @@ fn records_at_their_bound() {
     for (what, text) in
         [("newest records (meshctl flows), paths of 40 bytes", 40), ("the same, every text as long as it may be", 1023)]
     {
-        let kept = costs(what, "8192 records", || {
+        let kept = costs(what, "8192 records", 40.0, || {
             let mut kept = Kept::new(KEPT);
             (0..2 * EDGES).for_each(|edge| drop(kept.push(Arc::new(request(edge, text, now)))));
             kept
@@ -149,7 +151,7 @@ fn records_at_their_bound() {
 fn time_series_at_their_bound() {
     let now = SystemTime::now();
     let limits = Limits { series: 50_000, idle: Duration::from_secs(900) };
-    let traffic = costs("metrics", "--metrics-series 50,000: 25 MiB", || {
+    let traffic = costs("metrics", "--metrics-series 50,000", 16.0, || {
         let traffic = Traffic::new(limits);
         for edge in 0..EDGES {
             let mut flow = request(edge, 20, now);
@@ -161,7 +163,8 @@ fn time_series_at_their_bound() {
         }
         traffic
     });
-    let text = costs("their text, while it is read", "what Prometheus is sent", || traffic.render(Instant::now()));
+    let text =
+        costs("their text, while it is read", "what Prometheus is sent", 50.0, || traffic.render(Instant::now()));
     let series = text.lines().filter(|line| line.starts_with("istio_")).count();
     println!("{series} time series, {:.1} MiB of text", text.len() as f64 / f64::from(1 << 20));
     assert!(series <= 52_000, "{series}");

@@ -28,7 +28,7 @@ pub use sum::Sum;
 
 /// Pairs of workloads, with service and route, that are summed by themselves.
 const KEYS: usize = 8192;
-/// Of all slots, at most twice as many are allocated.
+/// Of all slots, with the room that they leave for more.
 const BYTES: usize = 16 << 20;
 const SLOT: u64 = 10;
 /// That are kept.
@@ -45,6 +45,8 @@ pub enum By {
     Route,
     /// From source to destination.
     Edge,
+    /// The same, but a namespace is the destination's.
+    EdgeTo,
 }
 
 #[derive(Debug)]
@@ -250,28 +252,44 @@ impl Stats {
     }
 
     fn count(&self, series: &mut Series, at: u64, count: impl FnOnce(&mut Sum)) {
-        let slots = &mut series.slots;
+        let Series { slots, .. } = series;
+        let before = slots.capacity();
         let place = slots.partition_point(|slot| slot.at < at);
         if slots.get(place).is_none_or(|slot| slot.at != at) {
+            if slots.len() == before {
+                // By doubling, but from one: most keys are of one moment.
+                slots.reserve_exact(before.max(1));
+            }
             slots.insert(place, Slot { at, sum: Sum::default() });
-            self.bytes.fetch_add(size_of::<Slot>(), Ordering::Relaxed);
         }
+        let grown = slots.capacity() - before;
         let sum = &mut slots[place].sum;
         let before = sum.allocated();
         count(sum);
-        let more = sum.allocated() - before;
+        let more = grown * size_of::<Slot>() + sum.allocated() - before;
         let bytes = self.bytes.fetch_add(more, Ordering::Relaxed) + more;
         // Nobody asks for what is older than the window.
         while slots.front().is_some_and(|slot| slot.at + SLOTS < at) {
-            let gone = slots.pop_front();
-            self.free(gone.map_or(0, |slot| size_of::<Slot>() + slot.sum.allocated()));
+            self.free(slots.pop_front().map_or(0, |slot| slot.sum.allocated()));
         }
         if bytes > self.limits.1 && slots.len() > 1 {
             let oldest = slots.pop_front().expect("there are two");
             let next = slots.front_mut().expect("there are two");
             let before = oldest.sum.allocated() + next.sum.allocated();
             next.sum.merge(&oldest.sum);
-            self.free(size_of::<Slot>() + before - next.sum.allocated());
+            let after = next.sum.allocated();
+            self.free(before.saturating_sub(after));
+            self.bytes.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
+        }
+        self.shrink(slots);
+    }
+
+    /// Gives back what many slots took that are gone.
+    fn shrink(&self, slots: &mut VecDeque<Slot>) {
+        let before = slots.capacity();
+        if before > 4 * slots.len() {
+            slots.shrink_to(2 * slots.len());
+            self.free((before - slots.capacity()) * size_of::<Slot>());
         }
     }
 
@@ -286,11 +304,12 @@ impl Stats {
             let mut shard = locked(shard);
             shard.retain(|_, sets| {
                 sets.retain_mut(|series| {
-                    while series.slots.front().is_some_and(|slot| slot.at + SLOTS < now) {
-                        let gone = series.slots.pop_front();
-                        self.free(gone.map_or(0, |slot| size_of::<Slot>() + slot.sum.allocated()));
+                    let slots = &mut series.slots;
+                    while slots.front().is_some_and(|slot| slot.at + SLOTS < now) {
+                        self.free(slots.pop_front().map_or(0, |slot| slot.sum.allocated()));
                     }
-                    let stays = !series.slots.is_empty();
+                    self.shrink(slots);
+                    let stays = !slots.is_empty();
                     if !stays && !series.key.overflow {
                         self.keys.fetch_sub(1, Ordering::Relaxed);
                     }
@@ -302,7 +321,7 @@ impl Stats {
     }
 
     /// The last `seconds` (0: 60; rounded up to slots, 600 at most), with `open` connections, of destinations in
-    /// `namespace` (for pairs: sources, for services and routes: the service; "": all). What found no key of its own
+    /// `namespace` (for [`By::Edge`]: sources, for services and routes: the service; "": all). What found no key of its own
     /// has no names, and is in every answer.
     pub fn rows(&self, by: By, namespace: &str, seconds: u32, open: &[Flow]) -> Vec<Row> {
         self.rows_at(by, namespace, seconds, open, SystemTime::now())
@@ -318,6 +337,7 @@ impl Stats {
         let asked = |key: &Key| {
             let of = match (by, &key.service) {
                 (By::Edge, _) => &key.source.namespace,
+                (By::EdgeTo, _) => &key.destination.namespace,
                 // What no endpoint was asked about has no destination: a fault, a redirect, a refusal.
                 (By::Service | By::Route, Some(service)) => &service.namespace,
                 _ => &key.destination.namespace,
@@ -377,7 +397,7 @@ impl Grouped {
             By::Workload => (None, destination(), None, ""),
             By::Service => (None, None, service(), ""),
             By::Route => (None, None, service(), &*key.route),
-            By::Edge => (source(), destination(), service(), ""),
+            By::Edge | By::EdgeTo => (source(), destination(), service(), ""),
         };
         Self { reporter: key.direction, source, destination, service, route: route.into(), leaves: key.leaves }
     }

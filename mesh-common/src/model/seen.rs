@@ -42,8 +42,8 @@ pub struct Seen {
     pub bytes_received: u64,
     pub datagrams: u64,
     /// Connections and requests by the number of the wire's `Security`, and of its `Path`.
-    pub security: BTreeMap<u32, u64>,
-    pub path: BTreeMap<u32, u64>,
+    pub security: [u64; 4],
+    pub path: [u64; 5],
     /// The largest.
     pub rtt_us: u32,
     pub retransmits: u64,
@@ -159,14 +159,10 @@ impl Sums for Seen {
         ]
         .into_iter()
         .chain(self.answers.iter_mut().zip(answers))
+        .chain(self.security.iter_mut().zip(security))
+        .chain(self.path.iter_mut().zip(path))
         {
             *own = own.saturating_add(*more);
-        }
-        for (own, more) in [(&mut self.security, security), (&mut self.path, path)] {
-            for (key, count) in more {
-                let sum = own.entry(*key).or_default();
-                *sum = sum.saturating_add(*count);
-            }
         }
     }
 
@@ -258,7 +254,7 @@ mod tests {
     fn seen(requests: u64, connections: u64, ms: u64) -> Seen {
         let mut seen = Seen { seconds: 60, requests, connections, ..Seen::default() };
         (0..requests).for_each(|_| seen.latency.record(Duration::from_millis(ms)));
-        seen.security.insert(2, requests);
+        seen.security[2] = requests;
         seen.of_one_node()
     }
 
@@ -279,7 +275,7 @@ mod tests {
         let (destination, source) = (edges.clone().at_destination(), edges.at_source());
         let (destination, source): (BTreeMap<_, _>, BTreeMap<_, _>) = (destination.collect(), source.collect());
         let web = &destination["cart > web"];
-        assert_eq!((web.requests, web.connections, web.security[&2]), (200, 5, 200));
+        assert_eq!((web.requests, web.connections, web.security[2]), (200, 5, 200));
         let p99 = |seen: &Seen| seen.latency.quantile(0.99).map(|p99| p99.as_micros() / 900);
         assert_eq!(p99(web), Some(1), "what the destination saw");
         assert_eq!((web.rates.requests, web.rates.connections), (200.0 / 60.0, 5.0 / 60.0));

@@ -155,6 +155,7 @@ export type Agent = {
   connected: boolean;
   from_disk: boolean;
   draining: boolean;
+  telemetry_off: boolean;
   not_ready: string;
   last_nack: string;
   generation: number;

@@ -78,7 +78,7 @@ pub fn flows(said: &Said, last: u32) -> Value {
         .items
         .iter()
         .filter_map(|(node, kind)| match kind {
-            item::Kind::Flow(flow) => Some((node.as_str(), flow)),
+            item::Kind::Flow(flow) => Some((node.as_str(), &**flow)),
             _ => None,
         })
         .collect();

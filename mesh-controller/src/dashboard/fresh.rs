@@ -43,18 +43,24 @@ impl<V: Clone + Send + Sync + 'static> Fresh<V> {
         let Bounds { life, most, failed } = self.bounds;
         // Nothing panics while it holds this lock, and nothing waits.
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|_, kept| kept.since.elapsed() < life);
-        if let Some(known) = kept.get(&key) {
-            return known.found.clone();
+        let mut gone: Vec<_> = kept.extract_if(.., |_, kept| kept.since.elapsed() >= life).collect();
+        let known = kept.get(&key).map(|known| known.found.clone());
+        let found = known.unwrap_or_else(|| {
+            if kept.len() >= most {
+                let oldest = kept.iter().min_by_key(|(_, kept)| kept.since).map(|(key, _)| key.clone());
+                gone.extend(oldest.and_then(|key| kept.remove_entry(&key)));
+            }
+            // A task of its own: who asked first may go, and others wait for the same.
+            let task = tokio::spawn(make());
+            let found = async move { task.await.unwrap_or_else(|error| failed(&error)) }.boxed().shared();
+            kept.insert(key, Kept { since: Instant::now(), found: found.clone() });
+            found
+        });
+        drop(kept);
+        // Where nobody waits for it: what agents of a large mesh said is long, and takes its time to free.
+        if !gone.is_empty() {
+            tokio::task::spawn_blocking(|| drop(gone));
         }
-        if kept.len() >= most {
-            let oldest = kept.iter().min_by_key(|(_, kept)| kept.since).map(|(key, _)| key.clone());
-            oldest.and_then(|key| kept.remove(&key));
-        }
-        // A task of its own: who asked first may go, and others wait for the same.
-        let task = tokio::spawn(make());
-        let found = async move { task.await.unwrap_or_else(|error| failed(&error)) }.boxed().shared();
-        kept.insert(key, Kept { since: Instant::now(), found: found.clone() });
         found
     }
 

@@ -111,7 +111,7 @@ pub fn name_of(workload: &WorkloadInfo) -> &str {
 
 pub fn stats(said: &Said) -> impl Iterator<Item = &Stat> {
     said.items.iter().filter_map(|(_, kind)| match kind {
-        item::Kind::Stat(stat) => Some(stat),
+        item::Kind::Stat(stat) => Some(&**stat),
         _ => None,
     })
 }

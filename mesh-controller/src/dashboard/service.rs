@@ -25,18 +25,24 @@ pub async fn answer(asked: &Asking<'_>, namespace: &str, host: &str, seconds: u3
         config(asked, ConfigKind::Routes, namespace),
         config(asked, ConfigKind::Policies, ""),
     );
-    let counted = query::Kind::Routes(RoutesQuery { namespace: namespace.to_owned() });
-    let (of_services, of_workloads, of_routes, of_edges, counts) = tokio::join!(
-        asked.ask("", stat(StatBy::Service, "", seconds)),
-        asked.ask("", stat(StatBy::Workload, "", seconds)),
-        asked.ask("", stat(StatBy::Route, namespace, seconds)),
-        asked.ask("", stat(StatBy::Edge, "", seconds)),
-        asked.ask("", counted),
-    );
     let service = service_infos(&services).find(|service| service.namespace == namespace && service.hostname == host);
     let name = format!("{namespace}/{host}");
     let service = service.ok_or_else(|| Refused::unknown(format!("there is no service {name}")))?;
     let pods: Vec<&WorkloadInfo> = infos(&workloads).filter(|pod| pod.services.contains(&name)).collect();
+    // Agents are asked about what is shown alone: sums of a large mesh are long.
+    let theirs = match pods.as_slice() {
+        [first, others @ ..] if others.iter().all(|pod| pod.namespace == first.namespace) => first.namespace.as_str(),
+        [] => namespace,
+        _ => "",
+    };
+    let counted = query::Kind::Routes(RoutesQuery { namespace: namespace.to_owned() });
+    let (of_services, of_workloads, of_routes, of_edges, counts) = tokio::join!(
+        asked.ask("", stat(StatBy::Service, namespace, seconds)),
+        asked.ask("", stat(StatBy::Workload, theirs, seconds)),
+        asked.ask("", stat(StatBy::Route, namespace, seconds)),
+        asked.ask("", stat(StatBy::EdgeTo, theirs, seconds)),
+        asked.ask("", counted),
+    );
     let own = stats(&of_services).filter(|stat| stat.service == name);
     let seen = by_service(own, |stat| stat.service.as_str());
     let mut told = service_row(service, seen.get(name.as_str()));

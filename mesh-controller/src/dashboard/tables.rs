@@ -114,6 +114,7 @@ fn agent(node: &str, status: &NodeStatus) -> Value {
         "connected": status.controller_connected,
         "from_disk": status.configuration_from_disk,
         "draining": status.draining,
+        "telemetry_off": status.telemetry_off,
         "not_ready": status.not_ready,
         "last_nack": status.last_nack,
         "generation": status.generation,

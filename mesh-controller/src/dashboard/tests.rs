@@ -3,9 +3,12 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use futures::FutureExt;
-use mesh_common::proto::nodemesh::{
-    CertificateInfo, ConfigKind, ControllerStatus, Direction, Endpoint, Explanation, Flow, MissingNode, NodeStatus,
-    PolicyInfo, RouteCounts, ServiceInfo, Stat, StatBy, TrafficInfo, Verdict, WorkloadInfo,
+use mesh_common::proto::{
+    nodemesh::{
+        CertificateInfo, ConfigKind, ControllerStatus, Direction, Endpoint, Explanation, Flow, MissingNode, NodeStatus,
+        Path as Took, PolicyInfo, RouteCounts, Security, ServiceInfo, Stat, StatBy, TrafficInfo, Verdict, WorkloadInfo,
+    },
+    seen,
 };
 use serde_json::Value;
 use tokio::{
@@ -52,10 +55,10 @@ impl Made {
             requests: 120,
             failed_requests: 12,
             // The client waits longer than the server works.
-            latency: [(if outbound { 100 } else { 90 }, 120)].into(),
+            latency: vec![if outbound { 100 } else { 90 }, 120],
             connections: 6,
-            security: [(2, 120)].into(),
-            path: [(3, 120)].into(),
+            security: seen::by_number([(Security::MutualTls, 120)]),
+            path: seen::by_number([(Took::Tunnel, 120)]),
             ..Stat::default()
         }
     }
@@ -64,7 +67,7 @@ impl Made {
         let all = self.namespaces * self.each;
         let both = [Direction::Outbound, Direction::Inbound];
         let stats: Vec<Stat> = match by {
-            StatBy::Edge => (0..self.edges)
+            StatBy::Edge | StatBy::EdgeTo => (0..self.edges)
                 .flat_map(|edge| {
                     let (source, destination) = (edge % all, (edge * 7 + edge / all + 1) % all);
                     both.map(|reporter| Stat {
@@ -91,7 +94,7 @@ impl Made {
             }],
             StatBy::Unspecified => Vec::new(),
         };
-        stats.into_iter().map(item::Kind::Stat).collect()
+        stats.into_iter().map(|stat| item::Kind::Stat(stat.into())).collect()
     }
 
     fn said(&self, kind: &query::Kind) -> Vec<item::Kind> {
@@ -163,10 +166,12 @@ impl Made {
                     error: "<script>alert(1)</script>".into(),
                     ..Flow::default()
                 };
-                vec![item::Kind::Flow(flow(u64::MAX, 1)), item::Kind::Flow(flow(2, 5))]
+                vec![item::Kind::Flow(flow(u64::MAX, 1).into()), item::Kind::Flow(flow(2, 5).into())]
             }
             query::Kind::Explain(query) if query.flow == 7 => {
-                vec![item::Kind::Explanation(Explanation { summary: "Because.".into(), ..Explanation::default() })]
+                vec![item::Kind::Explanation(
+                    Explanation { summary: "Because.".into(), ..Explanation::default() }.into(),
+                )]
             }
             query::Kind::Status(_) => vec![
                 item::Kind::Controller(ControllerStatus {

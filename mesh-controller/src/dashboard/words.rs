@@ -115,8 +115,8 @@ pub const FIGURES: [&str; 20] = [
 pub fn figures(seen: &Seen) -> [Value; FIGURES.len()] {
     let rate = |rate: f64| json!(figure(rate));
     let quantile = |share: f64| json!(seen.latency.quantile(share).map(|time| figure(time.as_secs_f64() * 1e3)));
-    let secured = |security: Security| json!(seen.security.get(&(security as u32)).copied().unwrap_or_default());
-    let took = |path: Path| json!(seen.path.get(&(path as u32)).copied().unwrap_or_default());
+    let secured = |security: Security| json!(seen.security[security as usize]);
+    let took = |path: Path| json!(seen.path[path as usize]);
     [
         rate(seen.rates.requests),
         rate(seen.rates.failed_requests),

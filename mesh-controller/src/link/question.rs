@@ -9,8 +9,11 @@ use super::Links;
 #[derive(Debug)]
 pub enum Reply {
     Item(Box<Item>),
-    /// That was all; the text says what went wrong, if anything.
-    End(String),
+    /// That was all of this node; the text says what went wrong, if anything.
+    End {
+        node: String,
+        error: String,
+    },
 }
 
 /// An open question. Dropping it tells the agents that nobody listens.
@@ -21,7 +24,7 @@ pub struct Question {
     /// Nodes that have not ended yet.
     open: Vec<String>,
     errors: Vec<String>,
-    replies: mpsc::Receiver<(String, Reply)>,
+    replies: mpsc::Receiver<Reply>,
 }
 
 impl Question {
@@ -30,7 +33,7 @@ impl Question {
         id: u64,
         open: Vec<String>,
         refused: Vec<String>,
-        replies: mpsc::Receiver<(String, Reply)>,
+        replies: mpsc::Receiver<Reply>,
     ) -> Self {
         let errors = refused.into_iter().map(|node| format!("node {node}: its agent does not keep up")).collect();
         Self { links, id, open, errors, replies }
@@ -40,8 +43,8 @@ impl Question {
     pub async fn next(&mut self) -> Option<Item> {
         while !self.open.is_empty() {
             match self.replies.recv().await {
-                Some((_, Reply::Item(item))) => return Some(*item),
-                Some((node, Reply::End(error))) => {
+                Some(Reply::Item(item)) => return Some(*item),
+                Some(Reply::End { node, error }) => {
                     self.open.retain(|open| *open != node);
                     if !error.is_empty() {
                         self.errors.push(format!("node {node}: {error}"));

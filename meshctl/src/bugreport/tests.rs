@@ -65,7 +65,7 @@ fn agent(deaf: bool) -> Served {
         },
         query::Kind::Flows(query) => {
             assert!(query.last != 1);
-            Ok(vec![item::Kind::Flow(Flow { id: 4711, ..Flow::default() })])
+            Ok(vec![item::Kind::Flow(Flow { id: 4711, ..Flow::default() }.into())])
         }
         _ => Ok(Vec::new()),
     })

@@ -67,7 +67,7 @@ pub async fn ask(servers: &Servers) -> Said {
                 item::Kind::Certificate(certificate) => said.certificates.push((node, certificate)),
                 item::Kind::Connection(connection) => said.connections.push((node, connection)),
                 item::Kind::Policy(policy) => said.policies.push(policy),
-                item::Kind::Flow(flow) => said.flows.push((node, flow)),
+                item::Kind::Flow(flow) => said.flows.push((node, *flow)),
                 _ => {}
             }
         }

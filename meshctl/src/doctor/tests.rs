@@ -241,7 +241,7 @@ async fn refused_connections_are_found_among_many_requests() {
                 (query.only() != Only::Tcp || flow.http.is_none())
                     && (query.verdict() == Verdict::Unspecified || query.verdict() == flow.verdict())
             };
-            let all: Vec<_> = kept.iter().filter(asked).cloned().map(item::Kind::Flow).collect();
+            let all: Vec<_> = kept.iter().filter(asked).cloned().map(|flow| item::Kind::Flow(flow.into())).collect();
             let last = all.len().saturating_sub(query.last as usize);
             Ok(all[last..].to_vec())
         }

@@ -336,7 +336,7 @@ async fn a_pause_ends_what_was_recorded() {
     let (sender, heard) = tokio::sync::mpsc::channel(8);
     let mut answers = Answers::of(heard);
     let send = async |id| {
-        let kind = Some(item::Kind::Flow(Flow { id, ..refused() }));
+        let kind = Some(item::Kind::Flow(Flow { id, ..refused() }.into()));
         sender.send(Heard::Item(Box::new(Item { node: "node-a".into(), kind }))).await.unwrap();
     };
     send(1).await;

@@ -105,7 +105,7 @@ fn agent(flows: Vec<Flow>, hours: u64) -> Served {
         assert!(query.since.is_some());
         let from = SystemTime::now() - Duration::from_secs(hours * 3600);
         let window = FlowsWindow { from: Some(from.into()), replaced: 0, lost: 0 };
-        let flows = flows.iter().cloned().map(item::Kind::Flow);
+        let flows = flows.iter().cloned().map(|flow| item::Kind::Flow(flow.into()));
         Ok(flows.chain([item::Kind::Window(window)]).map(|kind| ("node-a".to_owned(), kind)).collect())
     })
 }

@@ -102,9 +102,9 @@ pub fn record(by: By, key: &Key, sum: &Sum) -> Value {
             record.insert("destination_identity".into(), sum.destination_identity.as_str().into());
         }
     }
-    let of = |all: &std::collections::BTreeMap<u32, u64>, word: fn(i32) -> &'static str| {
-        let named = all.iter().map(|(of, count)| (word(i32::try_from(*of).unwrap_or_default()).to_owned(), *count));
-        named.collect::<std::collections::BTreeMap<_, _>>()
+    let of = |all: &[u64], word: fn(i32) -> &'static str| {
+        let there = (0..).zip(all).filter(|(_, count)| **count > 0);
+        there.map(|(of, count)| (word(of), *count)).collect::<std::collections::BTreeMap<_, _>>()
     };
     let [none, ones, twos, threes, fours, fives] = sum.answers;
     let ms = |share: f64| sum.quantile(share).map(|duration| duration.as_secs_f64() * 1e3);

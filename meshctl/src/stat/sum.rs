@@ -144,8 +144,8 @@ impl Sum {
 
     /// What share of connections and requests was secured so; `None`: there was none.
     pub fn secured(&self, by: Security) -> Option<f64> {
-        let all: u64 = self.security.values().sum();
-        let so = self.security.get(&(by as i32 as u32)).copied().unwrap_or_default();
+        let all: u64 = self.security.iter().sum();
+        let so = self.security[by as usize];
         (all > 0).then(|| so as f64 / all as f64)
     }
 

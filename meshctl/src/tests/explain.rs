@@ -37,7 +37,9 @@ fn considered() -> ConsideredPolicy {
 
 fn explanation() -> item::Kind {
     let summary = "Refused: no ALLOW rule matches.".into();
-    item::Kind::Explanation(Explanation { flow: Some(refused()), policies: vec![considered()], summary, nearest: None })
+    item::Kind::Explanation(
+        Explanation { flow: Some(refused()), policies: vec![considered()], summary, nearest: None }.into(),
+    )
 }
 
 #[tokio::test]
@@ -72,20 +74,23 @@ shop/web-from-cart  ALLOW workload  decided: no rule matches
 #[tokio::test]
 async fn a_request_is_explained_with_what_would_have_permitted_it() {
     let answer = |kind| match kind {
-        query::Kind::Explain(_) => Ok(vec![item::Kind::Explanation(Explanation {
-            flow: Some(request()),
-            policies: vec![considered()],
-            summary: "Refused: no ALLOW rule matches.".into(),
-            nearest: Some(NearestRule {
-                policy: "shop/web-from-cart".into(),
-                rule: 0,
-                missing: vec![
-                    condition("methods", "GET", "POST", false),
-                    condition("when[request.headers[x-team]].values", "blue", "", false),
-                    condition("notPaths", "/api/*", "/api/orders", false),
-                ],
-            }),
-        })]),
+        query::Kind::Explain(_) => Ok(vec![item::Kind::Explanation(
+            Explanation {
+                flow: Some(request()),
+                policies: vec![considered()],
+                summary: "Refused: no ALLOW rule matches.".into(),
+                nearest: Some(NearestRule {
+                    policy: "shop/web-from-cart".into(),
+                    rule: 0,
+                    missing: vec![
+                        condition("methods", "GET", "POST", false),
+                        condition("when[request.headers[x-team]].values", "blue", "", false),
+                        condition("notPaths", "/api/*", "/api/orders", false),
+                    ],
+                }),
+            }
+            .into(),
+        )]),
         _ => Err(Status::internal("another question")),
     };
     let (_, text) = meshctl("meshctl explain 7", answer).await;
@@ -168,7 +173,7 @@ async fn the_newest_failure_between_two_is_found_without_its_id() {
     let at = |flow: Flow, id, seconds: i64| {
         let mut flow = Flow { id, ..flow };
         flow.end.get_or_insert_default().seconds = seconds;
-        item::Kind::Flow(flow)
+        item::Kind::Flow(flow.into())
     };
     let without = |flow: Flow| Flow { policy: String::new(), ..flow };
     let served = |node: &'static str, kept: Vec<item::Kind>| {
@@ -178,11 +183,14 @@ async fn the_newest_failure_between_two_is_found_without_its_id() {
                 let kept = kept.iter().filter(|_| query.verdict() == Verdict::Dropped);
                 Ok(kept.cloned().collect())
             }
-            query::Kind::Explain(query) => Ok(vec![item::Kind::Explanation(Explanation {
-                flow: Some(Flow { id: query.flow, ..refused() }),
-                summary: format!("by {node}"),
-                ..Default::default()
-            })]),
+            query::Kind::Explain(query) => Ok(vec![item::Kind::Explanation(
+                Explanation {
+                    flow: Some(Flow { id: query.flow, ..refused() }),
+                    summary: format!("by {node}"),
+                    ..Default::default()
+                }
+                .into(),
+            )]),
             _ => Err(Status::internal("another question")),
         })
     };

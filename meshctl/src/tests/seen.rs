@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use mesh_common::{
     model::Latency,
-    proto::nodemesh::{
-        Direction, EdgeInfo, Endpoint, Flow, FlowsWindow, Header, HttpRequest, Path as Way, PodCost, Security, Stat,
-        StatBy, Tapped, flows_query::Only,
+    proto::{
+        nodemesh::{
+            Direction, EdgeInfo, Endpoint, Flow, FlowsWindow, Header, HttpRequest, Path as Way, PodCost, Security,
+            Stat, StatBy, Tapped, flows_query::Only,
+        },
+        seen as lists,
     },
 };
 use serde_json::Value;
@@ -33,12 +36,12 @@ fn stat(reporter: Direction, requests: u64, failed: u64) -> Stat {
         requests,
         failed_requests: failed,
         answers: vec![0, 0, requests - failed, 0, 0, failed],
-        latency: [(u32::from(Latency::bucket(Duration::from_millis(5))), requests)].into(),
+        latency: lists::latency([(u32::from(Latency::bucket(Duration::from_millis(5))), requests)]),
         connections: 6,
         open: 2,
         bytes_sent: 60_000,
-        security: [(Security::MutualTls as u32, 6)].into(),
-        path: [(Way::Tunnel as u32, 6)].into(),
+        security: lists::by_number([(Security::MutualTls, 6)]),
+        path: lists::by_number([(Way::Tunnel, 6)]),
         ..Stat::default()
     }
 }
@@ -49,8 +52,8 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
 
 #[tokio::test]
 async fn both_ends_of_a_connection_are_one_row() {
-    let a = Served::of("a", |_| Ok(vec![item::Kind::Stat(stat(Direction::Outbound, 120, 0))]));
-    let b = Served::of("b", |_| Ok(vec![item::Kind::Stat(stat(Direction::Inbound, 119, 12))]));
+    let a = Served::of("a", |_| Ok(vec![item::Kind::Stat(stat(Direction::Outbound, 120, 0).into())]));
+    let b = Served::of("b", |_| Ok(vec![item::Kind::Stat(stat(Direction::Inbound, 119, 12).into())]));
     let sockets = [&*a.socket(), &*b.socket()];
     let (outcome, text) = asked("meshctl stat edges", &sockets).await;
     assert_eq!(outcome.unwrap(), Outcome::Fine);
@@ -73,7 +76,7 @@ async fn the_question_of_a_sum_says_by_what_and_how_long() {
     let (outcome, text) = meshctl(line, |kind| match kind {
         query::Kind::Stat(query) if query.by() == StatBy::Route => {
             assert_eq!((query.namespace.as_str(), query.seconds), ("shop", 300));
-            Ok(vec![item::Kind::Stat(stat(Direction::Outbound, 1, 0))])
+            Ok(vec![item::Kind::Stat(stat(Direction::Outbound, 1, 0).into())])
         }
         other => Err(Status::invalid_argument(format!("{other:?}"))),
     })
@@ -98,7 +101,7 @@ async fn an_agent_that_does_not_know_the_question_is_older() {
 
 #[tokio::test]
 async fn top_without_a_terminal_prints_sums_and_draws_a_picture() {
-    let answer = |_| Ok(vec![item::Kind::Stat(stat(Direction::Inbound, 120, 0))]);
+    let answer = |_| Ok(vec![item::Kind::Stat(stat(Direction::Inbound, 120, 0).into())]);
     let (outcome, text) = meshctl("meshctl top", answer).await;
     assert_eq!(outcome.unwrap(), Outcome::Fine);
     assert_eq!(rows(&text)[1][..3], ["shop/web", "1", "2.0"], "{text}");
@@ -117,11 +120,14 @@ fn tapped(id: u64) -> item::Kind {
     let http = HttpRequest { method: "GET".into(), path: "/a".into(), status: 200, ..HttpRequest::default() };
     let flow = Flow { id, source: end("cart"), destination: end("web"), http: Some(http), ..Flow::default() };
     let header = |name: &str, value: &str| Header { name: name.into(), value: value.into() };
-    item::Kind::Tapped(Tapped {
-        flow: Some(flow),
-        request_headers: vec![header("authorization", "[redacted]"), header("x-odd", "a\x1b[2J")],
-        response_headers: vec![header("server", "nginx")],
-    })
+    item::Kind::Tapped(
+        Tapped {
+            flow: Some(flow),
+            request_headers: vec![header("authorization", "[redacted]"), header("x-odd", "a\x1b[2J")],
+            response_headers: vec![header("server", "nginx")],
+        }
+        .into(),
+    )
 }
 
 #[tokio::test]
@@ -181,7 +187,7 @@ async fn edges_have_the_requests_of_late() {
     let answer = |kind| match kind {
         query::Kind::Edges(_) => Ok(vec![edge(Direction::Outbound, Security::MutualTls)]),
         query::Kind::Stat(query) if query.by() == StatBy::Edge => {
-            Ok(vec![item::Kind::Stat(stat(Direction::Outbound, 120, 12))])
+            Ok(vec![item::Kind::Stat(stat(Direction::Outbound, 120, 12).into())])
         }
         other => Err(Status::invalid_argument(format!("{other:?}"))),
     };
@@ -244,7 +250,7 @@ async fn an_agent_that_filters_less_than_was_asked_is_told() {
     let (outcome, text) = meshctl("meshctl flows --http-status 5xx", |_| {
         let http = HttpRequest { status: 200, ..HttpRequest::default() };
         let flow = Flow { http: Some(http), ..Flow::default() };
-        Ok(vec![item::Kind::Flow(flow), item::Kind::Window(FlowsWindow::default())])
+        Ok(vec![item::Kind::Flow(flow.into()), item::Kind::Window(FlowsWindow::default())])
     })
     .await;
     let failure = outcome.unwrap_err();

@@ -8,7 +8,7 @@ use super::*;
 fn flow(id: u64, seconds: i64) -> item::Kind {
     let mut flow = Flow { id, ..Flow::default() };
     flow.end.get_or_insert_default().seconds = seconds;
-    item::Kind::Flow(flow)
+    item::Kind::Flow(flow.into())
 }
 
 fn ids(text: &str) -> Vec<u64> {

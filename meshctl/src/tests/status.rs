@@ -70,6 +70,10 @@ async fn what_an_audit_says_is_found() {
     let (outcome, text) = meshctl("meshctl status", from_disk).await;
     assert_eq!(outcome.unwrap(), Outcome::Fine);
     assert!(text.contains("node-a has the rules of its disk"), "{text}");
+    let silent = changed(|status| status.telemetry_off = true);
+    let (outcome, text) = meshctl("meshctl status", silent).await;
+    assert_eq!(outcome.unwrap(), Outcome::Fine);
+    assert!(text.contains("node-a keeps no record of connections and requests"), "{text}");
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use mesh_common::{
     model::Latency,
-    proto::nodemesh::{Direction, Endpoint, Path, Security, Stat},
+    proto::{
+        nodemesh::{Direction, Endpoint, Path, Security, Stat},
+        seen,
+    },
 };
 use ratatui::{
     Terminal,
@@ -25,12 +28,12 @@ fn stat(destination: &str, requests: u64, failed: u64, ms: u64) -> Stat {
         seconds: 60,
         requests,
         failed_requests: failed,
-        latency: [(u32::from(Latency::bucket(Duration::from_millis(ms))), requests)].into(),
+        latency: seen::latency([(u32::from(Latency::bucket(Duration::from_millis(ms))), requests)]),
         connections: 6,
         open: 2,
         bytes_sent: 60 * 1500,
-        security: [(Security::MutualTls as u32, 1)].into(),
-        path: [(Path::Tunnel as u32, 1)].into(),
+        security: seen::by_number([(Security::MutualTls, 1)]),
+        path: seen::by_number([(Path::Tunnel, 1)]),
         ..Stat::default()
     }
 }

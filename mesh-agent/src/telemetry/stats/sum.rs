@@ -44,7 +44,7 @@ fn grpc_failed(status: u32) -> bool {
 impl Sum {
     /// Bytes beside its own.
     pub(super) fn allocated(&self) -> usize {
-        self.latency.len() * size_of::<(u16, u32)>()
+        self.latency.capacity() * size_of::<(u16, u32)>()
     }
 
     pub(super) fn ended(&mut self, flow: &Flow) {

@@ -126,6 +126,8 @@ fn rows_are_of_what_was_asked_for() {
     let edges = rows(By::Edge, "of-batch");
     let [edge] = &edges[..] else { panic!("{edges:?}") };
     assert_eq!((name(&edge.source).as_deref(), edge.service.is_none()), (Some("batch"), true));
+    assert_eq!((rows(By::Edge, "of-web").len(), rows(By::EdgeTo, "of-cart").len()), (0, 0));
+    assert_eq!(rows(By::EdgeTo, "of-web"), rows(By::Edge, ""), "all of them lead there");
     assert_eq!(rows(By::Service, "").len(), 3, "with service at both ends, and without");
     assert_eq!(rows(By::Edge, "").iter().map(|row| row.sum.requests).sum::<u64>(), 3);
 }
@@ -165,7 +167,7 @@ fn memory_is_bounded_and_nothing_is_lost_by_it() {
     }
     let bytes = stats.bytes.load(Ordering::Relaxed);
     // One slot of each key may be beyond it.
-    assert!(bytes < most + 50 * (size_of::<Slot>() + 280 * 8), "{bytes}");
+    assert!(bytes < most + 50 * 2 * (size_of::<Slot>() + 280 * 8), "{bytes}");
     let rows = stats.rows_at(By::Workload, "", 600, &[], at(599));
     let sum: u64 = rows.iter().map(|row| row.sum.requests).sum();
     let latencies: u64 = rows.iter().map(|row| row.sum.latency().count()).sum();
@@ -174,12 +176,10 @@ fn memory_is_bounded_and_nothing_is_lost_by_it() {
         .shards
         .iter()
         .flat_map(|shard| {
-            locked(shard)
-                .values()
-                .flatten()
-                .flat_map(|series| &series.slots)
-                .map(|slot| size_of::<Slot>() + slot.sum.allocated())
-                .collect::<Vec<_>>()
+            let of = |slots: &VecDeque<Slot>| {
+                slots.capacity() * size_of::<Slot>() + slots.iter().map(|slot| slot.sum.allocated()).sum::<usize>()
+            };
+            locked(shard).values().flatten().map(|series| of(&series.slots)).collect::<Vec<_>>()
         })
         .sum();
     assert_eq!(bytes, real, "it is told as it is");

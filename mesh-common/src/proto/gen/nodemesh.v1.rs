@@ -247,7 +247,7 @@ pub struct DashboardQuery {}
 pub struct StatQuery {
     #[prost(enumeration = "StatBy", tag = "1")]
     pub by: i32,
-    /// Of the destination, or of the source for StatBy EDGE; empty: all.
+    /// Of the destination, of the source for StatBy EDGE; empty: all.
     #[prost(string, tag = "2")]
     pub namespace: ::prost::alloc::string::String,
     /// How far back, rounded up to what is kept; 0: 60. At most 600.
@@ -487,7 +487,7 @@ pub mod item {
         #[prost(message, tag = "2")]
         Status(super::NodeStatus),
         #[prost(message, tag = "3")]
-        Flow(super::Flow),
+        Flow(::prost::alloc::boxed::Box<super::Flow>),
         #[prost(message, tag = "4")]
         Workload(super::WorkloadInfo),
         #[prost(message, tag = "5")]
@@ -505,7 +505,7 @@ pub mod item {
         #[prost(message, tag = "11")]
         Edge(super::EdgeInfo),
         #[prost(message, tag = "12")]
-        Explanation(super::Explanation),
+        Explanation(::prost::alloc::boxed::Box<super::Explanation>),
         #[prost(message, tag = "13")]
         Identity(super::IdentityInfo),
         #[prost(message, tag = "14")]
@@ -519,9 +519,9 @@ pub mod item {
         #[prost(message, tag = "18")]
         Window(super::FlowsWindow),
         #[prost(message, tag = "19")]
-        Stat(super::Stat),
+        Stat(::prost::alloc::boxed::Box<super::Stat>),
         #[prost(message, tag = "20")]
-        Tapped(super::Tapped),
+        Tapped(::prost::alloc::boxed::Box<super::Tapped>),
         #[prost(message, tag = "21")]
         Cost(super::PodCost),
         #[prost(message, tag = "22")]
@@ -539,7 +539,7 @@ pub struct DashboardInfo {
 }
 /// The last seconds of a workload, service, route or edge, as one agent saw them. The same traffic is seen at both ends:
 /// who sums takes those of one reporter.
-#[derive(Clone, PartialEq, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stat {
     #[prost(enumeration = "Direction", tag = "1")]
     pub reporter: i32,
@@ -569,9 +569,10 @@ pub struct Stat {
     /// By hundreds of the status, the first: no answer.
     #[prost(uint64, repeated, tag = "10")]
     pub answers: ::prost::alloc::vec::Vec<u64>,
-    /// Of requests, by bucket of mesh_common::model::Latency.
-    #[prost(btree_map = "uint32, uint64", tag = "11")]
-    pub latency: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    /// Of requests: a bucket of mesh_common::model::Latency and its count, the next one and its count, and so on. Lists
+    /// and no maps, here and below: a large mesh tells tens of thousands at once.
+    #[prost(uint64, repeated, tag = "24")]
+    pub latency: ::prost::alloc::vec::Vec<u64>,
     /// That began; requests are not counted here.
     #[prost(uint64, tag = "12")]
     pub connections: u64,
@@ -586,12 +587,12 @@ pub struct Stat {
     pub bytes_sent: u64,
     #[prost(uint64, tag = "17")]
     pub bytes_received: u64,
-    /// Connections and requests by how they were secured: Security's numbers.
-    #[prost(btree_map = "uint32, uint64", tag = "18")]
-    pub security: ::prost::alloc::collections::BTreeMap<u32, u64>,
-    /// By the way they took: Path's numbers.
-    #[prost(btree_map = "uint32, uint64", tag = "19")]
-    pub path: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    /// Connections and requests by how they were secured; the position is Security's number.
+    #[prost(uint64, repeated, tag = "25")]
+    pub security: ::prost::alloc::vec::Vec<u64>,
+    /// By the way they took; the position is Path's number.
+    #[prost(uint64, repeated, tag = "26")]
+    pub path: ::prost::alloc::vec::Vec<u64>,
     /// Datagrams, both directions; they are in no other sum but the bytes.
     #[prost(uint64, tag = "20")]
     pub datagrams: u64,
@@ -732,6 +733,9 @@ pub struct NodeStatus {
     /// Edges whose totals made room for others since the start: what they were is not known any more.
     #[prost(uint64, tag = "17")]
     pub edges_dropped: u64,
+    /// It keeps no record of connections and requests, and counts none.
+    #[prost(bool, tag = "18")]
+    pub telemetry_off: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Counter {
@@ -1414,6 +1418,8 @@ pub enum StatBy {
     Route = 3,
     /// Source workload to destination workload.
     Edge = 4,
+    /// The same, of destinations in the namespace.
+    EdgeTo = 5,
 }
 impl StatBy {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1427,6 +1433,7 @@ impl StatBy {
             Self::Service => "SERVICE",
             Self::Route => "ROUTE",
             Self::Edge => "EDGE",
+            Self::EdgeTo => "EDGE_TO",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1437,6 +1444,7 @@ impl StatBy {
             "SERVICE" => Some(Self::Service),
             "ROUTE" => Some(Self::Route),
             "EDGE" => Some(Self::Edge),
+            "EDGE_TO" => Some(Self::EdgeTo),
             _ => None,
         }
     }

@@ -117,5 +117,8 @@ function state(row: Agent): ['good' | 'bad' | 'warn', string] {
   if (row.not_ready) {
     return ['bad', `not ready: ${row.not_ready}`];
   }
-  return row.from_disk ? ['warn', 'configuration from disk'] : ['good', 'ready'];
+  if (row.from_disk) {
+    return ['warn', 'configuration from disk'];
+  }
+  return ['good', row.telemetry_off ? 'ready, telemetry off' : 'ready'];
 }

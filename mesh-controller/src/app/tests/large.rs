@@ -3,9 +3,12 @@
 
 use std::{fmt::Write, thread, time::Instant};
 
-use mesh_common::proto::nodemesh::{
-    CertificateInfo, ConfigKind, Counter, DashboardInfo, DashboardQuery, Direction, Flow, NodeStatus, Path as Took,
-    RouteCounts, Security, Stat, StatBy, Verdict,
+use mesh_common::proto::{
+    nodemesh::{
+        CertificateInfo, ConfigKind, Counter, DashboardInfo, DashboardQuery, Direction, Flow, NodeStatus, Path as Took,
+        RouteCounts, Security, Stat, StatBy, Verdict,
+    },
+    seen,
 };
 use serde_json::Value;
 use tokio::{
@@ -119,13 +122,13 @@ fn stat(reporter: Direction) -> Stat {
         failed_requests: 7,
         answers: vec![0, 0, 590, 0, 3, 7],
         // A service's durations lie in about so many buckets.
-        latency: (90..114).map(|bucket| (bucket, 25)).collect(),
+        latency: seen::latency((90..114).map(|bucket| (bucket, 25))),
         connections: 12,
         open: 3,
         bytes_sent: 600_000,
         bytes_received: 6_000_000,
-        security: [(Security::MutualTls as u32, 612)].into(),
-        path: [(Took::Tunnel as u32, 612)].into(),
+        security: seen::by_number([(Security::MutualTls, 612)]),
+        path: seen::by_number([(Took::Tunnel, 612)]),
         rtt_us: 300,
         ..Stat::default()
     }
@@ -136,7 +139,7 @@ fn said(of: &str, kind: &query::Kind) -> Vec<item::Kind> {
     let own = || (0..PODS).filter(|pod| node(*pod) == of);
     match kind {
         query::Kind::Stat(query) => match query.by() {
-            StatBy::Edge => (0..EDGES)
+            StatBy::Edge | StatBy::EdgeTo => (0..EDGES)
                 .flat_map(|edge| {
                     let (source, destination) = (edge % PODS, (edge * 7 + edge / PODS + 1) % PODS);
                     [(Direction::Outbound, source), (Direction::Inbound, destination)]
@@ -150,14 +153,16 @@ fn said(of: &str, kind: &query::Kind) -> Vec<item::Kind> {
                         })
                         .collect::<Vec<_>>()
                 })
-                .map(item::Kind::Stat)
+                .map(|stat| item::Kind::Stat(stat.into()))
                 .collect(),
-            StatBy::Workload => {
-                own().map(|pod| item::Kind::Stat(Stat { destination: end(pod), ..stat(Direction::Inbound) })).collect()
-            }
+            StatBy::Workload => own()
+                .filter(|pod| asked(&query.namespace, *pod))
+                .map(|pod| item::Kind::Stat(Stat { destination: end(pod), ..stat(Direction::Inbound) }.into()))
+                .collect(),
             // Clients on every node ask every service.
             StatBy::Service | StatBy::Route => (0..SERVICES)
-                .map(|pod| item::Kind::Stat(Stat { service: service(pod), ..stat(Direction::Outbound) }))
+                .filter(|pod| asked(&query.namespace, *pod))
+                .map(|pod| item::Kind::Stat(Stat { service: service(pod), ..stat(Direction::Outbound) }.into()))
                 .collect(),
             StatBy::Unspecified => Vec::new(),
         },
@@ -172,15 +177,18 @@ fn said(of: &str, kind: &query::Kind) -> Vec<item::Kind> {
             .collect(),
         query::Kind::Flows(query) => (0..FLOWS.min(query.last as usize))
             .map(|id| {
-                item::Kind::Flow(Flow {
-                    id: id as u64,
-                    end: Some(prost_types::Timestamp { seconds: id as i64, nanos: 0 }),
-                    verdict: Verdict::Forwarded.into(),
-                    source: end(id),
-                    destination: end(id + 1),
-                    service: service(id + 1),
-                    ..Flow::default()
-                })
+                item::Kind::Flow(
+                    Flow {
+                        id: id as u64,
+                        end: Some(prost_types::Timestamp { seconds: id as i64, nanos: 0 }),
+                        verdict: Verdict::Forwarded.into(),
+                        source: end(id),
+                        destination: end(id + 1),
+                        service: service(id + 1),
+                        ..Flow::default()
+                    }
+                    .into(),
+                )
             })
             .collect(),
         query::Kind::Routes(_) => own()
@@ -193,6 +201,10 @@ fn said(of: &str, kind: &query::Kind) -> Vec<item::Kind> {
         })],
         _ => Vec::new(),
     }
+}
+
+fn asked(of: &str, pod: usize) -> bool {
+    of.is_empty() || namespace(pod) == of
 }
 
 fn state(pod: usize) -> PodState {
@@ -219,6 +231,10 @@ async fn answering(agent: Agent, of: String) {
         let Some(controller_message::Kind::Ask(Query { kind: Some(kind), .. })) = question.kind else { continue };
         let items = match &kind {
             query::Kind::Stat(query) if query.by() == StatBy::Edge => edges.clone(),
+            query::Kind::Stat(query) if query.by() == StatBy::EdgeTo => {
+                let to = |stat: &Stat| stat.destination.as_ref().is_some_and(|end| end.namespace == query.namespace);
+                edges.iter().filter(|kind| matches!(kind, item::Kind::Stat(stat) if to(stat))).cloned().collect()
+            }
             kind => said(&of, kind),
         };
         let items = items.into_iter().map(|kind| answer::Kind::Item(Item { kind: Some(kind), ..Item::default() }));

@@ -2,7 +2,10 @@
 
 use mesh_common::{
     model::Latency,
-    proto::nodemesh::{Direction, Path},
+    proto::{
+        nodemesh::{Direction, Path},
+        seen,
+    },
 };
 
 use super::*;
@@ -21,11 +24,11 @@ fn row(reporter: Direction, path: Path, requests: u64) -> Stat {
         seconds: 60,
         requests,
         answers: vec![0, 0, requests],
-        latency: [(u32::from(Latency::bucket(Duration::from_millis(10))), requests)].into(),
+        latency: seen::latency([(u32::from(Latency::bucket(Duration::from_millis(10))), requests)]),
         connections: 1,
         bytes_sent: 100,
-        security: [(Security::MutualTls as u32, requests)].into(),
-        path: [(path as u32, requests)].into(),
+        security: seen::by_number([(Security::MutualTls, requests)]),
+        path: seen::by_number([(path, requests)]),
         ..Stat::default()
     }
 }
@@ -52,7 +55,7 @@ fn what_both_ends_saw_counts_once() {
         let sum = &all[0].1;
         assert_eq!((sum.requests, sum.latency.count(), sum.answers[2]), (expected, expected, expected), "{by:?}");
         assert_eq!((sum.connections, sum.bytes_sent), (3, 300));
-        assert_eq!(sum.path.values().sum::<u64>(), expected);
+        assert_eq!(sum.path.iter().sum::<u64>(), expected);
     }
 }
 
@@ -78,7 +81,7 @@ fn requests_that_one_end_alone_read_are_not_lost() {
 #[test]
 fn quantiles_are_those_of_all_nodes() {
     let mut slow = row(Direction::Inbound, Path::Tunnel, 100);
-    slow.latency = [(u32::from(Latency::bucket(Duration::from_millis(400))), 100)].into();
+    slow.latency = seen::latency([(u32::from(Latency::bucket(Duration::from_millis(400))), 100)]);
     let mut fast = row(Direction::Inbound, Path::Tunnel, 900);
     fast.seconds = 30;
     let sum = &summed(By::Workloads, &[("a", slow), ("b", fast)])[0].1;
@@ -93,7 +96,8 @@ fn quantiles_are_those_of_all_nodes() {
 fn shares_are_of_what_there_is() {
     let mut failing = row(Direction::Inbound, Path::Tunnel, 10);
     (failing.failed_requests, failing.refused_requests) = (2, 1);
-    failing.security.insert(Security::KernelAttested as u32, 30);
+    failing.security.resize(4, 0);
+    failing.security[Security::KernelAttested as usize] = 30;
     let sum = &summed(By::Edges, &[("a", failing)])[0].1;
     assert_eq!(sum.success(), Some(0.7));
     assert_eq!(sum.secured(Security::MutualTls), Some(0.25));
