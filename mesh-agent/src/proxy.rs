@@ -104,7 +104,7 @@ impl Proxy {
             }
             Counter::NoHealthyEndpoint => {
                 let snapshot = self.store.snapshot();
-                flow.service = snapshot.service_by_address(server.ip()).map(|service| service.service_name());
+                flow.service = snapshot.service_by_address(server.ip()).map(|service| Arc::new(service.service_name()));
                 let name = flow.service.as_ref().map(ToString::to_string).unwrap_or_default();
                 let port = server.port();
                 flow.dropped(event.counter.name(), format!("service {name} has no healthy endpoint for port {port}"));

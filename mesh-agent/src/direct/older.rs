@@ -119,7 +119,7 @@ impl Direct {
         let mut flow = self.flows.begin(direction, source, destination);
         (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
         flow.told = snapshot.local_pod_by_uid(&pod.uid).cloned();
-        flow.service = service.cloned();
+        flow.service = service.cloned().map(Arc::new);
         flow.error = Some(OLDER.to_owned());
         flow.older = true;
         let live = flow.live();

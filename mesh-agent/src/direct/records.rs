@@ -1,8 +1,11 @@
 //! What the kernel says of connections that no agent carried: each becomes a record like any other.
 
-use std::{collections::HashMap, io, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use mesh_common::abi::{self, Closed, direction, ending};
+use mesh_common::{
+    abi::{self, Closed, direction, ending},
+    model::ServiceName,
+};
 
 use super::{Direct, connections::Ended};
 use crate::{
@@ -107,7 +110,7 @@ impl Direct {
             let own = snapshot.workload_by_address(local.ip());
             flow.told = own.and_then(|own| snapshot.local_pod_by_uid(&own.uid)).cloned();
             flow.service = match way {
-                Direction::Inbound => own.and_then(|own| own.service_to(local.port())).cloned(),
+                Direction::Inbound => own.and_then(|own| own.service_to(local.port())).cloned().map(Arc::new),
                 Direction::Outbound => service(open, snapshot),
             };
             return flow;
@@ -142,9 +145,9 @@ impl Direct {
 }
 
 /// The service that was dialled, if it was one.
-fn service(open: &abi::Direct, snapshot: &Snapshot) -> Option<mesh_common::model::ServiceName> {
+fn service(open: &abi::Direct, snapshot: &Snapshot) -> Option<Arc<ServiceName>> {
     let dialled: SocketAddr = open.dialled.into();
-    snapshot.service_by_address(dialled.ip()).map(|service| service.service_name())
+    snapshot.service_by_address(dialled.ip()).map(|service| Arc::new(service.service_name()))
 }
 
 /// From the source to the destination, and back: the socket's own view is that of one end.

@@ -75,7 +75,7 @@ struct Session<D> {
     /// Of the configuration that was last asked about.
     known: Mutex<Option<Arc<Known>>>,
     /// That lead to the port: the client asked for one of them, most likely.
-    services: Vec<ServiceName>,
+    services: Vec<Arc<ServiceName>>,
     /// Requests without an answer.
     waiting: watch::Sender<u32>,
     /// Those that were permitted and are not over.
@@ -187,15 +187,15 @@ pub fn spiffe(identity: &Identity) -> String {
 
 /// Under whose name the requests are counted: the first service that leads to the port, or else the pod's own; and all
 /// that lead there.
-fn services(Arrived { store, uid, connection, .. }: &Arrived) -> (ServiceName, Vec<ServiceName>) {
+fn services(Arrived { store, uid, connection, .. }: &Arrived) -> (ServiceName, Vec<Arc<ServiceName>>) {
     let port = connection.destination.port();
     let snapshot = store.snapshot();
     let Some(workload) = snapshot.workload(uid) else {
         return (ServiceName { namespace: String::new(), hostname: uid.clone() }, Vec::new());
     };
-    let leads: Vec<_> = workload.services_to(port).cloned().collect();
+    let leads: Vec<_> = workload.services_to(port).cloned().map(Arc::new).collect();
     let own = || ServiceName { namespace: workload.namespace.clone(), hostname: workload.name.clone() };
-    (leads.first().cloned().unwrap_or_else(own), leads)
+    (leads.first().map_or_else(own, |first| ServiceName::clone(first)), leads)
 }
 
 impl<D: Dial> Session<D> {

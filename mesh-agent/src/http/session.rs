@@ -30,7 +30,7 @@ pub struct Session<C> {
     pub uid: String,
     /// The client's own end.
     pub client: SocketAddr,
-    pub service: ServiceName,
+    pub service: Arc<ServiceName>,
     /// The service's address and port.
     pub dialled: SocketAddr,
     pub connect: C,
@@ -100,7 +100,7 @@ impl<C: Connect> Session<C> {
 
     /// That which was dialled.
     pub fn own_backend(&self) -> Backend {
-        Backend { service: self.service.clone(), port: None, subset: None }
+        Backend { service: ServiceName::clone(&self.service), port: None, subset: None }
     }
 }
 

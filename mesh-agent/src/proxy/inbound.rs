@@ -215,7 +215,7 @@ async fn outside_policy(proxy: &Arc<Proxy>, pod: &Arc<Pod>, stream: TcpStream, p
     let workload = snapshot.workload(&pod.uid).map(|workload| &**workload);
     let own = pod.party(local, workload);
     let mut flow = proxy.flows.begin(Direction::Inbound, source, own);
-    flow.service = workload.and_then(|workload| workload.service_to(local.port())).cloned();
+    flow.service = workload.and_then(|workload| workload.service_to(local.port())).cloned().map(Arc::new);
     (flow.path, flow.generation) = (Some(Path::Passthrough), snapshot.generation());
     flow.told = snapshot.local_pod_by_uid(&pod.uid).cloned();
     match dial::application(&proxy.datapath, pod, local, peer).await {
@@ -284,7 +284,7 @@ fn decide(
         let (status, reason) = (StatusCode::FORBIDDEN, reason::WORKLOAD_UNKNOWN);
         return (flow, Err(Refusal { status, reason, heard: None }));
     };
-    flow.service = workload.service_to(destination.port()).cloned();
+    flow.service = workload.service_to(destination.port()).cloned().map(Arc::new);
     let connection = Connection { source_identity: identity, source_ip: client.ip(), destination };
     let passed = snapshot.passed_at_first(&workload, destination.port());
     let decision = snapshot.decide(&workload, &connection, passed);

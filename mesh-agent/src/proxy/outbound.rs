@@ -95,10 +95,10 @@ pub async fn redirected(
         },
         proxy.hbone_port,
     );
-    flow.service = service;
+    flow.service = service.map(Arc::new);
     match upstream::connect(proxy, pod, &snapshot, client, route, flow).await {
         Ok(Upstream { link, permit, denied, mut flow }) => {
-            let outdated = flow.service.clone().map(|service| {
+            let outdated = flow.service.as_deref().cloned().map(|service| {
                 let (store, uid) = (Arc::clone(&proxy.store), pod.uid.clone());
                 Box::pin(outdated(store, uid, service, destination.port())) as Outdated
             });

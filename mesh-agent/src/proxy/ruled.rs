@@ -153,7 +153,7 @@ async fn requests(
         destinations: proxy.http.of_pod(&pod.key()),
         uid: pod.uid.clone(),
         client: dialler.client,
-        service,
+        service: Arc::new(service),
         dialled,
         connect: dialler,
         mirrors: Arc::new(Semaphore::new(http::MIRRORS)),

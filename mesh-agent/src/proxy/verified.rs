@@ -46,7 +46,7 @@ pub async fn answer(
         flow.security = Security::MutualTls;
         flow.tls = Some((tls.version, tls.cipher));
         flow.tunnel = Some(remote);
-        flow.service = workload.as_ref().and_then(|workload| workload.service_to(port)).cloned();
+        flow.service = workload.as_ref().and_then(|workload| workload.service_to(port)).cloned().map(Arc::new);
         (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&pod.uid).cloned());
         flow
     };

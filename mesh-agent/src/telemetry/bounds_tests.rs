@@ -67,9 +67,9 @@ fn request(edge: u32, text: usize, end: SystemTime) -> Flow {
     flow.security = Security::MutualTls;
     let hostname = format!("workload-{destination}.namespace-{}.svc.cluster.local", destination % 20);
     let name = format!("namespace-{}/{hostname}", destination % 20);
-    flow.service = name
-        .split_once('/')
-        .map(|(namespace, hostname)| ServiceName { namespace: namespace.to_owned(), hostname: hostname.to_owned() });
+    flow.service = name.split_once('/').map(|(namespace, hostname)| {
+        ServiceName { namespace: namespace.to_owned(), hostname: hostname.to_owned() }.into()
+    });
     flow.http = Some(Box::new(HttpRequest {
         method: "GET".into(),
         path: format!("/{}", "p".repeat(text)),

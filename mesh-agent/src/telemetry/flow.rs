@@ -29,7 +29,7 @@ pub struct Flow {
     pub source: Party,
     pub destination: Party,
     /// The service that the client dialled.
-    pub service: Option<ServiceName>,
+    pub service: Option<Arc<ServiceName>>,
     pub path: Option<Path>,
     pub security: Security,
     /// Payload bytes from the source to the destination; of a request, those of its body.

@@ -9,12 +9,13 @@ use std::{
     collections::HashMap,
     ops::{Deref, DerefMut},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
+use ::metrics::Counter;
 use mesh_common::model::traffic::Percent;
 use tokio::sync::broadcast;
 
@@ -46,6 +47,8 @@ pub struct FlowLog {
     pub(super) taps: AtomicU32,
     next: AtomicU64,
     open: AtomicU32,
+    /// Counts records that made room; see [`metrics::flows_replaced`].
+    replacing: OnceLock<Counter>,
     sinks: Sinks,
 }
 
@@ -111,6 +114,7 @@ impl FlowLog {
             taps: AtomicU32::new(0),
             next: AtomicU64::new(1),
             open: AtomicU32::new(0),
+            replacing: OnceLock::new(),
             sinks,
         })
     }
@@ -273,7 +277,7 @@ impl FlowLog {
         let replaced = locked(&self.newest).push(Arc::clone(&flow));
         // The lock is free by now: to take a record apart takes longer than to put one in.
         if replaced.is_some() {
-            metrics::flows_lost("replaced", 1);
+            self.replacing.get_or_init(metrics::flows_replaced).increment(1);
         }
         drop(replaced);
         // A request is no connection more.

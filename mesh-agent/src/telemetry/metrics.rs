@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use metrics::{counter, gauge};
+use metrics::{Counter, counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 pub use process::Used;
@@ -95,6 +95,11 @@ pub fn direct_connections(count: u64) {
 /// too slow for.
 pub fn flows_lost(why: &'static str, count: u64) {
     counter!("mesh_flow_events_lost_total", "why" => why).increment(count);
+}
+
+/// The same of records that make room for newer ones, which full stores do with each: it is looked up once.
+pub(super) fn flows_replaced() -> Counter {
+    counter!("mesh_flow_events_lost_total", "why" => "replaced")
 }
 
 /// Edges whose totals made room for others.

@@ -76,7 +76,7 @@ pub struct Row {
     pub source: Option<Name>,
     /// Of workloads and pairs.
     pub destination: Option<Name>,
-    pub service: Option<ServiceName>,
+    pub service: Option<Arc<ServiceName>>,
     /// "": none was asked.
     pub route: String,
     /// That the sums are about.
@@ -102,7 +102,7 @@ struct Key {
     direction: Direction,
     source: Name,
     destination: Name,
-    service: Option<ServiceName>,
+    service: Option<Arc<ServiceName>>,
     route: Box<str>,
     /// It leaves the node: its destination's agent may tell of it too. So rows of what it cannot know stand by
     /// themselves, and who sums counts everything once.
@@ -321,8 +321,8 @@ impl Stats {
     }
 
     /// The last `seconds` (0: 60; rounded up to slots, 600 at most), with `open` connections, of destinations in
-    /// `namespace` (for [`By::Edge`]: sources, for services and routes: the service; "": all). What found no key of its own
-    /// has no names, and is in every answer.
+    /// `namespace` (for [`By::Edge`]: sources, for services and routes: the service; "": all). What found no key of its
+    /// own has no names, and is in every answer.
     pub fn rows(&self, by: By, namespace: &str, seconds: u32, open: &[Flow]) -> Vec<Row> {
         self.rows_at(by, namespace, seconds, open, SystemTime::now())
     }
@@ -384,7 +384,7 @@ struct Grouped {
     reporter: Direction,
     source: Option<Name>,
     destination: Option<Name>,
-    service: Option<ServiceName>,
+    service: Option<Arc<ServiceName>>,
     route: Arc<str>,
     leaves: bool,
 }

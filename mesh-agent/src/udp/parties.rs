@@ -100,7 +100,7 @@ impl Parties {
         flow.generation = snapshot.generation();
         flow.told = known.and_then(|known| snapshot.local_pod_by_uid(&known.uid)).cloned();
         if !serves {
-            flow.service = snapshot.service_by_address(remote).map(|service| service.service_name());
+            flow.service = snapshot.service_by_address(remote).map(|service| Arc::new(service.service_name()));
         }
         flow
     }

@@ -69,8 +69,8 @@ impl<D: Dial> Session<D> {
     }
 
     /// The service that was asked for, as far as the request's host tells it from others that lead here.
-    fn service(&self, authority: Option<&Authority>) -> Option<&ServiceName> {
-        let named = |service: &&ServiceName| {
+    fn service(&self, authority: Option<&Authority>) -> Option<&Arc<ServiceName>> {
+        let named = |service: &&Arc<ServiceName>| {
             let rest = authority.and_then(|authority| service.hostname.strip_prefix(authority.host()));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };

@@ -301,7 +301,7 @@ async fn a_request_without_an_endpoint_says_why() {
     assert!(error.ends_with("has no endpoint (route shop/cart/0)"), "{error}");
     let http = flow.http.as_ref().unwrap();
     assert_eq!((http.host.as_str(), http.request_id.as_deref()), ("cart:80", Some("7")));
-    assert_eq!((flow.source.pod.as_str(), flow.service.as_ref()), ("client", Some(&cart())));
+    assert_eq!((flow.source.pod.as_str(), flow.service.as_deref()), ("client", Some(&cart())));
     assert_eq!(flow.destination.address, Some("10.96.0.1:80".parse().unwrap()));
 }
 

@@ -332,7 +332,7 @@ impl World {
             destinations: self.http.of_pod("client"),
             uid: "Kubernetes//Pod/shop/client".into(),
             client: "10.0.0.200:40000".parse().unwrap(),
-            service: cart(),
+            service: cart().into(),
             dialled: "10.96.0.1:80".parse().unwrap(),
             connect: self.dial.clone(),
             mirrors: Arc::new(Semaphore::new(16)),

@@ -202,7 +202,7 @@ impl Dialler {
         let source = self.pod.party(self.client, own);
         let mut flow = self.proxy.flows.begin(Direction::Outbound, source, destination);
         (flow.generation, flow.told) = (snapshot.generation(), snapshot.local_pod_by_uid(&self.pod.uid).cloned());
-        flow.service = Some(service.clone());
+        flow.service = Some(Arc::new(service.clone()));
         flow
     }
 }

@@ -35,7 +35,7 @@ fn party(workload: &str) -> Party {
 /// A tunnelled connection of cart to the service web, that has ended.
 fn connection(direction: Direction) -> Flow {
     let mut flow = Flow::new(1, SystemTime::now(), direction, party("cart"), party("web"));
-    flow.service = Some(ServiceName { namespace: SHOP.into(), hostname: "web.shop.svc.cluster.local".into() });
+    flow.service = Some(ServiceName { namespace: SHOP.into(), hostname: "web.shop.svc.cluster.local".into() }.into());
     flow.security = Security::MutualTls;
     (flow.sent, flow.received) = (5, 7);
     flow

@@ -121,7 +121,7 @@ fn end(party: &Party) -> End<'_> {
 
 fn labels<'a>(flow: &'a Flow, protocol: Protocol, flags: &'a str) -> Labels<'a> {
     let (source, destination) = (end(&flow.source), end(&flow.destination));
-    Labels::new(flow.direction, source, destination, flow.service.as_ref(), protocol, flags, flow.security)
+    Labels::new(flow.direction, source, destination, flow.service.as_deref(), protocol, flags, flow.security)
 }
 
 /// Whose place a set takes: the workload's of this node.

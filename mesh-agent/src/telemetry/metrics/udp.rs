@@ -73,7 +73,7 @@ impl UdpTraffic {
     /// So many datagrams and bytes passed between the ends of `flow` since it was said last.
     pub fn passed(&self, flow: &Flow, datagrams: Udp, sent: u64, received: u64) {
         let (source, destination) = (end(&flow.source), end(&flow.destination));
-        let service = flow.service.as_ref();
+        let service = flow.service.as_deref();
         let labels = Labels::new(flow.direction, source, destination, service, Protocol::Tcp, "", flow.security);
         let labels = labels.without(self.without);
         let owner = || {

@@ -101,7 +101,7 @@ fn span(flow: Flow) -> (Vec<KeyValue>, Span) {
 #[test]
 fn a_span_says_what_the_record_says() {
     let mut flow = request(Direction::Inbound);
-    flow.service = Some(ServiceName { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() });
+    flow.service = Some(ServiceName { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() }.into());
     (flow.sent, flow.received) = (5, 70);
     let http = flow.http.as_mut().unwrap();
     (http.route, http.retries, http.request_id) = (Some("shop/web/all".into()), 2, Some("r-1".into()));

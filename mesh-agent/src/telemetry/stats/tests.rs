@@ -17,7 +17,7 @@ fn at(second: u64) -> SystemTime {
 fn connection(start: u64, end: u64) -> Flow {
     let mut flow = Flow::new(1, at(start), Direction::Inbound, party("cart"), party("web"));
     flow.end = at(end);
-    flow.service = Some(ServiceName { namespace: "shop".into(), hostname: "web".into() });
+    flow.service = Some(ServiceName { namespace: "shop".into(), hostname: "web".into() }.into());
     (flow.path, flow.security, flow.sent, flow.received) = (Some(Path::Tunnel), Security::MutualTls, 10, 20);
     flow
 }

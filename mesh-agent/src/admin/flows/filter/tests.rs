@@ -19,7 +19,7 @@ fn connection() -> Flow {
     let mut flow = Flow::new(1, start, Direction::Inbound, party("cart-1", "cart", 41234), party("web-1", "web", 8080));
     flow.verdict = Verdict::Dropped;
     flow.reason = Some("DENY".into());
-    flow.service = Some(ServiceName { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() });
+    flow.service = Some(ServiceName { namespace: "shop".into(), hostname: "web.shop.svc.cluster.local".into() }.into());
     flow.path = Some(Path::Tunnel);
     flow.security = Security::MutualTls;
     flow.policy = Some(PolicyName { namespace: "shop".into(), name: "deny-cart".into() });

@@ -310,7 +310,7 @@ fn metrics_and_labels_that_a_pod_does_without_are_not_told() {
     // Told as the others are, and so counted with them.
     let mut other = request(Direction::Inbound, 200);
     let service = ServiceName { namespace: SHOP.into(), hostname: "web-2.shop.svc.cluster.local".into() };
-    (other.told, other.service) = (Some(pod), Some(service));
+    (other.told, other.service) = (Some(pod), Some(service.into()));
     traffic.ended(&other);
     let lines = rendered(&traffic);
     let all = series(&lines, "istio_requests_total");

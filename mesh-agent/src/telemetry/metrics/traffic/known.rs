@@ -47,7 +47,7 @@ struct Kind {
     reason: Option<Cow<'static, str>>,
     source: End,
     destination: End,
-    service: Option<ServiceName>,
+    service: Option<Arc<ServiceName>>,
     policy: Option<PolicyName>,
     found: Found,
     /// Since it was looked at last.
