@@ -230,7 +230,9 @@ impl Place {
     pub fn ask_http(&self, ask: &Ask) -> Result<Answers> {
         let plan = serde_json::to_string(ask).context("write the plan")?;
         let options = ["ask".to_owned(), "--plan".to_owned(), plan];
-        let output = self.output(&config::built("mesh-test-app")?, &options, Duration::from_secs(30))?;
+        // Many take their time where programs are not optimised and others want the CPU too.
+        let limit = Duration::from_secs(30) + Duration::from_millis(5) * ask.count;
+        let output = self.output(&config::built("mesh-test-app")?, &options, limit)?;
         let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "ask: {}: {}", output.status, errors.trim());
         serde_json::from_str(&text).with_context(|| format!("not a report: {text}"))
