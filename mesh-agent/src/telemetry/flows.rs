@@ -47,7 +47,7 @@ pub struct FlowLog {
     pub(super) taps: AtomicU32,
     next: AtomicU64,
     open: AtomicU32,
-    /// Counts records that made room; see [`metrics::flows_replaced`].
+    /// Counts records that made room for newer ones, which in a full store each new one does.
     replacing: OnceLock<Counter>,
     sinks: Sinks,
 }
@@ -277,7 +277,7 @@ impl FlowLog {
         let replaced = locked(&self.newest).push(Arc::clone(&flow));
         // The lock is free by now: to take a record apart takes longer than to put one in.
         if replaced.is_some() {
-            self.replacing.get_or_init(metrics::flows_replaced).increment(1);
+            self.replacing.get_or_init(|| metrics::lost("replaced")).increment(1);
         }
         drop(replaced);
         // A request is no connection more.

@@ -94,12 +94,12 @@ pub fn direct_connections(count: u64) {
 /// Records that somebody could have asked for and that are gone: the oldest for newer ones, or those that a reader was
 /// too slow for.
 pub fn flows_lost(why: &'static str, count: u64) {
-    counter!("mesh_flow_events_lost_total", "why" => why).increment(count);
+    lost(why).increment(count);
 }
 
-/// The same of records that make room for newer ones, which full stores do with each: it is looked up once.
-pub(super) fn flows_replaced() -> Counter {
-    counter!("mesh_flow_events_lost_total", "why" => "replaced")
+/// What [`flows_lost`] counts with, for whom looking it up each time would cost too much.
+pub(super) fn lost(why: &'static str) -> Counter {
+    counter!("mesh_flow_events_lost_total", "why" => why)
 }
 
 /// Edges whose totals made room for others.

@@ -167,7 +167,7 @@ fn memory_is_bounded_and_nothing_is_lost_by_it() {
     }
     let bytes = stats.bytes.load(Ordering::Relaxed);
     // One slot of each key may be beyond it.
-    assert!(bytes < most + 50 * 2 * (size_of::<Slot>() + 280 * 8), "{bytes}");
+    assert!(bytes < most + 50 * (size_of::<Slot>() + 280 * 8), "{bytes}");
     let rows = stats.rows_at(By::Workload, "", 600, &[], at(599));
     let sum: u64 = rows.iter().map(|row| row.sum.requests).sum();
     let latencies: u64 = rows.iter().map(|row| row.sum.latency().count()).sum();
